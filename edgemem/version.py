@@ -1,0 +1,3 @@
+"""The version of EdgeMem."""
+
+VERSION = "0.1.0"
