@@ -56,9 +56,7 @@ class MissingExtraError(EdgeMemError):
     """An optional dependency is needed and not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(
-            module, "is not installed", f"Run: pip install 'edgemem[{extra}]'"
-        )
+        super().__init__(module, "is not installed", f"Run: pip install 'edgemem[{extra}]'")
         self.module, self.extra = module, extra
 
     def __reduce__(self) -> tuple[type[EdgeMemError], tuple[str, str]]:  # type: ignore[override]

@@ -1,0 +1,94 @@
+"""Blocks: named arrays that specialise the model to one context, and their specification."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from edgemem.errors import EdgeMemError
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+DTYPES = ("float32", "float16", "int8", "int64")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Name, shape, dtype and zero value of one array.
+
+    The zero value fills the array that leaves the frozen model as it is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    zero: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, computed without reserving memory."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """What every block of one bundle consists of (or every set of optimiser slots)."""
+
+    arrays: tuple[ArraySpec, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of one block in bytes."""
+        return sum(spec.nbytes for spec in self.arrays)
+
+    def zero(self) -> Arrays:
+        """The block that changes nothing."""
+        return {s.name: np.full(s.shape, s.zero, s.dtype) for s in self.arrays}
+
+    def mismatch(self, arrays: Mapping[str, Array]) -> str | None:
+        """Why the arrays are not a block of this kind, or None if they are."""
+        expected = {spec.name: spec for spec in self.arrays}
+        if missing := sorted(set(expected) - set(arrays)):
+            return f"array {missing[0]!r} is missing"
+        if unknown := sorted(set(arrays) - set(expected)):
+            return f"array {unknown[0]!r} is not in the block specification"
+        for name, spec in expected.items():
+            found = arrays[name]
+            if found.shape != spec.shape or found.dtype != spec.dtype:
+                return (
+                    f"array {name!r} is {found.dtype}{list(found.shape)}, "
+                    f"not {spec.dtype}{list(spec.shape)}"
+                )
+        return None
+
+
+def is_finite(arrays: Mapping[str, Array]) -> bool:
+    """Whether no array holds NaN or an infinity."""
+    return all(bool(np.isfinite(array).all()) for array in arrays.values())
+
+
+def pack(arrays: Mapping[str, Array], metadata: dict[str, str] | None = None) -> bytes:
+    """Arrays as safetensors bytes; the same arrays in any order give the same bytes."""
+    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    packed: bytes = safetensors.numpy.save(ordered, metadata)
+    return packed
+
+
+def unpack(content: bytes, thing: str, error: type[EdgeMemError], remedy: str) -> Arrays:
+    """Arrays of safetensors bytes.
+
+    Raises:
+        error: not safetensors, or sizes that do not add up.
+    """
+    try:
+        arrays: Arrays = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as cause:
+        raise error(thing, f"is not readable safetensors ({cause})", remedy) from cause
+    return arrays

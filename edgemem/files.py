@@ -1,0 +1,126 @@
+"""Files that are either wholly there or not at all, and paths that stay where they belong."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from edgemem.errors import EdgeMemError, InputError
+
+HASH_CHUNK = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file and folder below `folder` durable."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with Path(root, name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(root))
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write beside, flush, fsync, rename, fsync the folder: the old file stays until the end.
+
+    Raises:
+        InputError: the folder is missing, read-only or full.
+    """
+    with explain_write_errors(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside `path` to fill; it becomes `path` when the block ends without error.
+
+    An existing folder at `path` is replaced only then; after an error nothing is left behind.
+
+    Raises:
+        InputError: the parent folder is missing, read-only or full.
+    """
+    path = path.absolute()
+    with explain_write_errors(path):
+        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            draft.chmod(0o755)
+            yield draft
+            sync_tree(draft)
+            _swap(draft, path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+
+
+def _swap(draft: Path, path: Path) -> None:
+    if not path.exists():
+        draft.rename(path)
+        return
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    path.rename(old / "old")
+    draft.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing into an InputError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            str(path),
+            f"cannot be written ({error.strerror or error})",
+            "Choose a folder that exists, is writable and has space",
+        ) from error
+
+
+def inside(folder: Path, name: str, error: type[EdgeMemError]) -> Path:
+    """The path of `name` in `folder`, refusing whatever could lead out of it.
+
+    Raises:
+        error: `name` is absolute, holds `..` or a backslash, or passes through a link.
+    """
+    pure = PurePosixPath(name)
+    remedy = "Do not use this bundle; export it again or get a fresh copy"
+    if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
+        raise error(f"{folder.name}: path {name!r}", "leaves the folder", remedy)
+    path = folder
+    for part in pure.parts:
+        path = path / part
+        if path.is_symlink():
+            raise error(f"{folder.name}: path {name!r}", "passes through a link", remedy)
+    return path

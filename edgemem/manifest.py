@@ -1,0 +1,200 @@
+"""The manifest of a bundle: what `manifest.json` holds, and the checks on reading it.
+
+The byte-level format is docs/bundle-format.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgemem.block import DTYPES, ArraySpec, BlockSpec
+from edgemem.errors import BundleError
+from edgemem.version import VERSION
+
+FORMAT = "edgemem-bundle"
+FORMAT_VERSION = 1
+MAX_RING_BYTES = 1 << 30
+REMEDY = "Export the bundle again or get a fresh copy"
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """The frames a bundle takes: [n, *shape] float32, or uint8 to be divided by `uint8_scale`.
+
+    batch: frames in one adaptation step. companions: whether the prediction of a frame depends on
+    the frames beside it (batch statistics), so that short calls are filled with recent frames.
+    """
+
+    shape: tuple[int, ...]
+    batch: int
+    companions: bool
+    uint8_scale: float = 255.0
+
+
+@dataclass(frozen=True)
+class HyperParameter:
+    """A scalar input of the graphs. frozen: its value that, with the zero block, gives the
+    frozen model."""
+
+    default: float
+    frozen: float
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and SHA-256 of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything the runtime knows about a bundle before it opens a graph.
+
+    graphs: name -> file. labels: class names in the order of the logits. key: size of the
+    context key. exported_from: names and hashes of what the bundle was made from, and the figures
+    of its parity check; for people, never read by the runtime.
+    """
+
+    name: str
+    graphs: dict[str, str]
+    frames: FrameSpec
+    labels: tuple[str, ...]
+    block: BlockSpec
+    slots: BlockSpec
+    hyper_parameters: dict[str, HyperParameter]
+    key: int
+    stats: tuple[str, ...]
+    generic_block: str
+    files: dict[str, FileRecord]
+    exported_from: dict[str, Any] = field(default_factory=dict)
+
+
+def to_json(manifest: Manifest) -> bytes:
+    """The manifest as the bytes of `manifest.json`."""
+    document = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "written_by": f"edgemem {VERSION}",
+        "name": manifest.name,
+        "graphs": manifest.graphs,
+        "frames": vars(manifest.frames),
+        "labels": manifest.labels,
+        "block": [vars(spec) for spec in manifest.block.arrays],
+        "slots": [vars(spec) for spec in manifest.slots.arrays],
+        "hyper_parameters": {k: vars(v) for k, v in manifest.hyper_parameters.items()},
+        "key": manifest.key,
+        "stats": manifest.stats,
+        "generic_block": manifest.generic_block,
+        "files": {name: vars(record) for name, record in manifest.files.items()},
+        "exported_from": manifest.exported_from,
+    }
+    return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def from_json(content: bytes, where: str) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        BundleError: not JSON, another format or version, or a value of the wrong kind.
+    """
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(where, f"is not JSON ({error})", REMEDY) from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise BundleError(where, "is not the manifest of an EdgeMem bundle", REMEDY)
+    version = document.get("format_version")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            where,
+            f"has format version {version!r}; this EdgeMem reads {FORMAT_VERSION}",
+            "Update EdgeMem, or export the bundle again",
+        )
+    try:
+        manifest = _parse(document)
+        _check(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"field {error}" if isinstance(error, KeyError) else str(error)
+        raise BundleError(where, f"has a missing or wrong value ({reason})", REMEDY) from error
+    return manifest
+
+
+def _parse(document: dict[str, Any]) -> Manifest:
+    frames = document["frames"]
+    return Manifest(
+        name=_text(document["name"]),
+        graphs={_text(k): _text(v) for k, v in document["graphs"].items()},
+        frames=FrameSpec(
+            tuple(_count(n) for n in frames["shape"]),
+            _count(frames["batch"]),
+            bool(frames["companions"]),
+            float(frames["uint8_scale"]),
+        ),
+        labels=tuple(_text(label) for label in document["labels"]),
+        block=_block_spec(document["block"]),
+        slots=_block_spec(document["slots"]),
+        hyper_parameters={
+            _text(name): HyperParameter(_finite(value["default"]), _finite(value["frozen"]))
+            for name, value in document["hyper_parameters"].items()
+        },
+        key=_count(document["key"], least=0),
+        stats=tuple(_text(name) for name in document["stats"]),
+        generic_block=_text(document["generic_block"]),
+        files={
+            _text(name): FileRecord(_count(record["size"], least=0), _text(record["sha256"]))
+            for name, record in document["files"].items()
+        },
+        exported_from=dict(document["exported_from"]),
+    )
+
+
+def _check(manifest: Manifest) -> None:
+    """Relations between values, before any memory is reserved from them."""
+    if "predict" not in manifest.graphs:
+        raise ValueError("no graph named 'predict'")
+    for name in [*manifest.graphs.values(), manifest.generic_block]:
+        if name not in manifest.files:
+            raise ValueError(f"file {name!r} is not listed under files")
+    frames = manifest.frames
+    if 8 * frames.batch * math.prod(frames.shape) > MAX_RING_BYTES:
+        raise ValueError(f"frames of {list(frames.shape)} by {frames.batch} are too large")
+    block_bytes = manifest.files[manifest.generic_block].size
+    if manifest.block.nbytes > block_bytes:
+        raise ValueError("the block specification is larger than the generic block")
+    if manifest.slots.nbytes > 4 * block_bytes + (1 << 16):
+        raise ValueError("the optimiser slots are larger than four blocks")
+
+
+def _block_spec(entries: list[dict[str, Any]]) -> BlockSpec:
+    specs = []
+    for entry in entries:
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"dtype {entry['dtype']!r}")
+        shape = tuple(_count(n) for n in entry["shape"])
+        specs.append(ArraySpec(_text(entry["name"]), shape, entry["dtype"], _finite(entry["zero"])))
+    if len({spec.name for spec in specs}) != len(specs):
+        raise ValueError("two arrays have the same name")
+    return BlockSpec(tuple(specs))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _count(value: Any, least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 48:
+        raise TypeError(f"{value!r} is not a count")
+    return value
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(float(value)):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)

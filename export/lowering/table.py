@@ -1,0 +1,48 @@
+"""Which operators may stay in a traced step, and what the others become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._decomp import core_aten_decompositions, get_decompositions
+from torch.fx import GraphModule
+
+from edgemem.errors import ExportError
+from edgemem.export.lowering.convolution import convolution_backward
+from edgemem.export.lowering.pooling import avg_pool2d_backward
+
+aten = torch.ops.aten
+RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout", "randint")
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Operator -> function that computes it with simpler ones."""
+    table = dict(core_aten_decompositions())
+    table |= get_decompositions([aten.max_pool2d_with_indices_backward])
+    table[aten.convolution_backward.default] = convolution_backward
+    table[aten.avg_pool2d_backward.default] = avg_pool2d_backward
+    return table
+
+
+def check_operators(graph: GraphModule) -> None:
+    """Refuse what would not run, or not run the same way twice.
+
+    Raises:
+        ExportError: a backward operator without a rule, or a random operator.
+    """
+    for node in graph.graph.nodes:
+        if node.op != "call_function":
+            continue
+        name = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
+        if name.endswith("_backward"):
+            raise ExportError(
+                f"operator {node.target}",
+                "has no backward rule here",
+                "Choose parts so that no gradient crosses it, or --gradient meta",
+            )
+        if name in RANDOM:
+            raise ExportError(
+                f"operator {node.target}", "draws random numbers", "Put the model in eval mode"
+            )

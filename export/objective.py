@@ -1,0 +1,77 @@
+"""What an adaptation step minimises. A step is chosen at export; the runtime knows none of this."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgemem.models.adaptive import Output
+
+HyperParameters = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """value: scalar to minimise. update: scalar bool, False = leave everything as it is.
+    stats: scalars to watch, by name."""
+
+    value: Tensor
+    update: Tensor
+    stats: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A named loss, with the defaults of the hyper-parameters it reads."""
+
+    name: str
+    hyper_parameters: dict[str, float]
+    loss: Callable[[Output, HyperParameters], Loss]
+
+
+def entropies(logits: Tensor) -> Tensor:
+    """Entropy of each prediction in nats, [n]."""
+    log_p = torch.log_softmax(logits, 1)
+    return -(log_p.exp() * log_p).sum(1)
+
+
+def ecotta(classes: int) -> Objective:
+    """Entropy of reliable samples + weight * L1 to the frozen outputs (EcoTTA, equation 4).
+
+    Reliable is an entropy below 0.4 ln C, as in EATA. The two terms share one step here, while
+    the published code takes two.
+    """
+
+    def loss(output: Output, hp: HyperParameters) -> Loss:
+        entropy = entropies(output.logits)
+        reliable = (entropy.detach() < hp["entropy_margin"]).to(entropy.dtype)
+        count = reliable.sum()
+        value = (reliable * entropy).sum() / count.clamp(min=1.0)
+        distance = sum(output.distances, start=entropy.new_zeros(()))
+        value = value + hp["regularization_weight"] * distance
+        stats = {
+            "entropy": entropy.mean(),
+            "reliable": count / entropy.shape[0],
+            "distance": distance,
+        }
+        return Loss(value, count > 0, stats)
+
+    margin = 0.4 * math.log(classes)
+    return Objective("ecotta", {"entropy_margin": margin, "regularization_weight": 0.25}, loss)
+
+
+def tent(classes: int) -> Objective:
+    """Mean entropy of all samples (Tent, Wang et al. 2021, section 3)."""
+
+    def loss(output: Output, hp: HyperParameters) -> Loss:
+        entropy = entropies(output.logits).mean()
+        return Loss(entropy, torch.isfinite(entropy), {"entropy": entropy})
+
+    return Objective("tent", {}, loss)
+
+
+OBJECTIVES: dict[str, Callable[[int], Objective]] = {"ecotta": ecotta, "tent": tent}

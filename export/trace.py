@@ -1,0 +1,123 @@
+"""From a pure torch function to an ONNX model of standard operators."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from edgemem.errors import EdgeMemError, ExportError
+from edgemem.export.lowering.table import check_operators, decompositions
+from edgemem.export.step import Function
+
+if TYPE_CHECKING:
+    import onnx
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+def to_onnx(function: Function) -> onnx.ModelProto:
+    """Trace a function and write it as one ONNX model, constants inline.
+
+    Inputs and outputs carry the function's names; every declared input is there and used.
+
+    Raises:
+        ExportError: the function cannot be traced, or the graph breaks the contract.
+    """
+    try:
+        with _quiet():
+            program = _export(function)
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                optimize=True,
+                input_names=list(function.inputs),
+                output_names=list(function.outputs),
+                verbose=False,
+            )
+    except EdgeMemError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            "adaptation step",
+            f"cannot be traced ({type(error).__name__}: {str(error).splitlines()[0]})",
+            "The model must be free of branches on values; choose other parts or --gradient meta",
+        ) from error
+    assert exported is not None
+    model = exported.model_proto
+    _check_contract(model, function)
+    return model
+
+
+def _export(function: Function) -> ExportedProgram:
+    arguments = tuple(function.inputs.values())
+    table = decompositions()
+    if function.dynamic_batch:
+        batch = Dim("batch", min=1)
+        shapes = ({0: batch}, *(None for _ in arguments[1:]))
+        program = torch.export.export(
+            _Module(function), arguments, dynamic_shapes=(shapes,), strict=False
+        )
+        program = program.run_decompositions(table)
+        check_operators(program.graph_module)
+        return program
+    graph = make_fx(
+        function.call,
+        tracing_mode="fake",
+        _allow_non_fake_inputs=True,
+        decomposition_table=table,
+    )(*arguments).eval()
+    check_operators(graph)
+    return torch.export.export(graph, arguments)
+
+
+class _Module(nn.Module):
+    """A function as the module that torch.export asks for."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.call = function.call
+
+    def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        return self.call(*arguments)
+
+
+def _check_contract(model: onnx.ModelProto, function: Function) -> None:
+    inputs = [value.name for value in model.graph.input]
+    outputs = [value.name for value in model.graph.output]
+    if inputs != list(function.inputs) or outputs != list(function.outputs):
+        wrong = set(inputs) ^ set(function.inputs) | set(outputs) ^ set(function.outputs)
+        raise ExportError("graph", f"has other inputs or outputs ({sorted(wrong)})", "Report this")
+    used = {name for node in model.graph.node for name in node.input} | set(outputs)
+    if unused := [name for name in inputs if name not in used]:
+        raise ExportError(
+            f"graph input {unused[0]!r}",
+            "has no effect on any output",
+            "Choose parts whose meta networks all run",
+        )
+    domains = {node.domain for node in model.graph.node}
+    if foreign := domains - set(STANDARD_DOMAINS):
+        raise ExportError("graph", f"uses operators of {sorted(foreign)}", "Report this")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Tracing warns about its own internals; none of it is for our users."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

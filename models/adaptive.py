@@ -1,0 +1,137 @@
+"""The adaptive model: a frozen model, its meta networks, and one forward pass over both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from edgemem.models.meta_network import Form, MetaNetwork
+from edgemem.models.parts import Part
+from edgemem.models.statistics import Settings
+
+Gradient = Literal["full", "meta"]
+Statistics = Literal["source", "batch"] | float
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and deviation per input channel, applied to frames as `(x - mean) / deviation`."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What `attach` was told: enough to attach again to the same model."""
+
+    parts: tuple[str, ...]
+    statistics: Statistics
+    form: Form
+    norm_affine: bool
+    normalization: Normalization | None
+    input_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one forward pass gives.
+
+    logits: [n, classes]. key: context key [k]. distances: per meta network, the mean absolute
+    difference between its output and the frozen output (R_k of EcoTTA, section 3.2).
+    """
+
+    logits: Tensor
+    key: Tensor
+    distances: tuple[Tensor, ...]
+
+
+class AdaptiveModel(nn.Module):
+    """A frozen model whose parts have meta networks. Made by `attach`.
+
+    The trainable arrays (`named_parameters` that require a gradient) are the block; all of them
+    zero, together with source statistics (`alpha=0`), is the frozen model.
+    """
+
+    attachment: Attachment
+
+    def __init__(
+        self,
+        frozen: nn.Module,
+        settings: Settings,
+        default_alpha: float | None,
+        normalization: Normalization | None,
+    ) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.meta = nn.ModuleDict()
+        self.default_alpha = default_alpha
+        self.normalization = normalization
+        self.warm = False
+        self.gradient: Gradient = "full"
+        self.settings = settings
+        self._distances: list[Tensor] = []
+        self._inputs: dict[str, Tensor] = {}
+
+    def add_meta_network(self, part: Part, meta: MetaNetwork) -> None:
+        """Let `meta` replace what `part` returns."""
+        key = part.name.replace(".", "/")  # module names must not contain dots
+        self.meta[key] = meta
+
+        def enter(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+            self._inputs[key] = args[0]
+            return (args[0].detach(),) if self.gradient == "meta" else args
+
+        def leave(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            if self.gradient == "meta":
+                output = output.detach()
+            replaced: Tensor = meta(self._inputs.pop(key), output)
+            self._distances.append((replaced - output.detach()).abs().mean())
+            return replaced
+
+        part.first.register_forward_pre_hook(enter)
+        part.last.register_forward_hook(leave)
+
+    def meta_networks(self) -> Iterator[MetaNetwork]:
+        """The meta networks in the order they were attached."""
+        for meta in self.meta.values():
+            assert isinstance(meta, MetaNetwork)
+            yield meta
+
+    def block(self) -> dict[str, Tensor]:
+        """The arrays that adapt, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def mark_warm(self) -> None:
+        """Declare the meta networks trained and the source moments of their norms known."""
+        self.warm = True
+        for meta in self.meta_networks():
+            meta.output_norm.known = True
+
+    def forward(self, x: Tensor, alpha: Tensor | None = None) -> Output:
+        """Frames [n, ...] float32 -> Output. alpha: weight of batch statistics; None = source."""
+        self.settings.alpha, self.settings.key = alpha, None
+        self._distances.clear()
+        if self.normalization is not None:
+            shape = [1, -1] + [1] * (x.dim() - 2)
+            mean = torch.tensor(self.normalization.mean, device=x.device).view(shape)
+            deviation = torch.tensor(self.normalization.deviation, device=x.device).view(shape)
+            x = (x - mean) / deviation
+        logits = logits_of(self.frozen(x))
+        distances, key = tuple(self._distances), self.settings.key
+        self._distances.clear()
+        self.settings.alpha = self.settings.key = None
+        return Output(logits, logits.new_zeros(0) if key is None else key, distances)
+
+
+def logits_of(output: object) -> Tensor:
+    """Logits of a plain tensor or of an output object of Hugging Face transformers."""
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        kind = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"the model returns {kind}, not logits [n, classes]")
+    return logits

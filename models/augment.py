@@ -1,0 +1,77 @@
+"""Augmentation during warm-up: appearance only, never geometry (EcoTTA, community recipe)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+GREY = (0.299, 0.587, 0.114)
+
+
+def augment(x: Tensor, generator: Generator) -> Tensor:
+    """Jitter a batch [n, c, ...]; images (1 or 3 channels) by appearance, signals by gain and noise.
+
+    Images are expected in [0, 1] and stay there.
+    """
+    if x.dim() == 4 and x.shape[1] in (1, 3):
+        x = _where(0.4, _colour_jitter(x, generator), x, generator)
+        x = _where(0.2, _blur(x, generator), x, generator)
+        if x.shape[1] == 3:
+            x = _where(0.1, _grey(x).expand_as(x), x, generator)
+        return x
+    gain = 1.0 + 0.4 * (2 * torch.rand(_ones(x), generator=generator) - 1)
+    level = 0.1 * torch.rand(_ones(x), generator=generator) * x.std()
+    return _where(0.5, x * gain + level * torch.randn(x.shape, generator=generator), x, generator)
+
+
+def _ones(x: Tensor) -> list[int]:
+    return [x.shape[0]] + [1] * (x.dim() - 1)
+
+
+def _where(probability: float, changed: Tensor, x: Tensor, generator: Generator) -> Tensor:
+    return torch.where(torch.rand(_ones(x), generator=generator) < probability, changed, x)
+
+
+def _factor(x: Tensor, generator: Generator, spread: float = 0.4) -> Tensor:
+    return 1.0 + spread * (2 * torch.rand(_ones(x), generator=generator) - 1)
+
+
+def _grey(x: Tensor) -> Tensor:
+    if x.shape[1] == 1:
+        return x
+    return (x * torch.tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def _colour_jitter(x: Tensor, generator: Generator) -> Tensor:
+    """Brightness, contrast and saturation by up to 40 %, hue by a rotation of up to 36 degrees."""
+    x = (x * _factor(x, generator)).clamp(0, 1)
+    mean = _grey(x).mean((1, 2, 3), keepdim=True)
+    x = (mean + (x - mean) * _factor(x, generator)).clamp(0, 1)
+    grey = _grey(x)
+    x = grey + (x - grey) * _factor(x, generator)
+    if x.shape[1] == 3:
+        x = _rotate_hue(
+            x, 0.1 * 2 * torch.pi * (2 * torch.rand(x.shape[0], generator=generator) - 1)
+        )
+    return x.clamp(0, 1)
+
+
+def _rotate_hue(x: Tensor, angle: Tensor) -> Tensor:
+    """Rotate colours about the grey axis (Rodrigues' formula with axis (1, 1, 1) / sqrt 3)."""
+    cos, sin = angle.cos().view(-1, 1, 1, 1), angle.sin().view(-1, 1, 1, 1)
+    crossed = (x.roll(1, 1) - x.roll(2, 1)) / 3**0.5
+    return x * cos + crossed * sin + x.mean(1, keepdim=True) * (1 - cos)
+
+
+def _blur(x: Tensor, generator: Generator) -> Tensor:
+    """3x3 Gaussian blur, sigma 0.1 to 2 per image."""
+    sigma = 0.1 + 1.9 * torch.rand(_ones(x), generator=generator)
+    side = torch.exp(-0.5 / sigma**2)
+    for dim in (2, 3):
+        pad = (0, 0, 1, 1) if dim == 2 else (1, 1, 0, 0)
+        padded = F.pad(x, pad, mode="replicate")
+        size = x.shape[dim]
+        low, high = padded.narrow(dim, 0, size), padded.narrow(dim, 2, size)
+        x = (x + side * (low + high)) / (1 + 2 * side)
+    return x

@@ -1,0 +1,133 @@
+"""The meta network: EcoTTA's small trainable companion of one frozen part.
+
+Song et al., CVPR 2023, section 3.1: `u = BN(x) + ReLU(BN'(Conv(u_in)))`, where x is the output of
+the frozen part and u_in its input. Written so that all-zero arrays are exactly the identity on x:
+the affine pair of BN is relative to the source moments of x, that of BN' is absolute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgemem.errors import AttachError
+from edgemem.models.statistics import MixedStatistics, Settings, per_channel
+
+CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d]] = {3: nn.Conv1d, 4: nn.Conv2d}
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Form:
+    """Shape of the convolution in a meta network.
+
+    kernel_size: odd. bottleneck: 0 = one dense convolution; r = 1x1 down to out_channels/r,
+    k x k there, 1x1 up. groups: of the k x k convolution; 0 = depthwise (k x k per channel, then
+    1x1), which keeps wide layers light.
+    """
+
+    kernel_size: int = 3
+    bottleneck: int = 0
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise AttachError(
+                f"kernel size {self.kernel_size}", "must be odd and positive", "Use 1, 3 or 5"
+            )
+        if self.bottleneck < 0 or self.groups < 0:
+            raise AttachError(
+                "meta network form", "bottleneck and groups cannot be negative", "Use 0 or more"
+            )
+
+
+class OutputNorm(MixedStatistics):
+    """BN on the frozen output: normalise, scale, then return to the source moments.
+
+    Without known source moments (no warm-up) there is nothing to return to, and it is an affine
+    map around the identity.
+    """
+
+    def __init__(self, channels: int, settings: Settings) -> None:
+        super().__init__(torch.zeros(channels), torch.ones(channels), settings)
+        self.known = False
+        self.scale_delta = nn.Parameter(torch.zeros(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, c, ...] -> the same shape; x itself, bit for bit, at zero and source statistics."""
+        gain = self.scale_delta + 1.0
+        if not self.known:
+            return x * per_channel(gain, x) + per_channel(self.shift, x)
+        mean, var = self.moments(x)
+        deviation = torch.sqrt(self.var + EPS)
+        scale = (deviation / torch.sqrt(var + EPS)) * gain
+        shift = (self.mean - mean * scale) + deviation * self.shift
+        return x * per_channel(scale, x) + per_channel(shift, x)
+
+
+class BranchNorm(MixedStatistics):
+    """BN' after the convolution. At weight = bias = 0 the branch is silent."""
+
+    def __init__(self, channels: int, settings: Settings) -> None:
+        super().__init__(torch.zeros(channels), torch.ones(channels), settings)
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, c, ...] -> the same shape."""
+        mean, var = self.moments(x)
+        scale = self.weight / torch.sqrt(var + EPS)
+        return x * per_channel(scale, x) + per_channel(self.bias - mean * scale, x)
+
+
+def branch_convolution(
+    channels: tuple[int, int], stride: tuple[int, ...], rank: int, form: Form
+) -> nn.Module:
+    """The convolution of a meta network, (in, out) channels, in the given form."""
+    conv, (inputs, outputs), k = CONVOLUTIONS[rank], channels, form.kernel_size
+    pointwise = {"kernel_size": 1, "bias": False}
+    wide = {"kernel_size": k, "stride": stride, "padding": k // 2, "bias": False}
+    if form.bottleneck:
+        inner = max(outputs // form.bottleneck, 1)
+        return nn.Sequential(
+            conv(inputs, inner, **pointwise),  # type: ignore[arg-type]
+            conv(inner, inner, groups=form.groups or inner, **wide),  # type: ignore[arg-type]
+            conv(inner, outputs, **pointwise),  # type: ignore[arg-type]
+        )
+    if form.groups == 0:
+        return nn.Sequential(
+            conv(inputs, inputs, groups=inputs, **wide),  # type: ignore[arg-type]
+            conv(inputs, outputs, **pointwise),  # type: ignore[arg-type]
+        )
+    return conv(inputs, outputs, groups=form.groups, **wide)  # type: ignore[arg-type]
+
+
+class MetaNetwork(nn.Module):
+    """BN on the frozen output plus a convolution block in parallel to the frozen part."""
+
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        stride: tuple[int, ...],
+        rank: int,
+        form: Form,
+        settings: Settings,
+    ) -> None:
+        super().__init__()
+        self.output_norm = OutputNorm(channels[1], settings)
+        self.convolution: nn.Module | None = branch_convolution(channels, stride, rank, form)
+        self.branch_norm: BranchNorm | None = BranchNorm(channels[1], settings)
+
+    def drop_branch(self) -> None:
+        """Leave the convolution block out: at its zero value it is silent and gets no gradient."""
+        self.convolution = self.branch_norm = None
+
+    def forward(self, part_input: Tensor, part_output: Tensor) -> Tensor:
+        """Input [n, in, ...] and output [n, out, ...] of the frozen part -> [n, out, ...]."""
+        aligned: Tensor = self.output_norm(part_output)
+        if self.convolution is None or self.branch_norm is None:
+            return aligned
+        return aligned + torch.relu(self.branch_norm(self.convolution(part_input)))

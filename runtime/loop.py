@@ -1,0 +1,307 @@
+"""The loop: frames in, predictions out, and a block that adapts in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemem.block import Array, Arrays, is_finite
+from edgemem.bundle import Bundle
+from edgemem.errors import InputError, StateError
+from edgemem.runtime.backend import Backend, Graph
+from edgemem.runtime.contract import check_adapt, check_predict, prefixed, stripped
+from edgemem.runtime.frames import checked
+from edgemem.runtime.policy import Verdict, judge
+from edgemem.runtime.result import Event, Result, make_result
+from edgemem.runtime.ring import Ring
+from edgemem.state import Snapshot, State
+
+Logits = NDArray[np.float32]
+GENERIC = "generic"
+COUNTERS = ("frames", "steps", "updates", "unreliable", "skipped", "restored")
+UNRELIABLE = Event("unreliable", "no frame of the batch was reliable enough to learn from")
+SKIPPED = Event("skipped", "the step gave non-finite values; the block stays as it was")
+FROZEN = Event("frozen", "the block gives non-finite logits; the frozen model answered")
+
+
+class Runtime:
+    """Predicts and adapts with one bundle. Made by `edgemem.open`; for one thread.
+
+    bundle: the verified bundle. counters: frames, steps, updates, unreliable, skipped and
+    restored since the state file was new. hyper_parameters: scalars by name; change them at will.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        *,
+        state: State | None = None,
+        adapt: bool = True,
+        hyper_parameters: Mapping[str, float] | None = None,
+    ) -> None:
+        self.bundle, self._backend, self._state = bundle, backend, state
+        manifest = bundle.manifest
+        self._adapting = adapt
+        self.hyper_parameters = _hyper_parameters(bundle, hyper_parameters or {})
+        self._frozen_parameters = {n: h.frozen for n, h in manifest.hyper_parameters.items()}
+        self._zero = manifest.block.zero()
+        self._block = self._good = bundle.generic
+        self._slots = manifest.slots.zero()
+        self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self._predict_graph = self._open_graph("predict")
+        self._adapt_graph: Graph | None = None
+        if state is not None and (snapshot := state.read()) is not None:
+            self._load(snapshot, state)
+
+    def predict(self, frames: Array, *, frozen: bool = False) -> Result:
+        """Predict without changing anything.
+
+        Args:
+            frames: [n, ...] uint8 or float32, or one bare frame. Any number.
+            frozen: answer as the frozen model, whatever has been learnt.
+
+        Raises:
+            InputError: frames that do not fit the bundle.
+        """
+        x, events = self._checked(frames), list[Event]()
+        if frozen:
+            logits = [self._run_predict(chunk, frozen=True) for chunk in self._chunks(x)]
+            return make_result(np.concatenate(logits), GENERIC, events)
+        size, recent = self._ring.size, self._ring.last(self._ring.count)
+        logits = []
+        for chunk in self._chunks(x):
+            window = np.concatenate([recent, chunk])[-size:] if self._companions else chunk
+            logits.append(self._predict_or_frozen(window, len(chunk), events))
+            recent = window
+        return make_result(np.concatenate(logits), GENERIC, events)
+
+    def step(self, frames: Array) -> Result:
+        """Predict, then adapt whenever a full batch of frames has been gathered.
+
+        Every prediction returned was made BEFORE the update that its frame takes part in. Frames
+        that do not fill a batch wait in the ring buffer; they are predicted at once all the same.
+
+        Args:
+            frames: [n, ...] uint8 or float32, or one bare frame. Any number.
+
+        Raises:
+            InputError: frames that do not fit the bundle; nothing changes then.
+        """
+        x, events, logits, position = self._checked(frames), list[Event](), [], 0
+        while position < len(x):
+            take = min(len(x) - position, self._ring.missing)
+            self._ring.push(x[position : position + take])
+            position += take
+            due = self._ring.missing == 0
+            if due:
+                self._ring.pending = 0
+            if due and self._adapting:
+                logits.append(self._adapt(events)[-take:])
+            else:
+                n = self._ring.count if self._companions else take
+                logits.append(self._predict_or_frozen(self._ring.last(n), take, events))
+        self.counters["frames"] += len(x)
+        return make_result(np.concatenate(logits), GENERIC, events)
+
+    def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:
+        """Take an earlier block.
+
+        "commit": as last written to the state file (or as at opening, without one).
+        "source": as exported. "zero": nothing learnt, warm-up included; the frozen weights with
+        the bundle's own statistics. The optimiser starts afresh, except at "commit".
+        """
+        self._require_open()
+        if to not in ("commit", "source", "zero"):
+            raise InputError(f"rollback target {to!r}", "is unknown", "Use commit, source or zero")
+        self._block = self._good = self._zero if to == "zero" else self.bundle.generic
+        self._slots = self.bundle.manifest.slots.zero()
+        if to == "commit" and self._state is not None:
+            snapshot = self._state.read()
+            if snapshot is not None:
+                self._take_blocks(snapshot)
+
+    def flush(self) -> None:
+        """Commit block, optimiser, recent frames and counters to the state file, if there is one.
+
+        Raises:
+            StateError: the disk refuses; the last commit is still there.
+        """
+        self._require_open()
+        if self._state is None:
+            return
+        arrays = {
+            **prefixed("block", self._block),
+            **prefixed("good", self._good),
+            **prefixed("opt", self._slots),
+            "ring": self._ring.last(self._ring.count),
+        }
+        counters = {**self.counters, "pending": self._ring.pending}
+        self._state.write(Snapshot(arrays, counters))
+
+    def close(self) -> None:
+        """Flush and close. Safe to call twice."""
+        if self._closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._closed = True
+            if self._state is not None:
+                self._state.close()
+
+    _closed = False
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _companions(self) -> bool:
+        return self.bundle.manifest.frames.companions
+
+    def _checked(self, frames: Array) -> NDArray[np.float32]:
+        self._require_open()
+        return checked(frames, self.bundle.manifest.frames)
+
+    def _chunks(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        return [x[i : i + self._ring.size] for i in range(0, len(x), self._ring.size)]
+
+    def _adapt(self, events: list[Event]) -> Logits:
+        """One adaptation step on the ring; logits of all its frames, from before the update."""
+        if self._adapt_graph is None:
+            self._adapt_graph = self._open_graph("adapt")
+        window = self._ring.last(self._ring.size)
+        outputs = self._adapt_graph.run(
+            {
+                "x": window,
+                **prefixed("block", self._block),
+                **prefixed("opt", self._slots),
+                **self._scalars(self.hyper_parameters, self._adapt_graph),
+            }
+        )
+        self.counters["steps"] += 1
+        verdict = judge(outputs)
+        if verdict is Verdict.RESTORE:
+            return self._restore(window, events)
+        if verdict is Verdict.SKIP:
+            self._slots = self.bundle.manifest.slots.zero()
+            self._count("skipped", SKIPPED, events)
+        elif verdict is Verdict.UNRELIABLE:
+            self._count("unreliable", UNRELIABLE, events)
+        else:
+            self._good, self._block = self._block, stripped("next.block", outputs)
+            self._slots = stripped("next.opt", outputs)
+            self._count("updates", Event("adapted", f"step {self.counters['steps']}"), events)
+        return outputs["logits"]
+
+    def _restore(self, window: NDArray[np.float32], events: list[Event]) -> Logits:
+        """The present block fails on these frames: back to the last good one, or the source."""
+        last = self._good if self._good is not self._block else self.bundle.generic
+        self._block = self._good = last
+        self._slots = self.bundle.manifest.slots.zero()
+        origin = "source" if last is self.bundle.generic else "last good"
+        event = Event("restored", f"the loss was not finite; the {origin} block is back")
+        self._count("restored", event, events)
+        return self._predict_or_frozen(window, len(window), events)
+
+    def _count(self, counter: str, event: Event, events: list[Event]) -> None:
+        self.counters[counter] += 1
+        events.append(event)
+
+    def _predict_or_frozen(
+        self, window: NDArray[np.float32], n: int, events: list[Event]
+    ) -> Logits:
+        """Logits of the last n frames of a window; the frozen model's if the block fails."""
+        logits = self._run_predict(window)[-n:]
+        if np.isfinite(logits).all():
+            return logits
+        events.append(FROZEN)
+        return self._run_predict(window, frozen=True)[-n:]
+
+    def _run_predict(self, window: NDArray[np.float32], *, frozen: bool = False) -> Logits:
+        block = self._zero if frozen else self._block
+        scalars = self._frozen_parameters if frozen else self.hyper_parameters
+        graph = self._predict_graph
+        feeds = {"x": window, **prefixed("block", block), **self._scalars(scalars, graph)}
+        return graph.run(feeds)["logits"]
+
+    def _scalars(self, values: Mapping[str, float], graph: Graph) -> Arrays:
+        names = {name: f"hp.{name}" for name in values}
+        return {
+            full: np.asarray(values[name], np.float32)
+            for name, full in names.items()
+            if full in graph.inputs
+        }
+
+    def _open_graph(self, name: str) -> Graph:
+        manifest = self.bundle.manifest
+        if name not in manifest.graphs:
+            raise InputError(
+                f"bundle {manifest.name!r}", f"has no {name!r} graph", "Open it with adapt=False"
+            )
+        thing = f"{self.bundle.path.name}/{manifest.graphs[name]}"
+        graph = self._backend.open(self.bundle.graph_path(name))
+        check = check_predict if name == "predict" else check_adapt
+        check(graph, manifest, thing)
+        return graph
+
+    def _load(self, snapshot: Snapshot, state: State) -> None:
+        manifest = self.bundle.manifest
+        pending, ring = snapshot.counters.get("pending", 0), snapshot.arrays.get("ring")
+        size, shape = manifest.frames.batch, manifest.frames.shape
+        fits = (
+            ring is not None
+            and ring.shape[1:] == shape
+            and len(ring) <= size
+            and 0 <= pending < size
+            and manifest.block.mismatch(stripped("block", snapshot.arrays)) is None
+            and manifest.block.mismatch(stripped("good", snapshot.arrays)) is None
+            and manifest.slots.mismatch(stripped("opt", snapshot.arrays)) is None
+            and is_finite(snapshot.arrays)
+        )
+        if ring is None or not fits:
+            raise StateError(
+                str(state.path),
+                "holds arrays that do not fit the bundle",
+                "Delete the state file to start again from the bundle",
+            )
+        self._take_blocks(snapshot)
+        self._ring.push(ring)
+        self._ring.pending = pending
+        self.counters = {name: snapshot.counters.get(name, 0) for name in COUNTERS}
+
+    def _take_blocks(self, snapshot: Snapshot) -> None:
+        self._block = stripped("block", snapshot.arrays)
+        self._good = stripped("good", snapshot.arrays)
+        self._slots = stripped("opt", snapshot.arrays)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise InputError("runtime", "is closed", "Open the bundle again")
+
+
+def _hyper_parameters(bundle: Bundle, chosen: Mapping[str, float]) -> dict[str, float]:
+    known = {name: value.default for name, value in bundle.manifest.hyper_parameters.items()}
+    for name, value in chosen.items():
+        if name not in known:
+            raise InputError(
+                f"hyper-parameter {name!r}",
+                "is unknown to this bundle",
+                f"It has {', '.join(sorted(known)) or 'none'}",
+            )
+        if not np.isfinite(value):
+            raise InputError(f"hyper-parameter {name!r}", f"is {value}", "Pass a finite number")
+    return known | {name: float(value) for name, value in chosen.items()}

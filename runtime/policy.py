@@ -1,0 +1,34 @@
+"""Decisions, as pure functions from what a step returned to what becomes of it."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+
+from edgemem.block import Arrays, is_finite
+from edgemem.runtime.contract import stripped
+
+
+class Verdict(Enum):
+    """What becomes of a step."""
+
+    KEEP = "keep"  # take the next block
+    UNRELIABLE = "unreliable"  # the graph itself declined to update
+    SKIP = "skip"  # the present block is good, the next is not
+    RESTORE = "restore"  # the present block is not good either
+
+
+def judge(outputs: Arrays) -> Verdict:
+    """Judge the outputs of an `adapt` graph.
+
+    The logits come from the present block; the loss, too. A block that gives non-finite values on
+    finite frames must go, even if its own values are finite.
+    """
+    if not np.isfinite(outputs["logits"]).all() or not np.isfinite(outputs["stat.loss"]):
+        return Verdict.RESTORE
+    if not is_finite(stripped("next", outputs)):
+        return Verdict.SKIP
+    if not outputs["stat.updated"]:
+        return Verdict.UNRELIABLE
+    return Verdict.KEEP

@@ -1,0 +1,40 @@
+"""The ring buffer: the most recent frames in order, without copying on read."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Frames = NDArray[np.float32]
+
+
+class Ring:
+    """Keeps the last `size` frames; counts those not yet used by an adaptation step.
+
+    Each frame is stored twice, `size` rows apart, so that any window is one contiguous view.
+    """
+
+    def __init__(self, size: int, shape: tuple[int, ...]) -> None:
+        self.size = size
+        self._rows = np.zeros((2 * size, *shape), np.float32)
+        self._next = 0
+        self.count = 0
+        self.pending = 0
+
+    @property
+    def missing(self) -> int:
+        """Frames until the next adaptation step is due."""
+        return self.size - self.pending
+
+    def push(self, frames: Frames) -> None:
+        """Add at most `missing` frames."""
+        for frame in frames:
+            self._rows[self._next] = self._rows[self._next + self.size] = frame
+            self._next = (self._next + 1) % self.size
+        self.count = min(self.count + len(frames), self.size)
+        self.pending += len(frames)
+
+    def last(self, n: int) -> Frames:
+        """The n most recent frames, oldest first, as a view."""
+        stop = self._next + self.size
+        return self._rows[stop - n : stop]
