@@ -56,7 +56,7 @@ class Manifest:
     """Everything the runtime knows about a bundle before it opens a graph.
 
     graphs: name -> file. labels: class names in the order of the logits. key: size of the
-    context key. exported_from: names and hashes of what the bundle was made from, and the figures
+    context key. reference: file with outputs that every device must reproduce. exported_from: names and hashes of what the bundle was made from, and the figures
     of its parity check; for people, never read by the runtime.
     """
 
@@ -70,6 +70,7 @@ class Manifest:
     key: int
     stats: tuple[str, ...]
     generic_block: str
+    reference: str
     files: dict[str, FileRecord]
     exported_from: dict[str, Any] = field(default_factory=dict)
 
@@ -90,6 +91,7 @@ def to_json(manifest: Manifest) -> bytes:
         "key": manifest.key,
         "stats": manifest.stats,
         "generic_block": manifest.generic_block,
+        "reference": manifest.reference,
         "files": {name: vars(record) for name, record in manifest.files.items()},
         "exported_from": manifest.exported_from,
     }
@@ -145,6 +147,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
         key=_count(document["key"], least=0),
         stats=tuple(_text(name) for name in document["stats"]),
         generic_block=_text(document["generic_block"]),
+        reference=_text(document["reference"]),
         files={
             _text(name): FileRecord(_count(record["size"], least=0), _text(record["sha256"]))
             for name, record in document["files"].items()
@@ -157,7 +160,7 @@ def _check(manifest: Manifest) -> None:
     """Relations between values, before any memory is reserved from them."""
     if "predict" not in manifest.graphs:
         raise ValueError("no graph named 'predict'")
-    for name in [*manifest.graphs.values(), manifest.generic_block]:
+    for name in [*manifest.graphs.values(), manifest.generic_block, manifest.reference]:
         if name not in manifest.files:
             raise ValueError(f"file {name!r} is not listed under files")
     frames = manifest.frames

@@ -1,1 +1,7 @@
-"""x."""
+"""From an adaptive model to a bundle: tracing, lowering, ONNX, parity check."""
+
+from edgemem.export.bundle_writer import Choices, export_bundle
+from edgemem.export.objective import Loss, Objective
+from edgemem.export.parity import Parity
+
+__all__ = ["Choices", "Loss", "Objective", "Parity", "export_bundle"]

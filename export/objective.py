@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,11 +26,15 @@ class Loss:
 
 @dataclass(frozen=True)
 class Objective:
-    """A named loss, with the defaults of the hyper-parameters it reads."""
+    """A named loss, with the defaults of the hyper-parameters it reads.
+
+    exercise: hyper-parameters under which every batch leads to an update, for the parity check.
+    """
 
     name: str
     hyper_parameters: dict[str, float]
     loss: Callable[[Output, HyperParameters], Loss]
+    exercise: dict[str, float] = field(default_factory=dict)
 
 
 def entropies(logits: Tensor) -> Tensor:
@@ -61,7 +65,12 @@ def ecotta(classes: int) -> Objective:
         return Loss(value, count > 0, stats)
 
     margin = 0.4 * math.log(classes)
-    return Objective("ecotta", {"entropy_margin": margin, "regularization_weight": 0.25}, loss)
+    return Objective(
+        "ecotta",
+        {"entropy_margin": margin, "regularization_weight": 0.25},
+        loss,
+        exercise={"entropy_margin": 2 * math.log(classes)},
+    )
 
 
 def tent(classes: int) -> Objective:

@@ -34,11 +34,10 @@ class Function:
 
 
 def hyper_parameters(
-    model: AdaptiveModel, objective: Objective, optimizer: Optimizer
+    model: AdaptiveModel, batch: int, objective: Objective, optimizer: Optimizer
 ) -> dict[str, float]:
     """Names and defaults of all scalars that the device may tune."""
-    alpha = {} if model.default_alpha is None else {"alpha": model.default_alpha}
-    return alpha | optimizer.hyper_parameters | objective.hyper_parameters
+    return _alpha(model, batch) | optimizer.hyper_parameters | objective.hyper_parameters
 
 
 def prefixed(prefix: str, arrays: Arrays) -> Arrays:
@@ -52,7 +51,7 @@ def predict_function(model: AdaptiveModel, frames: Tensor) -> Function:
     Fewer frames than a full batch carry less weight against the source statistics, in proportion.
     """
     block = _detached(model.block())
-    scalars = {} if model.default_alpha is None else {"alpha": torch.tensor(model.default_alpha)}
+    scalars = {name: torch.tensor(v) for name, v in _alpha(model, frames.shape[0]).items()}
     inputs = {"x": frames, **prefixed("block", block), **prefixed("hp", scalars)}
     full = float(frames.shape[0])
 
@@ -82,7 +81,7 @@ def adapt_function(
     """
     block = _detached(model.block())
     slots = optimizer.slots(block)
-    defaults = hyper_parameters(model, objective, optimizer)
+    defaults = hyper_parameters(model, frames.shape[0], objective, optimizer)
     inputs = {
         "x": frames,
         **prefixed("block", block),
@@ -119,6 +118,11 @@ def adapt_function(
         *(f"stat.{name}" for name in stat_names),
     )
     return Function(inputs, outputs, call, dynamic_batch=False)
+
+
+def _alpha(model: AdaptiveModel, batch: int) -> dict[str, float]:
+    alpha = model.alpha(batch)
+    return {} if alpha is None else {"alpha": alpha}
 
 
 def _forward(

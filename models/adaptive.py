@@ -14,7 +14,8 @@ from edgemem.models.parts import Part
 from edgemem.models.statistics import Settings
 
 Gradient = Literal["full", "meta"]
-Statistics = Literal["source", "batch"] | float
+Statistics = Literal["source", "batch", "mix"] | float
+PRIOR_FRAMES = 16  # BN-alpha, Schneider et al. 2020, figure 2: the source counts as N = 16 frames
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,16 @@ class AdaptiveModel(nn.Module):
     zero, together with source statistics (`alpha=0`), is the frozen model.
     """
 
-    attachment: Attachment
-
     def __init__(
         self,
         frozen: nn.Module,
         settings: Settings,
-        default_alpha: float | None,
-        normalization: Normalization | None,
+        attachment: Attachment,
     ) -> None:
         super().__init__()
         self.frozen = frozen
         self.meta = nn.ModuleDict()
-        self.default_alpha = default_alpha
-        self.normalization = normalization
+        self.attachment = attachment
         self.warm = False
         self.gradient: Gradient = "full"
         self.settings = settings
@@ -83,10 +80,14 @@ class AdaptiveModel(nn.Module):
         self.meta[key] = meta
 
         def enter(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+            if self.settings.plain:
+                return args
             self._inputs[key] = args[0]
             return (args[0].detach(),) if self.gradient == "meta" else args
 
         def leave(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            if self.settings.plain:
+                return output
             if self.gradient == "meta":
                 output = output.detach()
             replaced: Tensor = meta(self._inputs.pop(key), output)
@@ -102,6 +103,15 @@ class AdaptiveModel(nn.Module):
             assert isinstance(meta, MetaNetwork)
             yield meta
 
+    def alpha(self, frames: int) -> float | None:
+        """Weight of the batch's statistics for a batch of so many frames; None = source only."""
+        statistics = self.attachment.statistics
+        if statistics == "source":
+            return None
+        if statistics == "mix":
+            return frames / (frames + PRIOR_FRAMES)
+        return 1.0 if statistics == "batch" else float(statistics)
+
     def block(self) -> dict[str, Tensor]:
         """The arrays that adapt, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
@@ -116,16 +126,28 @@ class AdaptiveModel(nn.Module):
         """Frames [n, ...] float32 -> Output. alpha: weight of batch statistics; None = source."""
         self.settings.alpha, self.settings.key = alpha, None
         self._distances.clear()
-        if self.normalization is not None:
-            shape = [1, -1] + [1] * (x.dim() - 2)
-            mean = torch.tensor(self.normalization.mean, device=x.device).view(shape)
-            deviation = torch.tensor(self.normalization.deviation, device=x.device).view(shape)
-            x = (x - mean) / deviation
-        logits = logits_of(self.frozen(x))
+        logits = logits_of(self.frozen(self._normalized(x)))
         distances, key = tuple(self._distances), self.settings.key
         self._distances.clear()
         self.settings.alpha = self.settings.key = None
         return Output(logits, logits.new_zeros(0) if key is None else key, distances)
+
+    def frozen_logits(self, x: Tensor) -> Tensor:
+        """What the model that was attached to returns: no meta network, torch's batch norm."""
+        self.settings.plain = True
+        try:
+            return logits_of(self.frozen(self._normalized(x)))
+        finally:
+            self.settings.plain = False
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        normalization = self.attachment.normalization
+        if normalization is None:
+            return x
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        mean = torch.tensor(normalization.mean, device=x.device).view(shape)
+        deviation = torch.tensor(normalization.deviation, device=x.device).view(shape)
+        return (x - mean) / deviation
 
 
 def logits_of(output: object) -> Tensor:

@@ -20,7 +20,7 @@ def attach(
     parts: Sequence[str],
     example_input: Tensor,
     *,
-    statistics: Statistics = "batch",
+    statistics: Statistics = "mix",
     form: Form | None = None,
     norm_affine: bool = False,
     normalization: Normalization | None = None,
@@ -33,8 +33,9 @@ def attach(
         parts: dotted names or ranges (`layer3[0:3]`) of modules that take and return one
             tensor [n, c, t] or [n, c, h, w], in any order. Empty: no meta networks.
         example_input: frames [n, ...] float32, as the device will pass them.
-        statistics: of all norms: "source", "batch", or a weight between 0 and 1 for the batch.
-            "source" is fixed at export; the others set the default of `hp.alpha`.
+        statistics: of all norms: "source", "batch", "mix" (the source counts as 16 frames), or
+            a weight between 0 and 1 for the batch. "source" is fixed at export; the others set
+            the default of `hp.alpha`.
         form: the convolution of the meta networks; default dense 3x3.
         norm_affine: put the affine pairs of the frozen BatchNorm layers into the block too.
         normalization: mean and deviation per channel, applied to the frames first.
@@ -42,19 +43,8 @@ def attach(
     Raises:
         AttachError: unknown part, a part with several inputs, no BatchNorm layer, …
     """
-    alpha = _default_alpha(statistics)
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
-    settings = Settings()
-    found = [find_part(frozen, name) for name in parts]
-    adaptive = AdaptiveModel(frozen, settings, alpha, normalization)
-    shapes = _part_shapes(adaptive, found, example_input)
-    norms = _replace_norms(frozen, settings, norm_affine)
-    for name in parts:
-        meta = _meta_network(name, shapes[name], form or Form(), settings)
-        # Found again: a part can itself be a norm, which has just been replaced.
-        adaptive.add_meta_network(find_part(frozen, name), meta)
-    _mark_key(adaptive, norms, example_input)
-    adaptive.attachment = Attachment(
+    _check_statistics(statistics)
+    attachment = Attachment(
         tuple(parts),
         statistics,
         form or Form(),
@@ -62,20 +52,29 @@ def attach(
         normalization,
         tuple(example_input.shape[1:]),
     )
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    settings = Settings()
+    found = [find_part(frozen, name) for name in parts]
+    adaptive = AdaptiveModel(frozen, settings, attachment)
+    shapes = _part_shapes(adaptive, found, example_input)
+    norms = _replace_norms(frozen, settings, norm_affine)
+    for name in parts:
+        meta = _meta_network(name, shapes[name], attachment.form, settings)
+        # Found again: a part can itself be a norm, which has just been replaced.
+        adaptive.add_meta_network(find_part(frozen, name), meta)
+    _mark_key(adaptive, norms, example_input)
     return adaptive.to(example_input.device).eval()
 
 
-def _default_alpha(statistics: Statistics) -> float | None:
-    if statistics == "source":
-        return None
-    alpha = 1.0 if statistics == "batch" else statistics
-    if not isinstance(alpha, (int, float)) or not 0.0 <= alpha <= 1.0:
+def _check_statistics(statistics: Statistics) -> None:
+    if statistics in ("source", "batch", "mix"):
+        return
+    if not isinstance(statistics, (int, float)) or not 0.0 <= statistics <= 1.0:
         raise AttachError(
             f"statistics {statistics!r}",
             "is not a known choice",
-            "Use 'source', 'batch' or a weight between 0 and 1",
+            "Use 'source', 'batch', 'mix' or a weight between 0 and 1",
         )
-    return float(alpha)
 
 
 def _replace_norms(frozen: nn.Module, settings: Settings, affine: bool) -> list[FrozenNorm]:

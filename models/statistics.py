@@ -8,6 +8,7 @@ never updated, and at `alpha = 0` they are used exactly.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -16,9 +17,11 @@ class Settings:
 
     alpha: scalar tensor, the weight of the batch's statistics; None = source statistics only.
     key: context key [2 * channels] of the batch, left by the first frozen norm.
+    plain: run the frozen model alone, with torch's own batch norm: the reference for law 4.
     """
 
     def __init__(self) -> None:
+        self.plain = False
         self.alpha: Tensor | None = None
         self.key: Tensor | None = None
 
@@ -93,6 +96,8 @@ class FrozenNorm(MixedStatistics):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, c, ...] -> the same shape."""
+        if self.settings.plain:
+            return F.batch_norm(x, self.mean, self.var, self.weight, self.bias, eps=self.eps)
         if self.is_key:
             self.settings.key = self._key(x)
         mean, var = self.moments(x)

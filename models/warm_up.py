@@ -102,7 +102,8 @@ class _Training:
     ) -> None:
         self.model, self.frames, self.recipe, self.report = model, frames, recipe, report
         self.labels = torch.from_numpy(labels)
-        self.alpha = None if model.default_alpha is None else torch.tensor(model.default_alpha)
+        alpha = model.alpha(recipe.batch_size)
+        self.alpha = None if alpha is None else torch.tensor(alpha)
         self.parameters = dict(model.meta.named_parameters())
         self.optimizer = torch.optim.SGD(
             self.parameters.values(), recipe.learning_rate, recipe.momentum

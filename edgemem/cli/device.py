@@ -1,0 +1,262 @@
+"""Commands that run on a device: run, inspect, verify, doctor, demo."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgemem.cli.show import percent, print_json, print_table, progress
+from edgemem.errors import InputError
+from edgemem.version import VERSION
+
+if TYPE_CHECKING:
+    from edgemem.runtime.replay import Report
+
+BundlePath = Annotated[Path, typer.Argument(help="Folder written by edgemem export.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Threads = Annotated[int, typer.Option(help="Threads of the engine; 0 = all cores.")]
+PACKAGES = ("numpy", "onnxruntime", "safetensors", "matplotlib", "torch", "onnx", "onnxscript")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command in (run, inspect, verify, doctor, demo):
+        app.command()(command)
+
+
+def run(
+    bundle: BundlePath,
+    input: Annotated[Path, typer.Option(help="Stream: .npz with x, optional y and context.")],
+    state: Annotated[Path | None, typer.Option(help="State file; made if missing.")] = None,
+    adapt: Annotated[bool, typer.Option("--adapt/--no-adapt", help="Adapt while running.")] = True,
+    chunk: Annotated[int, typer.Option(help="Frames per call; 0 = the bundle's batch.")] = 0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Hyper-parameter, such as alpha=0.5.")
+    ] = None,
+    threads: Threads = 0,
+    plot: Annotated[Path | None, typer.Option(help="Save a picture of the rolling error.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a recorded stream through a bundle.
+
+    Each frame is predicted before the update it takes part in.
+
+    Example: edgemem run camera.edgemem --input stream.npz --state camera.db
+    """
+    import edgemem
+    from edgemem.runtime.replay import replay
+    from edgemem.runtime.stream import Stream
+
+    stream, values = Stream(input), _hyper_parameters(set_ or [])
+    with (
+        edgemem.open(
+            bundle, state, adapt=adapt, hyper_parameters=values, threads=threads
+        ) as runtime,
+        progress("frames") as bar,
+    ):
+        task = bar.add_task(bundle.name, total=stream.frames, note="")
+
+        def note(frames: int, error: float | None) -> None:
+            text = "" if error is None else f"error {percent(error)}"
+            bar.update(task, completed=frames, note=text)
+
+        batch = runtime.bundle.manifest.frames.batch
+        report = replay(runtime, stream, chunk=chunk or batch, progress=note)
+    if plot is not None:
+        _plot(plot, report, stream.contexts, bundle.name)
+    if json:
+        print_json(report.as_dict())
+    else:
+        _print_report(report, bundle.name)
+
+
+def inspect(bundle: BundlePath, json: Json = False) -> None:
+    """Show what a bundle holds, after checking every file.
+
+    Example: edgemem inspect camera.edgemem
+    """
+    from edgemem.bundle import open_bundle
+    from edgemem.manifest import to_json
+
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
+    if json:
+        print(to_json(manifest).decode(), end="")
+        return
+    origin = manifest.exported_from
+    frames = manifest.frames
+    print_table(
+        manifest.name,
+        ("what", "value"),
+        [
+            ("frames", f"{list(frames.shape)} uint8 or float32"),
+            ("adaptation step", f"{frames.batch} frames"),
+            ("classes", str(len(manifest.labels))),
+            ("block", f"{len(manifest.block.arrays)} arrays, {manifest.block.nbytes:,} bytes"),
+            ("context key", f"{manifest.key} numbers"),
+            *((k, str(origin[k])) for k in ("checkpoint", "model", "warm") if k in origin),
+            *((k, str(origin[k])) for k in ("gradient", "objective", "optimizer") if k in origin),
+            ("parts", ", ".join(origin.get("parts", [])) or "–"),
+        ],
+    )
+    hyper = manifest.hyper_parameters.items()
+    print_table("hyper-parameters", ("name", "default"), [(k, f"{v.default:g}") for k, v in hyper])
+    files = manifest.files.items()
+    rows = [(name, f"{record.size:,}", record.sha256[:12]) for name, record in files]
+    print_table("files", ("name", "bytes", "sha256"), rows)
+
+
+def verify(bundle: BundlePath, threads: Threads = 0, json: Json = False) -> None:
+    """Check every file, and that this device computes what torch computed.
+
+    Runs the frozen model, one adaptation step and the adapted model on reference frames.
+
+    Example: edgemem verify camera.edgemem
+    """
+    from edgemem.runtime.verify import TOLERANCE
+    from edgemem.runtime.verify import verify as check
+
+    found = check(bundle, threads)
+    if json:
+        print_json(found.as_dict())
+        return
+    rows = [
+        ("frozen model", f"{found.frozen:.1e}", f"{TOLERANCE:.0e}"),
+        ("adaptation step", f"{found.adapt:.1e}", f"{TOLERANCE:.0e}"),
+        ("after the step", f"{found.adapted:.1e}", f"{TOLERANCE:.0e}"),
+    ]
+    print_table(
+        f"{bundle.name}: {found.files} files as written; logits against torch",
+        ("graph", "difference", "limit"),
+        rows,
+    )
+
+
+def doctor(json: Json = False) -> None:
+    """Show versions and what this machine can do.
+
+    Example: edgemem doctor
+    """
+    import onnxruntime
+
+    versions = {name: _version(name) for name in PACKAGES}
+    able = {
+        "run bundles": True,
+        "draw plots": versions["matplotlib"] is not None,
+        "warm up": versions["torch"] is not None,
+        "export": None not in (versions["torch"], versions["onnx"], versions["onnxscript"]),
+    }
+    if json:
+        print_json(
+            {
+                "edgemem": VERSION,
+                "python": platform.python_version(),
+                "machine": platform.machine(),
+                "packages": versions,
+                "providers": onnxruntime.get_available_providers(),
+                "able": able,
+            }
+        )
+        return
+    extras = {"draw plots": "plot", "warm up": "train", "export": "export"}
+    print_table(
+        f"edgemem {VERSION}, Python {platform.python_version()}, {platform.machine()}",
+        ("package", "version"),
+        [(name, version or "not installed") for name, version in versions.items()],
+    )
+    print_table(
+        "this machine can",
+        ("what", ""),
+        [
+            (what, "yes" if yes else f"pip install 'edgemem[{extras[what]}]'")
+            for what, yes in able.items()
+        ],
+    )
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("results"),
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Watch a small model get better on a drifting stream of handwritten digits.
+
+    Example: edgemem demo
+    """
+    from edgemem.demo import run_demo
+
+    with progress("frames") as bar:
+        task = bar.add_task("digits", total=None, note="")
+
+        def note(stage: str, done: int, total: int, error: float | None) -> None:
+            text = "" if error is None else f"error {percent(error)}"
+            bar.update(task, description=stage, completed=done, total=total, note=text)
+
+        found = run_demo(out, threads, note)
+    if json:
+        print_json(found.as_dict())
+        return
+    rows = [
+        (name, *(percent(row[key]) for key in ("frozen", "statistics", "adapted")))
+        for name, row in found.contexts.items()
+    ]
+    total = (found.frozen_error, found.statistics_error, found.adapted_error)
+    print_table(
+        f"error on {found.frames:,} frames, contexts drifting and coming back",
+        ("context", "frozen", "batch statistics", "adapted"),
+        [*rows, ("all", *(percent(value) for value in total))],
+    )
+    print(
+        f"{found.ms_per_frame:.3f} ms per frame, peak memory {found.peak_rss_mb:.0f} MB, "
+        f"no torch. {found.picture_note}"
+    )
+
+
+def _print_report(report: Report, name: str) -> None:
+    rows = [
+        (context, f"{row['frames']:,}", percent(row["frozen_error"]), percent(row["error"]))
+        for context, row in report.per_context.items()
+    ]
+    rows.append(("all", f"{report.frames:,}", percent(report.frozen_error), percent(report.error)))
+    print_table(name, ("context", "frames", "frozen error", "error"), rows)
+    events = ", ".join(f"{kind} {count}" for kind, count in report.events.items()) or "none"
+    print(
+        f"{report.ms_per_frame:.3f} ms per frame, peak memory {report.peak_rss_mb:.0f} MB, "
+        f"events: {events}"
+    )
+
+
+def _plot(path: Path, report: Report, contexts: object, name: str) -> None:
+    from edgemem.plot import plot_errors
+
+    if report.wrong is None or report.frozen_wrong is None:
+        raise InputError("--plot", "needs labels, the stream has none", "Add y to the stream")
+    curves = {"frozen": report.frozen_wrong, "adapted": report.wrong}
+    plot_errors(path, curves, contexts, title=name)  # type: ignore[arg-type]
+
+
+def _hyper_parameters(settings: list[str]) -> dict[str, float]:
+    values = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        try:
+            values[name] = float(value)
+        except ValueError as error:
+            raise InputError(
+                f"--set {setting}", "is not name=number", "Write it as --set alpha=0.5"
+            ) from error
+    return values
+
+
+def _version(package: str) -> str | None:
+    if package in sys.modules:
+        return str(getattr(sys.modules[package], "__version__", "?"))
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

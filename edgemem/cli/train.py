@@ -1,0 +1,179 @@
+"""Commands of the train side: warmup and export. Both need torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgemem.cli.show import percent, print_json, print_table, progress
+from edgemem.errors import MissingExtraError
+
+Checkpoint = Annotated[Path, typer.Argument(help=".safetensors, .pt, .th or .pth.")]
+Model = Annotated[str, typer.Option(help="package.module:factory of the model.")]
+ModelArg = Annotated[
+    list[str] | None, typer.Option(help="Argument of the factory, name=value; repeatable.")
+]
+Parts = Annotated[
+    str | None,
+    typer.Option(help="Parts to give a meta network: 'layer1,layer2,layer3[0:3]'."),
+]
+Out = Annotated[Path, typer.Option(help="What to write.")]
+Statistics = Annotated[
+    str | None, typer.Option(help="source, batch, mix, or a weight from 0 to 1 (default mix).")
+]
+InputShape = Annotated[
+    str | None, typer.Option(help="Shape of one frame, such as 3,32,32; default the model's own.")
+]
+Mean = Annotated[str | None, typer.Option(help="Mean per channel that the model expects removed.")]
+Std = Annotated[str | None, typer.Option(help="Deviation per channel to divide by.")]
+KernelSize = Annotated[int, typer.Option(help="Kernel of the meta networks.")]
+Bottleneck = Annotated[
+    int, typer.Option(help="Narrow the meta networks by this factor; 0 = dense.")
+]
+Groups = Annotated[int, typer.Option(help="Groups of their convolution; 0 = depthwise.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(warmup)
+    app.command()(export)
+
+
+def warmup(
+    checkpoint: Checkpoint,
+    model: Model,
+    data: Annotated[Path, typer.Option(help="Source data: .npz (x, y) or class folders.")],
+    parts: Annotated[str, typer.Option(help="Parts: 'layer1,layer2,layer3[0:3]'.")],
+    out: Out,
+    model_arg: ModelArg = None,
+    statistics: Statistics = None,
+    input_shape: InputShape = None,
+    mean: Mean = None,
+    std: Std = None,
+    kernel_size: KernelSize = 3,
+    bottleneck: Bottleneck = 0,
+    groups: Groups = 1,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Frames in a training step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of torch; 0 = its choice.")] = 0,
+    json: Json = False,
+) -> None:
+    """Train meta networks for a frozen checkpoint on source data.
+
+    Progress is kept beside --out after every epoch: run the same command again to go on.
+
+    Example: edgemem warmup resnet.th --model edgemem.models.networks:resnet20
+    --parts layer1,layer2,layer3 --data train.npz --out warm.safetensors
+    """
+    _require_torch("train")
+    from edgemem.models.command import AttachSettings, warm_up_checkpoint
+    from edgemem.models.warm_up import Progress, Recipe
+
+    settings = AttachSettings(
+        parts, statistics, input_shape, mean, std, kernel_size, bottleneck, groups
+    )
+    recipe = Recipe(epochs, batch_size, learning_rate, seed=seed)
+    last: list[Progress] = []
+    with progress("steps") as bar:
+        task = bar.add_task("warm-up", total=None, note="")
+
+        def note(state: Progress) -> None:
+            last[:] = [state]
+            text = f"loss {state.loss:.3f}, accuracy {percent(state.accuracy)}"
+            bar.update(task, completed=state.step, total=state.steps, note=text)
+
+        warm_up_checkpoint(
+            checkpoint, model, model_arg or [], settings, data, out, recipe, note, threads
+        )
+    figures = vars(last[0]) if last else {}
+    if json:
+        print_json({"out": str(out), **figures})
+    else:
+        print(f"{out}: warmed up. Next: edgemem export {out} --model {model} --out NAME.edgemem")
+
+
+def export(
+    checkpoint: Checkpoint,
+    model: Model,
+    out: Out,
+    parts: Parts = None,
+    model_arg: ModelArg = None,
+    batch: Annotated[int, typer.Option(help="Frames in one adaptation step.")] = 16,
+    gradient: Annotated[str, typer.Option(help="meta or full.")] = "meta",
+    statistics: Statistics = None,
+    norm_affine: Annotated[
+        bool, typer.Option("--norm-affine", help="Adapt the frozen BN affine pairs, too.")
+    ] = False,
+    objective: Annotated[str, typer.Option(help="ecotta or tent.")] = "ecotta",
+    optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
+    learning_rate: Annotated[float | None, typer.Option(help="Default of the step.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Class names, comma-separated.")] = None,
+    input_shape: InputShape = None,
+    mean: Mean = None,
+    std: Std = None,
+    json: Json = False,
+) -> None:
+    """Turn a checkpoint into a bundle that adapts on a device without torch.
+
+    The bundle is compared with torch before it is put in place: every output of the first step
+    within 1e-5, the block within 1e-4 after 20 steps.
+
+    Example: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
+    --batch 16 --gradient meta --out camera.edgemem
+    """
+    _require_torch("export")
+    from edgemem.export.bundle_writer import Choices
+    from edgemem.export.command import export_checkpoint
+    from edgemem.models.command import AttachSettings
+
+    settings = AttachSettings(parts, statistics, input_shape, mean, std, norm_affine=norm_affine)
+    choices = Choices(
+        batch=batch,
+        gradient=gradient,  # type: ignore[arg-type]
+        objective=objective,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        labels=tuple(labels.split(",")) if labels else None,
+    )
+    with progress("stages") as bar:
+        task = bar.add_task("export", total=4, note="")
+
+        def note(stage: str) -> None:
+            bar.update(task, advance=1, note=stage)
+
+        parity, warm = export_checkpoint(
+            checkpoint, model, model_arg or [], settings, choices, out, note
+        )
+    if json:
+        print_json({"out": str(out), "warm": warm, "parity": parity.as_dict()})
+        return
+    if not warm:
+        print(
+            "This checkpoint was not warmed up: its meta networks start at zero. Statistics and\n"
+            "BN pairs adapt; run edgemem warmup first for the full effect."
+        )
+    _print_parity(out, parity)
+
+
+def _print_parity(out: Path, parity: Any) -> None:
+    rows = [
+        ("frozen logits", f"{parity.frozen:.1e}", "1e-05"),
+        ("predict", f"{parity.predict:.1e}", "1e-05"),
+        ("adapt, worst output of the first step", f"{parity.first_step:.1e}", "1e-05"),
+        (f"block after {parity.steps} steps", f"{parity.after_steps:.1e}", "1e-04"),
+    ]
+    print_table(f"{out}: onnxruntime against torch", ("what", "difference", "limit"), rows)
+
+
+def _require_torch(extra: str) -> None:
+    import importlib.util
+
+    needed = ("torch",) if extra == "train" else ("torch", "onnx", "onnxscript")
+    for module in needed:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(module, extra)

@@ -1,0 +1,84 @@
+"""Pictures beside the numbers. Needs the extra `plot`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemem.errors import MissingExtraError
+from edgemem.files import explain_write_errors
+
+COLOURS = {"frozen": "#9a9a9a", "statistics": "#3a7ebf", "adapted": "#d1495b"}
+SHADES = ("#ffffff", "#eef1f5")
+
+
+def rolling(wrong: NDArray[np.bool_], window: int) -> NDArray[np.float64]:
+    """Mean of the last `window` values at every position (fewer at the start)."""
+    sums = np.cumsum(np.concatenate([[0.0], wrong.astype(np.float64)]))
+    stop = np.arange(1, len(wrong) + 1)
+    start = np.maximum(stop - window, 0)
+    means: NDArray[np.float64] = (sums[stop] - sums[start]) / (stop - start)
+    return means
+
+
+def plot_errors(
+    path: Path,
+    wrong: Mapping[str, NDArray[np.bool_]],
+    contexts: NDArray[np.str_] | None,
+    *,
+    title: str,
+    window: int = 200,
+) -> None:
+    """Draw the rolling error of several methods over a stream, contexts shaded and named.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        InputError: the file cannot be written.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "plot") from error
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, values in wrong.items():
+        mean = float(values.mean())
+        axes.plot(
+            100 * rolling(values, window),
+            label=f"{name} ({100 * mean:.1f} %)",
+            color=COLOURS.get(name.split()[0]),
+            linewidth=1.6,
+        )
+    if contexts is not None:
+        _shade(axes, contexts)
+    axes.set(xlabel="frame", ylabel=f"error, mean of {window} frames (%)", title=title)
+    axes.set_xlim(0, max(len(values) for values in wrong.values()))
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper right", framealpha=0.9)
+    with explain_write_errors(path):
+        figure.savefig(path, dpi=110)
+
+
+def _shade(axes: Any, contexts: NDArray[np.str_]) -> None:
+    changes = np.flatnonzero(contexts[1:] != contexts[:-1]) + 1
+    edges = [0, *changes.tolist(), len(contexts)]
+    for visit, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        axes.axvspan(start, stop, color=SHADES[visit % 2], zorder=0)
+        axes.text(
+            (start + stop) / 2,
+            0.01,
+            str(contexts[start]).replace("_", " "),
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=7,
+            rotation=90 if len(edges) > 9 else 0,
+            color="#555555",
+        )

@@ -1,0 +1,233 @@
+"""`export_bundle`: trace, write, check against torch, and only then put the bundle in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from edgemem.block import ArraySpec, BlockSpec, pack
+from edgemem.errors import ExportError
+from edgemem.export.objective import OBJECTIVES, Objective
+from edgemem.export.optimizer import OPTIMIZERS, Optimizer
+from edgemem.export.parity import Parity, check_parity
+from edgemem.export.step import Function, adapt_function, hyper_parameters, predict_function
+from edgemem.export.trace import to_onnx
+from edgemem.export.weights import FILE as WEIGHTS
+from edgemem.export.weights import share_weights, strip_notes
+from edgemem.files import new_folder, sha256_file
+from edgemem.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, to_json
+from edgemem.models.adaptive import AdaptiveModel, Gradient
+
+GENERIC = "bank/generic.safetensors"
+REFERENCE = "reference.safetensors"
+LEARNING_RATES = {"sgd": 1e-3, "adam": 1e-4}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is fixed at export.
+
+    batch: frames in one adaptation step. gradient: "full" through the frozen parts, or "meta",
+    where they are constants in the backward pass. objective and optimizer: a name, or your own.
+    learning_rate: default of `hp.learning_rate`; None = the optimizer's. hyper_parameters: other
+    defaults by name. labels: class names in the order of the logits.
+    """
+
+    batch: int = 16
+    gradient: Gradient = "full"
+    objective: str | Objective = "ecotta"
+    optimizer: str | Optimizer = "sgd"
+    learning_rate: float | None = None
+    hyper_parameters: Mapping[str, float] | None = None
+    labels: tuple[str, ...] | None = None
+
+
+def export_bundle(
+    model: AdaptiveModel,
+    path: Path | str,
+    choices: Choices | None = None,
+    *,
+    source: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] = lambda stage: None,
+) -> Parity:
+    """Write `model` as a bundle at `path` and return the figures of the parity check.
+
+    Args:
+        model: from `attach`, warmed up or not.
+        path: folder to write; replaced only if everything succeeds.
+        choices: default Choices().
+        source: names and hashes of what the model was made from, kept in the manifest.
+        report: called with the name of each stage.
+
+    Raises:
+        ExportError: the step cannot be traced, or its graph misses the parity check.
+        InputError: the folder cannot be written.
+    """
+    path, choices = Path(path), choices or Choices()
+    _check(model, choices)
+    if not model.warm:
+        for meta in model.meta_networks():
+            meta.drop_branch()
+    frames = _frame_spec(model, choices)
+    functions, objective = _functions(model, choices, frames)
+    models = {}
+    for name, function in functions.items():
+        report(f"tracing {name}")
+        models[name] = to_onnx(function)
+        strip_notes(models[name])
+    with new_folder(path) as folder:
+        report("writing")
+        (folder / WEIGHTS).write_bytes(share_weights(models.values()))
+        for name, graph in models.items():
+            (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
+        report("comparing with torch")
+        parity, reference = check_parity(
+            folder, model, functions["predict"], functions["adapt"], frames, objective.exercise
+        )
+        parity.check()
+        (folder / "bank").mkdir()
+        block = {name: value.detach().numpy() for name, value in model.block().items()}
+        (folder / GENERIC).write_bytes(pack(block))
+        (folder / REFERENCE).write_bytes(pack(reference))
+        origin = _origin(model, choices, objective, parity, source or {})
+        manifest = _manifest(path, folder, functions["adapt"], frames, choices, origin)
+        (folder / "manifest.json").write_bytes(to_json(manifest))
+    return parity
+
+
+def _check(model: AdaptiveModel, choices: Choices) -> None:
+    if choices.batch < 2:
+        raise ExportError(f"batch {choices.batch}", "is too small for a step", "Use 2 or more")
+    if choices.gradient not in ("full", "meta"):
+        raise ExportError(f"gradient {choices.gradient!r}", "is unknown", "Use full or meta")
+    if choices.gradient == "meta" and model.attachment.norm_affine:
+        raise ExportError(
+            "gradient 'meta'",
+            "treats frozen parts as constants, so it cannot train the BN affine pairs within",
+            "Use --gradient full, or leave out --norm-affine",
+        )
+    if not model.block():
+        raise ExportError(
+            "model",
+            "has no array that adapts",
+            "Attach at least one part, or put the BN affine pairs into the block",
+        )
+
+
+def _chosen(choice: Any, known: Mapping[str, Callable[..., Any]], kind: str, *args: Any) -> Any:
+    if not isinstance(choice, str):
+        return choice
+    if choice not in known:
+        raise ExportError(f"{kind} {choice!r}", "is unknown", f"Use {' or '.join(known)}")
+    return known[choice](*args)
+
+
+def _functions(
+    model: AdaptiveModel, choices: Choices, frames: FrameSpec
+) -> tuple[dict[str, Function], Objective]:
+    x = torch.zeros(frames.batch, *frames.shape)
+    with torch.no_grad():
+        classes = model.frozen_logits(x[:2]).shape[1]
+    if choices.labels is not None and len(choices.labels) != classes:
+        raise ExportError(
+            "labels", f"are {len(choices.labels)} names for {classes} classes", "Name every class"
+        )
+    rate = choices.learning_rate or LEARNING_RATES.get(str(choices.optimizer), 1e-3)
+    objective: Objective = _chosen(choices.objective, OBJECTIVES, "objective", classes)
+    optimizer: Optimizer = _chosen(choices.optimizer, OPTIMIZERS, "optimizer", rate)
+    known = hyper_parameters(model, choices.batch, objective, optimizer)
+    if unknown := sorted(set(choices.hyper_parameters or {}) - set(known)):
+        raise ExportError(
+            f"hyper-parameter {unknown[0]!r}", "is unknown", f"There are {', '.join(known)}"
+        )
+    adapt = adapt_function(model, x, objective, optimizer, choices.gradient)
+    return {"predict": predict_function(model, x), "adapt": adapt}, objective
+
+
+def _frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:
+    return FrameSpec(
+        shape=model.attachment.input_shape,
+        batch=choices.batch,
+        companions=model.alpha(choices.batch) is not None,
+    )
+
+
+def _manifest(
+    path: Path,
+    folder: Path,
+    adapt: Function,
+    frames: FrameSpec,
+    choices: Choices,
+    origin: dict[str, Any],
+) -> Manifest:
+    defaults = {n: float(v) for n, v in _named("hp", adapt).items()}
+    defaults |= dict(choices.hyper_parameters or {})
+    classes = int(origin.pop("classes"))
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return Manifest(
+        name=path.name.removesuffix(".edgemem"),
+        graphs={"predict": "predict.onnx", "adapt": "adapt.onnx"},
+        frames=frames,
+        labels=choices.labels or tuple(str(i) for i in range(classes)),
+        block=_spec(_named("block", adapt)),
+        slots=_spec(_named("opt", adapt)),
+        # Law 4: every scalar at zero means source statistics and no learning.
+        hyper_parameters={n: HyperParameter(v, 0.0) for n, v in defaults.items()},
+        key=int(origin.pop("key")),
+        stats=tuple(n.removeprefix("stat.") for n in adapt.outputs if n.startswith("stat.")),
+        generic_block=GENERIC,
+        reference=REFERENCE,
+        files={
+            p.relative_to(folder).as_posix(): FileRecord(p.stat().st_size, sha256_file(p))
+            for p in files
+        },
+        exported_from=origin,
+    )
+
+
+def _origin(
+    model: AdaptiveModel,
+    choices: Choices,
+    objective: Objective,
+    parity: Parity,
+    source: Mapping[str, Any],
+) -> dict[str, Any]:
+    with torch.no_grad():
+        output = model(torch.zeros(2, *model.attachment.input_shape))
+    attachment = model.attachment
+    return {
+        **source,
+        "classes": output.logits.shape[1],
+        "key": output.key.numel(),
+        "warm": model.warm,
+        "parts": list(attachment.parts),
+        "statistics": attachment.statistics,
+        "norm_affine": attachment.norm_affine,
+        "normalization": vars(attachment.normalization) if attachment.normalization else None,
+        "gradient": choices.gradient,
+        "objective": objective.name,
+        "optimizer": choices.optimizer
+        if isinstance(choices.optimizer, str)
+        else choices.optimizer.name,
+        "parity": parity.as_dict(),
+        "tools": {"torch": torch.__version__, "onnx": onnx.__version__},
+    }
+
+
+def _named(prefix: str, function: Function) -> dict[str, torch.Tensor]:
+    start = f"{prefix}."
+    return {n.removeprefix(start): v for n, v in function.inputs.items() if n.startswith(start)}
+
+
+def _spec(arrays: dict[str, torch.Tensor]) -> BlockSpec:
+    return BlockSpec(
+        tuple(
+            ArraySpec(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+            for name, value in arrays.items()
+        )
+    )

@@ -1,0 +1,28 @@
+"""`edgemem export`: from a checkpoint on disk to a bundle on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgemem.errors import InputError
+from edgemem.export.bundle_writer import Choices, export_bundle
+from edgemem.export.parity import Parity
+from edgemem.models.command import AttachSettings, load_model
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    target: str,
+    arguments: Sequence[str],
+    settings: AttachSettings,
+    choices: Choices,
+    out: Path,
+    report: Callable[[str], None],
+) -> tuple[Parity, bool]:
+    """Export; returns the figures of the parity check, and whether the checkpoint was warm."""
+    if out.exists() and not (out / "manifest.json").is_file():
+        raise InputError(str(out), "exists and is not a bundle", "Choose another --out")
+    adaptive, source = load_model(checkpoint, target, arguments, settings)
+    parity = export_bundle(adaptive, out, choices, source=source, report=report)
+    return parity, adaptive.warm

@@ -1,0 +1,190 @@
+"""The parity check: a written bundle, run by onnxruntime, against the same step in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from edgemem.block import Array
+from edgemem.errors import ExportError
+from edgemem.export.step import Function
+from edgemem.manifest import FrameSpec
+from edgemem.models.adaptive import AdaptiveModel
+from edgemem.reference import reference_frames
+
+STEPS = 20
+BATCHES = 5
+FIRST_TOLERANCE = 1e-5
+LATER_TOLERANCE = 1e-4
+Arrays = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest differences, absolute, or relative to the largest value of an output above one.
+
+    frozen: zero block and source statistics against the untouched model (logits).
+    predict: `predict` against torch. first_step: every output of `adapt` against torch.
+    batches: reference batches tried until one stayed within the limit; a batch on which some ReLU
+    sits on its kink is off by a jump in one of the two fp32 computations, a wrong graph on all.
+    after_steps: block values after `steps` consecutive steps, of which `updated` changed it.
+    predict_equals_adapt: whether both graphs gave bit-equal logits.
+    """
+
+    frozen: float
+    predict: float
+    first_step: float
+    worst_output: str
+    batches: int
+    after_steps: float
+    steps: int
+    updated: int
+    predict_equals_adapt: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+    def check(self) -> None:
+        """Raise ExportError where a difference is above its limit."""
+        limits = {
+            "frozen logits": (self.frozen, FIRST_TOLERANCE),
+            "predict": (self.predict, FIRST_TOLERANCE),
+            f"first step ({self.worst_output})": (self.first_step, FIRST_TOLERANCE),
+            f"block after {self.steps} steps": (self.after_steps, LATER_TOLERANCE),
+        }
+        for what, (found, limit) in limits.items():
+            if not found <= limit:
+                raise ExportError(
+                    "parity check",
+                    f"{what}: onnxruntime and torch differ by {found:.1e}, limit {limit:.0e}",
+                    "No bundle was written; try a lower learning rate, or report the model",
+                )
+        if self.updated == 0:
+            raise ExportError(
+                "parity check",
+                "no step changed the block, so nothing was compared",
+                "Check that the meta networks get a gradient",
+            )
+
+
+def check_parity(
+    folder: Path,
+    model: AdaptiveModel,
+    predict: Function,
+    adapt: Function,
+    frames: FrameSpec,
+    exercise: Mapping[str, float],
+) -> tuple[Parity, Arrays]:
+    """Compare a written bundle with torch.
+
+    exercise: hyper-parameters under which a step surely updates.
+    Returns the figures, and torch's outputs for the reference file.
+
+    Raises:
+        ExportError: a graph does not load.
+    """
+    sessions = {name: _session(folder / f"{name}.onnx") for name in ("predict", "adapt")}
+    inputs = {name: value.clone() for name, value in adapt.inputs.items()}
+    inputs |= {f"hp.{name}": torch.tensor(value) for name, value in exercise.items()}
+    for seed in range(BATCHES):
+        inputs["x"] = torch.from_numpy(reference_frames(frames, seed))
+        expected, found = _call(adapt, inputs), _run(sessions["adapt"], inputs)
+        differences = {name: _difference(found[name], expected[name]) for name in adapt.outputs}
+        worst = max(differences, key=differences.__getitem__)
+        if differences[worst] <= FIRST_TOLERANCE:
+            break
+    with torch.no_grad():
+        frozen_logits = model.frozen_logits(inputs["x"]).numpy()
+    frozen = _run(sessions["predict"], _frozen_inputs(predict, inputs["x"]))["logits"]
+    predicted = _run(sessions["predict"], inputs)["logits"]
+    after, updated = _run_steps(sessions["adapt"], adapt, inputs, frames)
+    figures = Parity(
+        frozen=_difference(frozen, frozen_logits),
+        predict=_difference(predicted, _call(predict, inputs)["logits"]),
+        first_step=differences[worst],
+        worst_output=worst,
+        batches=seed + 1,
+        after_steps=after,
+        steps=STEPS,
+        updated=updated,
+        predict_equals_adapt=bool((predicted == found["logits"]).all()),
+    )
+    later = inputs | {k: torch.from_numpy(v) for k, v in _next(expected).items()}
+    reference = {
+        "seed": np.asarray(seed, np.int64),
+        "frozen.logits": frozen_logits,
+        "adapt.logits": expected["logits"],
+        "adapted.logits": _call(predict, later)["logits"],
+        **{f"hp.{n}": np.asarray(v, np.float32) for n, v in exercise.items()},
+    }
+    return figures, reference
+
+
+def _run_steps(
+    session: onnxruntime.InferenceSession,
+    adapt: Function,
+    inputs: dict[str, Tensor],
+    frames: FrameSpec,
+) -> tuple[float, int]:
+    """20 steps on both sides, each going on from its own block; worst difference, updates."""
+    torch_side: Arrays = {name: value.numpy() for name, value in inputs.items()}
+    engine_side, updated = dict(torch_side), 0
+    for step in range(STEPS):
+        torch_side["x"] = engine_side["x"] = reference_frames(frames, seed=step)
+        expected = _call(adapt, {k: torch.from_numpy(v) for k, v in torch_side.items()})
+        updated += int(expected["stat.updated"])
+        torch_side |= _next(expected)
+        engine_side |= _next(_run(session, engine_side))
+    block = [name for name in torch_side if name.startswith("block.")]
+    return max(_difference(engine_side[n], torch_side[n]) for n in block), updated
+
+
+def _next(outputs: Arrays) -> Arrays:
+    return {n.removeprefix("next."): v for n, v in outputs.items() if n.startswith("next.")}
+
+
+def _frozen_inputs(predict: Function, x: Tensor) -> dict[str, Tensor]:
+    zero = {name: torch.zeros_like(value) for name, value in predict.inputs.items()}
+    return {**zero, "x": x}
+
+
+def _call(function: Function, inputs: dict[str, Tensor]) -> Arrays:
+    values = function.call(*(inputs[name] for name in function.inputs))
+    return {
+        name: value.detach().numpy() for name, value in zip(function.outputs, values, strict=True)
+    }
+
+
+def _run(session: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor | Array]) -> Arrays:
+    names = [value.name for value in session.get_outputs()]
+    feeds = {value.name: np.asarray(inputs[value.name]) for value in session.get_inputs()}
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ExportError(
+            path.name, f"is refused by onnxruntime ({error})", "Report this"
+        ) from error
+
+
+def _difference(found: Array, expected: Array) -> float:
+    """Largest difference, relative to the largest expected value where that is above one."""
+    if expected.size == 0:
+        return 0.0
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return float("inf")
+    scale = max(1.0, float(np.abs(expected).max()))
+    return float(np.abs(found - expected).max()) / scale

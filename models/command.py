@@ -1,0 +1,241 @@
+"""What `edgemem warmup` and `edgemem export` share: from text on the command line to a model."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgemem.errors import AttachError, CheckpointError, InputError
+from edgemem.files import explain_write_errors, sha256_file
+from edgemem.models.adaptive import AdaptiveModel, Normalization, Statistics
+from edgemem.models.adaptive_checkpoint import is_adaptive, load_adaptive, save_adaptive
+from edgemem.models.attach import attach
+from edgemem.models.checkpoint import load_into
+from edgemem.models.data import load_dataset
+from edgemem.models.meta_network import Form
+from edgemem.models.parts import split_parts
+from edgemem.models.warm_up import Progress, Recipe, warm_up
+
+
+@dataclass(frozen=True)
+class AttachSettings:
+    """Options of `attach` as text; None = not given."""
+
+    parts: str | None
+    statistics: str | None = None
+    input_shape: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    kernel_size: int = 3
+    bottleneck: int = 0
+    groups: int = 1
+    norm_affine: bool = False
+
+
+def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
+    """Import `package.module:factory` and call it with name=value arguments.
+
+    Raises:
+        InputError: no such module or factory, wrong arguments, or no torch module comes out.
+    """
+    module_name, _, factory_name = target.partition(":")
+    example = "Write it as package.module:factory"
+    if not module_name or not factory_name:
+        raise InputError(f"--model {target!r}", "is not a target", example)
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the user's own module, in the folder where they are
+    try:
+        factory: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"--model {target!r}", f"cannot be imported ({error})", example) from error
+    for name in factory_name.split("."):
+        factory = getattr(factory, name, None)
+    if not callable(factory):
+        raise InputError(f"--model {target!r}", f"has no callable {factory_name!r}", example)
+    try:
+        model = factory(**_arguments(arguments))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"--model {target!r}", f"cannot be called ({error})", "Pass --model-arg name=value"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"--model {target!r}", f"gives a {type(model).__name__}", example)
+    return model.eval()
+
+
+def load_model(
+    checkpoint: Path, target: str, arguments: Sequence[str], settings: AttachSettings
+) -> tuple[AdaptiveModel, dict[str, str]]:
+    """An adaptive model from any checkpoint, and what it was made from.
+
+    A checkpoint of `edgemem warmup` brings its own parts and statistics; another one is attached
+    with the given settings.
+
+    Raises:
+        CheckpointError, AttachError, InputError: see `load_into`, `attach`, `build_model`.
+    """
+    model = build_model(target, arguments)
+    if is_adaptive(checkpoint):
+        adaptive, source = load_adaptive(checkpoint, model)
+        _refuse_conflict(checkpoint, adaptive, settings)
+        return adaptive, source
+    load_into(model, checkpoint)
+    if settings.parts is None and not settings.norm_affine:
+        raise AttachError(
+            "--parts",
+            "is missing, and this checkpoint was not warmed up",
+            f"Name parts of the model, such as {', '.join(_suggestions(model))}",
+        )
+    shape = _input_shape(model, settings)
+    adaptive = attach(
+        model,
+        split_parts(settings.parts or ""),
+        torch.zeros(2, *shape),
+        statistics=_statistics(settings.statistics),
+        form=Form(settings.kernel_size, settings.bottleneck, settings.groups),
+        norm_affine=settings.norm_affine,
+        normalization=_normalization(settings, shape[0]),
+    )
+    source = {
+        "checkpoint": checkpoint.name,
+        "checkpoint_sha256": sha256_file(checkpoint),
+        "model": target,
+        "model_arguments": ", ".join(arguments),
+    }
+    return adaptive, source
+
+
+def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by option
+    checkpoint: Path,
+    target: str,
+    arguments: Sequence[str],
+    settings: AttachSettings,
+    data: Path,
+    out: Path,
+    recipe: Recipe,
+    report: Callable[[Progress], None],
+    threads: int,
+) -> None:
+    """`edgemem warmup`: attach, train, save; the progress file beside `out` goes at the end."""
+    if out.suffix != ".safetensors":
+        raise InputError(str(out), "must end in .safetensors", "Rename it")
+    if is_adaptive(checkpoint):
+        raise CheckpointError(
+            str(checkpoint), "is warmed up already", "Pass the original checkpoint"
+        )
+    with explain_write_errors(out):
+        (out.parent / f".{out.name}.check").touch()
+        (out.parent / f".{out.name}.check").unlink()
+    if threads:
+        torch.set_num_threads(threads)
+    adaptive, source = load_model(checkpoint, target, arguments, settings)
+    frames, labels = load_dataset(data)
+    if frames.shape[1:] != adaptive.attachment.input_shape:
+        raise InputError(
+            str(data),
+            f"has frames of {list(frames.shape[1:])}, the model takes "
+            f"{list(adaptive.attachment.input_shape)}",
+            "Pass frames of that shape, channels first",
+        )
+    resume = out.with_suffix(".progress.safetensors")
+    warm_up(adaptive, frames, labels, recipe, resume=resume, report=report)
+    save_adaptive(adaptive, out, source)
+    resume.unlink(missing_ok=True)
+
+
+def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name.isidentifier():
+            raise ValueError(f"{pair!r} is not name=value")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
+
+
+def _input_shape(model: nn.Module, settings: AttachSettings) -> tuple[int, ...]:
+    if settings.input_shape is not None:
+        try:
+            shape = tuple(int(size) for size in settings.input_shape.split(","))
+        except ValueError as error:
+            raise InputError(
+                f"--input-shape {settings.input_shape}", "is not numbers", "Write it as 3,32,32"
+            ) from error
+        return shape
+    own = getattr(model, "input_shape", None)
+    if isinstance(own, (tuple, list)):
+        return tuple(own)
+    config = getattr(model, "config", None)
+    channels, size = getattr(config, "num_channels", None), getattr(config, "image_size", None)
+    if isinstance(channels, int) and isinstance(size, int):
+        return (channels, size, size)
+    raise InputError(
+        "--input-shape", "is missing, and the model does not tell", "Pass it, such as 3,224,224"
+    )
+
+
+def _normalization(settings: AttachSettings, channels: int) -> Normalization | None:
+    if settings.mean is None and settings.std is None:
+        return None
+    try:
+        mean = tuple(float(v) for v in (settings.mean or "0").split(","))
+        deviation = tuple(float(v) for v in (settings.std or "1").split(","))
+    except ValueError as error:
+        raise InputError("--mean or --std", "is not numbers", "Write 0.485,0.456,0.406") from error
+    if len(mean) not in (1, channels) or len(deviation) not in (1, channels):
+        raise InputError(
+            "--mean or --std", f"does not fit {channels} channels", "Give one value per channel"
+        )
+    if min(deviation) <= 0:
+        raise InputError("--std", "must be positive", "Pass the deviation of the source data")
+    return Normalization(mean, deviation)
+
+
+def _statistics(text: str | None) -> Statistics:
+    if text is None:
+        return "mix"
+    if text in ("source", "batch", "mix"):
+        return text  # type: ignore[return-value]
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(
+            f"--statistics {text}", "is unknown", "Use source, batch, mix or a weight from 0 to 1"
+        ) from error
+
+
+def _refuse_conflict(checkpoint: Path, adaptive: AdaptiveModel, settings: AttachSettings) -> None:
+    own = adaptive.attachment
+    given = {
+        "--parts": settings.parts is not None and tuple(split_parts(settings.parts)) != own.parts,
+        "--statistics": settings.statistics is not None
+        and _statistics(settings.statistics) != own.statistics,
+        "--mean/--std": (settings.mean or settings.std) is not None
+        and _normalization(settings, own.input_shape[0]) != own.normalization,
+        "--norm-affine": settings.norm_affine and not own.norm_affine,
+    }
+    for option, conflicts in given.items():
+        if conflicts:
+            raise InputError(
+                option,
+                f"differs from what {checkpoint.name} was warmed up with",
+                "Leave it out, or warm up again",
+            )
+
+
+def _suggestions(model: nn.Module) -> list[str]:
+    containers = [
+        name for name, child in model.named_modules() if isinstance(child, nn.Sequential) and name
+    ]
+    return containers[:4] or [name for name, _ in model.named_children()][:4]

@@ -1,0 +1,76 @@
+"""Verify a bundle on this device: every file, every graph, and the numbers that torch gave."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemem.block import Array, unpack
+from edgemem.bundle import open_bundle
+from edgemem.errors import BundleError
+from edgemem.manifest import REMEDY
+from edgemem.reference import reference_frames
+from edgemem.runtime.loop import Runtime
+from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Largest differences from what torch computed at export, relative to the largest logit.
+
+    frozen: the frozen model. adapt: the logits of an adaptation step. adapted: the logits after
+    it, which depend on every updated array.
+    """
+
+    files: int
+    frozen: float
+    adapt: float
+    adapted: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def verify(path: Path | str, threads: int = 0) -> Verification:
+    """Check a bundle completely, and compute its reference outputs again.
+
+    Raises:
+        BundleError: damaged, altered, or this device computes something else than torch did.
+    """
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    thing = f"{bundle.path.name}/{manifest.reference}"
+    content = (bundle.path / manifest.reference).read_bytes()
+    expected = unpack(content, thing, BundleError, REMEDY)
+    names = {"seed", "frozen.logits", "adapt.logits", "adapted.logits"}
+    if not names <= set(expected):
+        raise BundleError(thing, f"lacks {sorted(names - set(expected))}", REMEDY)
+    chosen = {n[3:]: float(v) for n, v in expected.items() if n.startswith("hp.")}
+    frames = reference_frames(manifest.frames, int(expected["seed"]))
+    with Runtime(bundle, OnnxRuntimeBackend(threads), hyper_parameters=chosen) as runtime:
+        found = {
+            "frozen": runtime.predict(frames, frozen=True).logits,
+            "adapt": runtime.step(frames).logits,
+            "adapted": runtime.predict(frames).logits,
+        }
+    differences = {n: _difference(v, expected[f"{n}.logits"]) for n, v in found.items()}
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE:
+            raise BundleError(
+                f"{bundle.path.name}",
+                f"{name} logits differ by {difference:.1e} from torch's, limit {TOLERANCE:.0e}",
+                "This onnxruntime computes something else; use another version",
+            )
+    return Verification(files=len(manifest.files), **differences)
+
+
+def _difference(found: Array, expected: Array) -> float:
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))
