@@ -1,7 +1,22 @@
 """The train side (torch): meta networks, warm-up, checkpoints, small reference networks."""
 
 from edgemem.models.adaptive import AdaptiveModel, Normalization, Output
+from edgemem.models.adaptive_checkpoint import load_adaptive, save_adaptive
 from edgemem.models.attach import attach
+from edgemem.models.checkpoint import load_into
 from edgemem.models.meta_network import Form
+from edgemem.models.warm_up import Progress, Recipe, warm_up
 
-__all__ = ["AdaptiveModel", "Form", "Normalization", "Output", "attach"]
+__all__ = [
+    "AdaptiveModel",
+    "Form",
+    "Normalization",
+    "Output",
+    "Progress",
+    "Recipe",
+    "attach",
+    "load_adaptive",
+    "load_into",
+    "save_adaptive",
+    "warm_up",
+]

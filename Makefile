@@ -1,0 +1,43 @@
+# make demo   the main job on this machine: device install and plots, no torch
+# make test   lint, types, tests, and the wheel in an empty environment
+# make bench-cifar | bench-step | bench-startup   what README and docs claim
+
+PYTHON ?= python3
+DEMO := .venv-demo
+TEST := .venv-test
+INSTALL := -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test bench-cifar bench-step bench-startup clean
+
+demo: $(DEMO)/installed
+	$(DEMO)/bin/edgemem demo
+
+test: $(TEST)/installed
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	sh tests/typecheck.sh $(TEST)
+	$(TEST)/bin/pytest
+	sh tests/empty_environment.sh $(TEST)
+
+bench-cifar: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/cifar10c.py
+
+bench-step: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/step_cost.py
+
+bench-startup: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/startup.py
+
+$(DEMO)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python $(INSTALL) --editable '.[plot]'
+	touch $@
+
+$(TEST)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/python $(INSTALL) 'setuptools>=77'
+	$(TEST)/bin/python $(INSTALL) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(DEMO) $(TEST) build dist results *.egg-info

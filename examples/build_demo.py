@@ -1,0 +1,100 @@
+"""Build what `edgemem demo` shows: a digit classifier that adapts, and a drifting stream.
+
+Data: the 1,797 handwritten digits of scikit-learn (UCI Optical Recognition of Handwritten Digits,
+CC BY 4.0). 1,000 of them train the model; the stream is made of the other 797.
+
+    python examples/build_demo.py --out edgemem/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+
+from edgemem.export import Choices, export_bundle
+from edgemem.models import Recipe, attach, warm_up
+from edgemem.models.networks import digits
+
+PARTS = ("layer1[0:1]", "layer1[1:2]", "layer2[0:1]", "layer2[1:2]")
+SOURCE_FRAMES = 1000
+VISIT_FRAMES = 480
+VISITS = ("clear", "fog", "noise", "dusk", "fog", "blur", "noise", "dusk", "clear", "fog")
+
+
+def load_frames():
+    """Frames [1797, 1, 8, 8] uint8 and labels, in a fixed shuffle."""
+    data = load_digits()
+    frames = np.round(data.images * (255 / 16)).astype(np.uint8)[:, None]
+    order = np.random.default_rng(0).permutation(len(frames))
+    return frames[order], data.target[order].astype(np.int64)
+
+
+def train(model, frames, labels, epochs=40):
+    """Ordinary training on clean digits."""
+    x, y = torch.from_numpy(frames).float() / 255, torch.from_numpy(labels)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    for _ in range(epochs):
+        for index in torch.randperm(len(x)).split(50):
+            loss = F.cross_entropy(model.train()(x[index]), y[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval()
+
+
+def drift(x, context, rng):
+    """One context applied to frames in [0, 1]."""
+    if context == "fog":
+        return 0.55 + 0.35 * x + rng.normal(0, 0.02, x.shape)
+    if context == "noise":
+        return x + rng.normal(0, 0.35, x.shape)
+    if context == "dusk":
+        return 0.22 * x + rng.normal(0, 0.03, x.shape)
+    if context == "blur":
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        shifted = [padded[:, :, i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
+        return np.mean(shifted, 0) * 0.9
+    return x
+
+
+def make_stream(frames, labels, rng):
+    """The visits one after another; contexts come back with other digits and fresh noise."""
+    parts, chosen, contexts = [], [], []
+    for context in VISITS:
+        index = rng.choice(len(frames), VISIT_FRAMES, replace=False)
+        seen = np.clip(drift(frames[index] / 255.0, context, rng), 0, 1)
+        parts.append(np.round(seen * 255).astype(np.uint8))
+        chosen.append(labels[index])
+        contexts += [context] * VISIT_FRAMES
+    return {"x": np.concatenate(parts), "y": np.concatenate(chosen), "context": contexts}
+
+
+def main():
+    """Train, warm up, export, and write the stream."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    frames, labels = load_frames()
+    source, held = slice(0, SOURCE_FRAMES), slice(SOURCE_FRAMES, None)
+    model = train(digits(), frames[source], labels[source])
+
+    adaptive = attach(model, PARTS, torch.zeros(2, 1, 8, 8))
+    warm_up(adaptive, frames[source], labels[source], Recipe(epochs=20, batch_size=20))
+    names = tuple(str(digit) for digit in range(10))
+    choices = Choices(batch=16, gradient="meta", labels=names)
+    origin = {"data": "scikit-learn digits, CC BY 4.0", "model": "edgemem.models.networks:digits"}
+    print(export_bundle(adaptive, out / "digits.edgemem", choices, source=origin))
+
+    stream = make_stream(frames[held], labels[held], np.random.default_rng(1))
+    np.savez_compressed(out / "digits-stream.npz", **stream)
+
+
+if __name__ == "__main__":
+    main()
