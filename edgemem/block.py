@@ -76,7 +76,8 @@ def is_finite(arrays: Mapping[str, Array]) -> bool:
 
 def pack(arrays: Mapping[str, Array], metadata: dict[str, str] | None = None) -> bytes:
     """Arrays as safetensors bytes; the same arrays in any order give the same bytes."""
-    ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
+    # Not ascontiguousarray, which gives scalars a dimension.
+    ordered = {name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}
     packed: bytes = safetensors.numpy.save(ordered, metadata)
     return packed
 

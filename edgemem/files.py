@@ -90,8 +90,14 @@ def _swap(draft: Path, path: Path) -> None:
         draft.rename(path)
         return
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-    path.rename(old / "old")
-    draft.rename(path)
+    try:
+        path.rename(old / "old")
+        draft.rename(path)
+    except BaseException:
+        if (old / "old").exists():
+            (old / "old").rename(path)
+        old.rmdir()
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -135,7 +135,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
             tuple(_count(n) for n in frames["shape"]),
             _count(frames["batch"]),
             bool(frames["companions"]),
-            float(frames["uint8_scale"]),
+            _positive(frames["uint8_scale"]),
         ),
         labels=tuple(_text(label) for label in document["labels"]),
         block=_block_spec(document["block"]),
@@ -195,6 +195,12 @@ def _count(value: Any, least: int = 1) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 48:
         raise TypeError(f"{value!r} is not a count")
     return value
+
+
+def _positive(value: Any) -> float:
+    if _finite(value) <= 0:
+        raise ValueError(f"{value!r} is not above zero")
+    return float(value)
 
 
 def _finite(value: Any) -> float:

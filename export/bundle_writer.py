@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from edgemem.block import ArraySpec, BlockSpec, pack
-from edgemem.errors import ExportError
+from edgemem.errors import ExportError, InputError
 from edgemem.export.objective import OBJECTIVES, Objective
 from edgemem.export.optimizer import OPTIMIZERS, Optimizer
 from edgemem.export.parity import Parity, check_parity
@@ -59,16 +59,18 @@ def export_bundle(
 
     Args:
         model: from `attach`, warmed up or not.
-        path: folder to write; replaced only if everything succeeds.
+        path: folder to write; an old bundle there is replaced only if everything succeeds.
         choices: default Choices().
         source: names and hashes of what the model was made from, kept in the manifest.
         report: called with the name of each stage.
 
     Raises:
         ExportError: the step cannot be traced, or its graph misses the parity check.
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or holds something else than a bundle.
     """
     path, choices = Path(path), choices or Choices()
+    if path.exists() and not (path / "manifest.json").is_file():
+        raise InputError(str(path), "exists and is not a bundle", "Choose another folder")
     _check(model, choices)
     if not model.warm:
         for meta in model.meta_networks():
@@ -137,7 +139,9 @@ def _functions(
         raise ExportError(
             "labels", f"are {len(choices.labels)} names for {classes} classes", "Name every class"
         )
-    rate = choices.learning_rate or LEARNING_RATES.get(str(choices.optimizer), 1e-3)
+    rate = choices.learning_rate
+    if rate is None:
+        rate = LEARNING_RATES.get(str(choices.optimizer), 1e-3)
     objective: Objective = _chosen(choices.objective, OBJECTIVES, "objective", classes)
     optimizer: Optimizer = _chosen(choices.optimizer, OPTIMIZERS, "optimizer", rate)
     known = hyper_parameters(model, choices.batch, objective, optimizer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgemem.errors import InputError
 from edgemem.export.bundle_writer import Choices, export_bundle
 from edgemem.export.parity import Parity
 from edgemem.models.command import AttachSettings, load_model
@@ -21,8 +20,6 @@ def export_checkpoint(
     report: Callable[[str], None],
 ) -> tuple[Parity, bool]:
     """Export; returns the figures of the parity check, and whether the checkpoint was warm."""
-    if out.exists() and not (out / "manifest.json").is_file():
-        raise InputError(str(out), "exists and is not a bundle", "Choose another --out")
     adaptive, source = load_model(checkpoint, target, arguments, settings)
     parity = export_bundle(adaptive, out, choices, source=source, report=report)
     return parity, adaptive.warm

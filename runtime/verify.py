@@ -51,8 +51,11 @@ def verify(path: Path | str, threads: int = 0) -> Verification:
     names = {"seed", "frozen.logits", "adapt.logits", "adapted.logits"}
     if not names <= set(expected):
         raise BundleError(thing, f"lacks {sorted(names - set(expected))}", REMEDY)
-    chosen = {n[3:]: float(v) for n, v in expected.items() if n.startswith("hp.")}
-    frames = reference_frames(manifest.frames, int(expected["seed"]))
+    scalars = {n: v for n, v in expected.items() if n == "seed" or n.startswith("hp.")}
+    if wrong := [n for n, v in scalars.items() if v.size != 1 or not np.isfinite(v).all()]:
+        raise BundleError(thing, f"array {wrong[0]!r} is not one finite number", REMEDY)
+    chosen = {n[3:]: float(v.item()) for n, v in scalars.items() if n != "seed"}
+    frames = reference_frames(manifest.frames, int(expected["seed"].item()))
     with Runtime(bundle, OnnxRuntimeBackend(threads), hyper_parameters=chosen) as runtime:
         found = {
             "frozen": runtime.predict(frames, frozen=True).logits,

@@ -14,7 +14,6 @@ from edgemem.export.lowering.convolution import convolution_backward
 from edgemem.export.lowering.pooling import avg_pool2d_backward
 
 aten = torch.ops.aten
-RANDOM = ("rand", "randn", "rand_like", "randn_like", "bernoulli", "native_dropout", "randint")
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
@@ -42,7 +41,7 @@ def check_operators(graph: GraphModule) -> None:
                 "has no backward rule here",
                 "Choose parts so that no gradient crosses it, or --gradient meta",
             )
-        if name in RANDOM:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise ExportError(
                 f"operator {node.target}", "draws random numbers", "Put the model in eval mode"
             )

@@ -1,0 +1,125 @@
+"""Networks with lively statistics, and bundles that are exported once per session."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgemem.export import Choices, Parity, bundle_writer, export_bundle
+from edgemem.models import AdaptiveModel, attach
+from edgemem.models.networks import digits
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle and what it was made from; protos: the traced graphs, before they were written."""
+
+    path: Path
+    model: AdaptiveModel
+    network: nn.Module
+    parity: Parity
+    protos: dict
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def lively():
+    """network, seed -> the network with random weights and BN statistics, as if trained."""
+
+    def make(network, seed=0):
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                nn.init.normal_(module.running_mean, 0, 0.3)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+                if module.affine:
+                    nn.init.uniform_(module.weight, 0.7, 1.3)
+                    nn.init.normal_(module.bias, 0, 0.2)
+        return network.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def warmed():
+    """adaptive model -> the same with random meta networks, as if warmed up."""
+
+    def make(model, seed=1):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.block().values():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            for name, buffer in model.meta.named_buffers():
+                if name.endswith("mean"):
+                    buffer.normal_(0, 0.3)
+                else:
+                    buffer.uniform_(0.5, 2)
+        model.mark_warm()
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """network, adaptive model, choices -> Exported."""
+
+    def make(network, model, choices):
+        protos = {}
+
+        def record(function):
+            name = "predict" if function.dynamic_batch else "adapt"
+            protos[name] = to_onnx(function)
+            copy = type(protos[name])()
+            copy.CopyFrom(protos[name])
+            return copy
+
+        to_onnx = bundle_writer.to_onnx
+        path = tmp_path_factory.mktemp("bundles") / "net.edgemem"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bundle_writer, "to_onnx", record)
+            parity = export_bundle(model, path, choices, source={"data": "none"})
+        return Exported(path, model, network, parity, protos)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits_full(lively, warmed, exported):
+    network = lively(digits())
+    model = warmed(attach(network, ["layer1", "layer2"], torch.zeros(2, 1, 8, 8)))
+    return exported(network, model, Choices(batch=8, gradient="full"))
+
+
+@pytest.fixture(scope="session")
+def digits_meta(lively, warmed, exported):
+    network = lively(digits())
+    model = warmed(attach(network, ["layer1", "layer2"], torch.zeros(2, 1, 8, 8)))
+    labels = tuple("zero one two three four five six seven eight nine".split())
+    choices = Choices(8, "meta", labels=labels, hyper_parameters={"momentum": 0.5})
+    return exported(network, model, choices)
+
+
+@pytest.fixture
+def instant(digits_full, monkeypatch):
+    """Tracing answers at once with the graphs of `digits_full`, for tests of what follows it."""
+
+    def replay(function):
+        name = "predict" if function.dynamic_batch else "adapt"
+        copy = type(digits_full.protos[name])()
+        copy.CopyFrom(digits_full.protos[name])
+        return copy
+
+    monkeypatch.setattr(bundle_writer, "to_onnx", replay)
+    return digits_full
