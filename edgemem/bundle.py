@@ -39,11 +39,16 @@ def open_bundle(path: Path | str) -> Bundle:
     Raises:
         BundleError: whatever is not as the manifest says, naming the file.
     """
-    folder = Path(path)
-    content = _read_manifest(folder)
-    manifest = from_json(content, f"{folder.name}/{MANIFEST}")
-    check_files(folder, manifest)
-    generic = _read_generic(folder, manifest)
+    folder = Path(path).absolute()  # graphs are opened later, perhaps from another directory
+    try:
+        content = _read_manifest(folder)
+        manifest = from_json(content, f"{folder.name}/{MANIFEST}")
+        check_files(folder, manifest)
+        generic = _read_generic(folder, manifest)
+    except OSError as error:
+        raise BundleError(
+            str(error.filename or folder), f"cannot be read ({error.strerror or error})", REMEDY
+        ) from error
     return Bundle(folder, manifest, hashlib.sha256(content).hexdigest(), generic)
 
 
@@ -82,12 +87,7 @@ def _read_manifest(folder: Path) -> bytes:
         )
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{folder.name}/{MANIFEST}", "is too large", REMEDY)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(
-            f"{folder.name}/{MANIFEST}", f"cannot be read ({error.strerror})", REMEDY
-        ) from error
+    return path.read_bytes()
 
 
 def _read_generic(folder: Path, manifest: Manifest) -> Arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def plot_errors(
 def _shade(axes: Any, contexts: NDArray[np.str_]) -> None:
     changes = np.flatnonzero(contexts[1:] != contexts[:-1]) + 1
     edges = [0, *changes.tolist(), len(contexts)]
-    for visit, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for visit, (start, stop) in enumerate(pairwise(edges)):
         axes.axvspan(start, stop, color=SHADES[visit % 2], zorder=0)
         axes.text(
             (start + stop) / 2,

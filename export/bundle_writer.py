@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,20 @@ def export_bundle(
     if path.exists() and not (path / "manifest.json").is_file():
         raise InputError(str(path), "exists and is not a bundle", "Choose another folder")
     _check(model, choices)
-    if not model.warm:
-        for meta in model.meta_networks():
-            meta.drop_branch()
+    with ExitStack() as trimmed:
+        if not model.warm:
+            for meta in model.meta_networks():
+                trimmed.enter_context(meta.without_branch())
+        return _export(model, path, choices, source or {}, report)
+
+
+def _export(
+    model: AdaptiveModel,
+    path: Path,
+    choices: Choices,
+    source: Mapping[str, Any],
+    report: Callable[[str], None],
+) -> Parity:
     frames = _frame_spec(model, choices)
     functions, objective = _functions(model, choices, frames)
     models = {}
@@ -96,7 +108,7 @@ def export_bundle(
         block = {name: value.detach().numpy() for name, value in model.block().items()}
         (folder / GENERIC).write_bytes(pack(block))
         (folder / REFERENCE).write_bytes(pack(reference))
-        origin = _origin(model, choices, objective, parity, source or {})
+        origin = _origin(model, choices, objective, parity, source)
         manifest = _manifest(path, folder, functions["adapt"], frames, choices, origin)
         (folder / "manifest.json").write_bytes(to_json(manifest))
     return parity

@@ -57,7 +57,8 @@ def adam(learning_rate: float) -> Optimizer:
         for k, value in block.items():
             first = beta1 * slots[f"first.{k}"] + (1.0 - beta1) * grads[k]
             second = beta2 * slots[f"second.{k}"] + (1.0 - beta2) * grads[k] * grads[k]
-            moved[k] = value - size * first / (torch.sqrt(second) / correction + 1e-8)
+            # 1e-8 in the denominator, both sides scaled: graph optimisers take x + 1e-8 for x.
+            moved[k] = value - size * (1e4 * first) / (1e4 * torch.sqrt(second) / correction + 1e-4)
             next_slots |= {f"first.{k}": first, f"second.{k}": second}
         return moved, next_slots
 

@@ -75,7 +75,8 @@ def _export(function: Function) -> ExportedProgram:
         decomposition_table=table,
     )(*arguments).eval()
     check_operators(graph)
-    return torch.export.export(graph, arguments)
+    exported: ExportedProgram = torch.export.export(graph, arguments)
+    return exported
 
 
 class _Module(nn.Module):

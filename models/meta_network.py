@@ -7,6 +7,8 @@ the affine pair of BN is relative to the source moments of x, that of BN' is abs
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -121,9 +123,15 @@ class MetaNetwork(nn.Module):
         self.convolution: nn.Module | None = branch_convolution(channels, stride, rank, form)
         self.branch_norm: BranchNorm | None = BranchNorm(channels[1], settings)
 
-    def drop_branch(self) -> None:
+    @contextmanager
+    def without_branch(self) -> Iterator[None]:
         """Leave the convolution block out: at its zero value it is silent and gets no gradient."""
+        kept = self.convolution, self.branch_norm
         self.convolution = self.branch_norm = None
+        try:
+            yield
+        finally:
+            self.convolution, self.branch_norm = kept
 
     def forward(self, part_input: Tensor, part_output: Tensor) -> Tensor:
         """Input [n, in, ...] and output [n, out, ...] of the frozen part -> [n, out, ...]."""

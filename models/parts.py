@@ -56,7 +56,8 @@ def find_part(model: nn.Module, name: str) -> Part:
 def _find_module(model: nn.Module, path: str, name: str) -> nn.Module:
     modules = dict(model.named_modules())
     if path and path in modules:
-        return modules[path]
+        module: nn.Module = modules[path]
+        return module
     known = [known for known in modules if known]
     near = difflib.get_close_matches(path, known, n=5, cutoff=0.4) or known[:5]
     raise AttachError(

@@ -94,6 +94,8 @@ class Runtime:
             InputError: frames that do not fit the bundle; nothing changes then.
         """
         x, events, logits, position = self._checked(frames), list[Event](), [], 0
+        if self._adapting and self._adapt_graph is None and len(x) >= self._ring.missing:
+            self._adapt_graph = self._open_graph("adapt")  # before anything changes
         while position < len(x):
             take = min(len(x) - position, self._ring.missing)
             self._ring.push(x[position : position + take])
@@ -181,15 +183,15 @@ class Runtime:
 
     def _adapt(self, events: list[Event]) -> Logits:
         """One adaptation step on the ring; logits of all its frames, from before the update."""
-        if self._adapt_graph is None:
-            self._adapt_graph = self._open_graph("adapt")
+        graph = self._adapt_graph
+        assert graph is not None, "step opens it before a batch is full"
         window = self._ring.last(self._ring.size)
-        outputs = self._adapt_graph.run(
+        outputs = graph.run(
             {
                 "x": window,
                 **prefixed("block", self._block),
                 **prefixed("opt", self._slots),
-                **self._scalars(self.hyper_parameters, self._adapt_graph),
+                **self._scalars(self.hyper_parameters, graph),
             }
         )
         self.counters["steps"] += 1

@@ -15,6 +15,7 @@ from edgemem.runtime.loop import Runtime
 from edgemem.runtime.memory import peak_rss_mb
 from edgemem.runtime.stream import Stream
 
+Labels = NDArray[np.int64]
 Wrong = NDArray[np.bool_]
 
 
@@ -94,9 +95,8 @@ def _report(
     events: dict[str, int],
 ) -> Report:
     labels = stream.labels
-    wrong = None if labels is None else predicted != labels
-    compare = labels is not None and frozen_predicted is not None
-    frozen_wrong = frozen_predicted != labels if compare else None
+    wrong = _wrong(predicted, labels)
+    frozen_wrong = _wrong(frozen_predicted, labels)
     contexts = stream.contexts
     names = [] if contexts is None else list(dict.fromkeys(contexts.tolist()))
     per_context: dict[str, dict[str, float | int | None]] = {}
@@ -118,6 +118,13 @@ def _report(
         wrong=wrong,
         frozen_wrong=frozen_wrong,
     )
+
+
+def _wrong(predicted: Labels | None, labels: Labels | None) -> Wrong | None:
+    if predicted is None or labels is None:
+        return None
+    wrong: Wrong = predicted != labels
+    return wrong
 
 
 def _mean(wrong: Wrong | None, chosen: Any = slice(None)) -> float | None:

@@ -15,9 +15,7 @@ def device_modules():
     """Import every module of the device side, at any depth."""
     import edgemem
 
-    for info in pkgutil.walk_packages(
-        edgemem.__path__, "edgemem.", onerror=lambda name: None
-    ):
+    for info in pkgutil.walk_packages(edgemem.__path__, "edgemem.", onerror=lambda name: None):
         if not info.name.startswith(TRAIN_SIDE):
             importlib.import_module(info.name)
             yield info.name

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +114,6 @@ def _draw(stream: Stream, statistics: Report, adapted: Report, path: Path) -> st
     return str(path)
 
 
-def _number(value: float | int | None) -> float:
+def _number(value: float | None) -> float:
     assert value is not None, "the packaged stream has labels"
     return float(value)

@@ -26,7 +26,8 @@ class PreActivationBlock(nn.Module):
         """[n, in, h, w] -> [n, out, h/stride, w/stride]."""
         activated = F.relu(self.bn1(x))
         y = self.conv2(F.relu(self.bn2(self.conv1(activated))))
-        return y + self.shortcut(activated if self.changes else x)
+        shortcut: Tensor = self.shortcut(activated if self.changes else x)
+        return y + shortcut
 
 
 class WideResNet(nn.Module):

@@ -21,7 +21,7 @@ class Zoo(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU())
+        self.first = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU())
         self.second = nn.Sequential(
             nn.Conv2d(8, 8, 3, (2, 1), padding=2, dilation=2, groups=4),
             nn.BatchNorm2d(8),
@@ -124,7 +124,9 @@ def test_an_export_without_warm_up_leaves_the_silent_branches_out(lively, export
     bundle = exported(network, model, Choices(4, "meta"))
     manifest = open_bundle(bundle.path).manifest
     assert [spec.name for spec in manifest.block.arrays] == [
-        f"meta.layer{i}.output_norm.{array}" for i in (1, 2, 3) for array in ("scale_delta", "shift")
+        f"meta.layer{i}.output_norm.{array}"
+        for i in (1, 2, 3)
+        for array in ("scale_delta", "shift")
     ]
     assert manifest.exported_from["warm"] is False
     x = np.random.default_rng(0).random((8, 3, 32, 32), np.float32)

@@ -33,9 +33,7 @@ def output(logits, *distances):
 def test_ecotta_is_the_mean_entropy_of_reliable_samples_plus_the_distances(logits):
     distances = torch.tensor([0.3, 0.7], requires_grad=True)
     objective = ecotta(CLASSES)
-    loss = objective.loss(
-        output(logits, *distances), scalars(objective, regularization_weight=0.5)
-    )
+    loss = objective.loss(output(logits, *distances), scalars(objective, regularization_weight=0.5))
     entropies = [Categorical(logits=row).entropy() for row in logits]
     kept = [entropy for entropy in entropies if entropy < 0.4 * math.log(CLASSES)]
     assert 0 < len(kept) < len(logits)
