@@ -67,7 +67,7 @@ def _export(function: Function) -> ExportedProgram:
         )
         program = program.run_decompositions(table)
         check_operators(program.graph_module)
-        return program
+        return program  # type: ignore[no-any-return]
     graph = make_fx(
         function.call,
         tracing_mode="fake",

@@ -27,7 +27,8 @@ class PreActivationBlock(nn.Module):
         activated = F.relu(self.bn1(x))
         y = self.conv2(F.relu(self.bn2(self.conv1(activated))))
         shortcut: Tensor = self.shortcut(activated if self.changes else x)
-        return y + shortcut
+        total: Tensor = y + shortcut
+        return total
 
 
 class WideResNet(nn.Module):

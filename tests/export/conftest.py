@@ -106,7 +106,7 @@ def digits_full(lively, warmed, exported):
 def digits_meta(lively, warmed, exported):
     network = lively(digits())
     model = warmed(attach(network, ["layer1", "layer2"], torch.zeros(2, 1, 8, 8)))
-    labels = tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+    labels = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     choices = Choices(8, "meta", labels=labels, hyper_parameters={"momentum": 0.5})
     return exported(network, model, choices)
 
