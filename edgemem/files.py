@@ -51,6 +51,7 @@ def write_file(path: Path, content: bytes) -> None:
     with explain_write_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
+            os.fchmod(handle, 0o644)  # mkstemp keeps it private
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             str(path), "holds no state dict", "Save it with torch.save(model.state_dict(), path)"
         )
-    tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
@@ -100,7 +101,9 @@ def _get(loaded: Any, key: str) -> Any:
 
 def _unpickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols that torch rarely sees
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise _missing(path) from error
     except pickle.UnpicklingError as error:
@@ -109,7 +112,7 @@ def _unpickle(path: Path) -> Any:
             "needs code to be unpickled, or is damaged; running code from a file is not safe",
             "Save the state dict alone: torch.save(model.state_dict(), path)",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files make the unpickler fail in every way there is
         raise CheckpointError(str(path), f"cannot be read ({error})", "Get a fresh copy") from error
 
 

@@ -54,7 +54,7 @@ def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
         sys.path.insert(0, "")  # the user's own module, in the folder where they are
     try:
         factory: Any = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, SyntaxError, TypeError, ValueError) as error:
         raise InputError(f"--model {target!r}", f"cannot be imported ({error})", example) from error
     for name in factory_name.split("."):
         factory = getattr(factory, name, None)

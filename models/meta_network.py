@@ -123,6 +123,15 @@ class MetaNetwork(nn.Module):
         self.convolution: nn.Module | None = branch_convolution(channels, stride, rank, form)
         self.branch_norm: BranchNorm | None = BranchNorm(channels[1], settings)
 
+    def reset(self) -> None:
+        """Back to what it was when attached: all arrays zero, no source moments known."""
+        self.output_norm.known = False
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.zero_()
+            for name, buffer in self.named_buffers():
+                buffer.fill_(1.0 if name.endswith("var") else 0.0)
+
     @contextmanager
     def without_branch(self) -> Iterator[None]:
         """Leave the convolution block out: at its zero value it is silent and gets no gradient."""

@@ -40,6 +40,12 @@ class Recipe:
     momentum: float = 0.9
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            if (value := getattr(self, name)) < least:
+                thing = f"{name.replace('_', ' ')} {value}"
+                raise InputError(thing, "is too small", f"Use {least} or more")
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -206,7 +212,11 @@ class _Training:
         sample.update(self.labels.numpy().tobytes())
         for tensor in self.model.frozen.state_dict().values():
             sample.update(tensor.contiguous().numpy().tobytes())
-        return {"recipe": json.dumps(asdict(self.recipe)), "source": sample.hexdigest()}
+        return {
+            "recipe": json.dumps(asdict(self.recipe)),
+            "attachment": json.dumps(asdict(self.model.attachment)),
+            "source": sample.hexdigest(),
+        }
 
     def _save(self, path: Path, epoch: int) -> None:
         tensors = {f"meta.{name}": t for name, t in self.model.meta.state_dict().items()}
@@ -230,6 +240,7 @@ class _Training:
 
 
 def _initialise(meta: MetaNetwork, generator: torch.Generator) -> None:
+    meta.reset()
     for module in meta.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
@@ -245,6 +256,12 @@ def _pool(moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _check_labels(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64]) -> None:
+    if labels.shape != (len(frames),) or labels.dtype.kind not in "iu":
+        raise InputError(
+            "source labels",
+            f"are {labels.dtype}{list(labels.shape)} for {len(frames)} frames",
+            "Pass one class index per frame",
+        )
     with torch.no_grad():
         classes = model(to_float(frames[:2])).logits.shape[1]
     if labels.min() < 0 or labels.max() >= classes:

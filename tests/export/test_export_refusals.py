@@ -181,7 +181,7 @@ def test_wrong_choices_are_named_before_anything_is_traced(choices, message, tin
 
 
 def test_the_meta_gradient_cannot_train_the_affine_pairs(tiny, tmp_path):
-    with pytest.raises(ExportError, match="BN affine pairs.*--gradient full"):
+    with pytest.raises(ExportError, match=r"BN affine pairs.*--gradient full"):
         export_bundle(tiny(norm_affine=True), tmp_path / "net.edgemem", Choices(gradient="meta"))
 
 

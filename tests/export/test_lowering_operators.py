@@ -23,7 +23,7 @@ RANDOM = {
     "normal": lambda x: torch.normal(x, 1.0),
     "uniform in place": lambda x: x.clone().uniform_(),
     "normal in place": lambda x: x.clone().normal_(),
-    "gumbel": lambda x: F.gumbel_softmax(x),
+    "gumbel": lambda x: F.gumbel_softmax(x, tau=0.5),
 }
 WITHOUT_RULE = {
     "upsampling": lambda x: F.interpolate(x[None, None], scale_factor=2, mode="bilinear"),

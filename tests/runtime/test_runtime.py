@@ -1,0 +1,235 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import edgemem
+from edgemem.block import unpack
+from edgemem.bundle import open_bundle
+from edgemem.demo import BUNDLE
+from edgemem.reference import reference_frames
+from edgemem.runtime.backend import TensorSpec
+from edgemem.runtime.loop import Runtime
+from edgemem.runtime.ring import Ring
+from edgemem.runtime.verify import verify
+
+
+def open_demo(**options):
+    return edgemem.open(BUNDLE, threads=1, **options)
+
+
+def test_frozen_answers_as_torch_did_in_any_state(digits_stream):
+    x, _ = digits_stream
+    runtime = open_demo(hyper_parameters={"learning_rate": 0.02})
+    content = (BUNDLE / "reference.safetensors").read_bytes()
+    reference = unpack(content, "x", edgemem.BundleError, "y")
+    frames = reference_frames(runtime.bundle.manifest.frames, int(reference["seed"]))
+    expected = reference["frozen.logits"]
+    before = runtime.predict(frames).logits
+    for _ in range(2):
+        found = runtime.predict(frames, frozen=True).logits
+        limit = 1e-5 * max(1.0, np.abs(expected).max())
+        assert np.abs(found - expected).max() <= limit
+        runtime.step(x[:320])
+    assert runtime.counters["updates"] > 0
+    assert np.abs(runtime.predict(frames).logits - before).max() > 1e-3
+    runtime.rollback("source")
+    fresh = open_demo()
+    fresh.step(x[304:320])
+    fresh.rollback("source")
+    np.testing.assert_array_equal(runtime.predict(x[:16]).logits, fresh.predict(x[:16]).logits)
+
+
+def test_a_step_returns_the_prediction_from_before_its_update(digits_stream):
+    x, _ = digits_stream
+    runtime = open_demo()
+    before = runtime.predict(x[:16]).logits
+    result = runtime.step(x[:16])
+    assert result.adapted
+    np.testing.assert_array_equal(result.logits, before)
+    assert np.abs(runtime.predict(x[:16]).logits - before).max() > 0
+    assert result.labels.dtype == np.int64 and result.entropy.shape == (16,)
+
+
+def test_predict_changes_nothing(digits_stream):
+    x, _ = digits_stream
+    one, other = open_demo(), open_demo()
+    one.predict(x[:40])
+    np.testing.assert_array_equal(one.step(x[:16]).logits, other.step(x[:16]).logits)
+    assert one.counters == other.counters
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
+def test_how_frames_are_split_into_calls_does_not_change_what_is_learnt(digits_stream, sizes):
+    x, _ = digits_stream
+    split, whole = open_demo(), open_demo()
+    start = 0
+    for size in sizes:
+        assert len(split.step(x[start : start + size]).labels) == size
+        start += size
+    whole.step(x[:start])
+    assert split.counters == whole.counters
+    for name, array in whole._block.items():
+        np.testing.assert_array_equal(split._block[name], array)
+
+
+@given(st.lists(st.integers(1, 5), max_size=20))
+def test_the_ring_is_the_tail_of_what_was_pushed(sizes):
+    ring, pushed, value = Ring(5, (1,)), [], 0
+    for wanted in sizes:
+        frames = np.arange(value, value + min(wanted, ring.missing), dtype=np.float32)[:, None]
+        value += len(frames)
+        pushed.extend(frames[:, 0])
+        ring.push(frames)
+        assert ring.last(ring.count)[:, 0].tolist() == pushed[-5:]
+        if ring.missing == 0:
+            ring.pending = 0
+
+
+def test_without_adaptation_the_block_stays(digits_stream):
+    x, _ = digits_stream
+    runtime = open_demo(adapt=False)
+    assert not runtime.step(x[:64]).adapted
+    assert runtime._block is runtime.bundle.generic
+
+
+def test_no_reliable_frame_means_no_update(digits_stream):
+    x, _ = digits_stream
+    runtime = open_demo(hyper_parameters={"entropy_margin": 0.0})
+    result = runtime.step(x[:16])
+    assert [event.kind for event in result.events] == ["unreliable"]
+    for name, array in runtime.bundle.generic.items():
+        np.testing.assert_array_equal(runtime._block[name], array)
+
+
+def test_rollback_takes_the_commit_the_source_or_zero(tmp_path, digits_stream):
+    x, _ = digits_stream
+    with open_demo(state=tmp_path / "s.db") as runtime:
+        runtime.step(x[:64])
+        runtime.flush()
+        committed = runtime.predict(x[:16]).logits
+        runtime.step(x[64:128])
+        runtime.rollback()
+        for name, array in runtime._block.items():
+            assert np.isfinite(array).all(), name
+        assert committed.shape == runtime.predict(x[:16]).logits.shape
+        np.testing.assert_array_equal(committed, runtime.predict(x[:16]).logits)
+        runtime.rollback("zero")
+        assert all(not array.any() for array in runtime._block.values())
+        with pytest.raises(edgemem.InputError, match="commit, source or zero"):
+            runtime.rollback("yesterday")
+
+
+def test_a_huge_learning_rate_never_leaves_a_broken_block(digits_stream):
+    x, _ = digits_stream
+    runtime = open_demo(hyper_parameters={"learning_rate": 1e30})
+    kinds = set()
+    for start in range(0, 320, 16):
+        result = runtime.step(x[start : start + 16])
+        assert np.isfinite(result.logits).all()
+        kinds |= {event.kind for event in result.events}
+    assert kinds & {"restored", "skipped"}
+    assert all(np.isfinite(array).all() for array in runtime._block.values())
+
+
+class FakeGraph:
+    """Answers from a script instead of a model."""
+
+    def __init__(self, manifest, script):
+        arrays = [(f"block.{s.name}", s) for s in manifest.block.arrays]
+        arrays += [(f"opt.{s.name}", s) for s in manifest.slots.arrays]
+        self.inputs = {name: TensorSpec(s.shape, s.dtype) for name, s in arrays if script}
+        if not script:
+            self.inputs = {n: TensorSpec(s.shape, s.dtype) for n, s in arrays if n[0] == "b"}
+        self.inputs["x"] = TensorSpec((None, *manifest.frames.shape), "float32")
+        stats = [f"stat.{name}" for name in manifest.stats]
+        nexts = [f"next.{n}" for n in self.inputs if n != "x"]
+        self.outputs = ("logits", "key", *(nexts if script else []), *(stats if script else []))
+        self.script = script
+
+    def run(self, feeds):
+        logits = np.ones((len(feeds["x"]), 10), np.float32)
+        outputs = {"logits": logits, "key": np.zeros(1, np.float32)}
+        if not self.script:
+            return outputs
+        loss, value = self.script.pop(0)
+        for name in self.outputs:
+            if name.startswith("next."):
+                outputs[name] = feeds[name[5:]] + np.float32(value)
+            elif name.startswith("stat."):
+                outputs[name] = np.float32(1.0)
+        return outputs | {"stat.loss": np.float32(loss)}
+
+
+class FakeBackend:
+    def __init__(self, manifest, script):
+        self.manifest, self.script = manifest, script
+
+    def open(self, path):
+        return FakeGraph(self.manifest, self.script if path.name == "adapt.onnx" else None)
+
+
+def test_bad_blocks_are_skipped_and_good_ones_restored(digits_stream):
+    x, _ = digits_stream
+    bundle = open_bundle(BUNDLE)
+    script = [(1.0, 1.0), (1.0, 1.0), (1.0, np.nan), (np.nan, 1.0), (np.nan, 1.0)]
+    runtime = Runtime(bundle, FakeBackend(bundle.manifest, script))
+    name = bundle.manifest.block.arrays[0].name
+    source, moves, kinds = bundle.generic[name], [], []
+    for start in range(0, 80, 16):
+        result = runtime.step(x[start : start + 16])
+        kinds += [event.kind for event in result.events]
+        moves.append(float((runtime._block[name] - source).mean().round(3)))
+    assert kinds == ["adapted", "adapted", "skipped", "restored", "restored"]
+    assert moves == [1.0, 2.0, 2.0, 1.0, 0.0]
+    assert runtime.counters["skipped"] == 1 and runtime.counters["restored"] == 2
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        ([[0.0]], "not a numpy array"),
+        (np.zeros((2, 3, 8, 8), np.float32), "shape"),
+        (np.zeros((0, 1, 8, 8), np.float32), "empty"),
+        (np.zeros((2, 1, 8, 8), np.float64), "float64"),
+        (np.full((2, 1, 8, 8), np.nan, np.float32), "NaN"),
+        (np.full((2, 1, 8, 8), np.inf, np.float32), "infinite"),
+    ],
+)
+def test_frames_that_do_not_fit_are_refused_and_change_nothing(frames, reason):
+    runtime = open_demo()
+    for call in (runtime.step, runtime.predict):
+        with pytest.raises(edgemem.InputError, match=reason):
+            call(frames)
+    assert runtime._ring.count == 0 and runtime.counters["frames"] == 0
+
+
+def test_uint8_frames_and_a_bare_frame_are_taken(digits_stream):
+    x, _ = digits_stream
+    runtime = open_demo()
+    expected = runtime.predict((x[:3] / np.float32(255)).astype(np.float32)).logits
+    np.testing.assert_array_equal(runtime.predict(x[:3]).logits, expected)
+    assert runtime.step(x[0]).logits.shape == (1, 10)
+
+
+def test_a_closed_runtime_and_unknown_settings_are_refused():
+    with open_demo() as runtime:
+        pass
+    with pytest.raises(edgemem.InputError, match="closed"):
+        runtime.predict(np.zeros((1, 1, 8, 8), np.float32))
+    with pytest.raises(edgemem.InputError, match="It has alpha"):
+        open_demo(hyper_parameters={"alhpa": 1.0})
+
+
+def test_verify_repeats_the_reference_and_notices_another_result(bundle, seal):
+    from edgemem.block import pack
+
+    assert max(vars(verify(bundle)).values()) >= 0
+    path = bundle / "reference.safetensors"
+    reference = unpack(path.read_bytes(), "x", edgemem.BundleError, "y")
+    reference["adapted.logits"] = reference["adapted.logits"] + np.float32(0.1)
+    path.write_bytes(pack(reference))
+    seal(bundle)
+    with pytest.raises(edgemem.BundleError, match="adapted logits differ"):
+        verify(bundle)
