@@ -7,7 +7,6 @@ runs in a process of its own that does not load torch.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -15,55 +14,32 @@ import platform
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cifar import (
-    MEAN,
-    STD,
-    data_folder,
-    frost_folder,
-    load_cifar10,
-    load_test_jpeg,
-    resnet_checkpoint,
-)
+from cifar import data_folder, frost_folder, load_cifar10, load_test_jpeg
 from corruptions import CORRUPTIONS, corrupt
 
 from edgemem.cli.show import percent, print_table, progress
 from edgemem.errors import EdgeMemError, MissingExtraError
-from edgemem.files import sha256_file
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
-    from torch import nn
 
-    from edgemem.models import AdaptiveModel, Recipe
 
-PARTS = ("layer1[0:2]", "layer1[2:3]", "layer2", "layer3")
 BATCH = 64
 SEVERITY = 5
 STREAM, NATURAL = "cifar10c", "jpeg"
 PACKAGES = ("edgemem", "numpy", "onnxruntime", "torch", "onnx")
-WARM_UP_CODE = ("attach", "augment", "meta_network", "statistics", "warm_up")
+DEFAULTS = {"frames": (200, 2000), "epochs": (1, 3), "source_frames": (3200, 25_600)}
 WORKER = Path(__file__).with_name("cifar10c_worker.py")
 EXAMPLE = "example: python benchmarks/cifar10c.py --quick --json cifar10c.json"
-SKIPPED = (
-    "skipped: no benchmark data; set EDGEMEM_DATA to the folder that holds cifar10/ and models/"
-)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One bundle to export."""
-
-    warm: bool
-    statistics: Literal["batch", "mix"]
-    norm_affine: bool
-    gradient: Literal["meta", "full"]
+SKIPPED = "skipped: no data; set EDGEMEM_DATA to a folder with cifar10/, cifar10c/ and models/"
 
 
 @dataclass(frozen=True)
@@ -76,12 +52,6 @@ class Row:
     curve: str | None = None
 
 
-VARIANTS = {
-    "plain": Variant(warm=False, statistics="batch", norm_affine=False, gradient="meta"),
-    "cold": Variant(warm=False, statistics="mix", norm_affine=True, gradient="full"),
-    "meta": Variant(warm=True, statistics="mix", norm_affine=False, gradient="meta"),
-    "full": Variant(warm=True, statistics="mix", norm_affine=False, gradient="full"),
-}
 ROWS = (
     Row("frozen", "plain", "frozen", "frozen"),
     # Not warmed up, its block is zero: batch statistics alone (BN-1).
@@ -118,98 +88,10 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, metavar="PATH", help="write the figures there too")
     add("--out", type=Path, default=Path("results"), metavar="FOLDER", help="default results")
     options = parser.parse_args(arguments)
-    for name, quick, full in (
-        ("frames", 200, 2000),
-        ("epochs", 1, 3),
-        ("source_frames", 3200, 25_600),
-    ):
+    for name, (quick, full) in DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, quick if options.quick else full)
     return options
-
-
-def frozen_model(data: Path) -> nn.Module:
-    """ResNet-20 with the weights by others."""
-    from edgemem.models import load_into
-    from edgemem.models.networks import resnet20
-
-    model = resnet20()
-    load_into(model, resnet_checkpoint(data, 20))
-    return model.eval()
-
-
-def attached(data: Path, variant: Variant) -> AdaptiveModel:
-    """The frozen model with fresh meta networks."""
-    import torch
-
-    from edgemem.models import Normalization, attach
-
-    return attach(
-        frozen_model(data),
-        PARTS,
-        torch.zeros(2, 3, 32, 32),
-        statistics=variant.statistics,
-        norm_affine=variant.norm_affine,
-        normalization=Normalization(MEAN, STD),
-    )
-
-
-def cache_path(data: Path, recipe: Recipe, frames: int) -> Path:
-    """Where a warmed-up checkpoint of these settings lies, in the user's cache."""
-    import edgemem.models
-
-    code = Path(edgemem.models.__file__).parent
-    settings = {
-        "recipe": asdict(recipe),
-        "frames": frames,
-        "parts": PARTS,
-        "checkpoint": sha256_file(resnet_checkpoint(data, 20)),
-        "code": [sha256_file(code / f"{name}.py") for name in WARM_UP_CODE],
-    }
-    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "edgemem" / "cifar10c" / f"resnet20-{digest}.safetensors"
-
-
-def warmed_checkpoint(data: Path, options: argparse.Namespace) -> Path:
-    """The checkpoint after warm-up, from the cache if it is there; continues after an abort."""
-    from edgemem.models import Progress, Recipe, save_adaptive, warm_up
-
-    recipe = Recipe(epochs=options.epochs, seed=options.seed)
-    path = cache_path(data, recipe, options.source_frames)
-    if path.exists():
-        print(f"warm-up: taken from the cache, {path.name}", file=sys.stderr)
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images, labels = load_cifar10(data, "train")
-    frames = images[: options.source_frames].transpose(0, 3, 1, 2)
-    model, resume = attached(data, VARIANTS["full"]), path.with_suffix(".progress.safetensors")
-    with progress("steps") as bar:
-        task = bar.add_task("warm-up", total=None, note="")
-
-        def note(p: Progress) -> None:
-            text = f"loss {p.loss:.3f}, accuracy {percent(p.accuracy)}"
-            bar.update(task, completed=p.step, total=p.steps, note=text)
-
-        warm_up(model, frames, labels[: len(frames)], recipe, resume=resume, report=note)
-    save_adaptive(model, path, {"checkpoint": resnet_checkpoint(data, 20).name})
-    resume.unlink(missing_ok=True)
-    return path
-
-
-def export_bundles(data: Path, checkpoint: Path, folder: Path) -> None:
-    """Every variant as a bundle in `folder`."""
-    from edgemem.export import Choices, export_bundle
-    from edgemem.models import load_adaptive
-
-    with progress("bundles") as bar:
-        task = bar.add_task("export", total=len(VARIANTS), note="")
-        for name, variant in VARIANTS.items():
-            warm = variant.warm
-            model = load_adaptive(checkpoint, frozen_model(data))[0] if warm else None
-            choices = Choices(batch=BATCH, gradient=variant.gradient)
-            export_bundle(model or attached(data, variant), folder / f"{name}.edgemem", choices)
-            bar.update(task, advance=1)
 
 
 def write_streams(data: Path, options: argparse.Namespace, folder: Path) -> list[Path]:
@@ -237,9 +119,10 @@ def run_row(
 ) -> dict[str, Any]:
     """Figures of one method, measured by a process of its own."""
     bundle, stem = folder / f"{row.bundle}.edgemem", folder / row.name
-    command = [sys.executable, WORKER, bundle, row.mode, threads, stem, *streams]
+    words = (sys.executable, WORKER, bundle, row.mode, threads, stem, *streams)
+    command = [str(word) for word in words]
     result: dict[str, Any] = {}
-    with subprocess.Popen(map(str, command), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             message = json.loads(line)
@@ -276,7 +159,7 @@ def run_rows(folder: Path, streams: list[Path], options: argparse.Namespace) -> 
 
 def setting(options: argparse.Namespace) -> dict[str, Any]:
     """What a reader needs to know to judge or repeat the figures."""
-    names = ("frames", "epochs", "source_frames", "seed", "threads")
+    names = (*DEFAULTS, "seed", "threads")
     return {
         "date": date.today().isoformat(),
         **{name: getattr(options, name) for name in names},
@@ -307,11 +190,12 @@ def show(found: dict[str, Any]) -> None:
     )
     s = found["setting"]
     versions = ", ".join(f"{name} {s[name]}" for name in ("python", *PACKAGES))
-    print(
+    line = (
         f"{s['date']}; {s['frames']} frames per corruption, batch {BATCH}, seed {s['seed']}; "
-        f"warm-up {s['epochs']} x {s['source_frames']} frames;\n"
+        f"warm-up {s['epochs']} x {s['source_frames']} frames; "
         f"{s['threads']} threads, {s['machine']}, {s['cores']} cores; {versions}"
     )
+    print(textwrap.fill(line, 80))
 
 
 def draw(folder: Path, path: Path, frames: int) -> str:
@@ -331,18 +215,22 @@ def draw(folder: Path, path: Path, frames: int) -> str:
 def run(data: Path, options: argparse.Namespace) -> None:
     """The whole benchmark."""
     import torch
+    from cifar10c_model import Recipe, export_bundles, warmed_checkpoint
 
     torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = warmed_checkpoint(data, options)
+    places = [options.out / "cifar10c.json", *filter(None, [options.json])]
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe(epochs=options.epochs, seed=options.seed)
+    checkpoint = warmed_checkpoint(data, recipe, options.source_frames)
     with tempfile.TemporaryDirectory(prefix="edgemem-") as name:
         folder = Path(name)
         export_bundles(data, checkpoint, folder)
         streams = write_streams(data, options, folder)
         rows = run_rows(folder, streams, options)
         found = {"benchmark": "cifar10c", "setting": setting(options), "rows": rows}
-        for path in filter(None, (options.out / "cifar10c.json", options.json)):
-            path.write_text(json.dumps(found, indent=1) + "\n")
+        for place in places:
+            place.write_text(json.dumps(found, indent=1) + "\n")
         show(found)
         print(draw(folder, options.out / "cifar10c.png", options.frames))
 
@@ -357,7 +245,7 @@ def main() -> None:
     try:
         run(data, options)
     except (EdgeMemError, OSError) as error:
-        sys.exit(str(error))
+        sys.exit(f"failed: {error}")
 
 
 if __name__ == "__main__":

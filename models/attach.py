@@ -79,9 +79,9 @@ def _check_statistics(statistics: Statistics) -> None:
 
 def _replace_norms(frozen: nn.Module, settings: Settings, affine: bool) -> list[FrozenNorm]:
     """Swap every BatchNorm for a FrozenNorm, in place."""
-    norms: list[FrozenNorm] = []
+    norms: dict[nn.Module, FrozenNorm] = {}  # a norm may have several names
     for parent in list(frozen.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in parent._modules.items():
             if not isinstance(child, nn.modules.batchnorm._BatchNorm):
                 continue
             if child.running_mean is None:
@@ -90,18 +90,18 @@ def _replace_norms(frozen: nn.Module, settings: Settings, affine: bool) -> list[
                     "keeps no running statistics, so its source statistics are unknown",
                     "Train it with track_running_stats=True",
                 )
-            norm = FrozenNorm(child, settings)
-            if affine:
-                norm.make_trainable()
-            setattr(parent, name, norm)
-            norms.append(norm)
+            if child not in norms:
+                norms[child] = FrozenNorm(child, settings)
+                if affine:
+                    norms[child].make_trainable()
+            parent._modules[name] = norms[child]
     if not norms:
         raise AttachError(
             f"model {type(frozen).__name__}",
             "has no BatchNorm layer, so it has no source statistics to adapt from",
             "Use a model with BatchNorm1d or BatchNorm2d layers",
         )
-    return norms
+    return list(norms.values())
 
 
 def _part_shapes(
@@ -171,14 +171,16 @@ def _meta_network(
         )
     stride = []
     for size_in, size_out in zip(before[2:], after[2:], strict=True):
-        step = max(round(size_in / size_out), 1)
+        step = -(-size_in // size_out)  # if any stride does, the smallest one is this
         if -(-size_in // step) != size_out:
             raise _part_error(name, f"maps size {size_in} to {size_out}, which no stride does")
         stride.append(step)
-    groups = form.groups or 1
-    if not form.bottleneck and (before[1] % groups or after[1] % groups):
-        raise _part_error(name, f"has {before[1]} to {after[1]} channels, not {groups} groups")
-    return MetaNetwork((before[1], after[1]), tuple(stride), len(before), form, settings)
+    channels, groups = (before[1], after[1]), form.groups or 1
+    grouped = (form.inner(after[1]),) if form.bottleneck else channels
+    if any(count % groups for count in grouped):
+        sizes = " to ".join(map(str, grouped))
+        raise _part_error(name, f"has {sizes} channels to convolve, not {groups} groups")
+    return MetaNetwork(channels, tuple(stride), len(before), form, settings)
 
 
 def _mark_key(adaptive: AdaptiveModel, norms: list[FrozenNorm], example_input: Tensor) -> None:

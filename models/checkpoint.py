@@ -39,7 +39,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, all or nothing."""
-    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    # Clones, as the format refuses tensors that share memory (a layer under two names).
+    plain = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     write_file(path, safetensors.torch.save(plain, metadata))
 
 

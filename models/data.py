@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,18 @@ def load_dataset(path: Path) -> tuple[Frames, NDArray[np.int64]]:
         InputError: missing, damaged, empty, or not of these forms.
     """
     frames, labels = _load_folder(path) if path.is_dir() else _load_npz(path)
+    if frames.ndim < 3 or frames.dtype.kind not in "uif":
+        raise InputError(
+            f"{path}: x",
+            f"is {frames.dtype}{list(frames.shape)}, not frames [n, channels, ...]",
+            "Save frames as uint8 or float32, channels first",
+        )
+    if labels.ndim != 1 or labels.dtype.kind not in "ui":
+        raise InputError(
+            f"{path}: y",
+            f"is {labels.dtype}{list(labels.shape)}, not one class index per frame",
+            "Number the classes from 0 in the model's order",
+        )
     if len(frames) == 0:
         raise InputError(str(path), "holds no frames", "Pass source data with at least one batch")
     if len(frames) != len(labels):
@@ -31,7 +42,8 @@ def load_dataset(path: Path) -> tuple[Frames, NDArray[np.int64]]:
             "Save x and y of equal length",
         )
     if frames.dtype != np.uint8:
-        frames = frames.astype(np.float32)
+        with np.errstate(over="ignore"):  # infinite then, and refused
+            frames = frames.astype(np.float32)
         if not np.isfinite(frames).all():
             raise InputError(f"{path}: x", "holds NaN or infinite values", "Remove those frames")
     return frames, labels.astype(np.int64)
@@ -39,11 +51,11 @@ def load_dataset(path: Path) -> tuple[Frames, NDArray[np.int64]]:
 
 def _load_npz(path: Path) -> tuple[Frames, NDArray[np.int64]]:
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             return data["x"], data["y"]
     except FileNotFoundError as error:
         raise InputError(str(path), "does not exist", "Check the path") from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged files make zip and zlib fail in every way there is
         raise InputError(
             str(path),
             f"is not an .npz file with x and y ({error})",

@@ -44,6 +44,10 @@ class Form:
                 "meta network form", "bottleneck and groups cannot be negative", "Use 0 or more"
             )
 
+    def inner(self, channels: int) -> int:
+        """Channels between the 1x1 convolutions of a bottleneck to so many channels."""
+        return max(channels // self.bottleneck, 1)
+
 
 class OutputNorm(MixedStatistics):
     """BN on the frozen output: normalise, scale, then return to the source moments.
@@ -93,7 +97,7 @@ def branch_convolution(
     pointwise = {"kernel_size": 1, "bias": False}
     wide = {"kernel_size": k, "stride": stride, "padding": k // 2, "bias": False}
     if form.bottleneck:
-        inner = max(outputs // form.bottleneck, 1)
+        inner = form.inner(outputs)
         return nn.Sequential(
             conv(inputs, inner, **pointwise),  # type: ignore[arg-type]
             conv(inner, inner, groups=form.groups or inner, **wide),  # type: ignore[arg-type]
@@ -122,9 +126,10 @@ class MetaNetwork(nn.Module):
         self.output_norm = OutputNorm(channels[1], settings)
         self.convolution: nn.Module | None = branch_convolution(channels, stride, rank, form)
         self.branch_norm: BranchNorm | None = BranchNorm(channels[1], settings)
+        self.reset()
 
     def reset(self) -> None:
-        """Back to what it was when attached: all arrays zero, no source moments known."""
+        """To what it is when attached: all arrays zero, no source moments known."""
         self.output_norm.known = False
         with torch.no_grad():
             for parameter in self.parameters():

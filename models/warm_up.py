@@ -107,7 +107,7 @@ class _Training:
         report: Callable[[Progress], None],
     ) -> None:
         self.model, self.frames, self.recipe, self.report = model, frames, recipe, report
-        self.labels = torch.from_numpy(labels)
+        self.labels = torch.from_numpy(labels.astype(np.int64))
         alpha = model.alpha(recipe.batch_size)
         self.alpha = None if alpha is None else torch.tensor(alpha)
         self.parameters = dict(model.meta.named_parameters())

@@ -286,13 +286,19 @@ class Runtime:
         self.counters = {name: snapshot.counters.get(name, 0) for name in COUNTERS}
 
     def _take_blocks(self, snapshot: Snapshot) -> None:
-        self._block = stripped("block", snapshot.arrays)
-        self._good = stripped("good", snapshot.arrays)
+        # Equal blocks become one object again: `_restore` must not try the same values twice.
+        self._block = _shared(stripped("block", snapshot.arrays), self.bundle.generic)
+        self._good = _shared(stripped("good", snapshot.arrays), self.bundle.generic, self._block)
         self._slots = stripped("opt", snapshot.arrays)
 
     def _require_open(self) -> None:
         if self._closed:
             raise InputError("runtime", "is closed", "Open the bundle again")
+
+
+def _shared(block: Arrays, *others: Arrays) -> Arrays:
+    """The first of the others with the same values, or the block itself."""
+    return next((o for o in others if all(np.array_equal(o[n], block[n]) for n in block)), block)
 
 
 def _hyper_parameters(bundle: Bundle, chosen: Mapping[str, float]) -> dict[str, float]:

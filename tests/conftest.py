@@ -6,8 +6,15 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from edgemem.demo import BUNDLE, STREAM
+
+# The same examples on every machine; `pytest --hypothesis-profile=explore` looks for new ones.
+RELAXED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fixed", derandomize=True, database=None, max_examples=50, **RELAXED)
+settings.register_profile("explore", max_examples=500, **RELAXED)
+settings.load_profile("fixed")
 
 
 @pytest.fixture

@@ -61,11 +61,11 @@ def test_writing_replaces_the_old_file_and_leaves_nothing_beside_it(tmp_path):
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("step", ["fsync", "fdopen"])
-def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, step):
+@pytest.mark.parametrize("target", ["edgemem.files.os.fsync", "pathlib.Path.replace"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, target):
     path = tmp_path / "f"
     files.write_file(path, b"old")
-    monkeypatch.setattr(files.os, step, full)
+    monkeypatch.setattr(target, full)
     with pytest.raises(InputError, match=r"f: cannot be written \(No space left.*has space"):
         files.write_file(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

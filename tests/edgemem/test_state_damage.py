@@ -1,0 +1,172 @@
+"""Power cuts, full disks and damage to the state file."""
+
+import hashlib
+import sqlite3
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import edgemem
+from edgemem.state import KEPT_VERSIONS, SCHEMA_VERSION, Snapshot, State
+
+WRITER = """
+import resource, sys, numpy as np
+from edgemem import StateError
+from edgemem.state import Snapshot, State
+state = State(sys.argv[1], "bundle")
+state.write(Snapshot({"a": np.ones(100, np.float32)}, {"steps": 1}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    state.write(Snapshot({"a": np.ones(1_000_000, np.float32)}, {"steps": 2}))
+except StateError as error:
+    print(error)
+    sys.exit(state.read().counters["steps"] != 1)
+sys.exit("the disk was not full")
+"""
+
+
+def commit(path, *values):
+    state = State(path, "bundle")
+    for value in values:
+        state.write(Snapshot({"a": np.full(300, value, np.float32)}, {"steps": value}))
+    state.close()
+
+
+def read(path):
+    state = State(path, "bundle")
+    try:
+        return state.read()
+    finally:
+        state.close()
+
+
+def execute(path, statement, *values):
+    database = sqlite3.connect(path)
+    rows = database.execute(statement, values).fetchall()
+    database.commit()
+    database.close()
+    return rows
+
+
+def test_versions_grow_by_one_and_only_the_newest_are_kept(tmp_path):
+    path = tmp_path / "s.db"
+    commit(path, *range(1, 6))
+    found = [row[0] for row in execute(path, "SELECT version FROM snapshot ORDER BY version")]
+    assert found == list(range(6 - KEPT_VERSIONS, 6))
+
+
+@pytest.mark.parametrize("column", ["counters", "payload", "sha256"])
+@pytest.mark.parametrize("value", [b"\xff\x00", "text", 5, 0.5])
+def test_a_changed_column_is_a_damaged_snapshot_whatever_its_type_became(tmp_path, column, value):
+    path = tmp_path / "s.db"
+    commit(path, 1)
+    execute(path, f"UPDATE snapshot SET {column} = ?", value)
+    before = execute(path, "SELECT * FROM snapshot")
+    with pytest.raises(edgemem.StateError, match=r"s\.db: holds a damaged.*Delete the state file"):
+        read(path)
+    assert execute(path, "SELECT * FROM snapshot") == before
+
+
+def test_a_flipped_bit_of_the_payload_is_noticed(tmp_path):
+    path = tmp_path / "s.db"
+    commit(path, 1)
+    payload = bytearray(execute(path, "SELECT payload FROM snapshot")[0][0])
+    payload[-1] ^= 1
+    execute(path, "UPDATE snapshot SET payload = ?", bytes(payload))
+    with pytest.raises(edgemem.StateError, match="damaged snapshot"):
+        read(path)
+
+
+def test_a_payload_that_is_no_safetensors_is_refused_even_under_its_right_hash(tmp_path):
+    path = tmp_path / "s.db"
+    commit(path, 1)
+    digest = hashlib.sha256(b"{}" + b"\0" + b"junk").hexdigest()
+    execute(
+        path, "UPDATE snapshot SET counters = '{}', payload = ?, sha256 = ?", b"junk", digest
+    )
+    with pytest.raises(edgemem.StateError, match="not readable safetensors"):
+        read(path)
+
+
+@settings(max_examples=25)  # every commit waits for the disk
+@given(st.data())
+def test_flipped_and_missing_bytes_of_the_file_give_the_commit_or_a_state_error(
+    tmp_path_factory, data
+):
+    folder = tmp_path_factory.mktemp("state")
+    path = folder / "s.db"
+    commit(path, 1, 2)
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    for _ in range(data.draw(st.integers(0, 3))):
+        if content:
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        found = read(path)
+    except edgemem.StateError as error:
+        assert error.thing == str(path) and error.remedy
+    else:
+        # A file cut to nothing is new; what is read otherwise was committed.
+        steps = 0 if found is None else found.counters["steps"]
+        assert steps in (0, 1, 2)
+        assert found is None or (found.arrays["a"] == steps).all()
+
+
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1])
+def test_another_schema_version_is_refused_and_untouched(tmp_path, version):
+    path = tmp_path / "s.db"
+    commit(path, 1)
+    execute(path, f"PRAGMA user_version = {version}")
+    with pytest.raises(edgemem.StateError, match=f"schema version {version}; .*{SCHEMA_VERSION}"):
+        State(path, "bundle")
+    assert execute(path, "PRAGMA user_version") == [(version,)]
+
+
+def test_a_refused_opening_leaves_no_file_behind(tmp_path):
+    with pytest.raises(edgemem.StateError, match="cannot be used"):
+        State(tmp_path / "missing" / "s.db", "bundle")
+    with pytest.raises(edgemem.StateError, match="cannot be used"):
+        State(tmp_path, "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_file_is_a_new_state(tmp_path):
+    (tmp_path / "s.db").write_bytes(b"")
+    assert read(tmp_path / "s.db") is None
+    commit(tmp_path / "s.db", 7)
+    assert read(tmp_path / "s.db").counters == {"steps": 7}
+
+
+def test_closing_leaves_one_file(tmp_path):
+    commit(tmp_path / "s.db", 1)
+    assert [file.name for file in tmp_path.iterdir()] == ["s.db"]
+
+
+def test_a_second_owner_is_refused_in_another_process_too(tmp_path):
+    code = "import sys; from edgemem.state import State; State(sys.argv[1], 'bundle')"
+    path = tmp_path / "s.db"
+    state = State(path, "bundle")
+    finished = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True
+    )
+    assert "StateError" in finished.stderr and "only once" in finished.stderr
+    state.write(Snapshot({}, {"steps": 3}))
+    state.close()
+    assert read(path).counters == {"steps": 3}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_file_that_may_not_grow_keeps_the_last_commit(tmp_path):
+    path = tmp_path / "s.db"
+    finished = subprocess.run(
+        [sys.executable, "-c", WRITER, str(path)], capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert str(path) in finished.stdout and "free space" in finished.stdout
+    assert read(path).counters == {"steps": 1}
