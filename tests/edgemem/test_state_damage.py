@@ -85,9 +85,7 @@ def test_a_payload_that_is_no_safetensors_is_refused_even_under_its_right_hash(t
     path = tmp_path / "s.db"
     commit(path, 1)
     digest = hashlib.sha256(b"{}" + b"\0" + b"junk").hexdigest()
-    execute(
-        path, "UPDATE snapshot SET counters = '{}', payload = ?, sha256 = ?", b"junk", digest
-    )
+    execute(path, "UPDATE snapshot SET counters = '{}', payload = ?, sha256 = ?", b"junk", digest)
     with pytest.raises(edgemem.StateError, match="not readable safetensors"):
         read(path)
 

@@ -1,0 +1,83 @@
+"""From starting Python to the first prediction: EdgeMem beside a bare onnxruntime session."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from edgemem.cli.show import print_table
+from edgemem.demo import BUNDLE
+
+TARGET = 1.3
+EDGEMEM = """
+import sys, numpy, edgemem
+runtime = edgemem.open(sys.argv[1])
+runtime.predict(numpy.zeros((16, 1, 8, 8), numpy.float32))
+"""
+BARE = """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1] + "/predict.onnx")
+feeds = {
+    value.name: numpy.zeros([n if isinstance(n, int) else 16 for n in value.shape], numpy.float32)
+    for value in session.get_inputs()
+}
+session.run(None, feeds)
+"""
+
+
+def seconds(code: str) -> float:
+    """Wall time of one fresh process."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code, str(BUNDLE)], check=True)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure in turn, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="3 repetitions instead of 15")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
+    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
+    options = parser.parse_args()
+    pairs = [(seconds(BARE), seconds(EDGEMEM)) for _ in range(4 if options.quick else 16)][1:]
+    bare, ours = (1000 * float(np.median(values)) for values in zip(*pairs, strict=True))
+    ratio = float(np.median([b / a for a, b in pairs]))
+    rows = [
+        ("bare onnxruntime", f"{bare:.0f}", "1.00"),
+        ("edgemem", f"{ours:.0f}", f"{ratio:.2f}"),
+        ("target", "", f"{TARGET:.2f}"),
+    ]
+    print_table(f"import, open, first prediction, {date.today()}", ("what", "ms", "ratio"), rows)
+    options.out.mkdir(parents=True, exist_ok=True)
+    draw(options.out / "startup.png", pairs)
+    figures = {"date": str(date.today()), "bare_ms": bare, "edgemem_ms": ours, "ratio": ratio}
+    for path in filter(None, (options.out / "startup.json", options.json)):
+        path.write_text(json.dumps(figures, indent=1))
+
+
+def draw(path: Path, pairs: list[tuple[float, float]]) -> None:
+    """Every pair of runs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for number, name in enumerate(("bare onnxruntime", "edgemem")):
+        axes.plot([1000 * pair[number] for pair in pairs], "o-", label=name)
+    axes.set(xlabel="run", ylabel="ms to the first prediction", title="Startup")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
