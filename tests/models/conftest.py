@@ -22,6 +22,8 @@ def lively():
     def make(network, seed=0):
         torch.manual_seed(seed)
         for module in network.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
             if isinstance(module, CONVOLUTIONS):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
