@@ -53,7 +53,7 @@ class State:
 
     def __init__(self, path: Path | str, bundle_identity: str) -> None:
         self.path = Path(path)
-        fresh = not self.path.exists()
+        self._fresh = not self.path.exists()
         with self._explained():
             self._database = sqlite3.connect(
                 self.path, timeout=1.0, isolation_level=None, check_same_thread=False
@@ -63,7 +63,7 @@ class State:
                 self._open(bundle_identity)
         except BaseException:
             self._database.close()
-            if fresh:
+            if self._fresh:
                 self._remove_empty()
             raise
 
@@ -141,6 +141,12 @@ class State:
     def close(self) -> None:
         """Close the file; committed snapshots stay."""
         self._database.close()
+
+    def abandon(self) -> None:
+        """Close after a refused opening; a file that it has just made goes again."""
+        self.close()
+        if self._fresh:
+            self.path.unlink(missing_ok=True)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ import safetensors
 import torch
 from torch import nn
 
-from edgemem.errors import CheckpointError
+from edgemem.errors import AttachError, CheckpointError
 from edgemem.models.adaptive import AdaptiveModel, Attachment, Normalization
 from edgemem.models.attach import attach
 from edgemem.models.checkpoint import read_tensors, write_tensors
@@ -61,18 +61,18 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
         raise CheckpointError(
             str(path), f"has unreadable metadata ({error})", "Run the warm-up again"
         ) from error
-    adaptive = attach(
-        model,
-        attachment.parts,
-        torch.zeros(2, *attachment.input_shape),
-        statistics=attachment.statistics,
-        form=attachment.form,
-        norm_affine=attachment.norm_affine,
-        normalization=attachment.normalization,
-    )
     try:
+        adaptive = attach(
+            model,
+            attachment.parts,
+            torch.zeros(2, *attachment.input_shape),
+            statistics=attachment.statistics,
+            form=attachment.form,
+            norm_affine=attachment.norm_affine,
+            normalization=attachment.normalization,
+        )
         adaptive.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (AttachError, RuntimeError) as error:
         raise CheckpointError(
             str(path),
             f"does not fit {type(model).__name__}",

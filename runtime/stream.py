@@ -29,7 +29,8 @@ class Stream:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         try:
-            with np.load(self.path, allow_pickle=False) as data:
+            # Opened here: numpy leaves its own handle open when the archive is damaged.
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as data:
                 names = set(data.files)
                 labels = data["y"] if "y" in names else None
                 contexts = data["context"].astype(str) if "context" in names else None

@@ -13,6 +13,7 @@ import torch
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.cli import main
+from edgemem.models import attach, save_adaptive
 from edgemem.models.checkpoint import read_tensors
 from edgemem.models.networks import digits
 
@@ -43,6 +44,8 @@ def folder(tmp_path_factory, lively):
     with torch.no_grad():
         y = network(torch.from_numpy(x).float() / 255).argmax(1).numpy()
     np.savez(folder / "train.npz", x=x, y=y)
+    model = attach(network, ["layer1"], torch.zeros(2, 1, 8, 8))
+    save_adaptive(model, folder / "ready.safetensors", {})
     np.savez(folder / "wide.npz", x=np.zeros((64, 1, 9, 9), np.uint8), y=y)
     return folder
 
@@ -111,10 +114,16 @@ BAD_EXPORTS = {
     "digits.pt --model edgemem.models.networks:digits --parts layer1 --mean 1,2": "1 channels",
     "digits.pt --model edgemem.models.networks:digits --parts layer1 --batch 1": "too small",
     "digits.pt --model edgemem.models.networks:digits --parts layer1 --gradient no": "full or meta",
+    "ready.safetensors --model edgemem.models.networks:digits --parts layer2": "--parts: differs",
+    "ready.safetensors --model edgemem.models.networks:digits --statistics 0.5": "--statistics: di",
+    "ready.safetensors --model edgemem.models.networks:digits --mean 0.5": "--mean/--std: differs",
+    "ready.safetensors --model edgemem.models.networks:digits --norm-affine": "--norm-affine: di",
+    "ready.safetensors --model edgemem.models.networks:resnet20": "does not fit CifarResNet",
     "missing.pt --model edgemem.models.networks:digits --parts layer1": "does not exist",
     "train.npz --model edgemem.models.networks:digits --parts layer1": "unknown ending",
 }
 BAD_WARMUPS = {
+    "ready.safetensors --data train.npz --parts layer1 --out a.safetensors": "warmed up already",
     "digits.pt --data none.npz --parts layer1 --out a.safetensors": "does not exist",
     "digits.pt --data wide.npz --parts layer1 --out a.safetensors": r"frames of \[1, 9, 9\]",
     "digits.pt --data train.npz --parts layer1 --out a.pt": r"must end in \.safetensors",

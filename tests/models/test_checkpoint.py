@@ -210,8 +210,9 @@ def test_a_layer_under_two_names_is_saved_too(lively, tmp_path):
 
 def test_an_adaptive_checkpoint_of_another_architecture_is_refused(adaptive, tmp_path):
     save_adaptive(adaptive, tmp_path / "warm.safetensors", {})
-    with pytest.raises(CheckpointError, match="does not fit Digits"):
-        load_adaptive(tmp_path / "warm.safetensors", Digits(width=5))
+    for other in (Digits(width=5), resnet20()):
+        with pytest.raises(CheckpointError, match=f"does not fit {type(other).__name__}"):
+            load_adaptive(tmp_path / "warm.safetensors", other)
 
 
 def test_adaptive_checkpoints_with_damaged_notes_are_refused(adaptive, tmp_path):

@@ -1,0 +1,165 @@
+"""Replay against a loop written out, and verification against files that lie."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+
+import edgemem
+from edgemem.block import pack, unpack
+from edgemem.demo import BUNDLE
+from edgemem.runtime.memory import peak_rss_mb
+from edgemem.runtime.replay import replay
+from edgemem.runtime.stream import Stream
+from edgemem.runtime.verify import TOLERANCE, verify
+
+COUNT = 330
+
+
+@pytest.fixture
+def stream(tmp_path, digits_stream):
+    """Function: a stream of COUNT frames with any further arrays."""
+    x, _ = digits_stream
+
+    def save(**arrays):
+        np.savez(tmp_path / "s.npz", **{"x": x[:COUNT], **arrays})
+        return Stream(tmp_path / "s.npz")
+
+    return save
+
+
+def opened(**options):
+    return edgemem.open(BUNDLE, threads=1, **options)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 1000])
+def test_a_replay_measures_what_a_loop_over_the_frames_measures(stream, digits_stream, chunk):
+    x, y = (array[:COUNT] for array in digits_stream)
+    names = np.array(["fog", "dusk"])[np.arange(COUNT) // 50 % 2]
+    runtime, seen = opened(), []
+    report = replay(
+        runtime,
+        stream(y=y, context=names),
+        chunk=chunk,
+        progress=lambda done, error: seen.append((done, error)),
+    )
+    by_hand = opened()
+    results = [by_hand.step(x[i : i + chunk]) for i in range(0, COUNT, chunk)]
+    wrong = np.concatenate([result.labels for result in results]) != y
+    frozen = by_hand.predict(x, frozen=True).labels != y
+    np.testing.assert_array_equal(report.wrong, wrong)
+    np.testing.assert_array_equal(report.frozen_wrong, frozen)
+    assert report.frames == COUNT
+    assert report.error == wrong.mean() and report.frozen_error == frozen.mean()
+    assert list(report.per_context) == ["fog", "dusk"]
+    for name, row in report.per_context.items():
+        chosen = names == name
+        assert row == {
+            "frames": chosen.sum(),
+            "error": wrong[chosen].mean(),
+            "frozen_error": frozen[chosen].mean(),
+        }
+    kinds = [event.kind for result in results for event in result.events]
+    assert report.events == {kind: kinds.count(kind) for kind in kinds}
+    assert report.ms_per_frame > 0
+    assert seen[-1] == (COUNT, report.error) and [done for done, _ in seen] == [
+        min(i + chunk, COUNT) for i in range(0, COUNT, chunk)
+    ]
+    assert runtime.counters == by_hand.counters
+
+
+def test_a_stream_without_labels_has_no_errors(stream):
+    report = replay(opened(), stream(context=["a"] * COUNT), chunk=16)
+    assert report.error is None and report.frozen_error is None and report.wrong is None
+    assert report.per_context == {"a": {"frames": COUNT, "error": None, "frozen_error": None}}
+
+
+def test_the_frozen_model_is_only_run_when_asked_for(stream, digits_stream):
+    report = replay(opened(), stream(y=digits_stream[1][:COUNT]), chunk=16, frozen=False)
+    assert report.error is not None and report.frozen_error is None
+    assert report.frozen_wrong is None and report.per_context == {}
+
+
+def test_the_report_for_json_holds_figures_only(stream, digits_stream):
+    values = replay(opened(), stream(y=digits_stream[1][:COUNT]), chunk=16).as_dict()
+    assert set(values) == {
+        "frames", "error", "frozen_error", "per_context", "ms_per_frame", "peak_rss_mb", "events",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_an_impossible_chunk_is_refused_before_anything_runs(stream, chunk):
+    runtime = opened()
+    with pytest.raises(edgemem.InputError, match=f"{chunk} frames per call.*Use 1 or more"):
+        replay(runtime, stream(), chunk=chunk)
+    assert runtime.counters["frames"] == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "reason"),
+    [(np.zeros((4, 3, 8, 8), np.uint8), "shape"), (np.zeros((4, 1, 8, 8)), "dtype float64")],
+)
+def test_a_stream_of_other_frames_is_refused(stream, x, reason):
+    runtime = opened()
+    with pytest.raises(edgemem.InputError, match=reason):
+        replay(runtime, stream(x=x), chunk=2)
+    assert runtime.counters["frames"] == 0
+
+
+def test_the_packaged_bundle_computes_what_torch_computed():
+    found = verify(BUNDLE, threads=1)
+    assert found.files == len(edgemem.open(BUNDLE).bundle.manifest.files)
+    assert all(0 <= value <= TOLERANCE for value in (found.frozen, found.adapt, found.adapted))
+    assert set(found.as_dict()) == {"files", "frozen", "adapt", "adapted"}
+
+
+def rewrite_reference(bundle, change):
+    path = bundle / "reference.safetensors"
+    arrays = unpack(path.read_bytes(), "reference", AssertionError, "")
+    change(arrays)
+    path.write_bytes(pack(arrays))
+
+
+@pytest.mark.parametrize("name", ["frozen", "adapt", "adapted"])
+@pytest.mark.parametrize("value", [10 * TOLERANCE, np.nan, np.inf])
+def test_any_changed_reference_value_is_noticed(bundle, seal, name, value):
+    def change(arrays):
+        logits = arrays[f"{name}.logits"].copy()
+        logits[-1, -1] += value * max(1.0, np.abs(logits).max())
+        arrays[f"{name}.logits"] = logits
+
+    rewrite_reference(bundle, change)
+    seal(bundle)
+    with pytest.raises(edgemem.BundleError, match=f"{name} logits differ.*another version"):
+        verify(bundle, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda a: a.pop("adapted.logits"), r"lacks \['adapted.logits'\]"),
+        (lambda a: a.update(seed=np.zeros(2, np.int64)), "'seed' is not one finite number"),
+        (
+            lambda a: a.update({"hp.alpha": np.array(np.nan, np.float32)}),
+            "'hp.alpha' is not one finite number",
+        ),
+        (
+            lambda a: a.update({"frozen.logits": np.zeros((1, 1), np.float32)}),
+            "frozen logits differ by inf",
+        ),
+    ],
+)
+def test_a_reference_that_cannot_be_one_is_refused(bundle, seal, change, reason):
+    rewrite_reference(bundle, change)
+    seal(bundle)
+    with pytest.raises(edgemem.BundleError, match=reason):
+        verify(bundle, threads=1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no measure of memory there")
+def test_peak_memory_grows_by_what_is_used():
+    before = peak_rss_mb()
+    used = np.ones(int(before * 1e6) // 8 + 4_000_000)  # more than all that there was
+    assert math.isfinite(before) and peak_rss_mb() >= before + 20
+    assert used[-1] == 1
