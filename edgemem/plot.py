@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import tempfile
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +12,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.errors import MissingExtraError
+from edgemem.errors import InputError, MissingExtraError
 from edgemem.files import explain_write_errors
 
 COLOURS = {"frozen": "#9a9a9a", "statistics": "#3a7ebf", "adapted": "#d1495b"}
 SHADES = ("#ffffff", "#eef1f5")
+SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
+
+
+def check_picture(path: Path) -> None:
+    """Check that a picture can be drawn and saved, before the work it is to show.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        InputError: the folder cannot be written, or the kind of picture is unknown.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "plot")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            str(path), "is no kind of picture", f"Let its name end in {', '.join(SUFFIXES)}"
+        )
+    with explain_write_errors(path), tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def rolling(wrong: NDArray[np.bool_], window: int) -> NDArray[np.float64]:

@@ -137,16 +137,15 @@ class State:
                 "DELETE FROM snapshot WHERE version <= (SELECT max(version) FROM snapshot) - ?",
                 (KEPT_VERSIONS,),
             )
+        self._fresh = False
 
     def close(self) -> None:
-        """Close the file; committed snapshots stay."""
+        """Close the file; committed snapshots stay. A new file without any goes again."""
         self._database.close()
-
-    def abandon(self) -> None:
-        """Close after a refused opening; a file that it has just made goes again."""
-        self.close()
         if self._fresh:
-            self.path.unlink(missing_ok=True)
+            self._fresh = False
+            for suffix in ("", "-wal", "-journal"):
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

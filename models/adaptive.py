@@ -91,7 +91,9 @@ class AdaptiveModel(nn.Module):
             if self.gradient == "meta":
                 output = output.detach()
             replaced: Tensor = meta(self._inputs.pop(key), output)
-            self._distances.append((replaced - output.detach()).abs().mean())
+            difference = (replaced - output.detach()).abs()
+            # In two stages: one fp32 sum over millions of values differs between engines.
+            self._distances.append(difference.flatten(2).mean(2).mean())
             return replaced
 
         part.first.register_forward_pre_hook(enter)

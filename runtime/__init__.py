@@ -51,5 +51,5 @@ def open(
         )
     except BaseException:
         if kept is not None:
-            kept.abandon()
+            kept.close()
         raise

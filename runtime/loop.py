@@ -96,6 +96,7 @@ class Runtime:
         x, events, logits, position = self._checked(frames), list[Event](), [], 0
         if self._adapting and self._adapt_graph is None and len(x) >= self._ring.missing:
             self._adapt_graph = self._open_graph("adapt")  # before anything changes
+        self._changed = True
         while position < len(x):
             take = min(len(x) - position, self._ring.missing)
             self._ring.push(x[position : position + take])
@@ -121,6 +122,7 @@ class Runtime:
         self._require_open()
         if to not in ("commit", "source", "zero"):
             raise InputError(f"rollback target {to!r}", "is unknown", "Use commit, source or zero")
+        self._changed = True
         self._block = self._good = self._zero if to == "zero" else self.bundle.generic
         self._slots = self.bundle.manifest.slots.zero()
         if to == "commit" and self._state is not None:
@@ -145,19 +147,22 @@ class Runtime:
         }
         counters = {**self.counters, "pending": self._ring.pending}
         self._state.write(Snapshot(arrays, counters))
+        self._changed = False
 
     def close(self) -> None:
-        """Flush and close. Safe to call twice."""
+        """Flush what changed and close. Safe to call twice."""
         if self._closed:
             return
         try:
-            self.flush()
+            if self._changed:
+                self.flush()
         finally:
             self._closed = True
             if self._state is not None:
                 self._state.close()
 
     _closed = False
+    _changed = False
 
     def __enter__(self) -> Runtime:
         return self

@@ -17,6 +17,7 @@ from edgemem.runtime.loop import Runtime
 from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
 TOLERANCE = 1e-4
+MAX_SEED = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ def verify(path: Path | str, threads: int = 0) -> Verification:
     if wrong := [n for n, v in scalars.items() if v.size != 1 or not np.isfinite(v).all()]:
         raise BundleError(thing, f"array {wrong[0]!r} is not one finite number", REMEDY)
     chosen = {n[3:]: float(v.item()) for n, v in scalars.items() if n != "seed"}
-    frames = reference_frames(manifest.frames, int(expected["seed"].item()))
+    seed = int(expected["seed"].item())
+    if not 0 <= seed < MAX_SEED:
+        raise BundleError(thing, f"has the seed {seed}, not 0 to {MAX_SEED - 1}", REMEDY)
+    frames = reference_frames(manifest.frames, seed)
     with Runtime(bundle, OnnxRuntimeBackend(threads), hyper_parameters=chosen) as runtime:
         found = {
             "frozen": runtime.predict(frames, frozen=True).logits,

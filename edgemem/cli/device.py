@@ -16,6 +16,7 @@ from edgemem.version import VERSION
 
 if TYPE_CHECKING:
     from edgemem.runtime.replay import Report
+    from edgemem.runtime.stream import Stream
 
 BundlePath = Annotated[Path, typer.Argument(help="Folder written by edgemem export.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -53,6 +54,8 @@ def run(
     from edgemem.runtime.stream import Stream
 
     stream, values = Stream(input), _hyper_parameters(set_ or [])
+    if plot is not None:
+        _check_plot(plot, stream)
     with (
         edgemem.open(
             bundle, state, adapt=adapt, hyper_parameters=values, threads=threads
@@ -231,11 +234,18 @@ def _print_report(report: Report, name: str) -> None:
     )
 
 
+def _check_plot(path: Path, stream: Stream) -> None:
+    from edgemem.plot import check_picture
+
+    if stream.labels is None:
+        raise InputError("--plot", "needs labels, the stream has none", "Add y to the stream")
+    check_picture(path)
+
+
 def _plot(path: Path, report: Report, contexts: object, name: str) -> None:
     from edgemem.plot import plot_errors
 
-    if report.wrong is None or report.frozen_wrong is None:
-        raise InputError("--plot", "needs labels, the stream has none", "Add y to the stream")
+    assert report.wrong is not None and report.frozen_wrong is not None, "checked before"
     curves = {"frozen": report.frozen_wrong, "adapted": report.wrong}
     plot_errors(path, curves, contexts, title=name)  # type: ignore[arg-type]
 

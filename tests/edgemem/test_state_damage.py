@@ -137,11 +137,16 @@ def test_a_refused_opening_leaves_no_file_behind(tmp_path):
 def test_an_empty_file_is_a_new_state(tmp_path):
     (tmp_path / "s.db").write_bytes(b"")
     assert read(tmp_path / "s.db") is None
+    assert (tmp_path / "s.db").exists()
     commit(tmp_path / "s.db", 7)
     assert read(tmp_path / "s.db").counters == {"steps": 7}
 
 
-def test_closing_leaves_one_file(tmp_path):
+def test_closing_leaves_one_file_and_none_where_nothing_was_committed(tmp_path):
+    state = State(tmp_path / "s.db", "bundle")
+    state.close()
+    state.close()
+    assert list(tmp_path.iterdir()) == []
     commit(tmp_path / "s.db", 1)
     assert [file.name for file in tmp_path.iterdir()] == ["s.db"]
 

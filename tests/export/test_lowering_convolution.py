@@ -57,10 +57,9 @@ def test_convolution_backward_equals_torch(arguments):
             torch.testing.assert_close(mine, theirs, **EXACT)
 
 
-@quick
+@settings(quick, max_examples=60)
 @given(convolutions())
-def test_convolution_backward_writes_no_operator_of_training(arguments):
-    """What it becomes is forward operators only, whatever the geometry."""
+def test_convolution_backward_needs_shapes_only_so_it_can_be_traced(arguments):
     *tensors, sizes, stride, padding, dilation, transposed, shift, groups, _ = arguments
     rest = (sizes, stride, padding, dilation, transposed, shift, groups, [True] * 3)
     with torch._subclasses.FakeTensorMode() as mode:

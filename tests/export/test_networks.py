@@ -1,6 +1,7 @@
 """Exports of the kinds of networks that must work; each is checked against torch on the way."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from torch import nn
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.export import Choices
+from edgemem.export.objective import entropies
 from edgemem.models import Form, Normalization, attach
 from edgemem.models.networks.cifar_resnet import CifarResNet
 from edgemem.models.networks.conv1d import conv1d
@@ -105,6 +107,34 @@ def test_a_bundle_answers_as_the_frozen_network_and_learns(case, tmp_path):
     assert (later != result.logits).any()
     with edgemem.open(case.path, state, hyper_parameters=hyper_parameters, threads=1) as runtime:
         assert (runtime.predict(x).logits == later).all()
+
+
+def test_gradients_equal_those_of_autograd_relative_to_their_own_size(case):
+    """Small gradients count too: the parity check of the export is absolute."""
+    opened = open_bundle(case.path)
+    manifest, model = opened.manifest, case.model
+    x = frames(case, manifest.frames.batch)
+    values = {f"block.{n}": a for n, a in opened.generic.items()}
+    values |= {f"opt.{n}": a for n, a in manifest.slots.zero().items()}
+    for name, hp in manifest.hyper_parameters.items():
+        value = 9.0 if name == "entropy_margin" else hp.default
+        values[f"hp.{name}"] = np.asarray(value, np.float32)
+    session = onnxruntime.InferenceSession(str(case.path / "adapt.onnx"))
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, values | {"x": x}), strict=True))
+
+    alpha = model.alpha(len(x))
+    model.gradient = manifest.exported_from["gradient"]
+    output = model(torch.from_numpy(x), None if alpha is None else torch.tensor(alpha))
+    model.gradient = "full"
+    loss = entropies(output.logits).mean() + 0.25 * sum(output.distances)
+    grads = torch.autograd.grad(loss, list(model.block().values()))
+    adam = manifest.exported_from["optimizer"] == "adam"
+    for name, grad in zip(model.block(), grads, strict=True):
+        mine = found[f"next.opt.{'first' if adam else 'momentum'}.{name}"] * (10 if adam else 1)
+        limit = 1e-3 * grad.abs().max().item()
+        assert limit > 0, name
+        np.testing.assert_allclose(mine, grad.numpy(), rtol=0, atol=limit, err_msg=name)
 
 
 def test_source_statistics_are_fixed_and_others_the_device_may_weigh(case):

@@ -141,9 +141,7 @@ def test_a_header_that_lies_about_the_size_is_refused(tmp_path, shape):
 
 
 @given(st.data())
-def test_damage_gives_an_input_error_or_another_stream_never_another_error(
-    tmp_path_factory, data
-):
+def test_damage_gives_an_input_error_or_another_stream_never_another_error(tmp_path_factory, data):
     buffer = io.BytesIO()
     save = data.draw(st.sampled_from([np.savez, np.savez_compressed]))
     save(buffer, x=frames("uint8"), y=np.arange(7), context=["a"] * 7)

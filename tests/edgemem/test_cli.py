@@ -1,0 +1,169 @@
+"""The device commands as a user runs them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgemem
+from edgemem.demo import BUNDLE, STREAM
+from edgemem.manifest import from_json
+from edgemem.runtime.replay import replay
+from edgemem.runtime.stream import Stream
+
+COMMAND = Path(sys.executable).with_name("edgemem")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def run(*arguments, cwd=None, code=0):
+    """Standard output and standard error of a command that ends with `code`."""
+    finished = subprocess.run(
+        [COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd
+    )
+    assert finished.returncode == code, finished.stderr
+    assert "Traceback" not in finished.stderr
+    return finished.stdout, finished.stderr
+
+
+def as_json(*arguments, cwd=None):
+    return json.loads(run(*arguments, "--json", cwd=cwd)[0])
+
+
+@pytest.fixture(scope="session")
+def short(tmp_path_factory):
+    """The start of the packaged stream, two contexts long."""
+    path = tmp_path_factory.mktemp("stream") / "short.npz"
+    with np.load(STREAM) as data:
+        np.savez(path, **{name: data[name][400:560] for name in data.files})
+    return path
+
+
+def test_run_prints_exactly_the_promised_keys_and_what_a_replay_gives(short):
+    found = as_json("run", BUNDLE, "--input", short, "--threads", 1)
+    assert list(found) == [
+        "frames", "error", "frozen_error", "per_context", "ms_per_frame", "peak_rss_mb", "events",
+    ]  # fmt: skip
+    with edgemem.open(BUNDLE, threads=1) as runtime:
+        expected = replay(runtime, Stream(short), chunk=16).as_dict()
+    for name in ("frames", "error", "frozen_error", "per_context", "events"):
+        assert found[name] == expected[name]
+    assert 0 < found["peak_rss_mb"] < 150 and found["ms_per_frame"] > 0
+
+
+def test_run_without_adaptation_changes_nothing(short, tmp_path):
+    found = as_json("run", BUNDLE, "--input", short, "--no-adapt", "--state", tmp_path / "s.db")
+    assert found["events"] == {}
+    with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+        for name, array in runtime.bundle.generic.items():
+            np.testing.assert_array_equal(runtime._block[name], array)
+
+
+def test_run_continues_from_its_state_file(short, tmp_path):
+    for count in (160, 320):
+        as_json("run", BUNDLE, "--input", short, "--state", tmp_path / "s.db", "--chunk", 7)
+        with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+            assert runtime.counters["frames"] == count
+    assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
+
+
+def test_run_takes_hyper_parameters(short):
+    found = as_json("run", BUNDLE, "--input", short, "--set", "entropy_margin=0")
+    assert found["events"] == {"unreliable": 10}
+
+
+def test_run_prints_tables_and_saves_a_picture(short, tmp_path):
+    picture = tmp_path / "errors.png"
+    out, _ = run("run", BUNDLE, "--input", short, "--plot", picture)
+    assert picture.read_bytes().startswith(PNG)
+    assert [path.name for path in tmp_path.iterdir()] == ["errors.png"]
+    for word in ("clear", "fog", "all", "160", "frozen error", "ms per frame", "adapted"):
+        assert word in out, out
+
+
+def test_inspect_prints_the_manifest_byte_for_byte():
+    out, _ = run("inspect", BUNDLE, "--json")
+    assert out.encode() == (BUNDLE / "manifest.json").read_bytes()
+    manifest = from_json(out.encode(), "printed")
+    table, _ = run("inspect", BUNDLE)
+    for word in (*manifest.files, *manifest.hyper_parameters, f"{manifest.block.nbytes:,}"):
+        assert word in table, table
+
+
+def test_verify_prints_differences_below_the_limit():
+    found = as_json("verify", BUNDLE)
+    assert set(found) == {"files", "frozen", "adapt", "adapted"}
+    assert max(found["frozen"], found["adapt"], found["adapted"]) <= 1e-4
+    table, _ = run("verify", BUNDLE)
+    assert f"{found['frozen']:.1e}" in table and "1e-04" in table
+
+
+def test_doctor_says_what_this_machine_can_do():
+    found = as_json("doctor")
+    assert found["edgemem"] == edgemem.__version__
+    assert found["packages"]["numpy"] == np.__version__
+    assert found["able"]["run bundles"] is True
+    assert found["able"]["warm up"] == (found["packages"]["torch"] is not None)
+    assert "CPUExecutionProvider" in found["providers"]
+    table, _ = run("doctor")
+    assert np.__version__ in table and "run bundles" in table
+
+
+def test_the_demo_keeps_its_promise(tmp_path):
+    found = as_json("demo", "--out", tmp_path / "new" / "folder")
+    assert {
+        "frozen_error", "adapted_error", "contexts", "ms_per_frame", "peak_rss_mb", "frames",
+        "plot",
+    } <= set(found)  # fmt: skip
+    with np.load(STREAM) as data:
+        contexts, labels = data["context"], data["y"]
+        x = data["x"]
+    assert found["frames"] == len(labels)
+    assert set(found["contexts"]) == set(contexts)
+    with edgemem.open(BUNDLE, threads=1) as runtime:
+        wrong = runtime.predict(x, frozen=True).labels != labels
+        assert found["frozen_error"] == wrong.mean()
+        for name, row in found["contexts"].items():
+            assert row["frozen"] == wrong[contexts == name].mean()
+        adapted = np.concatenate(
+            [runtime.step(x[i : i + 16]).labels for i in range(0, len(x), 16)]
+        )
+    assert found["adapted_error"] == (adapted != labels).mean()
+    assert found["adapted_error"] <= 0.8 * found["frozen_error"]
+    assert found["peak_rss_mb"] < 150
+    assert Path(found["plot"]).parent == tmp_path / "new" / "folder"
+    assert Path(found["plot"]).read_bytes().startswith(PNG)
+
+
+def test_the_demo_prints_a_table_where_it_is_started(tmp_path):
+    out, _ = run("demo", cwd=tmp_path)
+    for word in ("fog", "frozen", "batch statistics", "adapted", "ms per frame", "no torch"):
+        assert word in out, out
+    assert (tmp_path / "results" / "demo.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "inspect", "verify", "doctor", "demo", "warmup", "export"]
+)
+def test_the_help_of_every_command_has_an_example(command):
+    assert f"Example: edgemem {command}" in run(command, "--help")[0]
+
+
+def test_the_help_lists_every_command():
+    listed = run("--help")[0]
+    for command in ("run", "inspect", "verify", "doctor", "demo", "warmup", "export"):
+        assert f"│ {command} " in listed
+
+
+@pytest.mark.skipif(shutil.which("head") is None, reason="needs a pipe to cut")
+def test_a_reader_that_goes_away_is_no_traceback():
+    finished = subprocess.run(
+        f"'{COMMAND}' inspect '{BUNDLE}' --json | head -n 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.stdout == "{\n" and "Traceback" not in finished.stderr
