@@ -128,9 +128,7 @@ def test_the_demo_keeps_its_promise(tmp_path):
         assert found["frozen_error"] == wrong.mean()
         for name, row in found["contexts"].items():
             assert row["frozen"] == wrong[contexts == name].mean()
-        adapted = np.concatenate(
-            [runtime.step(x[i : i + 16]).labels for i in range(0, len(x), 16)]
-        )
+        adapted = np.concatenate([runtime.step(x[i : i + 16]).labels for i in range(0, len(x), 16)])
     assert found["adapted_error"] == (adapted != labels).mean()
     assert found["adapted_error"] <= 0.8 * found["frozen_error"]
     assert found["peak_rss_mb"] < 150
