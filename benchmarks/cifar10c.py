@@ -7,23 +7,19 @@ runs in a process of its own that does not load torch.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cifar import data_folder, frost_folder, load_cifar10, load_test_jpeg
 from corruptions import CORRUPTIONS, corrupt
+from report import save_json, setting, setting_text
 
 from edgemem.cli.show import percent, print_table, progress
 from edgemem.errors import EdgeMemError, MissingExtraError
@@ -35,7 +31,6 @@ if TYPE_CHECKING:
 BATCH = 64
 SEVERITY = 5
 STREAM, NATURAL = "cifar10c", "jpeg"
-PACKAGES = ("edgemem", "numpy", "onnxruntime", "torch", "onnx")
 DEFAULTS = {"frames": (200, 2000), "epochs": (1, 3), "source_frames": (3200, 25_600)}
 WORKER = Path(__file__).with_name("cifar10c_worker.py")
 EXAMPLE = "example: python benchmarks/cifar10c.py --quick --json cifar10c.json"
@@ -157,21 +152,6 @@ def run_rows(folder: Path, streams: list[Path], options: argparse.Namespace) -> 
     return rows
 
 
-def setting(options: argparse.Namespace) -> dict[str, Any]:
-    """What a reader needs to know to judge or repeat the figures."""
-    names = (*DEFAULTS, "seed", "threads")
-    return {
-        "date": date.today().isoformat(),
-        **{name: getattr(options, name) for name in names},
-        "batch": BATCH,
-        "severity": SEVERITY,
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
-    }
-
-
 def show(found: dict[str, Any]) -> None:
     """The table and the setting line."""
     print_table(
@@ -189,13 +169,11 @@ def show(found: dict[str, Any]) -> None:
         ],
     )
     s = found["setting"]
-    versions = ", ".join(f"{name} {s[name]}" for name in ("python", *PACKAGES))
-    line = (
-        f"{s['date']}; {s['frames']} frames per corruption, batch {BATCH}, seed {s['seed']}; "
-        f"warm-up {s['epochs']} x {s['source_frames']} frames; "
-        f"{s['threads']} threads, {s['machine']}, {s['cores']} cores; {versions}"
+    choices = (
+        f"{s['frames']} frames per corruption, batch {BATCH}, seed {s['seed']}; "
+        f"warm-up {s['epochs']} x {s['source_frames']} frames; {s['threads']} threads"
     )
-    print(textwrap.fill(line, 80))
+    print(setting_text(s, choices))
 
 
 def draw(folder: Path, path: Path, frames: int) -> str:
@@ -218,9 +196,6 @@ def run(data: Path, options: argparse.Namespace) -> None:
     from cifar10c_model import Recipe, export_bundles, warmed_checkpoint
 
     torch.set_num_threads(options.threads)
-    places = [options.out / "cifar10c.json", *filter(None, [options.json])]
-    for place in places:
-        place.parent.mkdir(parents=True, exist_ok=True)
     recipe = Recipe(epochs=options.epochs, seed=options.seed)
     checkpoint = warmed_checkpoint(data, recipe, options.source_frames)
     with tempfile.TemporaryDirectory(prefix="edgemem-") as name:
@@ -228,9 +203,10 @@ def run(data: Path, options: argparse.Namespace) -> None:
         export_bundles(data, checkpoint, folder)
         streams = write_streams(data, options, folder)
         rows = run_rows(folder, streams, options)
-        found = {"benchmark": "cifar10c", "setting": setting(options), "rows": rows}
-        for place in places:
-            place.write_text(json.dumps(found, indent=1) + "\n")
+        choices = {name: getattr(options, name) for name in (*DEFAULTS, "seed", "threads")}
+        about = setting(**choices, batch=BATCH, severity=SEVERITY)
+        found = {"benchmark": "cifar10c", "setting": about, "rows": rows}
+        save_json(found, options.out / "cifar10c.json", options.json)
         show(found)
         print(draw(folder, options.out / "cifar10c.png", options.frames))
 

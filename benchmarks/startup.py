@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
+from report import save_json, setting, setting_text
 
 from edgemem.cli.show import print_table
 from edgemem.demo import BUNDLE
@@ -18,12 +17,14 @@ from edgemem.demo import BUNDLE
 TARGET = 1.3
 EDGEMEM = """
 import sys, numpy, edgemem
-runtime = edgemem.open(sys.argv[1])
+runtime = edgemem.open(sys.argv[1], threads=2)
 runtime.predict(numpy.zeros((16, 1, 8, 8), numpy.float32))
 """
 BARE = """
 import sys, numpy, onnxruntime
-session = onnxruntime.InferenceSession(sys.argv[1] + "/predict.onnx")
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 2
+session = onnxruntime.InferenceSession(sys.argv[1] + "/predict.onnx", options)
 feeds = {
     value.name: numpy.zeros([n if isinstance(n, int) else 16 for n in value.shape], numpy.float32)
     for value in session.get_inputs()
@@ -41,12 +42,15 @@ def seconds(code: str) -> float:
 
 def main() -> None:
     """Measure in turn, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="3 repetitions instead of 15")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python benchmarks/startup.py --quick --json s.json"
+    )
+    parser.add_argument("--quick", action="store_true", help="3 repetitions instead of 25")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args()
-    pairs = [(seconds(BARE), seconds(EDGEMEM)) for _ in range(4 if options.quick else 16)][1:]
+    repeats = 3 if options.quick else 25
+    pairs = [(seconds(BARE), seconds(EDGEMEM)) for _ in range(repeats + 1)][1:]
     bare, ours = (1000 * float(np.median(values)) for values in zip(*pairs, strict=True))
     ratio = float(np.median([b / a for a, b in pairs]))
     rows = [
@@ -54,19 +58,18 @@ def main() -> None:
         ("edgemem", f"{ours:.0f}", f"{ratio:.2f}"),
         ("target", "", f"{TARGET:.2f}"),
     ]
-    print_table(f"import, open, first prediction, {date.today()}", ("what", "ms", "ratio"), rows)
-    options.out.mkdir(parents=True, exist_ok=True)
+    print_table("import, open, first prediction (the demo's bundle)", ("what", "ms", "ratio"), rows)
+    about = setting(threads=2, repeats=repeats)
+    print(setting_text(about, f"2 threads, median of {repeats} pairs of processes"))
+    figures = {"bare_ms": bare, "edgemem_ms": ours, "ratio": ratio, "target": TARGET}
+    found = {"benchmark": "startup", "setting": about, "results": figures}
+    save_json(found, options.out / "startup.json", options.json)
     draw(options.out / "startup.png", pairs)
-    figures = {"date": str(date.today()), "bare_ms": bare, "edgemem_ms": ours, "ratio": ratio}
-    for path in filter(None, (options.out / "startup.json", options.json)):
-        path.write_text(json.dumps(figures, indent=1))
+    print(f"Picture: {options.out / 'startup.png'}")
 
 
 def draw(path: Path, pairs: list[tuple[float, float]]) -> None:
     """Every pair of runs."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.5), layout="constrained")

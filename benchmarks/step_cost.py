@@ -1,7 +1,8 @@
 """What an adaptation step costs beside plain inference, and beside the same step in torch eager.
 
-Random weights: time does not depend on them. Repetitions of all methods are interleaved, so that
-ratios hold on a machine whose speed drifts.
+Random weights: time does not depend on them. Methods take turns, so that ratios hold on a machine
+whose speed drifts; before each timed call comes a pause, in which the threads of the method before
+fall asleep, and one call that is not timed.
 """
 
 from __future__ import annotations
@@ -13,13 +14,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from report import save_json, setting, setting_text
 
-from edgemem.cli.show import print_table
+from edgemem.cli.show import print_table, progress
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+MEMORY = Path(__file__).with_name("step_cost_memory.py")
+PAUSE = 0.05
 
 MODELS = {
     "resnet20": ("layer1[0:2]", "layer1[2:3]", "layer2", "layer3"),
@@ -123,82 +130,54 @@ def onnx_steps(folder: Path, x: Any, threads: int) -> dict[str, Callable[[], Any
     }
 
 
-def time_all(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, interleaved, after one warm-up round."""
+def time_all(
+    calls: dict[str, Callable[[], Any]], repeats: int, advance: Callable[[], None]
+) -> dict[str, float]:
+    """Median milliseconds of each."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
+    for _ in range(repeats):
         for name, call in calls.items():
+            time.sleep(PAUSE)
+            call()
             began = time.perf_counter()
             call()
-            if repeat:
-                times[name].append(1000 * (time.perf_counter() - began))
+            times[name].append(1000 * (time.perf_counter() - began))
+        advance()
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def anonymous_mb() -> float:
-    """Anonymous memory of this process in MB (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return float("nan")
-
-
-def measure_memory(folder: Path, row: str, batch: int, threads: int) -> None:
-    """In a process of its own: MB that onnxruntime adds by loading, and at the peak of three runs."""
-    import onnxruntime  # noqa: F401 - part of the baseline
-
-    from edgemem.runtime.memory import peak_rss_mb
-
-    x = np.random.default_rng(0).random((batch, 3, 32, 32), np.float32)
-    before, peak_before = anonymous_mb(), peak_rss_mb()
-    call = onnx_row(folder, row, x, threads)
-    loaded = anonymous_mb() - before
-    for _ in range(3):
-        call()
-    assert "torch" not in sys.modules
-    print(json.dumps({"load_mb": loaded, "peak_mb": peak_rss_mb() - peak_before}))
-
-
-def onnx_row(folder: Path, row: str, x: Any, threads: int) -> Callable[[], Any]:
-    """One row of `onnx_steps` without loading the others; its graphs are open on return."""
-    import onnxruntime
-
-    import edgemem
-
-    if row == "frozen":
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
-        session = onnxruntime.InferenceSession(str(folder / "frozen.onnx"), options)
-        name = session.get_inputs()[0].name
-        return lambda: session.run(None, {name: x})
+def memory_of(folder: Path, row: str, batch: int, threads: int) -> dict[str, float]:
+    """MB that the graph of a row adds by loading, and more while it runs."""
     bundle = folder / ("full.edgemem" if "full" in row else "meta.edgemem")
-    runtime = edgemem.open(bundle, threads=threads, hyper_parameters=HP)
-    if row == "predict":
-        return lambda: runtime.predict(x)
-    runtime._adapt_graph = runtime._open_graph("adapt")
-    return lambda: runtime.step(x)
-
-
-def run_memory(folder: Path, row: str, batch: int, threads: int) -> dict[str, float]:
-    """`measure_memory` in a fresh process."""
-    arguments = [sys.executable, __file__, "--memory", row, str(folder), str(batch), str(threads)]
-    finished = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    graph = bundle / ("predict.onnx" if row == "predict" else "adapt.onnx")
+    if row == "frozen":
+        graph = folder / "frozen.onnx"
+    words = (sys.executable, MEMORY, graph, "-" if row == "frozen" else bundle, batch, threads)
+    finished = subprocess.run(
+        [str(word) for word in words], check=True, capture_output=True, text=True
+    )
     found: dict[str, float] = json.loads(finished.stdout)
     return found
 
 
-def measure(name: str, batch: int, threads: int, repeats: int) -> dict[str, dict[str, float]]:
-    """All rows for one model and batch."""
+def measure(
+    name: str, batch: int, options: argparse.Namespace, note: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """All rows for one model and batch; note: called with each stage."""
     import torch
 
+    threads = options.threads
     torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory() as text:
+    with tempfile.TemporaryDirectory(prefix="edgemem-") as text:
         folder = Path(text)
+        note("export")
         adaptive = export_all(name, batch, folder)
         x = torch.rand(batch, 3, 32, 32)
         calls = onnx_steps(folder, x.numpy(), threads) | torch_steps(adaptive, x)
-        times = time_all(calls, repeats)
-        memory = {row: run_memory(folder, row, batch, threads) for row in ROWS[:4]}
+        note("timing")
+        times = time_all(calls, options.repeats, lambda: note("timing"))
+        note("memory")
+        memory = {row: memory_of(folder, row, batch, threads) for row in ROWS[:4]}
     return {
         row: {"ms": times[row], "ratio": times[row] / times["frozen"], **memory.get(row, {})}
         for row in ROWS
@@ -212,18 +191,15 @@ def show(title: str, rows: dict[str, dict[str, float]]) -> None:
             name,
             f"{row['ms']:.1f}",
             f"{row['ratio']:.2f}",
-            *(f"{row[key]:.0f}" if key in row else "–" for key in ("load_mb", "peak_mb")),
+            *(f"{row[key]:.0f}" if key in row else "–" for key in ("loaded_mb", "running_mb")),
         )
         for name, row in rows.items()
     ]
-    print_table(title, ("what", "ms", "x frozen", "MB loaded", "MB at peak"), table)
+    print_table(title, ("what", "ms", "x frozen", "MB loaded", "MB more in a run"), table)
 
 
 def draw(path: Path, results: dict[str, dict[str, dict[str, float]]]) -> None:
     """Ratios to the frozen forward pass, one group of bars a setting."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -231,35 +207,51 @@ def draw(path: Path, results: dict[str, dict[str, dict[str, float]]]) -> None:
     width = 0.8 / len(ROWS)
     for number, row in enumerate(ROWS):
         heights = [rows[row]["ratio"] for rows in results.values()]
-        axes.bar(np.arange(len(heights)) + number * width, heights, width, label=row)
+        bars = axes.bar(np.arange(len(heights)) + number * width, heights, width, label=row)
+        axes.bar_label(bars, fmt="%.1f", fontsize=7)
     axes.set_xticks(np.arange(len(results)) + 0.4, list(results))
     axes.set(ylabel="time, frozen forward pass = 1", title="Cost of a step")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    """Measure, print, save."""
-    if sys.argv[1:2] == ["--memory"]:
-        row, folder, batch, threads = sys.argv[2:6]
-        measure_memory(Path(folder), row, int(batch), int(threads))
-        return
-    parser = argparse.ArgumentParser(description=__doc__)
+def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Options; `--quick` only changes defaults."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="example: python benchmarks/step_cost.py --quick --json s.json"
+    )
     parser.add_argument("--quick", action="store_true", help="ResNet-20, batch 16 only")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="default 2")
+    parser.add_argument("--repeats", type=int, help="timed calls of each; default 15, quick 5")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
-    options = parser.parse_args()
-    settings = [(m, b) for m in MODELS for b in (16, 64)][: 1 if options.quick else None]
+    options = parser.parse_args(arguments)
+    options.repeats = options.repeats or (5 if options.quick else 15)
+    return options
+
+
+def main() -> None:
+    """Measure, print, save."""
+    options = read_options()
+    cases = [(m, b) for m in MODELS for b in (16, 64)][: 1 if options.quick else None]
     results = {}
-    for name, batch in settings:
-        title = f"{name}, batch {batch}"
-        results[title] = measure(name, batch, options.threads, 3 if options.quick else 9)
-        show(f"{title}, {options.threads} threads, {date.today()}", results[title])
-    options.out.mkdir(parents=True, exist_ok=True)
+    with progress("stages") as bar:
+        for name, batch in cases:
+            title = f"{name}, batch {batch}"
+            task = bar.add_task(title, total=options.repeats + 3, note="")
+
+            def note(stage: str, task: TaskID = task) -> None:
+                bar.update(task, advance=1, note=stage)
+
+            results[title] = measure(name, batch, options, note)
+    for title, rows in results.items():
+        show(title, rows)
+    about = setting(threads=options.threads, repeats=options.repeats)
+    print(setting_text(about, f"{options.threads} threads, median of {options.repeats}"))
+    found = {"benchmark": "step_cost", "setting": about, "results": results}
+    save_json(found, options.out / "step_cost.json", options.json)
     draw(options.out / "step_cost.png", results)
-    for path in filter(None, (options.out / "step_cost.json", options.json)):
-        path.write_text(json.dumps({"date": str(date.today()), "results": results}, indent=1))
+    print(f"Picture: {options.out / 'step_cost.png'}")
 
 
 if __name__ == "__main__":

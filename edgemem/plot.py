@@ -17,6 +17,7 @@ from edgemem.files import explain_write_errors
 
 COLOURS = {"frozen": "#9a9a9a", "statistics": "#3a7ebf", "adapted": "#d1495b"}
 SHADES = ("#ffffff", "#eef1f5")
+MANY_VISITS = 10  # with more, names beside one another need a slant
 SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
 
@@ -82,24 +83,24 @@ def plot_errors(
     axes.set(xlabel="frame", ylabel=f"error, mean of {window} frames (%)", title=title)
     axes.set_xlim(0, max(len(values) for values in wrong.values()))
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper right", framealpha=0.9)
+    figure.legend(loc="outside lower center", ncols=len(wrong), frameon=False)
     with explain_write_errors(path):
         figure.savefig(path, dpi=110)
 
 
 def _shade(axes: Any, contexts: NDArray[np.str_]) -> None:
     changes = np.flatnonzero(contexts[1:] != contexts[:-1]) + 1
-    edges = [0, *changes.tolist(), len(contexts)]
-    for visit, (start, stop) in enumerate(pairwise(edges)):
+    visits = list(pairwise([0, *changes.tolist(), len(contexts)]))
+    for visit, (start, stop) in enumerate(visits):
         axes.axvspan(start, stop, color=SHADES[visit % 2], zorder=0)
-        axes.text(
-            (start + stop) / 2,
-            0.01,
-            str(contexts[start]).replace("_", " "),
-            transform=axes.get_xaxis_transform(),
-            ha="center",
-            va="bottom",
-            fontsize=7,
-            rotation=90 if len(edges) > 9 else 0,
-            color="#555555",
-        )
+    names = axes.secondary_xaxis("top")
+    names.set_xticks(
+        [(start + stop) / 2 for start, stop in visits],
+        [str(contexts[start]).replace("_", " ") for start, _ in visits],
+        rotation=35 if len(visits) > MANY_VISITS else 0,
+        ha="left" if len(visits) > MANY_VISITS else "center",
+        rotation_mode="anchor",
+        fontsize=8,
+        color="#555555",
+    )
+    names.tick_params(length=0)

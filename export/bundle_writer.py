@@ -33,14 +33,14 @@ LEARNING_RATES = {"sgd": 1e-3, "adam": 1e-4}
 class Choices:
     """What is fixed at export.
 
-    batch: frames in one adaptation step. gradient: "full" through the frozen parts, or "meta",
-    where they are constants in the backward pass. objective and optimizer: a name, or your own.
+    batch: frames in one adaptation step. gradient: "meta", where the frozen parts are constants in
+    the backward pass (little dearer than inference), or "full", through them. objective and optimizer: a name, or your own.
     learning_rate: default of `hp.learning_rate`; None = the optimizer's. hyper_parameters: other
     defaults by name. labels: class names in the order of the logits.
     """
 
     batch: int = 16
-    gradient: Gradient = "full"
+    gradient: Gradient = "meta"
     objective: str | Objective = "ecotta"
     optimizer: str | Optimizer = "sgd"
     learning_rate: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgemem.errors import EdgeMemError, ExportError
+from edgemem.export.lowering.activation import SpelledOut
 from edgemem.export.lowering.table import check_operators, decompositions
 from edgemem.export.step import Function
 
@@ -47,13 +49,21 @@ def to_onnx(function: Function) -> onnx.ModelProto:
     except Exception as error:
         raise ExportError(
             "adaptation step",
-            f"cannot be traced ({type(error).__name__}: {str(error).splitlines()[0]})",
+            f"cannot be traced ({_reason(error)})",
             "The model must be free of branches on values; choose other parts or --gradient meta",
         ) from error
     assert exported is not None
     model = exported.model_proto
     _check_contract(model, function)
     return model
+
+
+def _reason(error: Exception) -> str:
+    """The operator that no ONNX function stands for, where that is it; else the first line."""
+    missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error))
+    if missing:
+        return f"operator {missing[1]} has no ONNX form"
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
 def _export(function: Function) -> ExportedProgram:
@@ -68,12 +78,14 @@ def _export(function: Function) -> ExportedProgram:
         program = program.run_decompositions(table)
         check_operators(program.graph_module)
         return program  # type: ignore[no-any-return]
-    graph = make_fx(
+    tracer = make_fx(
         function.call,
         tracing_mode="fake",
         _allow_non_fake_inputs=True,
         decomposition_table=table,
-    )(*arguments).eval()
+    )
+    with SpelledOut():
+        graph = tracer(*arguments).eval()
     check_operators(graph)
     exported: ExportedProgram = torch.export.export(graph, arguments)
     return exported

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgemem.models.meta_network import Form, MetaNetwork
 from edgemem.models.parts import Part
-from edgemem.models.statistics import Settings
+from edgemem.models.statistics import FrozenNorm, Settings
 
 Gradient = Literal["full", "meta"]
 Statistics = Literal["source", "batch", "mix"] | float
@@ -78,26 +78,34 @@ class AdaptiveModel(nn.Module):
         """Let `meta` replace what `part` returns."""
         key = part.name.replace(".", "/")  # module names must not contain dots
         self.meta[key] = meta
+        part.first.register_forward_pre_hook(_Enter(self, key))
+        part.last.register_forward_hook(_Leave(self, key))
 
-        def enter(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-            if self.settings.plain:
-                return args
-            self._inputs[key] = args[0]
-            return (args[0].detach(),) if self.gradient == "meta" else args
+    def add_norm_affine(self) -> None:
+        """Put the affine pairs of the frozen norms into the block, as differences of zero."""
+        for module in self.frozen.modules():
+            if isinstance(module, FrozenNorm) and module.weight_delta is None:
+                module.make_trainable()
+        self.attachment = replace(self.attachment, norm_affine=True)
 
-        def leave(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            if self.settings.plain:
-                return output
-            if self.gradient == "meta":
-                output = output.detach()
-            replaced: Tensor = meta(self._inputs.pop(key), output)
-            difference = (replaced - output.detach()).abs()
-            # In two stages: one fp32 sum over millions of values differs between engines.
-            self._distances.append(difference.flatten(2).mean(2).mean())
-            return replaced
+    def enter_part(self, key: str, part_input: Tensor) -> Tensor:
+        """Keep what goes into a part for its meta network; what the part shall see instead."""
+        if self.settings.plain:
+            return part_input
+        self._inputs[key] = part_input
+        return part_input.detach() if self.gradient == "meta" else part_input
 
-        part.first.register_forward_pre_hook(enter)
-        part.last.register_forward_hook(leave)
+    def leave_part(self, key: str, output: Tensor) -> Tensor:
+        """What the meta network makes of a part's output."""
+        if self.settings.plain:
+            return output
+        if self.gradient == "meta":
+            output = output.detach()
+        replaced: Tensor = self.meta[key](self._inputs.pop(key), output)
+        difference = (replaced - output.detach()).abs()
+        # In two stages: one fp32 sum over millions of values differs between engines.
+        self._distances.append(difference.flatten(2).mean(2).mean())
+        return replaced
 
     def meta_networks(self) -> Iterator[MetaNetwork]:
         """The meta networks in the order they were attached."""
@@ -150,6 +158,28 @@ class AdaptiveModel(nn.Module):
         mean = torch.tensor(normalization.mean, device=x.device).view(shape)
         deviation = torch.tensor(normalization.deviation, device=x.device).view(shape)
         return (x - mean) / deviation
+
+
+@dataclass(frozen=True, eq=False)
+class _Enter:
+    """Hook before a part. An object, so that a deep copy of the model hooks into the copy."""
+
+    model: AdaptiveModel
+    key: str
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (self.model.enter_part(self.key, args[0]),)
+
+
+@dataclass(frozen=True, eq=False)
+class _Leave:
+    """Hook after a part."""
+
+    model: AdaptiveModel
+    key: str
+
+    def __call__(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
+        return self.model.leave_part(self.key, output)
 
 
 def logits_of(output: object) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,11 +57,13 @@ def attach(
     found = [find_part(frozen, name) for name in parts]
     adaptive = AdaptiveModel(frozen, settings, attachment)
     shapes = _part_shapes(adaptive, found, example_input)
-    norms = _replace_norms(frozen, settings, norm_affine)
+    norms = _replace_norms(frozen, settings)
     for name in parts:
         meta = _meta_network(name, shapes[name], attachment.form, settings)
         # Found again: a part can itself be a norm, which has just been replaced.
         adaptive.add_meta_network(find_part(frozen, name), meta)
+    if norm_affine:
+        adaptive.add_norm_affine()
     _mark_key(adaptive, norms, example_input)
     return adaptive.to(example_input.device).eval()
 
@@ -77,7 +79,7 @@ def _check_statistics(statistics: Statistics) -> None:
         )
 
 
-def _replace_norms(frozen: nn.Module, settings: Settings, affine: bool) -> list[FrozenNorm]:
+def _replace_norms(frozen: nn.Module, settings: Settings) -> list[FrozenNorm]:
     """Swap every BatchNorm for a FrozenNorm, in place."""
     norms: dict[nn.Module, FrozenNorm] = {}  # a norm may have several names
     for parent in list(frozen.modules()):
@@ -92,8 +94,6 @@ def _replace_norms(frozen: nn.Module, settings: Settings, affine: bool) -> list[
                 )
             if child not in norms:
                 norms[child] = FrozenNorm(child, settings)
-                if affine:
-                    norms[child].make_trainable()
             parent._modules[name] = norms[child]
     if not norms:
         raise AttachError(
@@ -114,19 +114,24 @@ def _part_shapes(
     handles = []
     for part in parts:
 
-        def enter(_: nn.Module, args: tuple[object, ...], name: str = part.name) -> None:
+        def enter(
+            _: nn.Module,
+            args: tuple[object, ...],
+            keywords: dict[str, object],
+            name: str = part.name,
+        ) -> None:
             if active:
                 raise _part_error(name, f"lies inside part {active[-1]!r}")
             if name in inputs:
                 raise _part_error(name, "runs more than once in a forward pass")
             active.append(name)
-            inputs[name] = _single_tensor(name, args, "takes")
+            inputs[name] = _single_tensor(name, args, "takes", keywords)
 
         def leave(_: nn.Module, __: object, output: object, name: str = part.name) -> None:
             outputs[name] = _single_tensor(name, (output,), "returns")
             active.remove(name)
 
-        handles.append(part.first.register_forward_pre_hook(enter))
+        handles.append(part.first.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(part.last.register_forward_hook(leave))
     try:
         with torch.no_grad():
@@ -148,10 +153,20 @@ def _part_shapes(
     return {name: (inputs[name], outputs[name]) for name in inputs}
 
 
-def _single_tensor(name: str, values: tuple[object, ...], verb: str) -> torch.Size:
-    if len(values) != 1 or not isinstance(values[0], Tensor):
-        kinds = ", ".join(type(value).__name__ for value in values) or "keyword arguments only"
-        raise _part_error(name, f"{verb} ({kinds}), not exactly one tensor")
+def _single_tensor(
+    name: str,
+    values: tuple[object, ...],
+    verb: str,
+    keywords: Mapping[str, object] | None = None,
+) -> torch.Size:
+    named = {key: value for key, value in (keywords or {}).items() if value is not None}
+    if named or len(values) != 1 or not isinstance(values[0], Tensor):
+        kinds = ", ".join(
+            [type(value).__name__ for value in values]
+            + [f"{key}={type(value).__name__}" for key, value in named.items()]
+        )
+        how = "one tensor, by position" if named else "exactly one tensor"
+        raise _part_error(name, f"{verb} ({kinds}), not {how}")
     return values[0].shape
 
 

@@ -86,6 +86,8 @@ def load_model(
     if is_adaptive(checkpoint):
         adaptive, source = load_adaptive(checkpoint, model)
         _refuse_conflict(checkpoint, adaptive, settings)
+        if settings.norm_affine:
+            adaptive.add_norm_affine()
         return adaptive, source
     load_into(model, checkpoint)
     if settings.parts is None and not settings.norm_affine:
@@ -223,7 +225,6 @@ def _refuse_conflict(checkpoint: Path, adaptive: AdaptiveModel, settings: Attach
         and _statistics(settings.statistics) != own.statistics,
         "--mean/--std": (settings.mean or settings.std) is not None
         and _normalization(settings, own.input_shape[0]) != own.normalization,
-        "--norm-affine": settings.norm_affine and not own.norm_affine,
     }
     for option, conflicts in given.items():
         if conflicts:

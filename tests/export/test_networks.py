@@ -23,7 +23,7 @@ class Zoo(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU())
+        self.first = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU())
         self.second = nn.Sequential(
             nn.Conv2d(8, 8, 3, (2, 1), padding=2, dilation=2, groups=4),
             nn.BatchNorm2d(8),
@@ -31,7 +31,7 @@ class Zoo(nn.Module):
             nn.MaxPool2d(2, 1),
             nn.Conv2d(8, 12, 1, 2),
             nn.BatchNorm2d(12, affine=False),
-            nn.ELU(),
+            nn.Mish(),
             nn.AvgPool2d(2, 1),
         )
         self.last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3))

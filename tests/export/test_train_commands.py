@@ -88,6 +88,18 @@ def test_three_commands_lead_from_a_checkpoint_to_a_device(folder):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+def test_a_warmed_up_checkpoint_may_adapt_the_affine_pairs_as_well(folder):
+    made = run(
+        folder, "export", "ready.safetensors", *DIGITS, "--norm-affine", "--gradient", "full",
+        "--batch", "4", "--out", "affine.edgemem",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert "gradients relative to their size" in made.stdout
+    manifest = open_bundle(folder / "affine.edgemem").manifest
+    assert manifest.exported_from["norm_affine"] is True
+    assert "frozen.layer1.0.1.weight_delta" in [array.name for array in manifest.block.arrays]
+
+
 def test_a_mistake_ends_with_one_line_and_code_two(folder):
     ended = run(folder, "export", "digits.pt", "--model", "no.such:net", "--out", "x.edgemem")
     assert ended.returncode == 2
@@ -117,7 +129,7 @@ BAD_EXPORTS = {
     "ready.safetensors --model edgemem.models.networks:digits --parts layer2": "--parts: differs",
     "ready.safetensors --model edgemem.models.networks:digits --statistics 0.5": "--statistics: di",
     "ready.safetensors --model edgemem.models.networks:digits --mean 0.5": "--mean/--std: differs",
-    "ready.safetensors --model edgemem.models.networks:digits --norm-affine": "--norm-affine: di",
+    "ready.safetensors --model edgemem.models.networks:digits --norm-affine": "--gradient full",
     "ready.safetensors --model edgemem.models.networks:resnet20": "does not fit CifarResNet",
     "missing.pt --model edgemem.models.networks:digits --parts layer1": "does not exist",
     "train.npz --model edgemem.models.networks:digits --parts layer1": "unknown ending",

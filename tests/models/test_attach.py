@@ -18,6 +18,7 @@ class Branches(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))
         self.adder = Adder()
         self.keyword = Keyword()
+        self.masked = Masked()
         self.pair = Pair()
         self.again = nn.ReLU()
         self.unused = nn.Conv2d(8, 8, 1)
@@ -28,6 +29,7 @@ class Branches(nn.Module):
     def forward(self, x):
         x = self.again(self.again(self.stem(x)))
         x, _ = self.pair(self.keyword(x=self.adder(x, x)))
+        x = self.masked(x, mask=x > 0)
         return self.classifier(self.flat(self.narrow(x).mean((2, 3))))
 
 
@@ -39,6 +41,11 @@ class Adder(nn.Module):
 class Keyword(nn.Module):
     def forward(self, *, x):
         return x
+
+
+class Masked(nn.Module):
+    def forward(self, x, mask=None):
+        return x if mask is None else x * mask
 
 
 class Pair(nn.Module):
@@ -58,7 +65,8 @@ def refusal(parts, network=None, frames=None, **options):
     ("part", "reason"),
     [
         ("adder", "takes (Tensor, Tensor), not exactly one tensor"),
-        ("keyword", "takes (keyword arguments only), not exactly one tensor"),
+        ("keyword", "takes (x=Tensor), not one tensor, by position"),
+        ("masked", "takes (Tensor, mask=Tensor), not one tensor, by position"),
         ("pair", "returns (tuple), not exactly one tensor"),
         ("again", "runs more than once"),
         ("unused", "does not run"),

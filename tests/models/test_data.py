@@ -78,6 +78,7 @@ BAD_ARRAYS = {
     r"x: is uint8\[6, 60\]": {"x": FRAMES.reshape(6, -1), "y": LABELS},
     r"x: is uint8\[\]": {"x": FRAMES[0, 0, 0, 0], "y": LABELS},
     r"x: is <U1\[1, 1, 1\]": {"x": np.array([[["a"]]]), "y": LABELS[:1]},
+    r"x: is int64\[6, 3, \d, \d\], .*uint8 or float32": {"x": FRAMES.astype(int), "y": LABELS},
     r"x: is complex128": {"x": FRAMES * 1j, "y": LABELS},
     "y is not a file": {"x": FRAMES},
     "x is not a file": {"images": FRAMES, "y": LABELS},

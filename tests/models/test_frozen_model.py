@@ -180,3 +180,27 @@ def test_the_key_is_the_shift_and_log_scale_of_the_first_norm(lively):
     scale = ((y.var((0, 2, 3), unbiased=False) + norm.eps).sqrt() / deviation).log()
     found = run(attach(network, ["layer1"], x, form=Form(1)), x).key
     torch.testing.assert_close(found, torch.cat([shift, scale]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_deep_copy_runs_its_own_meta_networks(lively):
+    network, model = build("digits", lively)
+    x = frames(network)
+    with torch.no_grad():
+        before = model(x).logits
+        twin = copy.deepcopy(model)
+        for value in twin.block().values():
+            value.normal_()
+        assert (twin(x).logits != before).any()
+        assert model(x).logits.equal(before)
+
+
+@everywhere
+def test_affine_pairs_may_join_the_block_later(name, lively):
+    network, model = build(name, lively)
+    _, expected = build(name, lively, norm_affine=True)
+    x = frames(network)
+    before = run(model, x).logits
+    model.add_norm_affine()
+    assert list(model.block()) == list(expected.block())
+    assert model.attachment == expected.attachment
+    assert run(model, x).logits.equal(before)

@@ -1,0 +1,41 @@
+"""What every benchmark says about itself: setting, versions, and where its figures go."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import textwrap
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("edgemem", "numpy", "onnxruntime", "torch", "onnx")
+
+
+def setting(**choices: Any) -> dict[str, Any]:
+    """What a reader needs to know to judge or repeat the figures; choices: those of this run."""
+    return {
+        "date": date.today().isoformat(),
+        **choices,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def setting_text(found: Mapping[str, Any], choices: str) -> str:
+    """A setting as a paragraph; choices: those of this run in words."""
+    versions = ", ".join(f"{name} {found[name]}" for name in ("python", *PACKAGES))
+    text = f"{found['date']}; {choices}; {found['machine']}, {found['cores']} cores; {versions}"
+    return textwrap.fill(text, 80)
+
+
+def save_json(found: Mapping[str, Any], *paths: Path | None) -> None:
+    """Write the figures to every path that is given."""
+    for path in filter(None, paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
