@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,11 +68,14 @@ def export_all(name: str, batch: int, folder: Path) -> Any:
     from edgemem.export import Choices, export_bundle
     from edgemem.models import networks
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.manual_seed(0)
     frozen = getattr(networks, name)().eval()
-    exported = torch.onnx.export(
-        frozen, (torch.rand(batch, 3, 32, 32),), dynamo=True, verbose=False
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about torch's own internals
+        exported = torch.onnx.export(
+            frozen, (torch.rand(batch, 3, 32, 32),), dynamo=True, verbose=False
+        )
     exported.save(folder / "frozen.onnx")
     for gradient in ("meta", "full"):
         adaptive = adaptive_model(name)
@@ -154,7 +159,7 @@ def memory_of(folder: Path, row: str, batch: int, threads: int) -> dict[str, flo
         graph = folder / "frozen.onnx"
     words = (sys.executable, MEMORY, graph, "-" if row == "frozen" else bundle, batch, threads)
     finished = subprocess.run(
-        [str(word) for word in words], check=True, capture_output=True, text=True
+        [str(word) for word in words], check=True, stdout=subprocess.PIPE, text=True
     )
     found: dict[str, float] = json.loads(finished.stdout)
     return found

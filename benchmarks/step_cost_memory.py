@@ -59,7 +59,8 @@ def feeds(session: onnxruntime.InferenceSession, bundle: str, batch: int) -> dic
         values |= {f"block.{name}": value for name, value in opened.generic.items()}
         values |= {f"opt.{name}": value for name, value in manifest.slots.zero().items()}
         values |= {
-            f"hp.{name}": np.float32(hp.default) for name, hp in manifest.hyper_parameters.items()
+            f"hp.{name}": np.asarray(hp.default, np.float32)
+            for name, hp in manifest.hyper_parameters.items()
         }
     return {i.name: values.get(i.name, x) for i in session.get_inputs()}
 

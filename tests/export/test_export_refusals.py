@@ -163,7 +163,7 @@ def test_an_interrupt_leaves_the_old_bundle(instant, tmp_path):
 def test_an_old_bundle_is_replaced_when_all_went_well(instant, tmp_path):
     path = tmp_path / "net.edgemem"
     for rate in (0.25, 0.0):
-        export_bundle(instant.model, path, Choices(batch=8, learning_rate=rate))
+        export_bundle(instant.model, path, replace(FULL, learning_rate=rate))
         default = open_bundle(path).manifest.hyper_parameters["learning_rate"].default
         assert default == rate
     assert [p.name for p in tmp_path.iterdir()] == ["net.edgemem"]
