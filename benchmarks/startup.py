@@ -58,7 +58,7 @@ def main() -> None:
         ("edgemem", f"{ours:.0f}", f"{ratio:.2f}"),
         ("target", "", f"{TARGET:.2f}"),
     ]
-    print_table("import, open, first prediction (the demo's bundle)", ("what", "ms", "ratio"), rows)
+    print_table("to the first prediction", ("what", "ms", "ratio"), rows)
     about = setting(threads=2, repeats=repeats)
     print(setting_text(about, f"2 threads, median of {repeats} pairs of processes"))
     figures = {"bare_ms": bare, "edgemem_ms": ours, "ratio": ratio, "target": TARGET}

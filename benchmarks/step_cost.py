@@ -35,15 +35,15 @@ MODELS = {
     "wrn40_2": ("block1[0:3]", "block1[3:6]", "block2", "block3"),
 }
 HP = {"entropy_margin": 100.0}  # every sample counts
-ROWS = (
-    "frozen",
-    "predict",
-    "step (meta)",
-    "step (full)",
-    "torch frozen",
-    "torch step (meta)",
-    "torch step (full)",
-)
+ROWS = {  # and the colour in the picture: light for torch
+    "frozen": "#9a9a9a",
+    "predict": "#3a7ebf",
+    "step (meta)": "#d1495b",
+    "step (full)": "#7b2d3b",
+    "torch frozen": "#d5d5d5",
+    "torch step (meta)": "#eeb4bc",
+    "torch step (full)": "#c79aa3",
+}
 
 
 def adaptive_model(name: str) -> Any:
@@ -182,7 +182,7 @@ def measure(
         note("timing")
         times = time_all(calls, options.repeats, lambda: note("timing"))
         note("memory")
-        memory = {row: memory_of(folder, row, batch, threads) for row in ROWS[:4]}
+        memory = {row: memory_of(folder, row, batch, threads) for row in list(ROWS)[:4]}
     return {
         row: {"ms": times[row], "ratio": times[row] / times["frozen"], **memory.get(row, {})}
         for row in ROWS
@@ -210,9 +210,10 @@ def draw(path: Path, results: dict[str, dict[str, dict[str, float]]]) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(ROWS)
-    for number, row in enumerate(ROWS):
+    for number, (row, colour) in enumerate(ROWS.items()):
         heights = [rows[row]["ratio"] for rows in results.values()]
-        bars = axes.bar(np.arange(len(heights)) + number * width, heights, width, label=row)
+        places = np.arange(len(heights)) + number * width
+        bars = axes.bar(places, heights, width, label=row, color=colour)
         axes.bar_label(bars, fmt="%.1f", fontsize=7)
     axes.set_xticks(np.arange(len(results)) + 0.4, list(results))
     axes.set(ylabel="time, frozen forward pass = 1", title="Cost of a step")
