@@ -1,0 +1,222 @@
+"""The table of written blocks in the state file: checked rows in, checked rows out.
+
+A tally counts the rows and sums their hashes, so that a row that damage hides is missed, and holds
+the clock that numbers versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from edgemem.bank.record import COLUMNS, LARGEST, Record, checked, from_row, is_id
+from edgemem.errors import InputError, StateError
+from edgemem.state import State
+
+HISTORY = 4
+REMEDY = "Run edgemem bank rollback for an earlier version, or edgemem bank forget"
+_HEAD = ", ".join(f"block.{name}" for name in COLUMNS)
+_JOIN = "FROM block LEFT JOIN used ON used.id = block.id"
+_MODULUS = 1 << 256
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Highest number that was given out, number of rows, sum of their hashes modulo 2^256."""
+
+    clock: int = 0
+    rows: int = 0
+    total: int = 0
+
+
+class BlockTable:
+    """Rows of the table `block` of an open state file."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def versions(self, block_id: str) -> list[Any]:
+        """Versions of a block, highest first; none if it is unknown. Damage may be among them."""
+        if not is_id(block_id):
+            return []
+        found = self.state.rows(
+            "SELECT version FROM block WHERE id = ? ORDER BY version DESC", block_id
+        )
+        return [row[0] for row in found]
+
+    def known(self, block_id: str) -> list[Any]:
+        """Versions of a block that exists.
+
+        Raises:
+            InputError: it does not.
+        """
+        if found := self.versions(block_id):
+            return found
+        raise InputError(
+            self._thing(block_id), "is not there", f"List them: edgemem bank blocks {self._path}"
+        )
+
+    def scan(self) -> list[tuple[str, Any, str, Record | None]]:
+        """Id, version, hash and record of every row; no record where the row is damaged."""
+        return [
+            (row[0], row[2], row[-2], from_row(row[:-1], row[-1]))
+            for row in self.state.rows(f"SELECT {_HEAD}, used.clock {_JOIN}")
+        ]
+
+    def read(self, block_id: str, version: Any) -> tuple[Record, bytes]:
+        """One version, with its arrays as safetensors bytes.
+
+        Raises:
+            StateError: it is damaged.
+        """
+        found = self.state.rows(
+            f"SELECT {_HEAD}, used.clock, payload {_JOIN} WHERE block.id = ? AND version IS ?",
+            block_id,
+            version,
+        )
+        *row, used, payload = found[0] if found else (None, None)
+        record = from_row(tuple(row), used)
+        # Compared once more: a damaged index can lead to the intact row of another block.
+        if record is None or (record.id, record.version) != (block_id, version):
+            raise self.damaged(block_id)
+        if type(payload) is not bytes or sha256(payload) != record.payload_sha256:
+            raise self.damaged(block_id)
+        return record, payload
+
+    def insert(self, record: Record, payload: bytes) -> None:
+        """Write one version; versions beyond the history of its block go.
+
+        Raises:
+            InputError: a value that cannot be stored.
+        """
+        checked(record, f"block {record.id!r}")
+        row = record.row()
+        with self.state.transaction():
+            # Deleted first: the new version takes the place of the oldest on the disk.
+            self.delete(record.id, self.versions(record.id)[HISTORY - 1 :])
+            self.state.rows(
+                f"INSERT INTO block ({', '.join(COLUMNS)}, payload) "
+                f"VALUES ({', '.join('?' * (len(row) + 1))})",
+                *row,
+                payload,
+            )
+            tally = self.tally()
+            total = (tally.total + _number(row[-1])) % _MODULUS
+            self._write(Tally(max(tally.clock, record.version), tally.rows + 1, total))
+
+    def delete(self, block_id: str, versions: Iterable[Any]) -> None:
+        """Delete versions of a block."""
+        where = "FROM block WHERE id = ? AND version IS ?"
+        with self.state.transaction():
+            tally = self.tally()
+            for version in versions:
+                gone = self.state.rows(f"SELECT sha256 {where}", block_id, version)
+                self.state.rows(f"DELETE {where}", block_id, version)
+                lost = sum(_number(row[0]) for row in gone)
+                total = (tally.total - lost) % _MODULUS
+                tally = Tally(tally.clock, tally.rows - len(gone), total)
+            self._write(tally)
+
+    def forget(self, block_id: str) -> None:
+        """Delete all versions of a block and every note of it."""
+        with self.state.transaction():
+            self.delete(block_id, self.versions(block_id))
+            self.state.rows("DELETE FROM used WHERE id = ?", block_id)
+
+    def touch(self, block_ids: Iterable[str]) -> None:
+        """Note that blocks were used now."""
+        with self.state.transaction():
+            tally = self.tally()
+            clock = tally.clock + 1
+            self._write(Tally(clock, tally.rows, tally.total))
+            for name in block_ids:
+                self.state.rows(
+                    "INSERT OR REPLACE INTO used SELECT id, ? FROM block WHERE id = ? LIMIT 1",
+                    clock,
+                    name,
+                )
+
+    def sizes(self) -> dict[tuple[str, int], int]:
+        """Bytes of the arrays by id and version."""
+        found = self.state.rows(
+            "SELECT id, version, length(payload) FROM block "
+            "WHERE typeof(id) = 'text' AND typeof(version) = 'integer'"
+        )
+        return {(name, version): size or 0 for name, version, size in found}
+
+    def next_version(self, block_id: str) -> int:
+        """A number above all that were ever given out."""
+        numbers = (v for v in self.versions(block_id) if type(v) is int and v < LARGEST)
+        return max(self.tally().clock, *numbers, 0) + 1
+
+    def tally(self) -> Tally:
+        """What should be there.
+
+        Raises:
+            StateError: the tally itself is damaged.
+        """
+        found = self.state.rows("SELECT value FROM about WHERE name = 'tally'")
+        if not found:
+            return Tally()
+        try:
+            clock, rows, total = json.loads(found[0][0])
+            if not (type(clock) is type(rows) is int and 0 <= clock <= LARGEST and rows >= 0):
+                raise ValueError(clock)
+            return Tally(clock, rows, int(total, 16))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self.miscounted() from error
+
+    def recount(self) -> None:
+        """Take the rows that are there for all there should be."""
+        with self.state.transaction():
+            rows = self.state.rows("SELECT sha256, version FROM block")
+            numbers = [v for _, v in rows if type(v) is int and v <= LARGEST]
+            try:
+                clock = self.tally().clock
+            except StateError:
+                clock = 0
+            self._write(Tally(max(clock, *numbers, 0), len(rows), total_of(r[0] for r in rows)))
+
+    def damaged(self, block_id: Any) -> StateError:
+        """The error for a damaged block."""
+        return StateError(self._thing(block_id), "is damaged", REMEDY)
+
+    def miscounted(self) -> StateError:
+        """The error for rows that are missing, or were put there by somebody else."""
+        return StateError(
+            self._path,
+            "has lost written blocks, or holds foreign ones",
+            "Restore a copy, or accept what is there with edgemem bank compact",
+        )
+
+    @property
+    def _path(self) -> str:
+        return str(self.state.path)
+
+    def _thing(self, block_id: Any) -> str:
+        return f"{self._path}: block {block_id!r}"
+
+    def _write(self, tally: Tally) -> None:
+        value = json.dumps([tally.clock, tally.rows, f"{tally.total:064x}"])
+        self.state.rows("INSERT OR REPLACE INTO about VALUES ('tally', ?)", value)
+
+
+def sha256(payload: bytes) -> str:
+    """Hex digest of the arrays of a block."""
+    return hashlib.sha256(payload).hexdigest()
+
+
+def total_of(hashes: Iterable[Any]) -> int:
+    """Sum of hashes modulo 2^256: the same in any order."""
+    return sum(map(_number, hashes)) % _MODULUS
+
+
+def _number(digest: Any) -> int:
+    """A hash as a number; 0 for what damage made of it."""
+    try:
+        return int(digest, 16)
+    except (ValueError, TypeError):
+        return 0

@@ -1,0 +1,245 @@
+"""Written blocks: what the device learnt about its contexts, in the state file.
+
+Every write adds a version; the highest version of a block is the block. Versions are numbered by
+one clock for the whole file that only grows: `forget` gives no number back, and an import moves it
+past the imported versions. So the higher version is the later one, on any device, and nothing
+needs to be guessed or to trust the wall clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from edgemem.bank.block_table import REMEDY, BlockTable, sha256, total_of
+from edgemem.bank.record import Provenance, Record, worth
+from edgemem.block import Array, Arrays, pack, unpack
+from edgemem.errors import InputError, StateError
+from edgemem.state import State
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The current version of every block, and what is wrong with those that are left out."""
+
+    records: list[Record]
+    damage: list[StateError]
+
+
+class WrittenBlocks:
+    """The written blocks of an open state file.
+
+    Several writes inside `state.transaction()` are committed together. All methods raise
+    StateError when the file cannot be read or written; nothing has changed then.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state, self._table = state, BlockTable(state)
+
+    def put(
+        self,
+        block_id: str,
+        arrays: Mapping[str, Array],
+        *,
+        path: str,
+        key: ArrayLike,
+        count: int,
+        provenance: Provenance,
+    ) -> Record:
+        """Write a block, or the next version of one; when this returns, it is committed.
+
+        Args:
+            block_id: printable text, at most 128 characters.
+            arrays: whatever the caller keeps of a block.
+            path: place in the tree: "3/51", or "3/51/+" for a new leaf under that node.
+            key: [d] numbers, finite; stored as float32.
+            count: what the block stands for; it adds to its worth.
+
+        Raises:
+            InputError: a value that cannot be stored.
+        """
+        payload = pack(arrays)
+        with self._state.transaction():
+            version = self._table.next_version(block_id)
+            before = [v for v in self._table.versions(block_id)[:1] if type(v) is int]
+            record = Record(
+                block_id, path, version, before[0] if before else 0, np.array(key, np.float32),
+                count, _now(), provenance, len(payload), sha256(payload), version,
+            )  # fmt: skip
+            self._table.insert(record, payload)
+        return record
+
+    def read(self, block_id: str) -> tuple[Record, Arrays]:
+        """The current version of a block, with its arrays.
+
+        Raises:
+            InputError: no such block.
+            StateError: it is damaged; an earlier version is never taken for it.
+        """
+        record, payload = self.payload(block_id)
+        thing = f"{self._state.path}: block {block_id!r}"
+        return record, unpack(payload, thing, StateError, REMEDY)
+
+    def payload(self, block_id: str) -> tuple[Record, bytes]:
+        """The current version of a block, with its arrays as safetensors bytes, as `read`."""
+        return self._table.read(block_id, self._table.known(block_id)[0])
+
+    def history(self, block_id: str) -> list[Record]:
+        """The versions of a block that are kept, newest first.
+
+        Raises:
+            InputError: no such block.
+            StateError: one of them is damaged.
+        """
+        versions = self._table.known(block_id)
+        return [self._table.read(block_id, version)[0] for version in versions]
+
+    def listing(self) -> Listing:
+        """The current version of every block, by id, without reading arrays.
+
+        A block whose current row is damaged is left out; all damage is named.
+        """
+        current: dict[str, tuple[float, Record | None]] = {}
+        damage, rows = list[StateError](), self._table.scan()
+        for name, number, _, record in rows:
+            if record is None:
+                damage.append(self._table.damaged(name))
+            # Damage to the number itself: the row may have been the newest.
+            version = number if type(number) is int else float("inf")
+            if name not in current or version > current[name][0]:
+                current[name] = version, record
+        tally = self._table.tally()
+        total = total_of(digest for _, _, digest, _ in rows)
+        if not damage and (tally.rows, tally.total) != (len(rows), total):
+            damage.append(self._table.miscounted())
+        records = [record for _, record in current.values() if record is not None]
+        return Listing(sorted(records, key=lambda record: record.id), damage)
+
+    def verify(self) -> list[StateError]:
+        """What is wrong, after reading every version of every block with its arrays."""
+        damage = {str(error): error for error in self.listing().damage}
+        for block_id, version in self._table.sizes():
+            try:
+                self._table.read(block_id, version)
+            except StateError as error:
+                damage[str(error)] = error
+        return list(damage.values())
+
+    def touch(self, block_ids: Iterable[str]) -> None:
+        """Note that blocks were used now; it adds to their worth."""
+        self._table.touch(block_ids)
+
+    def rollback(self, block_id: str) -> Record:
+        """Make the version before the current one current, by writing it again as a new one.
+
+        Again and again it goes further back. A damaged current version is replaced by the newest
+        intact one.
+
+        Raises:
+            InputError: no such block, or no version before is kept.
+        """
+        with self._state.transaction():
+            record, payload = self._before(block_id)
+            version = self._table.next_version(block_id)
+            why = f"rolled back to version {record.version}"
+            again = replace(
+                record,
+                version=version,
+                created=_now(),
+                provenance=replace(record.provenance, why=why),
+                used=version,
+            )
+            self._table.insert(again, payload)
+        return again
+
+    def adopt(self, record: Record, payload: bytes) -> None:
+        """Write a version from elsewhere as it is; its number must be above the block's own.
+
+        Raises:
+            InputError: it is not, or a value cannot be stored.
+        """
+        with self._state.transaction():
+            own = self._table.versions(record.id)[:1]
+            if own and not own[0] < record.version:
+                raise InputError(
+                    f"block {record.id!r}", f"is there as version {own[0]}", "Keep the higher one"
+                )
+            self._table.insert(record, payload)
+
+    def forget(self, block_id: str) -> None:
+        """Delete every version of a block, and its bytes from the file and its log.
+
+        What the disk itself, a backup, an export or the snapshot keeps is out of reach.
+
+        Raises:
+            InputError: no such block.
+        """
+        with self._state.transaction():
+            self._table.known(block_id)
+            self._table.forget(block_id)
+            self._state.scrub()
+
+    def evict(self, budget: int, keep: Collection[str] = ()) -> list[str]:
+        """Delete what is worth least until all arrays fit into `budget` bytes.
+
+        Earlier versions go first, oldest first; then whole blocks, least worth first (`worth`).
+        Blocks in `keep` stay, and so do damaged ones, which a person has to decide on.
+
+        Returns:
+            Ids of the blocks that are gone.
+        """
+        gone = []
+        with self._state.transaction():
+            sizes, clock = self._table.sizes(), self._table.tally().clock
+            records = {record.id: record for record in self.listing().records}
+            for (name, version), _ in sorted(sizes.items(), key=lambda item: item[0][1]):
+                if sum(sizes.values()) <= budget:
+                    break
+                if name in records and version < records[name].version:
+                    self._table.delete(name, [version])
+                    del sizes[name, version]
+            candidates = [record for record in records.values() if record.id not in keep]
+            for record in sorted(
+                candidates, key=lambda r: worth(r.count, clock - r.used, r.nbytes)
+            ):
+                if sum(sizes.values()) <= budget:
+                    break
+                self._table.forget(record.id)
+                sizes = {item: size for item, size in sizes.items() if item[0] != record.id}
+                gone.append(record.id)
+        return gone
+
+    def compact(self) -> int:
+        """Give free space back to the disk; returns how many bytes.
+
+        What is there counts as all there should be: lost blocks are not reported again.
+        """
+        self._table.recount()
+        return self._state.compact()
+
+    def _before(self, block_id: str) -> tuple[Record, bytes]:
+        """The version to go back to."""
+        current, *earlier = self._table.known(block_id)
+        try:
+            parent = self._table.read(block_id, current)[0].parent
+        except StateError:
+            parent = None
+        for version in earlier:
+            if parent in (None, version):
+                try:
+                    return self._table.read(block_id, version)
+                except StateError:
+                    continue
+        raise InputError(
+            f"{self._state.path}: block {block_id!r}",
+            "has no intact earlier version",
+            "Keep it, or remove it with edgemem bank forget",
+        )
+
+
+def _now() -> int:
+    return max(0, int(time.time()))
