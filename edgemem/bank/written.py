@@ -88,6 +88,17 @@ class WrittenBlocks:
         """The current version of a block, with its arrays as safetensors bytes, as `read`."""
         return self._table.read(block_id, self._table.known(block_id)[0])
 
+    def version(self, block_id: str) -> int:
+        """The current version of a block; 0 if there is none.
+
+        Raises:
+            StateError: the number is damaged.
+        """
+        versions = self._table.versions(block_id)
+        if versions and type(versions[0]) is not int:
+            raise self._table.damaged(block_id)
+        return versions[0] if versions else 0
+
     def history(self, block_id: str) -> list[Record]:
         """The versions of a block that are kept, newest first.
 
@@ -163,11 +174,10 @@ class WrittenBlocks:
             InputError: it is not, or a value cannot be stored.
         """
         with self._state.transaction():
-            own = self._table.versions(record.id)[:1]
-            if own and not own[0] < record.version:
-                raise InputError(
-                    f"block {record.id!r}", f"is there as version {own[0]}", "Keep the higher one"
-                )
+            own = self.version(record.id)
+            if own >= record.version:
+                reason = f"is there as version {own} and cannot become {record.version}"
+                raise InputError(f"block {record.id!r}", reason, "Keep the higher version")
             self._table.insert(record, payload)
 
     def forget(self, block_id: str) -> None:

@@ -1,0 +1,190 @@
+"""Moving written blocks to another device, or back to the factory: one safetensors file.
+
+Metadata: `format`, `bundle` (identity) and `blocks`, a JSON list with the columns of every block
+but its key. Tensors: `key.N` float32 [d] and `payload.N` uint8 [n], the block's own safetensors
+bytes, so that its hashes hold wherever it goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from edgemem.bank.block_table import sha256
+from edgemem.bank.record import COLUMNS, LARGEST, Record, from_row
+from edgemem.bank.written import WrittenBlocks
+from edgemem.block import Arrays, unpack
+from edgemem.errors import InputError, StateError
+from edgemem.files import write_file
+from edgemem.state import State
+
+FORMAT = "edgemem-blocks-1"
+REMEDY = "Export the blocks again"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """taken: ids that are new here, or newer. kept: ids whose own version is as high or higher."""
+
+    taken: list[str]
+    kept: list[str]
+
+
+def export_blocks(state: State, out: Path, block_ids: Iterable[str] | None = None) -> list[Record]:
+    """Write the current version of blocks to a file; all of them if none is named.
+
+    Raises:
+        InputError: no such block, or the file cannot be written.
+        StateError: a block is damaged; name the others to leave it out.
+    """
+    blocks = WrittenBlocks(state)
+    if block_ids is None:
+        listing = blocks.listing()
+        if listing.damage:
+            raise listing.damage[0]
+        block_ids = [record.id for record in listing.records]
+    records, tensors = [], {}
+    for number, name in enumerate(dict.fromkeys(block_ids)):
+        record, payload = blocks.payload(name)
+        records.append(record)
+        tensors[f"key.{number}"] = record.key
+        tensors[f"payload.{number}"] = np.frombuffer(payload, np.uint8)
+    rows = [dict(zip(COLUMNS, record.row(), strict=True)) for record in records]
+    columns = [{name: value for name, value in row.items() if name != "key"} for row in rows]
+    about = {"format": FORMAT, "bundle": state.bundle_identity, "blocks": json.dumps(columns)}
+    write_file(out, safetensors.numpy.save(tensors, about))
+    return records
+
+
+def bundle_of(path: Path) -> str:
+    """Identity of the bundle that the blocks of a file belong to.
+
+    Raises:
+        InputError: not a file of blocks.
+    """
+    with _opened(path) as file:
+        return str(_about(file, path)["bundle"])
+
+
+def import_blocks(state: State, path: Path) -> Imported:
+    """Take the blocks of a file that are newer than the state's own: all of them, or none.
+
+    Raises:
+        InputError: the file is damaged, of another bundle, or holds arrays of other shapes.
+    """
+    blocks, taken, kept = WrittenBlocks(state), list[str](), list[str]()
+    known = _known_arrays(state, blocks)
+    with state.transaction():
+        for record, payload in read_blocks(path, state.bundle_identity):
+            _require_fit(known, record, payload, path)
+            own = blocks.version(record.id)
+            (kept if own >= record.version else taken).append(record.id)
+            if own < record.version:
+                blocks.adopt(record, payload)
+    return Imported(taken, kept)
+
+
+def read_blocks(path: Path, bundle: str) -> Iterator[tuple[Record, bytes]]:
+    """The checked blocks of a file, one at a time, with their arrays as safetensors bytes.
+
+    Raises:
+        InputError: the file is damaged, or its blocks belong to another bundle.
+    """
+    with _opened(path) as file:
+        about = _about(file, path)
+        if about["bundle"] != bundle:
+            raise InputError(
+                str(path),
+                "holds blocks of another bundle",
+                "Import it where that bundle runs",
+            )
+        for number, columns in enumerate(_rows(about["blocks"], path)):
+            key, payload = _tensor(file, f"key.{number}"), _tensor(file, f"payload.{number}")
+            if key is None or payload is None or not isinstance(columns, dict):
+                raise _damaged(path, f"block {number} is incomplete")
+            columns["key"] = key.tobytes()
+            record = from_row(tuple(columns.get(name) for name in COLUMNS))
+            content = payload.tobytes()
+            # Half of all numbers stay for versions to come.
+            if record is None or record.version > LARGEST // 2:
+                raise _damaged(path, f"block {number} is damaged")
+            if sha256(content) != record.payload_sha256 or len(content) != record.nbytes:
+                raise _damaged(path, f"block {record.id!r} is damaged")
+            yield record, content
+
+
+def _known_arrays(state: State, blocks: WrittenBlocks) -> Arrays:
+    """Arrays by name that show which shapes fit; "key" for the key."""
+    snapshot = state.read()
+    arrays = {} if snapshot is None else snapshot.arrays
+    known = {n.removeprefix("block."): a for n, a in arrays.items() if n.startswith("block.")}
+    for record in blocks.listing().records:
+        with suppress(StateError):  # a damaged block shows nothing; the import may replace it
+            known |= {**blocks.read(record.id)[1], _KEY: record.key}
+    return known
+
+
+_KEY = "\0key"  # no array of a block has this name
+
+
+def _require_fit(known: Arrays, record: Record, payload: bytes, path: Path) -> None:
+    arrays = unpack(payload, f"{path}: block {record.id!r}", InputError, REMEDY)
+    for name, array in {**arrays, _KEY: record.key}.items():
+        other = known.setdefault(name, array)
+        if (other.shape, other.dtype) != (array.shape, array.dtype):
+            what = "the key" if name == _KEY else f"array {name!r}"
+            raise InputError(
+                f"{path}: block {record.id!r}",
+                f"does not fit: {what} is {array.dtype}{list(array.shape)}, "
+                f"here {other.dtype}{list(other.shape)}",
+                "Import it where the same bundle runs",
+            )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise _damaged(path, f"is not readable safetensors ({error})") from error
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+        raise InputError(str(path), reason, "Pass a file of edgemem bank export") from error
+
+
+def _about(file: Any, path: Path) -> dict[str, str]:
+    about: dict[str, str] = file.metadata() or {}
+    if about.get("format") != FORMAT or not {"bundle", "blocks"} <= set(about):
+        raise InputError(str(path), "is not a file of blocks", "Pass a file of edgemem bank export")
+    return about
+
+
+def _rows(text: str, path: Path) -> list[Any]:
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "has an unreadable list of blocks") from error
+    if not isinstance(rows, list):
+        raise _damaged(path, "has no list of blocks")
+    return rows
+
+
+def _tensor(file: Any, name: str) -> Any:
+    if name not in file.keys():  # noqa: SIM118 - not a mapping
+        return None
+    array = file.get_tensor(name)
+    expected = np.float32 if name.startswith("key") else np.uint8
+    return array if array.ndim == 1 and array.dtype == expected else None
+
+
+def _damaged(path: Path, reason: str) -> InputError:
+    return InputError(str(path), reason, REMEDY)
