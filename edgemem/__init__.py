@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgemem.errors import (
     AttachError,
+    BankError,
     BundleError,
     CheckpointError,
     EdgeMemError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttachError",
+    "BankError",
     "BundleError",
     "CheckpointError",
     "EdgeMemError",

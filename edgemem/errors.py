@@ -2,6 +2,7 @@
 
     EdgeMemError
     ├── BundleError       a bundle is missing, damaged, altered or of an unknown format
+    ├── BankError         a level of the bank is missing, damaged or of another shape
     ├── StateError        a state file is damaged, of another bundle, or cannot be written
     ├── InputError        frames, labels, streams or options that do not fit
     ├── AttachError       a model or part that cannot be given a meta network
@@ -30,6 +31,10 @@ class EdgeMemError(Exception):
 
 class BundleError(EdgeMemError):
     """A bundle is missing, damaged, altered or of an unknown format."""
+
+
+class BankError(EdgeMemError):
+    """A level of the bank is missing, damaged, or does not fit the others or the bundle."""
 
 
 class StateError(EdgeMemError):

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from edgemem.cli import device, train
+from edgemem.cli import bank, device, train
 from edgemem.errors import EdgeMemError, MissingExtraError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 device.add_to(app)
 train.add_to(app)
+bank.add_to(app)
 
 
 def main() -> None:

@@ -17,8 +17,9 @@ from edgemem.runtime.result import Event, Result
 
 HEAVY = {"torch", "onnx", "onnxscript", "transformers", "matplotlib", "PIL", "scipy", "sklearn"}
 PUBLIC = {
-    "AttachError", "BundleError", "CheckpointError", "EdgeMemError", "Event", "ExportError",
-    "InputError", "MissingExtraError", "Result", "Runtime", "StateError", "__version__", "open",
+    "AttachError", "BankError", "BundleError", "CheckpointError", "EdgeMemError", "Event",
+    "ExportError", "InputError", "MissingExtraError", "Result", "Runtime", "StateError",
+    "__version__", "open",
 }  # fmt: skip
 TREE = [getattr(errors, name) for name in dir(errors) if name.endswith("Error")]
 

@@ -1,0 +1,196 @@
+"""Builds the levels of a bank from source keys: hierarchical k-means, keys streamed from disk.
+
+In memory are one step's samples and the counts of the tree; the order of the keys and the
+centroids are mapped from temporary files.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from edgemem.bank.folder import level_numbers, level_path
+from edgemem.bank.keys import Keys, open_keys
+from edgemem.bank.kmeans import Recipe, cluster, nearest
+from edgemem.bank.level_header import STORAGES, LevelShape
+from edgemem.bank.level_writer import write_level
+from edgemem.errors import InputError
+from edgemem.files import explain_write_errors, new_folder
+
+MOST_NODES = 1 << 24
+CHUNK_BYTES = 8 << 20
+# Stage, done, total.
+Progress = Callable[[str, int, int], None]
+Order = NDArray[np.int64]
+Counts = NDArray[np.int64]
+
+
+def build_bank(
+    keys: Path | str,
+    out: Path | str,
+    *,
+    levels: int = 3,
+    branch: int = 16,
+    elements: int = 0,
+    storage: str = "float32",
+    seed: int = 0,
+    progress: Progress = lambda stage, done, total: None,
+) -> list[Counts]:
+    """Build levels whose blocks are all zero; the counts of each level.
+
+    The same keys, options and seed give the same files. An existing folder at `out` is replaced
+    when all is done.
+
+    Args:
+        keys: .npy, or .npz with `keys`: [N, d] floats.
+        out: the folder to write.
+        elements: numbers of a block; 0 for a tree of keys alone.
+
+    Raises:
+        InputError: keys or options that do not fit, or a folder that cannot be written.
+    """
+    keys, out = Path(keys), Path(out)
+    _check_options(levels, branch, elements, storage, out)
+    with (
+        explain_write_errors(out),
+        tempfile.TemporaryDirectory(
+            dir=out.absolute().parent, prefix=f".{out.name}.keys."
+        ) as temporary,
+        new_folder(out) as draft,
+    ):
+        folder, counts = Path(temporary), list[Counts]()
+        source = open_keys(keys, folder, lambda done, total: progress("check keys", done, total))
+        grouping = Grouping(source, folder)
+        above = np.array([len(source)])
+        for number in range(1, levels + 1):
+            shape = LevelShape(number, branch, source.shape[1], elements, storage)
+            centroids = _temporary(
+                folder, f"level-{number}", np.float32, (shape.rows, shape.key_length)
+            )
+            stage = partial(progress, f"level {number} of {levels}")
+            above = _cluster_level(grouping, shape, above, centroids, seed, stage)
+            counts.append(above)
+            zero = np.zeros(elements, np.float32)
+            rows = (zero for _ in range(shape.rows))
+            write_level(level_path(draft, number), shape, centroids, above, rows)
+    return counts
+
+
+def _cluster_level(
+    grouping: Grouping,
+    shape: LevelShape,
+    above: Counts,
+    centroids: Keys,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Counts:
+    """Fill the centroids of a level from the counts of the level above; its counts."""
+    recipe, count = Recipe(), np.zeros(shape.rows, np.int64)
+    start = 0
+    for parent, members in enumerate(above.tolist()):
+        first = parent * shape.branch
+        centroids[first : first + shape.branch] = np.inf
+        if members:
+            # The generator of a node depends on nothing but its place.
+            random = np.random.default_rng([seed, shape.number, parent])
+            samples = _samples(grouping, start, start + members, recipe, random)
+            found = cluster(samples, shape.branch, recipe, random)
+            counted = grouping.split(start, start + members, found)
+            present = np.flatnonzero(counted)
+            count[first : first + len(found)] = counted
+            centroids[first + present] = found[present]
+            start += members
+        progress(parent + 1, len(above))
+    grouping.next_level()
+    return count
+
+
+class Grouping:
+    """The keys in an order in which those of one node stand together; kept on disk."""
+
+    def __init__(self, keys: Keys, folder: Path) -> None:
+        self._keys = keys
+        n = len(keys)
+        self._order: Order = _temporary(folder, "order", np.int64, (n,))
+        self._next: Order = _temporary(folder, "next", np.int64, (n,))
+        self._labels = _temporary(folder, "labels", np.int32, (n,))
+        self._step = max(1, CHUNK_BYTES // (keys.shape[1] * 8))
+        for first in range(0, n, self._step):
+            stop = min(first + self._step, n)
+            self._order[first:stop] = np.arange(first, stop)
+
+    def take(self, places: NDArray[np.int64]) -> Keys:
+        """Keys at places of the order."""
+        return np.asarray(self._keys[np.sort(self._order[places])])
+
+    def split(self, start: int, stop: int, centroids: Keys) -> NDArray[np.int64]:
+        """Group the keys of a node by nearest centroid; how many each centroid got."""
+        counts = np.zeros(len(centroids), np.int64)
+        for first, last in self._chunks(start, stop):
+            labels = nearest(self._keys[self._order[first:last]], centroids)
+            self._labels[first:last] = labels
+            counts += np.bincount(labels, minlength=len(centroids))
+        place = start + np.cumsum(counts) - counts
+        for first, last in self._chunks(start, stop):
+            labels = np.asarray(self._labels[first:last])
+            # Stable, so that keys of a node stay in the order of the file: reads go forward.
+            sorted_ = np.argsort(labels, kind="stable")
+            part = self._order[first:last][sorted_]
+            here = np.bincount(labels, minlength=len(centroids))
+            ends = np.cumsum(here)
+            for label in np.flatnonzero(here):
+                members = part[ends[label] - here[label] : ends[label]]
+                self._next[place[label] : place[label] + len(members)] = members
+                place[label] += len(members)
+        return counts
+
+    def next_level(self) -> None:
+        """Take the order that the splits made."""
+        self._order, self._next = self._next, self._order
+
+    def _chunks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        for first in range(start, stop, self._step):
+            yield first, min(first + self._step, stop)
+
+
+def _samples(
+    grouping: Grouping, start: int, stop: int, recipe: Recipe, random: np.random.Generator
+) -> Iterator[Keys]:
+    """Fresh keys of a node; when all were used, they are drawn in a new order."""
+    size = min(stop - start, recipe.step_keys)
+    drawn = min(stop - start, size * (recipe.steps + 1))
+    while True:
+        places = start + random.choice(stop - start, drawn, replace=False)
+        for first in range(0, drawn - size + 1, size):
+            yield grouping.take(places[first : first + size])
+
+
+def _temporary(folder: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    mapped: NDArray[Any] = npy.open_memmap(  # type: ignore[no-untyped-call]
+        folder / f"{name}.npy", "w+", dtype, shape
+    )
+    return mapped
+
+
+def _check_options(levels: int, branch: int, elements: int, storage: str, out: Path) -> None:
+    if out.is_dir() and len(level_numbers(out)) != len(list(out.iterdir())):
+        raise InputError(
+            str(out), "holds other files than levels", "Choose a new folder, or empty this one"
+        )
+    if levels < 1 or branch < 2 or branch ** min(levels, 64) > MOST_NODES:
+        raise InputError(
+            f"{levels} levels of branch {branch}",
+            "make no tree that can be built",
+            f"Use at least 1 level, branch 2 or more, and at most {MOST_NODES:,} leaves",
+        )
+    if elements < 0:
+        raise InputError(f"{elements} elements", "are fewer than none", "Use 0 or more")
+    if storage not in STORAGES:
+        raise InputError(f"storage {storage!r}", "is unknown", f"Use {', '.join(STORAGES)}")

@@ -1,0 +1,210 @@
+"""One level of the bank on disk: a writer that streams rows, a reader that reads row by row."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemem.bank.cache import ByteCache
+from edgemem.bank.level_header import DTYPES, INDEX, REMEDY, read_header
+from edgemem.errors import BankError
+
+Row = NDArray[np.float32]
+Keys = NDArray[np.float32]
+PAGE_ROWS = 1024
+PAGES_BYTES = 1 << 20
+
+
+@dataclass
+class Page:
+    """Check sums and scales of 1,024 rows, and which of them were checked since it was read."""
+
+    crc: NDArray[np.uint32]
+    key_crc: NDArray[np.uint32]
+    scale: NDArray[np.float32] | None
+    row_checked: NDArray[np.bool_]
+    key_checked: NDArray[np.bool_]
+
+
+class Level:
+    """An open level file. Holds no more than 1 MiB, however large the file is.
+
+    Raises:
+        BankError: missing, damaged, or not of the expected key length and elements.
+    """
+
+    def __init__(
+        self, path: Path | str, *, elements: int | None = None, key_length: int | None = None
+    ) -> None:
+        self.path = Path(path)
+        try:
+            self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._error(f"cannot be opened ({error.strerror})", REMEDY) from error
+        try:
+            header = read_header(self._handle, str(self.path))
+            self.shape, self.index_crc = header.shape, header.index_crc
+            self._begin = header.begin
+            self._expect("numbers in a block", self.shape.elements, elements)
+            self._expect("numbers in a key", self.shape.key_length, key_length)
+        except BaseException:
+            os.close(self._handle)
+            raise
+        self._pages: ByteCache[Page] = ByteCache(PAGES_BYTES)
+        self._scratch: NDArray[Any] | None = None
+
+    def children_keys(self, row: int) -> Keys:
+        """Keys [branch, d] of the children that row `row` of the level above has in this level.
+
+        Absent children have infinite keys. A key whose check sum is wrong comes back as NaN.
+
+        Raises:
+            BankError: the file cannot be read.
+        """
+        branch, length = self.shape.branch, self.shape.key_length
+        keys = np.empty((branch, length), "<f4")
+        first = row * branch
+        self._read(keys, self._begin["keys"] + first * length * 4)
+        self._check_keys(first, keys)
+        return keys
+
+    def read_row(self, row: int, out: Row) -> None:
+        """Read a block into `out` [elements] float32.
+
+        Raises:
+            BankError: the row is damaged or cannot be read; `out` is undefined then.
+        """
+        if self.shape.storage == "float32":
+            self.read_stored(row, out)
+            return
+        if self._scratch is None:
+            self._scratch = np.empty(self.shape.elements, self.shape.dtype)
+        scale = self.read_stored(row, self._scratch)
+        np.multiply(self._scratch, np.float32(scale), out=out, dtype=np.float32)
+
+    def read_stored(self, row: int, out: NDArray[Any]) -> float:
+        """Read a block as it is stored into `out` [elements]; the scale to multiply it with.
+
+        One read, checked against its check sum on the first touch.
+
+        Raises:
+            BankError: the row is damaged or cannot be read.
+        """
+        self._read(out, self._begin["blocks"] + row * self.shape.row_bytes)
+        page, place = self._page(row), row % PAGE_ROWS
+        if not page.row_checked[place]:
+            crc = row_crc(out, None if page.scale is None else page.scale[place])
+            if crc != page.crc[place]:
+                raise self._error("is damaged (check sum)", REMEDY, f", row {row}")
+            page.row_checked[place] = True
+        return 1.0 if page.scale is None else float(page.scale[place])
+
+    def column(self, name: str, first: int = 0, rows: int | None = None) -> NDArray[Any]:
+        """`rows` rows (default: all) of an array of the file as stored, unchecked.
+
+        Raises:
+            BankError: the file cannot be read.
+        """
+        code, sizes = self.shape.tensors()[name]
+        count = self.shape.rows - first if rows is None else rows
+        found = np.empty([count, *sizes[1:]], DTYPES[code])
+        one = found.itemsize * int(np.prod(sizes[1:], dtype=np.int64))
+        self._read(found, self._begin[name] + first * one)
+        return found
+
+    def columns(self, name: str, chunk: int = 1 << 22) -> Iterator[tuple[int, NDArray[Any]]]:
+        """First row and array, chunk by chunk of about `chunk` bytes."""
+        code, sizes = self.shape.tensors()[name]
+        one = np.dtype(DTYPES[code]).itemsize * int(np.prod(sizes[1:], dtype=np.int64))
+        step = max(1, chunk // max(one, 1))
+        for first in range(0, self.shape.rows, step):
+            yield first, self.column(name, first, min(step, self.shape.rows - first))
+
+    def index_is_whole(self) -> bool:
+        """Whether everything but the blocks is as it was written; reads all of it."""
+        crc = 0
+        for name in INDEX:
+            if name in self._begin:
+                for _, part in self.columns(name):
+                    crc = zlib.crc32(part, crc)
+        return crc == self.index_crc
+
+    def close(self) -> None:
+        """Close the file; closing twice does no harm."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def __enter__(self) -> Level:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_keys(self, first: int, keys: Keys) -> None:
+        row, stop = first, first + len(keys)
+        while row < stop:
+            page, place = self._page(row), row % PAGE_ROWS
+            count = min(stop - row, PAGE_ROWS - place)
+            checked = page.key_checked[place : place + count]
+            if not checked.all():
+                part = keys[row - first : row - first + count]
+                crcs = [zlib.crc32(key) for key in part]
+                checked[:] = page.key_crc[place : place + count] == crcs
+                part[~checked] = np.nan
+            row += count
+
+    def _page(self, row: int) -> Page:
+        number = row // PAGE_ROWS
+        page = self._pages.get(number)
+        if page is None:
+            first = number * PAGE_ROWS
+            count = min(PAGE_ROWS, self.shape.rows - first)
+            scale = self.column("scale", first, count) if "scale" in self._begin else None
+            page = Page(
+                self.column("crc", first, count),
+                self.column("key_crc", first, count),
+                scale,
+                np.zeros(count, np.bool_),
+                np.zeros(count, np.bool_),
+            )
+            self._pages.put(number, page, 14 * count)
+        return page
+
+    def _read(self, out: NDArray[Any], offset: int) -> None:
+        content = out.reshape(-1).view(np.uint8)
+        done = 0
+        while done < content.size:
+            try:
+                got = os.preadv(self._handle, [content[done:]], offset + done)
+            except OSError as error:
+                raise self._error(f"cannot be read ({error.strerror})", REMEDY) from error
+            if got == 0:
+                raise self._error("ends early", REMEDY)
+            done += got
+
+    def _expect(self, what: str, found: int, expected: int | None) -> None:
+        if expected is not None and found != expected:
+            raise self._error(f"has {found} {what}, not {expected}", "Use the bank of this bundle")
+
+    def _error(self, reason: str, remedy: str, place: str = "") -> BankError:
+        return BankError(f"{self.path}{place}", reason, remedy)
+
+
+def row_crc(stored: NDArray[Any], scale: np.float32 | None) -> int:
+    """Check sum of a stored row, and of its scale, if it has one."""
+    crc = zlib.crc32(stored)
+    return crc if scale is None else zlib.crc32(scale.tobytes(), crc)

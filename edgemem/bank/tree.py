@@ -1,0 +1,78 @@
+"""The tree of contexts: greedy descent from key to leaf, and what a tree costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Keys = NDArray[np.float32]
+# Level (0 = the first) and row of the level above -> keys [branch, d]; None: no children there.
+Children = Callable[[int, int], Keys | None]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The way from the root to a leaf. path: row of each level, level 1 first.
+
+    distances: squared L2 distance from the key to the centroid chosen at each level.
+    """
+
+    path: tuple[int, ...]
+    distances: tuple[float, ...]
+
+
+def descend(children: Children, levels: int, key: Keys) -> Descent:
+    """Take the nearest child at every level, the lowest row of equally near ones.
+
+    Absent children have infinite keys, damaged ones NaN; neither is ever chosen. The path ends
+    early where a node has no child.
+    """
+    path: list[int] = []
+    distances: list[float] = []
+    row = 0
+    for level in range(levels):
+        keys = children(level, row)
+        if keys is None:
+            break
+        away = squared_distances(keys, key)
+        nearest = int(away.argmin())
+        if not away[nearest] < np.inf:
+            break
+        row = row * len(keys) + nearest
+        path.append(row)
+        distances.append(float(away[nearest]))
+    return Descent(tuple(path), tuple(distances))
+
+
+def squared_distances(keys: NDArray[Any], key: NDArray[Any]) -> NDArray[np.float64]:
+    """Squared L2 distance of each row of keys [..., d] to a key [d]; infinite for NaN.
+
+    In float64: squares of float32 numbers cannot overflow, and no difference is lost.
+    """
+    away = np.subtract(keys, key, dtype=np.float64)
+    found: NDArray[np.float64] = np.einsum("...d,...d->...", away, away)
+    found[np.isnan(found)] = np.inf
+    return found
+
+
+@dataclass(frozen=True)
+class TreeSize:
+    """Numbers read by one fetch, and numbers in the whole bank."""
+
+    fetch: int
+    bank: int
+
+
+def tree_size(unit: int, widths: Sequence[int], branch: int = 16) -> TreeSize:
+    """Size of a bank whose blocks at level l hold unit * widths[l - 1] numbers.
+
+    Source: Pouransari et al., arXiv 2510.02375; for memories in the feed-forward layers the unit
+    is 3 * layers * model width, and widths are the added inner columns.
+    """
+    blocks = [unit * width for width in widths]
+    bank = sum(size * branch**level for level, size in enumerate(blocks, start=1))
+    return TreeSize(sum(blocks), bank)
