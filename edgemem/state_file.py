@@ -30,6 +30,7 @@ CREATE TABLE snapshot (
     sha256 TEXT NOT NULL
 );
 CREATE TABLE block (
+    row INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
     path TEXT NOT NULL,
     version INTEGER NOT NULL,
@@ -40,10 +41,9 @@ CREATE TABLE block (
     provenance TEXT NOT NULL,
     nbytes INTEGER NOT NULL,
     payload_sha256 TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
-    payload BLOB NOT NULL,
-    UNIQUE (id, version)
+    sha256 TEXT NOT NULL
 );
+CREATE TABLE payload (row INTEGER PRIMARY KEY, content BLOB NOT NULL);
 CREATE TABLE used (id TEXT PRIMARY KEY, clock INTEGER NOT NULL);
 """
 
@@ -180,11 +180,13 @@ class StateFile:
     def _checked_identity(self, wanted: str | None) -> str:
         tables = self._number("SELECT count(*) FROM sqlite_master")
         application = self._number("PRAGMA application_id")
-        if application != APPLICATION_ID and (tables or self.read_only or wanted is None):
-            raise self._error("is not an EdgeMem state file", "Pass another path")
-        if not tables and wanted is not None and not self.read_only:
+        # What is left of a file that was cut off is no new file, though SQLite takes it for one.
+        new = not tables and self.path.stat().st_size == 0
+        if new and wanted is not None and not self.read_only:
             self._create(wanted)
             sync_folder(self.path.absolute().parent)
+        elif not tables or application != APPLICATION_ID:
+            raise self._error("is not an EdgeMem state file", "Pass another path")
         version = self._number("PRAGMA user_version")
         if version != SCHEMA_VERSION:
             raise self._error(
@@ -252,7 +254,8 @@ class StateFile:
             raise self._error("is closed", "Open it again") from error
         except (sqlite3.OperationalError, OSError) as error:
             raise self._refused(error) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            # UnicodeDecodeError: SQLite quotes damaged names in its messages.
             raise self._error(
                 f"is damaged or not a state file ({error})", "Pass another path or delete the file"
             ) from error

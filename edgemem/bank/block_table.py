@@ -40,12 +40,7 @@ class BlockTable:
 
     def versions(self, block_id: str) -> list[Any]:
         """Versions of a block, highest first; none if it is unknown. Damage may be among them."""
-        if not is_id(block_id):
-            return []
-        found = self.state.rows(
-            "SELECT version FROM block WHERE id = ? ORDER BY version DESC", block_id
-        )
-        return [row[0] for row in found]
+        return [version for _, version in self._rows_of(block_id)]
 
     def known(self, block_id: str) -> list[Any]:
         """Versions of a block that exists.
@@ -72,16 +67,14 @@ class BlockTable:
         Raises:
             StateError: it is damaged.
         """
-        found = self.state.rows(
-            f"SELECT {_HEAD}, used.clock, payload {_JOIN} WHERE block.id = ? AND version IS ?",
-            block_id,
-            version,
-        )
-        *row, used, payload = found[0] if found else (None, None)
-        record = from_row(tuple(row), used)
-        # Compared once more: a damaged index can lead to the intact row of another block.
+        row = next((r for r, v in self._rows_of(block_id) if v == version), None)
+        found = self.state.rows(f"SELECT {_HEAD}, used.clock {_JOIN} WHERE block.row = ?", row)
+        record = from_row(found[0][:-1], found[0][-1]) if found else None
+        # Compared once more: a damaged page can lead to the intact row of another block.
         if record is None or (record.id, record.version) != (block_id, version):
             raise self.damaged(block_id)
+        content = self.state.rows("SELECT content FROM payload WHERE row = ?", row)
+        payload = content[0][0] if content else None
         if type(payload) is not bytes or sha256(payload) != record.payload_sha256:
             raise self.damaged(block_id)
         return record, payload
@@ -97,11 +90,10 @@ class BlockTable:
         with self.state.transaction():
             # Deleted first: the new version takes the place of the oldest on the disk.
             self.delete(record.id, self.versions(record.id)[HISTORY - 1 :])
+            marks = ", ".join("?" * len(row))
+            self.state.rows(f"INSERT INTO block ({', '.join(COLUMNS)}) VALUES ({marks})", *row)
             self.state.rows(
-                f"INSERT INTO block ({', '.join(COLUMNS)}, payload) "
-                f"VALUES ({', '.join('?' * (len(row) + 1))})",
-                *row,
-                payload,
+                "INSERT OR REPLACE INTO payload VALUES (last_insert_rowid(), ?)", payload
             )
             tally = self.tally()
             total = (tally.total + _number(row[-1])) % _MODULUS
@@ -109,15 +101,15 @@ class BlockTable:
 
     def delete(self, block_id: str, versions: Iterable[Any]) -> None:
         """Delete versions of a block."""
-        where = "FROM block WHERE id = ? AND version IS ?"
+        doomed = list(versions)
         with self.state.transaction():
             tally = self.tally()
-            for version in versions:
-                gone = self.state.rows(f"SELECT sha256 {where}", block_id, version)
-                self.state.rows(f"DELETE {where}", block_id, version)
-                lost = sum(_number(row[0]) for row in gone)
-                total = (tally.total - lost) % _MODULUS
-                tally = Tally(tally.clock, tally.rows - len(gone), total)
+            for row in [row for row, version in self._rows_of(block_id) if version in doomed]:
+                gone = self.state.rows("SELECT sha256 FROM block WHERE row = ?", row)
+                self.state.rows("DELETE FROM block WHERE row = ?", row)
+                self.state.rows("DELETE FROM payload WHERE row = ?", row)
+                total = (tally.total - total_of(digest for (digest,) in gone)) % _MODULUS
+                tally = Tally(tally.clock, max(0, tally.rows - len(gone)), total)
             self._write(tally)
 
     def forget(self, block_id: str) -> None:
@@ -142,7 +134,7 @@ class BlockTable:
     def sizes(self) -> dict[tuple[str, int], int]:
         """Bytes of the arrays by id and version."""
         found = self.state.rows(
-            "SELECT id, version, length(payload) FROM block "
+            "SELECT id, version, length(content) FROM block LEFT JOIN payload USING (row) "
             "WHERE typeof(id) = 'text' AND typeof(version) = 'integer'"
         )
         return {(name, version): size or 0 for name, version, size in found}
@@ -191,6 +183,16 @@ class BlockTable:
             "has lost written blocks, or holds foreign ones",
             "Restore a copy, or accept what is there with edgemem bank compact",
         )
+
+    def _rows_of(self, block_id: str) -> list[tuple[int, Any]]:
+        """Row and version, highest version first."""
+        if not is_id(block_id):
+            return []
+        # There is no index on purpose: a damaged one would hide rows, and heads are small.
+        found = self.state.rows(
+            "SELECT row, version FROM block WHERE id = ? ORDER BY version DESC", block_id
+        )
+        return [(row, version) for row, version in found]
 
     @property
     def _path(self) -> str:

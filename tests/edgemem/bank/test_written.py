@@ -250,10 +250,10 @@ def test_plain_sqlite_and_safetensors_read_it_as_documented(tmp_path, state, blo
     with sqlite3.connect(tmp_path / "s.db") as database:
         columns = (
             "id, path, version, parent, hex(key), count, created, provenance, nbytes, "
-            "payload_sha256, sha256, payload"
+            "payload_sha256, sha256, content"
         )
         row = database.execute(
-            f"SELECT {columns} FROM block ORDER BY version DESC LIMIT 1"
+            f"SELECT {columns} FROM block JOIN payload USING (row) ORDER BY version DESC LIMIT 1"
         ).fetchone()
     database.close()
     lines = [str(value).lower() if n == 4 else str(value) for n, value in enumerate(row[:10])]

@@ -1,6 +1,7 @@
 """Damage to written blocks: named and left out, never taken for another version."""
 
 import sqlite3
+from contextlib import closing, suppress
 
 import numpy as np
 import pytest
@@ -75,9 +76,9 @@ def test_a_changed_column_is_reported_and_the_rest_works(path, opened, column, v
 
 
 def test_damaged_arrays_are_reported_when_they_are_read(path, opened):
-    payload = bytearray(execute(path, "SELECT payload FROM block WHERE version = 3")[0][0])
+    payload = bytearray(execute(path, "SELECT content FROM payload WHERE row = 3")[0][0])
     payload[-1] ^= 1
-    execute(path, "UPDATE block SET payload = ? WHERE version = 3", bytes(payload))
+    execute(path, "UPDATE payload SET content = ? WHERE row = 3", bytes(payload))
     blocks = opened()
     assert [record.version for record in blocks.listing().records] == [2, 3, 4]
     assert [error.thing for error in blocks.verify()] == [f"{path}: block 'night'"]
@@ -160,6 +161,7 @@ def test_flipped_and_missing_bytes_give_the_blocks_or_a_state_error(tmp_path_fac
             )
     path.write_bytes(content)
     judge(path)
+    write_all(path)
 
 
 _CONTENT = []
@@ -193,3 +195,21 @@ def judge(path):
         assert (arrays["w"] == record.version).all()
     # A file cut to nothing is a new one; otherwise nothing is missing without a word.
     assert damage or empty or found.keys() == newest.keys()
+
+
+def write_all(path):
+    """Every way of writing to a damaged file works, or refuses with an error of ours."""
+    with suppress(edgemem.EdgeMemError), closing(State(path, "bundle")) as state:
+        blocks = WrittenBlocks(state)
+        for call in (
+            lambda: blocks.put(
+                "night", {"w": values(5)}, path="", key=[1, 2], count=1, provenance=ORIGIN
+            ),
+            lambda: blocks.rollback("night"),
+            lambda: blocks.touch(["day"]),
+            lambda: blocks.evict(2000),
+            lambda: blocks.forget("rain"),
+            blocks.compact,
+        ):
+            with suppress(edgemem.EdgeMemError):
+                call()
