@@ -140,7 +140,10 @@ def _checked(fields: Mapping[str, Any], start: int, size: int, thing: str) -> He
         begin[name], position = start + first, last
     if start + position != size:
         raise BankError(thing, f"is {size} bytes long, not {start + position}", REMEDY)
-    return Header(shape, begin, int(metadata["index_crc"], 16))
+    index_crc = int(metadata["index_crc"], 16)
+    if metadata["index_crc"] != f"{index_crc:08x}":
+        raise ValueError("its index_crc is not eight hexadecimal digits")
+    return Header(shape, begin, index_crc)
 
 
 def _shape(fields: Mapping[str, Any], metadata: Mapping[str, str]) -> LevelShape:
@@ -148,6 +151,8 @@ def _shape(fields: Mapping[str, Any], metadata: Mapping[str, str]) -> LevelShape
     rows, key_length = (_whole(value) for value in fields["keys"]["shape"])
     elements = _whole(fields["blocks"]["shape"][1])
     number, branch = int(metadata["level"]), int(metadata["branch"])
+    if (metadata["level"], metadata["branch"]) != (str(number), str(branch)):
+        raise ValueError("its metadata are not plain numbers")
     if not (1 <= number <= DEEPEST_LEVEL and 2 <= branch <= MOST_ROWS and key_length):
         raise ValueError(f"level {number} with {branch} children")
     shape = LevelShape(number, branch, key_length, elements, codes[fields["blocks"]["dtype"]])
