@@ -173,10 +173,7 @@ def _samples(
 
 
 def _temporary(folder: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    mapped: NDArray[Any] = npy.open_memmap(  # type: ignore[no-untyped-call]
-        folder / f"{name}.npy", "w+", dtype, shape
-    )
-    return mapped
+    return npy.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
 
 
 def _check_options(levels: int, branch: int, elements: int, storage: str, out: Path) -> None:

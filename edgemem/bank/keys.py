@@ -63,12 +63,12 @@ def _copied(
     parts: Iterator[NDArray[Any]],
     progress: Callable[[int, int], None],
 ) -> Keys:
-    copy = npy.open_memmap(folder / "keys.npy", "w+", np.float32, (shape[0], shape[1]))  # type: ignore[no-untyped-call]
+    copy = npy.open_memmap(folder / "keys.npy", "w+", np.float32, (shape[0], shape[1]))
     first = 0
     for part in _checked(path, parts, shape[0], progress):
         copy[first : first + len(part)] = part
         first += len(part)
-    return copy  # type: ignore[no-any-return]
+    return copy
 
 
 def _checked(

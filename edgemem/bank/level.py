@@ -134,7 +134,7 @@ class Level:
         for name in INDEX:
             if name in self._begin:
                 for _, part in self.columns(name):
-                    crc = zlib.crc32(part, crc)
+                    crc = zlib.crc32(part.data, crc)
         return crc == self.index_crc
 
     def close(self) -> None:
@@ -185,9 +185,9 @@ class Level:
         return page
 
     def _read(self, out: NDArray[Any], offset: int) -> None:
-        content = out.reshape(-1).view(np.uint8)
+        content = out.reshape(-1).view(np.uint8).data
         done = 0
-        while done < content.size:
+        while done < content.nbytes:
             try:
                 got = os.preadv(self._handle, [content[done:]], offset + done)
             except OSError as error:
@@ -206,5 +206,5 @@ class Level:
 
 def row_crc(stored: NDArray[Any], scale: np.float32 | None) -> int:
     """Check sum of a stored row, and of its scale, if it has one."""
-    crc = zlib.crc32(stored)
+    crc = zlib.crc32(stored.data)
     return crc if scale is None else zlib.crc32(scale.tobytes(), crc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from edgemem.bank.folder import open_levels
 from edgemem.bank.level import Level
 from edgemem.errors import BankError
 
-CHUNK_ROWS = 4096
 # Stage, done, total.
 Progress = Callable[[str, int, int], None]
 
@@ -56,6 +56,9 @@ def _index_faults(
         finite, absent = np.isfinite(keys).all(axis=1), (keys == np.inf).all(axis=1)
         for row in np.flatnonzero(np.where(present, ~finite, ~absent)).tolist():
             yield f"{level.path}: key {first + row} does not fit its count"
+        stored = level.column("key_crc", first, len(keys))
+        for row in np.flatnonzero(stored != [zlib.crc32(key) for key in keys]).tolist():
+            yield f"{level.path}: key {first + row} is damaged (check sum)"
     if above is not None:
         sums = count.reshape(-1, branch).sum(axis=1)
         # A node whose children are all absent is a leaf.
