@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,11 +167,13 @@ class BlockTable:
         with self.state.transaction():
             rows = self.state.rows("SELECT sha256, version FROM block")
             numbers = [v for _, v in rows if type(v) is int and v <= LARGEST]
-            try:
-                clock = self.tally().clock
-            except StateError:
-                clock = 0
-            self._write(Tally(max(clock, *numbers, 0), len(rows), total_of(r[0] for r in rows)))
+            known: Tally | None = None
+            with suppress(StateError):
+                known = self.tally()
+            total = total_of(digest for digest, _ in rows)
+            counted = Tally(max(known.clock if known else 0, *numbers, 0), len(rows), total)
+            if counted != known:
+                self._write(counted)
 
     def damaged(self, block_id: Any) -> StateError:
         """The error for a damaged block."""

@@ -1,0 +1,78 @@
+"""Kill -9 at any moment: what was acknowledged is there, whole commits only, one call reopens."""
+
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+KILLS = 300
+# Forks writers from one process that has loaded everything; kills each at a random moment.
+DRIVER = """
+import os, random, signal, time, traceback
+
+
+def write_on(path, pipe):
+    state = State(path, "bundle")
+    snapshot = state.read()
+    number = snapshot.counters["steps"] if snapshot else 0
+    while True:
+        number += 1
+        commit(state, number)
+        if number % 40 == 0:
+            state.compact()
+        os.write(pipe, b"%d\\n" % number)
+        if number % 17 == 0:
+            state.close()
+            state = State(path, "bundle")
+
+
+def check(path, acknowledged):
+    state = State(path, "bundle")
+    blocks = WrittenBlocks(state)
+    assert not (damage := blocks.verify()), damage
+    snapshot = state.read()
+    steps = snapshot.counters["steps"] if snapshot else 0
+    # One commit may have been done whose acknowledgement was killed.
+    assert acknowledged <= steps <= acknowledged + 1, (acknowledged, steps)
+    newest = f"context {steps % 7}"
+    if steps and steps % 50:
+        record, arrays = blocks.read(newest)
+        if steps % 11:
+            assert record.provenance.steps == record.count == steps
+        assert (arrays["w"] == record.provenance.steps).all()
+    state.close()
+    return steps
+
+
+path, kills, random_numbers, steps = sys.argv[1], int(sys.argv[2]), random.Random(0), 0
+for _ in range(kills):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.close(reader)
+            write_on(path, writer)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(1)
+    os.close(writer)
+    time.sleep(random_numbers.expovariate(1 / 0.05))
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the writer ended by itself"
+    said = b""
+    while chunk := os.read(reader, 1 << 16):
+        said += chunk
+    os.close(reader)
+    lines = said.split()
+    steps = check(path, int(lines[-1]) if lines else steps)
+print(steps)
+"""
+
+
+def test_killed_at_300_random_moments_nothing_acknowledged_is_lost(tmp_path, run):
+    finished = run(DRIVER, tmp_path / "s.db", KILLS)
+    assert finished.returncode == 0, finished.stderr
+    assert int(finished.stdout) > 100  # it did write
+    assert [file.name for file in tmp_path.iterdir()] == ["s.db"]
