@@ -1,13 +1,13 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
-# make bench-cifar | bench-step | bench-startup   what README and docs claim
+# make bench-cifar | bench-step | bench-startup | bench-bank   what README and docs claim
 
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test bench-cifar bench-step bench-startup clean
+.PHONY: demo test bench-cifar bench-step bench-startup bench-bank clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -27,6 +27,9 @@ bench-step: $(TEST)/installed
 
 bench-startup: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/startup.py
+
+bench-bank: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/bank_fetch.py
 
 $(DEMO)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO)

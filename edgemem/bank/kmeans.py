@@ -57,7 +57,7 @@ def cluster(
 
 def nearest(points: Points | Keys, centroids: Points | Keys) -> Labels:
     """Row of the nearest centroid of each point, exactly as a descent would choose it."""
-    points, centroids = points.astype(np.float64), centroids.astype(np.float64)
+    points, centroids = np.asarray(points, np.float64), np.asarray(centroids, np.float64)
     squares = np.einsum("kd,kd->k", centroids, centroids)
     away = squares - 2 * (points @ centroids.T)
     labels: Labels = away.argmin(axis=1)
@@ -73,13 +73,22 @@ def nearest(points: Points | Keys, centroids: Points | Keys) -> Labels:
 
 def _start(points: Points, branch: int, random: np.random.Generator) -> Points:
     """k-means++ with the best of several candidates for each centroid."""
+    squares = np.einsum("nd,nd->n", points, points)
+    rounding = TIE * squares.max()
+
+    def away_from(rows: Labels) -> Points:
+        """Squared distances [candidates, n]; zero for points that are equal."""
+        found = squares[rows, None] - 2 * (points[rows] @ points.T) + squares
+        found[found <= rounding] = 0
+        return found
+
     chosen = [int(random.integers(len(points)))]
-    away = squared_distances(points, points[chosen[0]])
+    away = away_from(np.array(chosen))[0]
     candidates = 2 + int(np.log(branch))
-    while len(chosen) < branch and away.sum() > 0:
+    while len(chosen) < branch and away.any():
         picked = random.choice(len(points), candidates, p=away / away.sum())
-        trials = [np.minimum(away, squared_distances(points, points[p])) for p in picked]
-        best = int(np.argmin([trial.sum() for trial in trials]))
+        trials = np.minimum(away, away_from(picked))
+        best = int(trials.sum(axis=1).argmin())
         chosen.append(int(picked[best]))
         away = trials[best]
     return points[chosen].copy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +107,13 @@ class Level:
                 raise self._error("is damaged (check sum)", REMEDY, f", row {row}")
             page.row_checked[place] = True
         return 1.0 if page.scale is None else float(page.scale[place])
+
+    def will_need(self, row: int) -> None:
+        """Let the system read a block ahead, while other work goes on; changes nothing else."""
+        offset, size = self._begin["blocks"] + row * self.shape.row_bytes, self.shape.row_bytes
+        if hasattr(os, "posix_fadvise"):  # macOS has none
+            with suppress(OSError):  # only advice
+                os.posix_fadvise(self._handle, offset, size, os.POSIX_FADV_WILLNEED)
 
     def column(self, name: str, first: int = 0, rows: int | None = None) -> NDArray[Any]:
         """`rows` rows (default: all) of an array of the file as stored, unchecked.

@@ -87,6 +87,8 @@ class ShippedBank:
         """
         faults: list[str] = []
         found = self.descend(key, faults)
+        if found.path:
+            self._will_need(len(found.path) - 1, found.path[-1])
         values = np.zeros(self.elements, np.float32)
         for level, row in enumerate(found.path):
             self.add_row(level, row, values, faults)
@@ -153,6 +155,8 @@ class ShippedBank:
             faults += self._pinned_faults
             self._pinned_faults = []
             return self._root_keys
+        # The row above is on the path: it arrives while the keys of its children are read.
+        self._will_need(level - 1, row)
         name = ("keys", level, row)
         keys: Keys | None = self._cache.get(name)
         if keys is None:
@@ -160,6 +164,10 @@ class ShippedBank:
             if keys is not None:
                 self._cache.put(name, keys, keys.nbytes)
         return keys
+
+    def _will_need(self, level: int, row: int) -> None:
+        if level > 0 and ("row", level, row) not in self._cache:
+            self.levels[level].will_need(row)
 
     def _read_keys(self, level: int, row: int, faults: list[str]) -> Keys | None:
         try:
