@@ -119,7 +119,7 @@ def export_(
     if json:
         print_json({"out": str(out), "blocks": [record.as_dict() for record in records]})
     else:
-        print(f"{out}: {len(records)} blocks. Next: edgemem bank import OTHER_STATE {out}")
+        print(f"{out}: {_blocks(len(records))}. Next: edgemem bank import OTHER_STATE {out}")
 
 
 def import_(
@@ -140,7 +140,7 @@ def import_(
     if json:
         print_json({"state": str(state), "taken": found.taken, "kept": found.kept})
     else:
-        print(f"{state}: {len(found.taken)} blocks taken, {len(found.kept)} as new here already.")
+        print(f"{state}: {_blocks(len(found.taken))} taken, {len(found.kept)} as new here already.")
 
 
 @contextmanager
@@ -169,4 +169,10 @@ def _print_blocks(state: Path, records: Sequence[Record]) -> None:
     ]
     size = sum(record.nbytes for record in records)
     columns = ("id", "path", "version", "count", "last used", "bytes", "why")
-    print_table(f"{state.name}: {len(records)} written blocks, {size:,} bytes", columns, rows)
+    print_table(
+        f"{state.name}: {_blocks(len(records))} written here, {size:,} bytes", columns, rows
+    )
+
+
+def _blocks(number: int) -> str:
+    return f"{number:,} block" if number == 1 else f"{number:,} blocks"
