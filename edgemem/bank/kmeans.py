@@ -97,11 +97,9 @@ def _start(points: Points, branch: int, random: np.random.Generator) -> Points:
 def _move(centroids: Points, weights: NDArray[np.float64], points: Points, labels: Labels) -> None:
     """Move each centroid to the mean of its points, earlier steps counting by their weight."""
     counts = np.bincount(labels, minlength=len(centroids))
-    member = (labels == np.arange(len(centroids))[:, None]).astype(np.float64)
-    sums = member @ points
-    present = counts > 0
-    total = (weights + counts)[present, None]
-    centroids[present] = (centroids[present] * weights[present, None] + sums[present]) / total
+    for label in np.flatnonzero(counts):
+        total = points[labels == label].sum(axis=0) + centroids[label] * weights[label]
+        centroids[label] = total / (weights[label] + counts[label])
     weights += counts
 
 

@@ -49,12 +49,13 @@ def descend(children: Children, levels: int, key: Keys) -> Descent:
 
 
 def squared_distances(keys: NDArray[Any], key: NDArray[Any]) -> NDArray[np.float64]:
-    """Squared L2 distance of each row of keys [..., d] to a key [d]; infinite for NaN.
+    """Squared L2 distance of each row of keys [n, d] to a key [d]; infinite for NaN.
 
     In float64: squares of float32 numbers cannot overflow, and no difference is lost.
     """
-    away = np.subtract(keys, key, dtype=np.float64)
-    found: NDArray[np.float64] = np.einsum("...d,...d->...", away, away)
+    away = keys.astype(np.float64)
+    away -= key
+    found: NDArray[np.float64] = np.einsum("nd,nd->n", away, away)
     found[np.isnan(found)] = np.inf
     return found
 
