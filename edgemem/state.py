@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 from edgemem.block import Arrays, pack, unpack
 from edgemem.errors import StateError
-from edgemem.state_file import SCHEMA_VERSION, StateFile
+from edgemem.state_file import StateFile
 
-__all__ = ["KEPT_VERSIONS", "SCHEMA_VERSION", "Snapshot", "State"]
 KEPT_VERSIONS = 2
 
 

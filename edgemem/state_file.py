@@ -16,36 +16,9 @@ from typing import Any
 from edgemem.errors import StateError
 from edgemem.files import sync_folder
 from edgemem.lock import OwnerLock, same_file
+from edgemem.state_schema import create, identity, is_empty, mismatch
 
-APPLICATION_ID = 0x45444D4D  # "EDMM", so that other SQLite files are recognised
-SCHEMA_VERSION = 2
 ONLY_ONCE = "Open a state file only once; others may read it with read_only=True"
-SCHEMA = """
-CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE snapshot (
-    version INTEGER PRIMARY KEY,
-    written REAL NOT NULL,
-    counters TEXT NOT NULL,
-    payload BLOB NOT NULL,
-    sha256 TEXT NOT NULL
-);
-CREATE TABLE block (
-    row INTEGER PRIMARY KEY,
-    id TEXT NOT NULL,
-    path TEXT NOT NULL,
-    version INTEGER NOT NULL,
-    parent INTEGER NOT NULL,
-    key BLOB NOT NULL,
-    count INTEGER NOT NULL,
-    created INTEGER NOT NULL,
-    provenance TEXT NOT NULL,
-    nbytes INTEGER NOT NULL,
-    payload_sha256 TEXT NOT NULL,
-    sha256 TEXT NOT NULL
-);
-CREATE TABLE payload (row INTEGER PRIMARY KEY, content BLOB NOT NULL);
-CREATE TABLE used (id TEXT PRIMARY KEY, clock INTEGER NOT NULL);
-"""
 
 
 class StateFile:
@@ -178,38 +151,14 @@ class StateFile:
         return database
 
     def _checked_identity(self, wanted: str | None) -> str:
-        tables = self._number("SELECT count(*) FROM sqlite_master")
-        application = self._number("PRAGMA application_id")
         # What is left of a file that was cut off is no new file, though SQLite takes it for one.
-        new = not tables and self.path.stat().st_size == 0
+        new = is_empty(self._database) and self.path.stat().st_size == 0
         if new and wanted is not None and not self.read_only:
-            self._create(wanted)
+            create(self._database, wanted)
             sync_folder(self.path.absolute().parent)
-        elif not tables or application != APPLICATION_ID:
-            raise self._error("is not an EdgeMem state file", "Pass another path")
-        version = self._number("PRAGMA user_version")
-        if version != SCHEMA_VERSION:
-            raise self._error(
-                f"has schema version {version}; this EdgeMem reads {SCHEMA_VERSION}",
-                "Update EdgeMem, or start with a new state file",
-            )
-        owner = self._database.execute("SELECT value FROM about WHERE name = 'bundle'").fetchone()
-        if owner is None or not isinstance(owner[0], str) or wanted not in (None, owner[0]):
-            raise self._error(
-                "belongs to another bundle",
-                "Open it with the bundle that wrote it, or start with a new state file",
-            )
-        return owner[0]
-
-    def _create(self, bundle_identity: str) -> None:
-        database = self._database
-        database.execute("BEGIN IMMEDIATE")
-        for statement in SCHEMA.split(";"):
-            database.execute(statement)
-        database.execute("INSERT INTO about VALUES ('bundle', ?)", (bundle_identity,))
-        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        database.execute("COMMIT")
+        if complaint := mismatch(self._database, wanted):
+            raise self._error(*complaint)
+        return identity(self._database)
 
     def _prepare_to_write(self) -> None:
         for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
@@ -226,9 +175,6 @@ class StateFile:
                     f"lost its file {file.name}: it was deleted or replaced while in use",
                     "Close this state and open it again; restore the file first if you have a copy",
                 )
-
-    def _number(self, statement: str) -> int:
-        return int(self._database.execute(statement).fetchone()[0])
 
     def _finish_scrub(self) -> None:
         if self._scrub:

@@ -1,4 +1,4 @@
-"""What is known of one version of a written block, how it is sealed, and what it is worth."""
+"""What is known of one version of a written block, and how it is sealed and checked."""
 
 from __future__ import annotations
 
@@ -86,15 +86,6 @@ class Record:
         return (*values, seal(values))
 
 
-def worth(count: int, age: int, nbytes: int) -> float:
-    """How much a block deserves its bytes: often used, recently used and small is best.
-
-    Greedy-dual-size-frequency (Cherkasova 1998) with the age as a divisor: `age` is counted in
-    writes to the state file, not in seconds, because clocks of devices go backwards.
-    """
-    return (1 + count) / ((1 + max(0, age)) * max(1, nbytes))
-
-
 def is_id(text: str) -> bool:
     """Whether a block may have this name."""
     return 0 < len(text) <= LONGEST_ID and text.isprintable()
@@ -139,10 +130,12 @@ def from_row(row: tuple[Any, ...], used: Any = 0) -> Record | None:
     if seal(row[:-1]) != row[-1] or len(row[4]) % 4:
         return None
     try:
-        provenance = Provenance(**json.loads(row[7]))
-        key = np.frombuffer(row[4], "<f4").astype(np.float32)
-        last = used if type(used) is int else 0
-        record = Record(*row[:4], key, *row[5:7], provenance, *row[8:10], max(last, row[2]))
+        name, path, version, parent, key, count, created, origin, nbytes, digest = row[:-1]
+        record = Record(
+            name, path, version, parent, np.frombuffer(key, "<f4").astype(np.float32), count,
+            created, Provenance(**json.loads(origin)), nbytes, digest,
+            max(used if type(used) is int else 0, version),
+        )  # fmt: skip
         # A right hash does not make the values right: the file may have been made by anyone.
         return checked(record, "row")
     except (ValueError, TypeError, AttributeError, RecursionError, InputError):

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from edgemem.bank.block_table import REMEDY, BlockTable, sha256, total_of
-from edgemem.bank.record import Provenance, Record, worth
+from edgemem.bank.eviction import least_first
+from edgemem.bank.record import Provenance, Record
 from edgemem.block import Array, Arrays, pack, unpack
 from edgemem.errors import InputError, StateError
 from edgemem.state import State
@@ -33,8 +34,8 @@ class Listing:
 class WrittenBlocks:
     """The written blocks of an open state file.
 
-    Several writes inside `state.transaction()` are committed together. All methods raise
-    StateError when the file cannot be read or written; nothing has changed then.
+    For one thread. Several writes inside `state.transaction()` are committed together. All methods
+    raise StateError when the file cannot be read or written; nothing has changed then.
     """
 
     def __init__(self, state: State) -> None:
@@ -196,7 +197,7 @@ class WrittenBlocks:
     def evict(self, budget: int, keep: Collection[str] = ()) -> list[str]:
         """Delete what is worth least until all arrays fit into `budget` bytes.
 
-        Earlier versions go first, oldest first; then whole blocks, least worth first (`worth`).
+        Earlier versions go first, oldest first; then whole blocks, least worth first (`eviction.worth`).
         Blocks in `keep` stay, and so do damaged ones, which a person has to decide on.
 
         Returns:
@@ -204,23 +205,17 @@ class WrittenBlocks:
         """
         gone = []
         with self._state.transaction():
-            sizes, clock = self._table.sizes(), self._table.tally().clock
-            records = {record.id: record for record in self.listing().records}
-            for (name, version), _ in sorted(sizes.items(), key=lambda item: item[0][1]):
-                if sum(sizes.values()) <= budget:
+            sizes, records = self._table.sizes(), self.listing().records
+            total, current = sum(sizes.values()), {(r.id, r.version) for r in records}
+            for item in least_first(records, sizes, self._table.tally().clock, keep):
+                if total <= budget:
                     break
-                if name in records and version < records[name].version:
-                    self._table.delete(name, [version])
-                    del sizes[name, version]
-            candidates = [record for record in records.values() if record.id not in keep]
-            for record in sorted(
-                candidates, key=lambda r: worth(r.count, clock - r.used, r.nbytes)
-            ):
-                if sum(sizes.values()) <= budget:
-                    break
-                self._table.forget(record.id)
-                sizes = {item: size for item, size in sizes.items() if item[0] != record.id}
-                gone.append(record.id)
+                total -= sizes.get(item, 0)
+                if item in current:
+                    self._table.forget(item[0])
+                    gone.append(item[0])
+                else:
+                    self._table.delete(item[0], [item[1]])
         return gone
 
     def compact(self) -> int:

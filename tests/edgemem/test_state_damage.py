@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edgemem
-from edgemem.state import KEPT_VERSIONS, SCHEMA_VERSION, Snapshot, State
+from edgemem.state import KEPT_VERSIONS, Snapshot, State
+from edgemem.state_schema import SCHEMA_VERSION
 
 WRITER = """
 import resource, sys, numpy as np

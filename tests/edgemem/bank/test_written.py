@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import edgemem
 from edgemem.bank.block_table import HISTORY
-from edgemem.bank.record import LARGEST, PATH, Provenance, worth
+from edgemem.bank.eviction import worth
+from edgemem.bank.record import LARGEST, PATH, Provenance
 from edgemem.bank.written import WrittenBlocks
 from edgemem.state import Snapshot, State
 
