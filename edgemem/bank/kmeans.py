@@ -78,7 +78,7 @@ def _start(points: Points, branch: int, random: np.random.Generator) -> Points:
 
     def away_from(rows: Labels) -> Points:
         """Squared distances [candidates, n]; zero for points that are equal."""
-        found = squares[rows, None] - 2 * (points[rows] @ points.T) + squares
+        found: Points = squares[rows, None] - 2 * (points[rows] @ points.T) + squares
         found[found <= rounding] = 0
         return found
 
