@@ -5,6 +5,7 @@ import shutil
 import signal
 import sqlite3
 import sys
+import time
 from contextlib import closing, suppress
 
 import pytest
@@ -231,3 +232,14 @@ def test_plain_sqlite_writing_at_the_same_time_is_named(tmp_path, committed, che
             State(path, "bundle")
     assert not os.path.lexists(f"{path}-lock")
     assert checked(path)[1] == 1
+
+
+def test_a_clock_going_backwards_between_runs_changes_no_order(
+    tmp_path, committed, checked, monkeypatch
+):
+    for steps, seconds in enumerate((2e9, 1e9, 0.0, -5.0, 3e9), 1):
+        monkeypatch.setattr(time, "time", lambda seconds=seconds: seconds)
+        committed(tmp_path / "s.db", 3 * steps)
+        found, newest = checked(tmp_path / "s.db")
+        assert newest == found["context 0"].provenance.steps == 3 * steps
+        assert found["context 0"].version == steps
