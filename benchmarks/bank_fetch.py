@@ -90,7 +90,8 @@ def show(results: dict[str, dict[str, Any]], descent: dict[str, float] | None) -
         for name, found in results.items():
             times = found[state]
             for what in times:
-                ratio = f"{times[what]['p50'] / times['bare']['p50']:.2f}"
+                bare = times["bare, rows alone" if "rows" in what else "bare"]["p50"]
+                ratio = f"{times[what]['p50'] / bare:.2f}"
                 rows.append((f"{name}, {what}", *(f"{times[what][q]:.0f}" for q in times[what])))
                 rows[-1] += (ratio,)
         rows.append(("target, fetch", "", "", f"{RATIO:.2f}"))
@@ -127,7 +128,7 @@ def draw(path: Path, results: dict[str, dict[str, Any]]) -> None:
         "fetch, cold": ("cold", "fetch", "#d1495b", "o-"),
         "bare read, warm": ("warm", "bare", "#c9c9c9", "s--"),
         "fetch, warm": ("warm", "fetch", "#3a7ebf", "s-"),
-        "fetch, rows in our cache": ("warm", "cached", "#2d7f5e", "^-"),
+        "fetch, rows in our cache": ("warm", "fetch, cached", "#2d7f5e", "^-"),
     }
     axes = figure.subplots()
     sizes = [found["bytes"] / 1e9 for found in results.values()]

@@ -16,7 +16,8 @@ from edgemem.bank.folder import open_levels
 from edgemem.bank.level_header import read_header
 from edgemem.bank.shipped import ShippedBank
 
-PAIRS = 40
+CONTEXTS = 40
+WARM = ("bare", "fetch", "fetch, cached", "bare, rows alone", "fetch, rows alone")
 
 
 class BareReads:
@@ -30,12 +31,16 @@ class BareReads:
     def __call__(self, path: tuple[int, ...]) -> None:
         """Read what a fetch along the path reads."""
         for level in range(1, len(path)):
-            handle, header = self.handles[level], self.headers[level]
-            shape = header.shape
-            keys = 4 * shape.branch * shape.key_length
-            os.pread(handle, keys, header.begin["keys"] + keys * path[level - 1])
-            row = shape.row_bytes
-            os.pread(handle, row, header.begin["blocks"] + row * path[level])
+            shape, begin = self.headers[level].shape, self.headers[level].begin["keys"]
+            size = 4 * shape.branch * shape.key_length
+            os.pread(self.handles[level], size, begin + size * path[level - 1])
+        self.rows(path)
+
+    def rows(self, path: tuple[int, ...]) -> None:
+        """Read the rows alone."""
+        for level in range(1, len(path)):
+            size, begin = self.headers[level].shape.row_bytes, self.headers[level].begin["blocks"]
+            os.pread(self.handles[level], size, begin + size * path[level])
 
     def drop(self) -> None:
         """Drop the pages of the files from the page cache."""
@@ -90,30 +95,32 @@ def measure_cold(folder: Path, elements: int, keys: Any, repeats: int) -> dict[s
 def measure_warm(folder: Path, elements: int, keys: Any, repeats: int) -> dict[str, Any]:
     """Pages in the page cache; fetches without a cache of our own, and with one."""
     bare = BareReads(folder)
-    times: dict[str, list[float]] = {"bare": [], "fetch": [], "cached": []}
+    times: dict[str, list[float]] = {name: [] for name in WARM}
     room = 1 << 30
     with (
         ShippedBank(folder, elements, cache_bytes=0) as bank,
         ShippedBank(folder, elements, cache_bytes=room) as cached,
     ):
-        paths = [bank.fetch(key).path for key in keys[:PAIRS]]
-        for key in keys[:PAIRS]:
+        paths = [bank.fetch(key).path for key in keys[:CONTEXTS]]
+        for key in keys[:CONTEXTS]:
             bank.fetch(key)
             cached.fetch(key)
         for number in range(repeats):
-            key, path = keys[number % PAIRS], paths[number % PAIRS]
+            key, path = keys[number % CONTEXTS], paths[number % CONTEXTS]
             times["bare"].append(timed(lambda path=path: bare(path)))
             times["fetch"].append(timed(lambda key=key: bank.fetch(key)))
-            times["cached"].append(timed(lambda key=key: cached.fetch(key)))
+            times["fetch, cached"].append(timed(lambda key=key: cached.fetch(key)))
+            times["bare, rows alone"].append(timed(lambda path=path: bare.rows(path)))
+            times["fetch, rows alone"].append(timed(lambda path=path: bank.sum_rows(path, [])))
     return {name: figures(values) for name, values in times.items()}
 
 
 def measure_descent(folder: Path, keys: Any, repeats: int) -> dict[str, float]:
     """From key to leaf, keys of the children in the page cache but not in ours."""
     with ShippedBank(folder, 0, cache_bytes=0) as bank:
-        for key in keys[:PAIRS]:
+        for key in keys[:CONTEXTS]:
             bank.descend(key, [])
-        chosen = [keys[number % PAIRS] for number in range(repeats)]
+        chosen = [keys[number % CONTEXTS] for number in range(repeats)]
         return figures([timed(lambda key=key: bank.descend(key, [])) for key in chosen])
 
 

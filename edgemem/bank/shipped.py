@@ -87,11 +87,7 @@ class ShippedBank:
         """
         faults: list[str] = []
         found = self.descend(key, faults)
-        if found.path:
-            self._will_need(len(found.path) - 1, found.path[-1])
-        values = np.zeros(self.elements, np.float32)
-        for level, row in enumerate(found.path):
-            self.add_row(level, row, values, faults)
+        values = self.sum_rows(found.path, faults)
         if self._prefetcher is not None and len(found.path) > 1:
             self._prefetcher.ask((len(found.path) - 1, found.path[-1]))
         return Fetched(found.path, found.distances, values, faults)
@@ -114,6 +110,15 @@ class ShippedBank:
             return self._children(level, row, faults)
 
         return descend(children, len(self.levels), key)
+
+    def sum_rows(self, path: tuple[int, ...], faults: list[str]) -> Values:
+        """The block [elements] of a path: the sum of its rows; damaged ones count as zero."""
+        if path:
+            self._will_need(len(path) - 1, path[-1])  # while the rows above are read and checked
+        values = np.zeros(self.elements, np.float32)
+        for level, row in enumerate(path):
+            self.add_row(level, row, values, faults)
+        return values
 
     def add_row(self, level: int, row: int, values: Values, faults: list[str]) -> None:
         """Add a row of a level (0 = the first) to values [elements]; a damaged one adds nothing."""

@@ -145,6 +145,8 @@ def show(
             if count
         ],
     )
+    if plot is not None:
+        print(f"Picture: {plot}")
 
 
 def verify(folder: Folder, json: Json = False) -> None:
