@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +15,7 @@ from edgemem.models.adaptive import Output
 HyperParameters = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """value: scalar to minimise. update: scalar bool, False = leave everything as it is.
     stats: scalars to watch, by name."""
 

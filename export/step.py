@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad
 
-from edgemem.export.objective import Objective
+from edgemem.export.objective import Loss, Objective
 from edgemem.export.optimizer import Optimizer
+from edgemem.models import remembered
 from edgemem.models.adaptive import AdaptiveModel, Gradient, Output
 
 Arrays = dict[str, Tensor]
@@ -37,7 +38,8 @@ def hyper_parameters(
     model: AdaptiveModel, batch: int, objective: Objective, optimizer: Optimizer
 ) -> dict[str, float]:
     """Names and defaults of all scalars that the device may tune."""
-    return _alpha(model, batch) | optimizer.hyper_parameters | objective.hyper_parameters
+    chosen = optimizer.hyper_parameters | objective.hyper_parameters
+    return _predict_parameters(model, batch) | _memory_parameters(model) | chosen
 
 
 def prefixed(prefix: str, arrays: Arrays) -> Arrays:
@@ -51,18 +53,19 @@ def predict_function(model: AdaptiveModel, frames: Tensor) -> Function:
     Fewer frames than a full batch carry less weight against the source statistics, in proportion.
     """
     block = _detached(model.block())
-    scalars = {name: torch.tensor(v) for name, v in _alpha(model, frames.shape[0]).items()}
+    scalars = {n: torch.tensor(v) for n, v in _predict_parameters(model, frames.shape[0]).items()}
     inputs = {"x": frames, **prefixed("block", block), **prefixed("hp", scalars)}
     full = float(frames.shape[0])
 
     def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(list(inputs)[1:], flat, strict=True))
-        alpha = values.get("hp.alpha")
-        if alpha is not None:
-            count = (x.flatten(1)[:, 0] * 0.0 + 1.0).sum()
-            alpha = alpha * (count / full).clamp(max=1.0)
-        output = _forward(model, _strip("block", values), x, alpha)
-        return output.logits, output.key
+        arrays, hp = _strip("block", values), _strip("hp", values)
+        count = (x.flatten(1)[:, 0] * 0.0 + 1.0).sum()
+        if "alpha" in hp:
+            known = count + arrays[remembered.FRAMES] if model.remembered() else count
+            hp["alpha"] = hp["alpha"] * (known / full).clamp(max=1.0)
+        output = _forward(model, arrays, x, count, hp)
+        return _weighed(model, output, arrays, hp), output.key
 
     return Function(inputs, ("logits", "key"), call, dynamic_batch=True)
 
@@ -77,10 +80,10 @@ def adapt_function(
     """x, block, slots, hyper-parameters -> logits, key, next block, next slots, stats.
 
     The logits are those before the update. Where the objective says so (no reliable sample),
-    block and slots come back unchanged.
+    what the block learns and the slots come back unchanged; what it remembers moves on.
     """
-    block = _detached(model.block())
-    slots = optimizer.slots(block)
+    block, learned = _detached(model.block()), list(model.learned())
+    slots = optimizer.slots({name: block[name] for name in learned})
     defaults = hyper_parameters(model, frames.shape[0], objective, optimizer)
     inputs = {
         "x": frames,
@@ -93,21 +96,30 @@ def adapt_function(
     def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(list(inputs)[1:], flat, strict=True))
         old_block, old_slots = _strip("block", values), _strip("opt", values)
-        hp = _strip("hp", values)
+        hp, old_learned = _strip("hp", values), {name: old_block[name] for name in learned}
+        count = torch.tensor(float(x.shape[0]))
 
-        def loss(arrays: Arrays) -> tuple[Tensor, tuple[Tensor, ...]]:
-            output = _forward(model, arrays, x, hp.get("alpha"), gradient)
+        def loss(arrays: Arrays) -> tuple[Tensor, tuple[Output, Loss]]:
+            output = _forward(model, old_block | arrays, x, count, hp, gradient)
             result = objective.loss(output, hp)
-            stat_names[:] = [*result.stats, "loss", "updated"]
-            updated = result.update.to(x.dtype)
-            stats = (*result.stats.values(), result.value, updated)
-            return result.value, (output.logits, output.key, result.update, *stats)
+            return result.value, (output, result)
 
-        grads, (logits, key, update, *stats) = grad(loss, has_aux=True)(old_block)
-        new_block, new_slots = optimizer.update(old_block, grads, old_slots, hp)
-        next_block = [torch.where(update, new_block[k], old_block[k]) for k in block]
+        grads, (output, result) = grad(loss, has_aux=True)(old_learned)
+        new_block, new_slots = optimizer.update(old_learned, grads, old_slots, hp)
+        logits, update, updated = (
+            _weighed(model, output, old_block, hp),
+            result.update,
+            result.update,
+        )
+        moved = dict.fromkeys(learned, update)
+        if model.remembered():  # from every batch that gives finite values, reliable or not
+            updated = update | torch.isfinite(result.value)
+            new_block |= remembered.next_remembered(old_block, output.seen, logits, hp)
+        next_block = [torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in block]
+        stat_names[:] = [*result.stats, "loss", "updated"]
+        stats = (*result.stats.values(), result.value, updated.to(x.dtype))
         next_slots = [torch.where(update, new_slots[k], old_slots[k]) for k in slots]
-        return (logits, key, *next_block, *next_slots, *stats)
+        return (logits, output.key, *next_block, *next_slots, *stats)
 
     call(*inputs.values())  # names the stats, and fails early in plain torch
     outputs = (
@@ -120,21 +132,40 @@ def adapt_function(
     return Function(inputs, outputs, call, dynamic_batch=False)
 
 
-def _alpha(model: AdaptiveModel, batch: int) -> dict[str, float]:
+def _predict_parameters(model: AdaptiveModel, batch: int) -> dict[str, float]:
+    """Those that the forward pass reads."""
     alpha = model.alpha(batch)
-    return {} if alpha is None else {"alpha": alpha}
+    own = {} if alpha is None else {"alpha": alpha}
+    if model.remembered():
+        own |= {n: v for n, v in remembered.HYPER_PARAMETERS.items() if n != "memory_rate"}
+    return own
+
+
+def _memory_parameters(model: AdaptiveModel) -> dict[str, float]:
+    return remembered.HYPER_PARAMETERS if model.remembered() else {}
+
+
+def _weighed(model: AdaptiveModel, output: Output, block: Arrays, hp: Arrays) -> Tensor:
+    """Logits after the remembered class prior, where there is one."""
+    if not model.remembered():
+        return output.logits
+    return remembered.weighed(output.logits, block[remembered.CLASS_PRIOR], hp)
 
 
 def _forward(
     model: AdaptiveModel,
     block: Arrays,
     x: Tensor,
-    alpha: Tensor | None,
+    count: Tensor,
+    hp: Arrays,
     gradient: Gradient = "full",
 ) -> Output:
+    weight = None
+    if model.remembered():
+        weight = remembered.batch_weight(count, block[remembered.FRAMES], hp)
     model.gradient = gradient
     try:
-        output: Output = functional_call(model, block, (x, alpha))
+        output: Output = functional_call(model, block, (x, hp.get("alpha"), weight))
     finally:
         model.gradient = "full"
     return output

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from edgemem.models.meta_network import Form, MetaNetwork
 from edgemem.models.parts import Part
-from edgemem.models.statistics import FrozenNorm, Settings
+from edgemem.models.remembered import CLASS_PRIOR, FRAMES, MEAN, VAR, FrameMoments
+from edgemem.models.statistics import FrozenNorm, MixedStatistics, Settings
 
 Gradient = Literal["full", "meta"]
-Statistics = Literal["source", "batch", "mix"] | float
+Statistics = Literal["source", "batch", "mix", "remembered"] | float
+REMEMBERED_ALPHA = 0.6
 PRIOR_FRAMES = 16  # BN-alpha, Schneider et al. 2020, figure 2: the source counts as N = 16 frames
 
 
@@ -38,24 +40,25 @@ class Attachment:
     input_shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What one forward pass gives.
 
     logits: [n, classes]. key: context key [k]. distances: per meta network, the mean absolute
-    difference between its output and the frozen output (R_k of EcoTTA, section 3.2).
+    difference between its output and the frozen output (R_k of EcoTTA, section 3.2). seen: per norm
+    that remembers statistics, its source variance and the moments of every frame.
     """
 
     logits: Tensor
     key: Tensor
     distances: tuple[Tensor, ...]
+    seen: dict[str, tuple[Tensor, FrameMoments]]
 
 
 class AdaptiveModel(nn.Module):
     """A frozen model whose parts have meta networks. Made by `attach`.
 
-    The trainable arrays (`named_parameters` that require a gradient) are the block; all of them
-    zero, together with source statistics (`alpha=0`), is the frozen model.
+    Its block is what it learns (parameters that require a gradient) and what it remembers (moving
+    averages); all of it zero, together with source statistics (`alpha=0`), is the frozen model.
     """
 
     def __init__(
@@ -118,13 +121,36 @@ class AdaptiveModel(nn.Module):
         statistics = self.attachment.statistics
         if statistics == "source":
             return None
+        if statistics == "remembered":
+            return REMEMBERED_ALPHA
         if statistics == "mix":
             return frames / (frames + PRIOR_FRAMES)
         return 1.0 if statistics == "batch" else float(statistics)
 
     def block(self) -> dict[str, Tensor]:
         """The arrays that adapt, by name."""
+        return self.learned() | self.remembered()
+
+    def learned(self) -> dict[str, Tensor]:
+        """The arrays of the block that follow a gradient."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def remembered(self) -> dict[str, Tensor]:
+        """The arrays of the block that are moving averages."""
+        if self.attachment.statistics != "remembered":
+            return {}
+        arrays: dict[str, Tensor] = {name: getattr(self, name) for name in (CLASS_PRIOR, FRAMES)}
+        for name, norm in self._norms():
+            if norm.normalizes:
+                arrays |= {f"{name}.{kind}": getattr(norm, kind) for kind in (MEAN, VAR)}
+        return arrays
+
+    def make_remembering(self, classes: int) -> None:
+        """Give the block a place for the statistics and the class prior of its context."""
+        self.register_buffer(CLASS_PRIOR, torch.zeros(classes))
+        self.register_buffer(FRAMES, torch.zeros(()))
+        for _, norm in self._norms():
+            norm.make_remembering()
 
     def mark_warm(self) -> None:
         """Declare the meta networks trained and the source moments of their norms known."""
@@ -132,15 +158,32 @@ class AdaptiveModel(nn.Module):
         for meta in self.meta_networks():
             meta.output_norm.known = True
 
-    def forward(self, x: Tensor, alpha: Tensor | None = None) -> Output:
-        """Frames [n, ...] float32 -> Output. alpha: weight of batch statistics; None = source."""
-        self.settings.alpha, self.settings.key = alpha, None
+    def forward(
+        self, x: Tensor, alpha: Tensor | None = None, batch_weight: Tensor | None = None
+    ) -> Output:
+        """Frames [n, ...] float32 -> Output.
+
+        alpha: weight of the target's statistics; None = source. batch_weight: of the batch against
+        what is remembered; None = the batch alone is the target.
+        """
+        self.settings.clear()
+        self.settings.alpha, self.settings.batch_weight = alpha, batch_weight
         self._distances.clear()
         logits = logits_of(self.frozen(self._normalized(x)))
         distances, key = tuple(self._distances), self.settings.key
+        seen = {
+            name: (norm.var, self.settings.seen[norm])
+            for name, norm in self._norms()
+            if norm in self.settings.seen
+        }
         self._distances.clear()
-        self.settings.alpha = self.settings.key = None
-        return Output(logits, logits.new_zeros(0) if key is None else key, distances)
+        self.settings.clear()
+        return Output(logits, logits.new_zeros(0) if key is None else key, distances, seen)
+
+    def _norms(self) -> Iterator[tuple[str, MixedStatistics]]:
+        for name, module in self.named_modules():
+            if isinstance(module, MixedStatistics):
+                yield name, module
 
     def frozen_logits(self, x: Tensor) -> Tensor:
         """What the model that was attached to returns: no meta network, torch's batch norm."""

@@ -33,9 +33,10 @@ def attach(
         parts: dotted names or ranges (`layer3[0:3]`) of modules that take and return one
             tensor [n, c, t] or [n, c, h, w], in any order. Empty: no meta networks.
         example_input: frames [n, ...] float32, as the device will pass them.
-        statistics: of all norms: "source", "batch", "mix" (the source counts as 16 frames), or
-            a weight between 0 and 1 for the batch. "source" is fixed at export; the others set
-            the default of `hp.alpha`.
+        statistics: of all norms: "source", "batch", "mix" (the source counts as 16 frames),
+            "remembered" (what the block remembers of its context, with its class prior), or a
+            weight between 0 and 1 for the batch. "source" is fixed at export; the others set the
+            default of `hp.alpha`.
         form: the convolution of the meta networks; default dense 3x3.
         norm_affine: put the affine pairs of the frozen BatchNorm layers into the block too.
         normalization: mean and deviation per channel, applied to the frames first.
@@ -64,18 +65,21 @@ def attach(
         adaptive.add_meta_network(find_part(frozen, name), meta)
     if norm_affine:
         adaptive.add_norm_affine()
+    if statistics == "remembered":
+        with torch.no_grad():
+            adaptive.make_remembering(adaptive.frozen_logits(example_input).shape[1])
     _mark_key(adaptive, norms, example_input)
     return adaptive.to(example_input.device).eval()
 
 
 def _check_statistics(statistics: Statistics) -> None:
-    if statistics in ("source", "batch", "mix"):
+    if statistics in ("source", "batch", "mix", "remembered"):
         return
     if not isinstance(statistics, (int, float)) or not 0.0 <= statistics <= 1.0:
         raise AttachError(
             f"statistics {statistics!r}",
             "is not a known choice",
-            "Use 'source', 'batch', 'mix' or a weight between 0 and 1",
+            "Use 'source', 'batch', 'mix', 'remembered' or a weight between 0 and 1",
         )
 
 

@@ -207,13 +207,15 @@ def _normalization(settings: AttachSettings, channels: int) -> Normalization | N
 def _statistics(text: str | None) -> Statistics:
     if text is None:
         return "mix"
-    if text in ("source", "batch", "mix"):
+    if text in ("source", "batch", "mix", "remembered"):
         return text  # type: ignore[return-value]
     try:
         return float(text)
     except ValueError as error:
         raise InputError(
-            f"--statistics {text}", "is unknown", "Use source, batch, mix or a weight from 0 to 1"
+            f"--statistics {text}",
+            "is unknown",
+            "Use source, batch, mix, remembered or a weight from 0 to 1",
         ) from error
 
 

@@ -62,6 +62,11 @@ class OutputNorm(MixedStatistics):
         self.scale_delta = nn.Parameter(torch.zeros(channels))
         self.shift = nn.Parameter(torch.zeros(channels))
 
+    @property
+    def normalizes(self) -> bool:
+        """Without known source moments it does not."""
+        return self.known
+
     def forward(self, x: Tensor) -> Tensor:
         """[n, c, ...] -> the same shape; x itself, bit for bit, at zero and source statistics."""
         gain = self.scale_delta + 1.0

@@ -1,7 +1,8 @@
 """Batch normalisation whose statistics can be the source's, the batch's, or a mix.
 
-`mean = source + alpha * (batch - source)`, the same for the variance (BN-alpha, Schneider et al.
-2020, equation 1, with the weight given directly). Source statistics are constants here: they are
+`mean = source + alpha * (target - source)`, the same for the variance (BN-alpha, Schneider et al.
+2020, equation 1, with the weight given directly). The target is the batch, or what the block
+remembers of its context, moved towards the batch. Source statistics are constants here: they are
 never updated, and at `alpha = 0` they are used exactly.
 """
 
@@ -11,19 +12,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgemem.models.remembered import MEAN, VAR, FrameMoments, frame_moments
+
 
 class Settings:
     """What all norms of one adaptive model share during one forward pass.
 
     alpha: scalar tensor, the weight of the batch's statistics; None = source statistics only.
+    batch_weight: scalar tensor, of the batch against what is remembered; None = nothing is.
     key: context key [2 * channels] of the batch, left by the first frozen norm.
+    seen: per norm that remembers, the moments of every frame of the batch.
     plain: run the frozen model alone, with torch's own batch norm: the reference for law 4.
     """
 
     def __init__(self) -> None:
         self.plain = False
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the last forward pass."""
         self.alpha: Tensor | None = None
+        self.batch_weight: Tensor | None = None
         self.key: Tensor | None = None
+        self.seen: dict[nn.Module, FrameMoments] = {}
 
 
 def reduce_dims(x: Tensor) -> list[int]:
@@ -62,11 +73,31 @@ class MixedStatistics(nn.Module):
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance to normalise x with, both [channels]."""
-        alpha = self.settings.alpha
+        alpha, weight = self.settings.alpha, self.settings.batch_weight
         if alpha is None:
             return self.mean, self.var
+        if weight is not None:
+            return self._remembered(x, alpha, weight)
         mean, var = batch_moments(x)
         return self.mean + alpha * (mean - self.mean), self.var + alpha * (var - self.var)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether moments are used at all, so that remembering them has an effect."""
+        return True
+
+    def make_remembering(self) -> None:
+        """Give the block a place for the moments of its context, as differences to the source."""
+        self.register_buffer(MEAN, torch.zeros_like(self.mean))
+        self.register_buffer(VAR, torch.zeros_like(self.var))
+
+    def _remembered(self, x: Tensor, alpha: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self.settings.seen[self] = frame_moments(x, self.mean)
+        mean, var = seen.pooled(x.new_full((x.shape[0],), 1.0) / x.shape[0])
+        past_mean, past_var = getattr(self, MEAN), getattr(self, VAR)
+        mean = past_mean + weight * (mean - past_mean)
+        var = past_var + weight * (var - self.var - past_var)
+        return self.mean + alpha * mean, self.var + alpha * var
 
 
 class FrozenNorm(MixedStatistics):

@@ -21,7 +21,8 @@ Parts = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="What to write.")]
 Statistics = Annotated[
-    str | None, typer.Option(help="source, batch, mix, or a weight from 0 to 1 (default mix).")
+    str | None,
+    typer.Option(help="source, batch, mix, remembered, or a weight from 0 to 1 (default mix)."),
 ]
 InputShape = Annotated[
     str | None, typer.Option(help="Shape of one frame, such as 3,32,32; default the model's own.")

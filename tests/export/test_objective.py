@@ -27,7 +27,7 @@ def logits():
 
 
 def output(logits, *distances):
-    return Output(logits, torch.zeros(0), tuple(distances))
+    return Output(logits, torch.zeros(0), tuple(distances), {})
 
 
 def test_ecotta_is_the_mean_entropy_of_reliable_samples_plus_the_distances(logits):

@@ -1,0 +1,98 @@
+"""Statistics and class prior that a block remembers of its context.
+
+A batch with few classes has statistics of those classes rather than of its context. Remembered
+moments average over many batches, and every frame weighs as much as its class is rare, so that
+they are those of balanced labels; the class prior is estimated beside them and multiplies the
+predictions. All arrays are differences that are zero where nothing is remembered yet, and move by
+averaging, not by gradient. Of their kin: RoTTA's robust batch normalisation (Yuan et al., CVPR
+2023, equation 8) remembers one state for all contexts, and balances by choosing frames; the prior
+as in Saerens et al., Neural Computation 2002, equation 2.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Arrays = dict[str, Tensor]
+
+CLASS_PRIOR, FRAMES = "remembered_prior", "remembered_frames"
+MEAN, VAR = "remembered_mean", "remembered_var"
+NAMES = (CLASS_PRIOR, FRAMES, MEAN, VAR)
+# least_batch_weight: of the present batch's moments against the remembered ones.
+# memory_rate: least share that a batch has in what is remembered.
+# prior_weight: exponent of the class prior.
+HYPER_PARAMETERS = {"least_batch_weight": 0.1, "memory_rate": 0.05, "prior_weight": 1.5}
+FLOOR = 0.02  # a class that was never seen may still come
+MOST_FRAMES = 1e6  # float32 counts exactly up to 1.6e7
+SOURCE_FRAMES = 16.0  # the source counts for as many frames when the first batch is remembered
+
+
+class FrameMoments(NamedTuple):
+    """Of each frame, per channel: mean and mean square of the distance to the source mean.
+
+    Both [n, channels].
+    """
+
+    mean: Tensor
+    square: Tensor
+
+    def pooled(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (as a distance to the source mean) and variance of all frames, both [channels].
+
+        weights: [n], of sum one.
+        """
+        mean = weights @ self.mean
+        return mean, (weights @ self.square - mean * mean).clamp(min=0.0)
+
+
+def frame_moments(x: Tensor, source_mean: Tensor) -> FrameMoments:
+    """Moments of each frame of x [n, channels, ...]."""
+    distance = x.flatten(2) - source_mean.view(1, -1, 1)
+    return FrameMoments(distance.mean(2), (distance * distance).mean(2))
+
+
+def batch_weight(frames: Tensor, remembered: Tensor, hp: Mapping[str, Tensor]) -> Tensor:
+    """Weight of the moments of so many frames against what is remembered; 1 at first."""
+    return torch.maximum(hp["least_batch_weight"], frames / (frames + remembered))
+
+
+def weighed(logits: Tensor, prior: Tensor, hp: Mapping[str, Tensor]) -> Tensor:
+    """Logits [n, classes] after the remembered class prior (a difference to the even one)."""
+    even = 1.0 / logits.shape[1]
+    return logits + hp["prior_weight"] * torch.log((prior + even + FLOOR) / (even + FLOOR))
+
+
+def next_remembered(
+    old: Arrays,
+    seen: Mapping[str, tuple[Tensor, FrameMoments]],
+    logits: Tensor,
+    hp: Mapping[str, Tensor],
+) -> Arrays:
+    """What is remembered after one more batch.
+
+    Args:
+        old: arrays by name, those of the norms under the names of their norms.
+        seen: per norm, its source variance and the moments of every frame.
+        logits: [n, classes], the predictions of the batch.
+    """
+    probabilities = torch.softmax(logits, 1)
+    classes, mean = logits.shape[1], probabilities.mean(0)
+    weights = (probabilities / (mean + FLOOR)).sum(1)
+    weights = weights / weights.sum()
+    frames = old[FRAMES] + float(len(logits))
+    rate = torch.maximum(hp["memory_rate"], len(logits) / (frames + SOURCE_FRAMES))
+    prior = old[CLASS_PRIOR]
+    new = {
+        CLASS_PRIOR: prior + rate.clamp(max=0.5) * (mean - 1.0 / classes - prior),
+        FRAMES: frames.clamp(max=MOST_FRAMES),
+    }
+    for name, (source_var, moments) in seen.items():
+        distance, var = moments.pooled(weights)
+        for kind, value in ((MEAN, distance), (VAR, var - source_var)):
+            before = old[f"{name}.{kind}"]
+            new[f"{name}.{kind}"] = before + rate * (value - before)
+    return new
