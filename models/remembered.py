@@ -62,8 +62,8 @@ def batch_weight(frames: Tensor, remembered: Tensor, hp: Mapping[str, Tensor]) -
 
 def weighed(logits: Tensor, prior: Tensor, hp: Mapping[str, Tensor]) -> Tensor:
     """Logits [n, classes] after the remembered class prior (a difference to the even one)."""
-    even = 1.0 / logits.shape[1]
-    return logits + hp["prior_weight"] * torch.log((prior + even + FLOOR) / (even + FLOOR))
+    even = 1.0 / logits.shape[1] + FLOOR
+    return logits + hp["prior_weight"] * torch.log(1.0 + prior / even)  # exactly zero for zero
 
 
 def next_remembered(
