@@ -46,7 +46,8 @@ class FrameMoments(NamedTuple):
         weights: [n], of sum one.
         """
         mean = weights @ self.mean
-        return mean, (weights @ self.square - mean * mean).clamp(min=0.0)
+        # Below zero by rounding only. Engines may clamp an overflow to a number; this keeps it.
+        return mean, (weights @ self.square - mean * mean).abs()
 
 
 def frame_moments(x: Tensor, source_mean: Tensor) -> FrameMoments:
