@@ -56,8 +56,10 @@ class Manifest:
     """Everything the runtime knows about a bundle before it opens a graph.
 
     graphs: name -> file. labels: class names in the order of the logits. key: size of the
-    context key. reference: file with outputs that every device must reproduce. exported_from: names and hashes of what the bundle was made from, and the figures
-    of its parity check; for people, never read by the runtime.
+    context key. reference: file with outputs that every device must reproduce. source: file that
+    tells what keys of source data look like; None = contexts are not told apart. exported_from:
+    names and hashes of what the bundle was made from, and the figures of its parity check; for
+    people, never read by the runtime.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Manifest:
     stats: tuple[str, ...]
     generic_block: str
     reference: str
+    source: str | None
     files: dict[str, FileRecord]
     exported_from: dict[str, Any] = field(default_factory=dict)
 
@@ -92,6 +95,7 @@ def to_json(manifest: Manifest) -> bytes:
         "stats": manifest.stats,
         "generic_block": manifest.generic_block,
         "reference": manifest.reference,
+        "source": manifest.source,
         "files": {name: vars(record) for name, record in manifest.files.items()},
         "exported_from": manifest.exported_from,
     }
@@ -148,6 +152,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
         stats=tuple(_text(name) for name in document["stats"]),
         generic_block=_text(document["generic_block"]),
         reference=_text(document["reference"]),
+        source=None if document["source"] is None else _text(document["source"]),
         files={
             _text(name): FileRecord(_count(record["size"], least=0), _text(record["sha256"]))
             for name, record in document["files"].items()
@@ -160,7 +165,10 @@ def _check(manifest: Manifest) -> None:
     """Relations between values, before any memory is reserved from them."""
     if "predict" not in manifest.graphs:
         raise ValueError("no graph named 'predict'")
-    for name in [*manifest.graphs.values(), manifest.generic_block, manifest.reference]:
+    if manifest.source is not None and "key" not in manifest.graphs:
+        raise ValueError("source keys, but no graph named 'key'")
+    more = [manifest.source] if manifest.source is not None else []
+    for name in [*manifest.graphs.values(), manifest.generic_block, manifest.reference, *more]:
         if name not in manifest.files:
             raise ValueError(f"file {name!r} is not listed under files")
     frames = manifest.frames
@@ -179,7 +187,10 @@ def _block_spec(entries: list[dict[str, Any]]) -> BlockSpec:
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"dtype {entry['dtype']!r}")
         shape = tuple(_count(n) for n in entry["shape"])
-        specs.append(ArraySpec(_text(entry["name"]), shape, entry["dtype"], _finite(entry["zero"])))
+        zero, share = _finite(entry["zero"]), _finite(entry["root_share"])
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"root_share {share!r} is not within 0 to 1")
+        specs.append(ArraySpec(_text(entry["name"]), shape, entry["dtype"], zero, share))
     if len({spec.name for spec in specs}) != len(specs):
         raise ValueError("two arrays have the same name")
     return BlockSpec(tuple(specs))

@@ -16,16 +16,25 @@ from edgemem.errors import ExportError, InputError
 from edgemem.export.objective import OBJECTIVES, Objective
 from edgemem.export.optimizer import OPTIMIZERS, Optimizer
 from edgemem.export.parity import Parity, check_parity
-from edgemem.export.step import Function, adapt_function, hyper_parameters, predict_function
+from edgemem.export.step import (
+    Function,
+    adapt_function,
+    hyper_parameters,
+    key_function,
+    predict_function,
+)
 from edgemem.export.trace import to_onnx
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files import new_folder, sha256_file
 from edgemem.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, to_json
 from edgemem.models.adaptive import AdaptiveModel, Gradient
+from edgemem.models.source_keys import source_keys
 
 GENERIC = "bank/generic.safetensors"
 REFERENCE = "reference.safetensors"
+SOURCE = "source.safetensors"
+ROOT_SHARE = 0.7  # of what is learnt; what is remembered belongs to its context
 LEARNING_RATES = {"sgd": 1e-3, "adam": 1e-4}
 
 
@@ -105,11 +114,16 @@ def _export(
         )
         parity.check()
         (folder / "bank").mkdir()
-        block = {name: value.detach().numpy() for name, value in model.block().items()}
-        (folder / GENERIC).write_bytes(pack(block))
+        generic = {name: value.detach().numpy() for name, value in model.block().items()}
+        (folder / GENERIC).write_bytes(pack(generic))
+        if (keys := source_keys(model, choices.batch)) is not None:
+            (folder / SOURCE).write_bytes(pack(keys.arrays()))
         (folder / REFERENCE).write_bytes(pack(reference))
         origin = _origin(model, choices, objective, parity, source)
-        manifest = _manifest(path, folder, functions["adapt"], frames, choices, origin)
+        block = _spec(
+            _named("block", functions["adapt"]), dict.fromkeys(model.learned(), ROOT_SHARE)
+        )
+        manifest = _manifest(path, folder, functions, block, frames, choices, origin)
         (folder / "manifest.json").write_bytes(to_json(manifest))
     return parity
 
@@ -162,7 +176,10 @@ def _functions(
             f"hyper-parameter {unknown[0]!r}", "is unknown", f"There are {', '.join(known)}"
         )
     adapt = adapt_function(model, x, objective, optimizer, choices.gradient)
-    return {"predict": predict_function(model, x), "adapt": adapt}, objective
+    functions = {"predict": predict_function(model, x), "adapt": adapt}
+    if model.source_moments is not None:
+        functions["key"] = key_function(model, x)
+    return functions, objective
 
 
 def _frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:
@@ -176,21 +193,23 @@ def _frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:
 def _manifest(
     path: Path,
     folder: Path,
-    adapt: Function,
+    functions: Mapping[str, Function],
+    block: BlockSpec,
     frames: FrameSpec,
     choices: Choices,
     origin: dict[str, Any],
 ) -> Manifest:
+    adapt = functions["adapt"]
     defaults = {n: float(v) for n, v in _named("hp", adapt).items()}
     defaults |= dict(choices.hyper_parameters or {})
     classes = int(origin.pop("classes"))
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return Manifest(
         name=path.name.removesuffix(".edgemem"),
-        graphs={"predict": "predict.onnx", "adapt": "adapt.onnx"},
+        graphs={name: f"{name}.onnx" for name in functions},
         frames=frames,
         labels=choices.labels or tuple(str(i) for i in range(classes)),
-        block=_spec(_named("block", adapt)),
+        block=block,
         slots=_spec(_named("opt", adapt)),
         # Law 4: every scalar at zero means source statistics and no learning.
         hyper_parameters={n: HyperParameter(v, 0.0) for n, v in defaults.items()},
@@ -198,6 +217,7 @@ def _manifest(
         stats=tuple(n.removeprefix("stat.") for n in adapt.outputs if n.startswith("stat.")),
         generic_block=GENERIC,
         reference=REFERENCE,
+        source=SOURCE if (folder / SOURCE).exists() else None,
         files={
             p.relative_to(folder).as_posix(): FileRecord(p.stat().st_size, sha256_file(p))
             for p in files
@@ -240,10 +260,18 @@ def _named(prefix: str, function: Function) -> dict[str, torch.Tensor]:
     return {n.removeprefix(start): v for n, v in function.inputs.items() if n.startswith(start)}
 
 
-def _spec(arrays: dict[str, torch.Tensor]) -> BlockSpec:
+def _spec(
+    arrays: dict[str, torch.Tensor], root_shares: Mapping[str, float] | None = None
+) -> BlockSpec:
+    shares = root_shares or {}
     return BlockSpec(
         tuple(
-            ArraySpec(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+            ArraySpec(
+                name,
+                tuple(value.shape),
+                str(value.dtype).removeprefix("torch."),
+                root_share=shares.get(name, 0.0),
+            )
             for name, value in arrays.items()
         )
     )

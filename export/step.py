@@ -70,6 +70,16 @@ def predict_function(model: AdaptiveModel, frames: Tensor) -> Function:
     return Function(inputs, ("logits", "key"), call, dynamic_batch=True)
 
 
+def key_function(model: AdaptiveModel, frames: Tensor) -> Function:
+    """x -> key; for any number of frames. Only the layers before the key are left of the model."""
+
+    def call(x: Tensor) -> tuple[Tensor, ...]:
+        output: Output = model(x)
+        return (output.key,)
+
+    return Function({"x": frames}, ("key",), call, dynamic_batch=True)
+
+
 def adapt_function(
     model: AdaptiveModel,
     frames: Tensor,
@@ -114,7 +124,7 @@ def adapt_function(
         moved = dict.fromkeys(learned, update)
         if model.remembered():  # from every batch that gives finite values, reliable or not
             updated = update | torch.isfinite(result.value)
-            new_block |= remembered.next_remembered(old_block, output.seen, logits, hp)
+            new_block |= remembered.next_remembered(old_block, output.seen, output.logits, hp)
         next_block = [torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in block]
         stat_names[:] = [*result.stats, "loss", "updated"]
         stats = (*result.stats.values(), result.value, updated.to(x.dtype))

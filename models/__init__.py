@@ -5,6 +5,7 @@ from edgemem.models.adaptive_checkpoint import load_adaptive, save_adaptive
 from edgemem.models.attach import attach
 from edgemem.models.checkpoint import load_into
 from edgemem.models.meta_network import Form
+from edgemem.models.source_keys import observe_source
 from edgemem.models.warm_up import Progress, Recipe, warm_up
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "attach",
     "load_adaptive",
     "load_into",
+    "observe_source",
     "save_adaptive",
     "warm_up",
 ]

@@ -74,6 +74,8 @@ class AdaptiveModel(nn.Module):
         self.warm = False
         self.gradient: Gradient = "full"
         self.settings = settings
+        self.source_moments: Tensor | None
+        self.register_buffer("source_moments", None)  # see source_keys
         self._distances: list[Tensor] = []
         self._inputs: dict[str, Tensor] = {}
 

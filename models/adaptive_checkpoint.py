@@ -71,6 +71,7 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
             norm_affine=attachment.norm_affine,
             normalization=attachment.normalization,
         )
+        adaptive.source_moments = tensors.get("source_moments")
         adaptive.load_state_dict(tensors)
     except (AttachError, RuntimeError) as error:
         raise CheckpointError(

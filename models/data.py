@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from edgemem.errors import InputError, MissingExtraError
 
 Frames = NDArray[np.uint8] | NDArray[np.float32]
+
+
+def to_float(frames: Frames) -> Tensor:
+    """Frames as a model takes them: uint8 divided by 255, else float32."""
+    x = torch.from_numpy(np.ascontiguousarray(frames))
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
 
 
 def load_dataset(path: Path) -> tuple[Frames, NDArray[np.int64]]:

@@ -140,7 +140,7 @@ class MetaNetwork(nn.Module):
             for parameter in self.parameters():
                 parameter.zero_()
             for name, buffer in self.named_buffers():
-                buffer.fill_(1.0 if name.endswith("var") else 0.0)
+                buffer.fill_(1.0 if name.split(".")[-1] == "var" else 0.0)
 
     @contextmanager
     def without_branch(self) -> Iterator[None]:

@@ -78,7 +78,7 @@ def next_remembered(
     Args:
         old: arrays by name, those of the norms under the names of their norms.
         seen: per norm, its source variance and the moments of every frame.
-        logits: [n, classes], the predictions of the batch.
+        logits: [n, classes], before the class prior: an estimate that fed on itself would drift.
     """
     probabilities = torch.softmax(logits, 1)
     classes, mean = logits.shape[1], probabilities.mean(0)

@@ -19,8 +19,9 @@ from edgemem.errors import CheckpointError, InputError
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.augment import augment
 from edgemem.models.checkpoint import read_tensors, write_tensors
-from edgemem.models.data import Frames
+from edgemem.models.data import Frames, to_float
 from edgemem.models.meta_network import MetaNetwork
+from edgemem.models.source_keys import observe_source
 from edgemem.models.statistics import batch_moments
 
 CALIBRATION_BATCHES = 16
@@ -68,6 +69,9 @@ def warm_up(
 ) -> None:
     """Train the meta networks of `model` in place; nothing else of it changes.
 
+    It also keeps moments of some source frames, from which export learns what keys of source data
+    look like (`observe_source`).
+
     Args:
         frames: [n, c, ...]; uint8 is divided by 255.
         labels: [n] class indices.
@@ -93,6 +97,7 @@ def warm_up(
     training = _Training(model, frames, labels, recipe, report)
     training.run(resume)
     model.mark_warm()
+    observe_source(model, frames, recipe.seed)
 
 
 class _Training:
@@ -270,9 +275,3 @@ def _check_labels(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64
             f"run from {labels.min()} to {labels.max()}, the model has {classes} classes",
             "Number the classes from 0 in the model's order",
         )
-
-
-def to_float(frames: Frames) -> Tensor:
-    """Frames as the model takes them: uint8 divided by 255, else float32."""
-    x = torch.from_numpy(np.ascontiguousarray(frames))
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()

@@ -20,6 +20,7 @@ def open(
     state: Path | str | None = None,
     *,
     adapt: bool = True,
+    contexts: bool = True,
     hyper_parameters: Mapping[str, float] | None = None,
     threads: int = 0,
 ) -> Runtime:
@@ -29,6 +30,7 @@ def open(
         bundle: folder written by `edgemem export`.
         state: file to keep what is learnt in, made if missing; None = forget on close.
         adapt: False = predict only, whatever `step` is given.
+        contexts: False = one block for all contexts. True needs a bundle that was warmed up.
         hyper_parameters: other values than the bundle's defaults, such as {"alpha": 0.5}.
         threads: of the inference engine; 0 = all cores.
 
@@ -47,6 +49,7 @@ def open(
             OnnxRuntimeBackend(threads),
             state=kept,
             adapt=adapt,
+            contexts=contexts,
             hyper_parameters=hyper_parameters,
         )
     except BaseException:

@@ -32,6 +32,12 @@ def check_adapt(graph: Graph, manifest: Manifest, thing: str) -> None:
         raise _mismatch(thing, f"adapts on {batch} frames, not {manifest.frames.batch}")
 
 
+def check_key(graph: Graph, manifest: Manifest, thing: str) -> None:
+    """Check a `key` graph against the manifest; raises BundleError as `check_predict`."""
+    _check_inputs(graph, manifest, {}, thing)
+    _check_outputs(graph, ("key",), thing)
+
+
 def prefixed(prefix: str, arrays: Arrays) -> Arrays:
     """Arrays under the names they have in a graph."""
     return {f"{prefix}.{name}": array for name, array in arrays.items()}

@@ -13,7 +13,8 @@ from edgemem.block import Array, Arrays, is_finite
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError, StateError
 from edgemem.runtime.backend import Backend, Graph
-from edgemem.runtime.contract import check_adapt, check_predict, prefixed, stripped
+from edgemem.runtime.context_memory import ContextMemory
+from edgemem.runtime.contract import check_adapt, check_key, check_predict, prefixed, stripped
 from edgemem.runtime.frames import checked
 from edgemem.runtime.policy import Verdict, judge
 from edgemem.runtime.result import Event, Result, make_result
@@ -23,6 +24,8 @@ from edgemem.state import Snapshot, State
 Logits = NDArray[np.float32]
 GENERIC = "generic"
 COUNTERS = ("frames", "steps", "updates", "unreliable", "skipped", "restored")
+CHECKS = {"predict": check_predict, "adapt": check_adapt, "key": check_key}
+COMMIT_STEPS = 16  # at least so many steps between commits on a change of context: flash wears out
 UNRELIABLE = Event("unreliable", "no frame of the batch was reliable enough to learn from")
 SKIPPED = Event("skipped", "the step gave non-finite values; the block stays as it was")
 FROZEN = Event("frozen", "the block gives non-finite logits; the frozen model answered")
@@ -42,6 +45,7 @@ class Runtime:
         *,
         state: State | None = None,
         adapt: bool = True,
+        contexts: bool = True,
         hyper_parameters: Mapping[str, float] | None = None,
     ) -> None:
         self.bundle, self._backend, self._state = bundle, backend, state
@@ -56,6 +60,12 @@ class Runtime:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._predict_graph = self._open_graph("predict")
         self._adapt_graph: Graph | None = None
+        self._key_graph: Graph | None = None
+        known = contexts and adapt and manifest.source is not None
+        self._contexts = ContextMemory(bundle, state) if known else None
+        self._committed_step = 0
+        self._entropy = 0.0
+        self._notices: list[Event] = []
         if state is not None and (snapshot := state.read()) is not None:
             self._load(snapshot, state)
 
@@ -79,7 +89,7 @@ class Runtime:
             window = np.concatenate([recent, chunk])[-size:] if self._companions else chunk
             logits.append(self._predict_or_frozen(window, len(chunk), events))
             recent = window
-        return make_result(np.concatenate(logits), GENERIC, events)
+        return make_result(np.concatenate(logits), self._context, events)
 
     def step(self, frames: Array) -> Result:
         """Predict, then adapt whenever a full batch of frames has been gathered.
@@ -93,9 +103,11 @@ class Runtime:
         Raises:
             InputError: frames that do not fit the bundle; nothing changes then.
         """
-        x, events, logits, position = self._checked(frames), list[Event](), [], 0
+        x, events, logits, position = self._checked(frames), self._notices, [], 0
         if self._adapting and self._adapt_graph is None and len(x) >= self._ring.missing:
             self._adapt_graph = self._open_graph("adapt")  # before anything changes
+            self._key_graph = self._open_graph("key") if self._contexts is not None else None
+        self._notices = []
         self._changed = True
         while position < len(x):
             take = min(len(x) - position, self._ring.missing)
@@ -110,7 +122,7 @@ class Runtime:
                 n = self._ring.count if self._companions else take
                 logits.append(self._predict_or_frozen(self._ring.last(n), take, events))
         self.counters["frames"] += len(x)
-        return make_result(np.concatenate(logits), GENERIC, events)
+        return make_result(np.concatenate(logits), self._context, events)
 
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:
         """Take an earlier block.
@@ -124,6 +136,8 @@ class Runtime:
             raise InputError(f"rollback target {to!r}", "is unknown", "Use commit, source or zero")
         self._changed = True
         self._block = self._good = self._zero if to == "zero" else self.bundle.generic
+        if self._contexts is not None and to != "commit":
+            self._contexts.reset()
         self._slots = self.bundle.manifest.slots.zero()
         if to == "commit" and self._state is not None:
             snapshot = self._state.read()
@@ -137,6 +151,9 @@ class Runtime:
             StateError: the disk refuses; the last commit is still there.
         """
         self._require_open()
+        self._commit("flush")
+
+    def _commit(self, why: str) -> None:
         if self._state is None:
             return
         arrays = {
@@ -146,8 +163,13 @@ class Runtime:
             "ring": self._ring.last(self._ring.count),
         }
         counters = {**self.counters, "pending": self._ring.pending}
-        self._state.write(Snapshot(arrays, counters))
-        self._changed = False
+        with self._state.transaction():
+            if self._contexts is not None:
+                self._contexts.write(self._block, self.counters["steps"], self._entropy, why)
+                arrays |= self._contexts.arrays()
+                counters |= self._contexts.counters()
+            self._state.write(Snapshot(arrays, counters))
+        self._changed, self._committed_step = False, self.counters["steps"]
 
     def close(self) -> None:
         """Flush what changed and close. Safe to call twice."""
@@ -176,6 +198,10 @@ class Runtime:
         self.close()
 
     @property
+    def _context(self) -> str:
+        return GENERIC if self._contexts is None else self._contexts.name
+
+    @property
     def _companions(self) -> bool:
         return self.bundle.manifest.frames.companions
 
@@ -191,6 +217,7 @@ class Runtime:
         graph = self._adapt_graph
         assert graph is not None, "step opens it before a batch is full"
         window = self._ring.last(self._ring.size)
+        self._follow(window, events)
         outputs = graph.run(
             {
                 "x": window,
@@ -200,6 +227,7 @@ class Runtime:
             }
         )
         self.counters["steps"] += 1
+        self._entropy = float(outputs.get("stat.entropy", self._entropy))
         verdict = judge(outputs)
         if verdict is Verdict.RESTORE:
             return self._restore(window, events)
@@ -210,9 +238,23 @@ class Runtime:
             self._count("unreliable", UNRELIABLE, events)
         else:
             self._good, self._block = self._block, stripped("next.block", outputs)
+            if self._contexts is not None:
+                self._contexts.learn(self._good, self._block)
             self._slots = stripped("next.opt", outputs)
             self._count("updates", Event("adapted", f"step {self.counters['steps']}"), events)
         return outputs["logits"]
+
+    def _follow(self, window: NDArray[np.float32], events: list[Event]) -> None:
+        """Take the block of the context that the frames come from."""
+        if self._contexts is None or self._key_graph is None:
+            return
+        key = self._key_graph.run({"x": window})["key"]
+        block = self._contexts.arrive(key, self._block, events) if is_finite({"": key}) else None
+        if block is not None:
+            self._block = self._good = block
+            self._slots = self.bundle.manifest.slots.zero()
+            if self.counters["steps"] - self._committed_step >= COMMIT_STEPS:
+                self._commit("context change")
 
     def _restore(self, window: NDArray[np.float32], events: list[Event]) -> Logits:
         """The present block fails on these frames: back to the last good one, or the source."""
@@ -220,6 +262,8 @@ class Runtime:
         self._block = self._good = last
         self._slots = self.bundle.manifest.slots.zero()
         origin = "source" if last is self.bundle.generic else "last good"
+        if self._contexts is not None and last is self.bundle.generic:
+            self._contexts.reset()
         event = Event("restored", f"the loss was not finite; the {origin} block is back")
         self._count("restored", event, events)
         return self._predict_or_frozen(window, len(window), events)
@@ -261,8 +305,7 @@ class Runtime:
             )
         thing = f"{self.bundle.path.name}/{manifest.graphs[name]}"
         graph = self._backend.open(self.bundle.graph_path(name))
-        check = check_predict if name == "predict" else check_adapt
-        check(graph, manifest, thing)
+        CHECKS[name](graph, manifest, thing)
         return graph
 
     def _load(self, snapshot: Snapshot, state: State) -> None:
@@ -295,6 +338,8 @@ class Runtime:
         self._block = _shared(stripped("block", snapshot.arrays), self.bundle.generic)
         self._good = _shared(stripped("good", snapshot.arrays), self.bundle.generic, self._block)
         self._slots = stripped("opt", snapshot.arrays)
+        if self._contexts is not None:
+            self._notices = self._contexts.load(snapshot.arrays, snapshot.counters)
 
     def _require_open(self) -> None:
         if self._closed:

@@ -14,7 +14,8 @@ class Event:
 
     kind: "adapted" (the block changed), "unreliable" (the step found nothing to learn from),
     "skipped" (a non-finite block was thrown away), "restored" (the last good block came back),
-    "frozen" (the frozen model answered instead).
+    "frozen" (the frozen model answered instead), "context" (another context began), "damaged" (a
+    written block could not be read; its context starts afresh).
     """
 
     kind: str

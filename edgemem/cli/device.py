@@ -35,6 +35,9 @@ def run(
     input: Annotated[Path, typer.Option(help="Stream: .npz with x, optional y and context.")],
     state: Annotated[Path | None, typer.Option(help="State file; made if missing.")] = None,
     adapt: Annotated[bool, typer.Option("--adapt/--no-adapt", help="Adapt while running.")] = True,
+    contexts: Annotated[
+        bool, typer.Option("--contexts/--no-contexts", help="Keep a block for each context.")
+    ] = True,
     chunk: Annotated[int, typer.Option(help="Frames per call; 0 = the bundle's batch.")] = 0,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Hyper-parameter, such as alpha=0.5.")
@@ -58,7 +61,12 @@ def run(
         _check_plot(plot, stream)
     with (
         edgemem.open(
-            bundle, state, adapt=adapt, hyper_parameters=values, threads=threads
+            bundle,
+            state,
+            adapt=adapt,
+            contexts=contexts,
+            hyper_parameters=values,
+            threads=threads,
         ) as runtime,
         progress("frames") as bar,
     ):

@@ -17,13 +17,13 @@ WHERE = "x.edgemem/manifest.json"
 text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 shape = st.lists(st.integers(1, 9), max_size=3).map(tuple)
-spec = st.builds(ArraySpec, text, shape, st.sampled_from(DTYPES), finite)
+spec = st.builds(ArraySpec, text, shape, st.sampled_from(DTYPES), finite, st.floats(0, 1))
 block = st.lists(spec, max_size=3, unique_by=lambda s: s.name).map(lambda a: BlockSpec(tuple(a)))
 record = st.builds(m.FileRecord, st.integers(1 << 20, 1 << 40), text)
 manifests = st.builds(
     m.Manifest,
     name=text,
-    graphs=st.just({"predict": "predict.onnx"}),
+    graphs=st.just({"predict": "predict.onnx", "key": "predict.onnx"}),
     frames=st.builds(m.FrameSpec, shape, st.integers(1, 64), st.booleans(), st.floats(0.5, 1e6)),
     labels=st.lists(text, max_size=3).map(tuple),
     block=block,
@@ -33,6 +33,7 @@ manifests = st.builds(
     stats=st.lists(text, max_size=3).map(tuple),
     generic_block=st.just("generic"),
     reference=st.just("reference"),
+    source=st.sampled_from([None, "reference"]),
     files=st.fixed_dictionaries(
         {"predict.onnx": record, "generic": record, "reference": record}, optional={"x/y": record}
     ),

@@ -163,10 +163,10 @@ class PlainLoop:
         logits = output.logits.detach().double().numpy()
         prior = memory[CLASS_PRIOR].double().numpy() + 1 / CLASSES
         even = 1 / CLASSES + FLOOR
-        logits = logits + HYPER_PARAMETERS["prior_weight"] * np.log((prior + FLOOR) / even)
+        weighed = logits + HYPER_PARAMETERS["prior_weight"] * np.log((prior + FLOOR) / even)
         self._remember(memory, logits)
         self.optimizer.step()
-        return logits
+        return weighed
 
     def _remember(self, memory, logits):
         n = len(logits)

@@ -490,9 +490,6 @@ def test_a_checkpoint_brings_back_what_was_remembered(warm, lively, warmed, tmp_
     assert one["logits"].equal(other["logits"])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="MetaNetwork.reset fills every buffer ending in var with one"
-)
 def test_warm_up_leaves_nothing_remembered(lively):
     network = lively(Digits(width=4))
     model = attach(network, ["layer1"], frames(network), statistics="remembered")

@@ -71,7 +71,9 @@ def test_the_counters_and_events_are_those_of_whole_batches(digits_stream, calls
     assert runtime.counters["steps"] == start // BATCH
     assert runtime.counters["updates"] == events.count("adapted")
     assert runtime.counters["unreliable"] == events.count("unreliable")
-    assert len(events) == start // BATCH
+    steps = [kind for kind in events if kind in ("adapted", "unreliable")]
+    assert len(steps) == start // BATCH
+    assert set(events) <= {"adapted", "unreliable", "context"}
 
 
 def test_frames_one_by_one_teach_what_one_heap_teaches(digits_stream):
@@ -102,7 +104,8 @@ def test_the_first_frames_ever_are_predicted_at_once(digits_stream):
     for count in range(1, BATCH):
         result = runtime.step(x[count])
         assert len(result.labels) == 1 and result.events == () and not result.adapted
-    assert runtime.step(x[BATCH]).events[0].kind in ("adapted", "unreliable")
+    first, second = runtime.step(x[BATCH]).events
+    assert first.kind == "context" and second.kind in ("adapted", "unreliable")
 
 
 def test_without_adaptation_step_is_predict_and_the_block_never_changes(digits_stream):
@@ -122,7 +125,8 @@ def test_the_result_describes_its_own_logits(digits_stream):
     np.testing.assert_array_equal(result.labels, result.logits.argmax(1))
     expected = entr(softmax(result.logits.astype(np.float64), axis=1)).sum(1)
     np.testing.assert_allclose(result.entropy, expected, rtol=1e-4, atol=1e-6)
-    assert result.context == "generic"
+    assert result.context == "context-1"
+    assert opened(contexts=False).step(digits_stream[0][:20]).context == "generic"
 
 
 @pytest.mark.parametrize("scale", [1e4, 1e30])

@@ -62,7 +62,9 @@ class ScriptedBackend:
 
 
 def opened(*script, limit=np.inf, state=None):
-    return Runtime(open_bundle(BUNDLE), ScriptedBackend(*script, limit=limit), state=state)
+    return Runtime(
+        open_bundle(BUNDLE), ScriptedBackend(*script, limit=limit), state=state, contexts=False
+    )
 
 
 def batch(runtime):

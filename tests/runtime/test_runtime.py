@@ -98,7 +98,7 @@ def test_no_reliable_frame_means_no_update(digits_stream):
     x, _ = digits_stream
     runtime = open_demo(hyper_parameters={"entropy_margin": 0.0})
     result = runtime.step(x[:16])
-    assert [event.kind for event in result.events] == ["unreliable"]
+    assert [event.kind for event in result.events] == ["context", "unreliable"]
     for name, array in runtime.bundle.generic.items():
         np.testing.assert_array_equal(runtime._block[name], array)
 
@@ -174,7 +174,7 @@ def test_bad_blocks_are_skipped_and_good_ones_restored(digits_stream):
     x, _ = digits_stream
     bundle = open_bundle(BUNDLE)
     script = [(1.0, 1.0), (1.0, 1.0), (1.0, np.nan), (np.nan, 1.0), (np.nan, 1.0)]
-    runtime = Runtime(bundle, FakeBackend(bundle.manifest, script))
+    runtime = Runtime(bundle, FakeBackend(bundle.manifest, script), contexts=False)
     name = bundle.manifest.block.arrays[0].name
     source, moves, kinds = bundle.generic[name], [], []
     for start in range(0, 80, 16):

@@ -1,0 +1,161 @@
+"""Blocks of contexts: kept apart, shared in part, written, fetched and continued bit for bit."""
+
+import shutil
+import sqlite3
+
+import numpy as np
+import pytest
+
+import edgemem
+from edgemem.bank.written import WrittenBlocks
+from edgemem.bundle import open_bundle
+from edgemem.demo import BUNDLE
+from edgemem.errors import BundleError
+from edgemem.runtime.context_memory import difference, total
+from edgemem.state import State
+
+BATCH = 16
+
+
+@pytest.fixture(scope="module")
+def visits(digits_stream):
+    """Bright, dark, bright, dark: six batches each."""
+    x = digits_stream[0][: 6 * BATCH].astype(np.float32) / 255
+    dark = (0.2 * x + 0.6).astype(np.float32)
+    return [x, dark, x, dark]
+
+
+def opened(state=None, **options):
+    return edgemem.open(
+        BUNDLE, state, threads=1, hyper_parameters={"entropy_margin": 9.0}, **options
+    )
+
+
+def step_all(runtime, frames):
+    return [runtime.step(frames[i : i + BATCH]) for i in range(0, len(frames), BATCH)]
+
+
+def blocks_of(path):
+    state = State(path, open_bundle(BUNDLE).identity)
+    try:
+        blocks = WrittenBlocks(state)
+        return {r.id: blocks.read(r.id) for r in blocks.listing().records}
+    finally:
+        state.close()
+
+
+def test_a_context_that_returns_gets_its_name_and_block_back(visits):
+    with opened() as runtime:
+        names = [[result.context for result in step_all(runtime, frames)] for frames in visits]
+    bright, dark = names[0][-1], names[1][-1]
+    assert bright != dark
+    assert set(names[2]) == {bright} and set(names[3]) == {dark}
+
+
+def test_arriving_is_an_event_that_names_the_context(visits):
+    with opened() as runtime:
+        for frames in visits[:2]:
+            step_all(runtime, frames)
+        back = step_all(runtime, visits[2])[0]
+    assert [e.message for e in back.events if e.kind == "context"] == [f"{back.context} is back"]
+
+
+def test_without_contexts_there_is_one_block(visits):
+    with opened(contexts=False) as runtime:
+        assert {r.context for frames in visits for r in step_all(runtime, frames)} == {"generic"}
+
+
+@pytest.mark.parametrize("cut", [3, 6, 8, 13, 17, 20])
+def test_closed_and_reopened_anywhere_it_continues_bit_for_bit(cut, visits, tmp_path):
+    frames = np.concatenate(visits)
+    with opened() as runtime:
+        whole = step_all(runtime, frames)
+    state = tmp_path / "s.db"
+    with opened(state) as runtime:
+        parts = step_all(runtime, frames[: cut * BATCH])
+    with opened(state) as runtime:
+        parts += step_all(runtime, frames[cut * BATCH :])
+    assert [r.context for r in parts] == [r.context for r in whole]
+    for one, other in zip(parts, whole, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+
+
+def test_blocks_are_written_on_close_with_key_count_and_provenance(visits, tmp_path):
+    state = tmp_path / "s.db"
+    with opened(state) as runtime:
+        for frames in visits:
+            results = step_all(runtime, frames)
+    written = blocks_of(state)
+    assert results[-1].context in written and len(written) >= 2
+    for record, leaf in written.values():
+        assert record.key.shape == (open_bundle(BUNDLE).manifest.key,) and record.count >= 1
+        assert record.provenance.bundle == open_bundle(BUNDLE).identity
+        assert open_bundle(BUNDLE).manifest.block.mismatch(leaf) is None
+
+
+def test_the_root_takes_its_share_of_every_change():
+    with opened() as runtime:
+        memory, spec = runtime._contexts, runtime.bundle.manifest.block
+        before = spec.zero()
+        after = {name: array + 1 for name, array in before.items()}
+        old = memory.root
+        memory.learn(before, after)
+        for array in spec.arrays:
+            expected = old[array.name] + np.float32(array.root_share)
+            np.testing.assert_allclose(memory.root[array.name], expected, rtol=1e-6)
+
+
+def test_root_and_leaf_make_the_block():
+    rng = np.random.default_rng(0)
+    root, block = ({"a": rng.random(3), "b": rng.random(())} for _ in range(2))
+    found = total(root, difference(block, root))
+    for name in block:
+        assert isinstance(found[name], np.ndarray)
+        np.testing.assert_allclose(found[name], block[name], rtol=1e-12)
+
+
+def test_a_damaged_written_block_starts_afresh_and_is_told(visits, tmp_path):
+    state = tmp_path / "s.db"
+    with opened(state) as runtime:
+        for frames in visits[:3]:
+            present = step_all(runtime, frames)[-1].context
+    database = sqlite3.connect(state)
+    with database:
+        rows = "SELECT row FROM block WHERE id != ?"
+        database.execute(
+            f"UPDATE payload SET content = zeroblob(8) WHERE row IN ({rows})", (present,)
+        )
+    database.close()
+    with opened(state) as runtime:
+        results = step_all(runtime, np.concatenate([visits[2], visits[3]]))
+    assert "damaged" in [event.kind for result in results for event in result.events]
+    assert all(np.isfinite(result.logits).all() for result in results)
+
+
+def test_rolling_back_to_the_source_forgets_every_context(visits, tmp_path):
+    state = tmp_path / "s.db"
+    with opened(state) as runtime:
+        for frames in visits:
+            step_all(runtime, frames)
+        runtime.flush()
+        runtime.rollback("source")
+    assert blocks_of(state) == {}
+
+
+def test_rolling_back_to_the_commit_takes_its_contexts(visits, tmp_path):
+    with opened(tmp_path / "s.db") as runtime:
+        step_all(runtime, visits[0])
+        runtime.flush()
+        expected = step_all(runtime, visits[1])
+        runtime.rollback("commit")
+        again = runtime.predict(visits[0][:BATCH])
+        assert again.context != expected[-1].context
+
+
+def test_impossible_source_keys_are_refused(tmp_path):
+    path = tmp_path / "x.edgemem"
+    shutil.copytree(BUNDLE, path)
+    bundle = open_bundle(path)
+    (path / bundle.manifest.source).write_bytes(b"no")
+    with pytest.raises(BundleError, match=r"source\.safetensors"):
+        edgemem.open(path)
