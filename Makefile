@@ -1,13 +1,13 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
-# make bench-cifar | bench-step | bench-startup | bench-bank   what README and docs claim
+# make bench-cifar | bench-step | bench-startup | bench-bank | bench-recurring   what README and docs claim
 
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test bench-cifar bench-step bench-startup bench-bank clean
+.PHONY: demo test bench-cifar bench-recurring bench-step bench-startup bench-bank clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -21,6 +21,9 @@ test: $(TEST)/installed
 
 bench-cifar: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/cifar10c.py
+
+bench-recurring: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/recurring.py
 
 bench-step: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/step_cost.py

@@ -33,7 +33,7 @@ from edgemem.models.networks import resnet20
 
 PARTS = ("layer1[0:2]", "layer1[2:3]", "layer2", "layer3")
 BATCH = 64
-WARM_UP_CODE = ("attach", "augment", "meta_network", "statistics", "warm_up")
+WARM_UP_CODE = ("attach", "augment", "meta_network", "source_keys", "statistics", "warm_up")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Variant:
     """One bundle to export."""
 
     warm: bool
-    statistics: Literal["batch", "mix"]
+    statistics: Literal["batch", "mix", "remembered"]
     norm_affine: bool
     gradient: Literal["meta", "full"]
 
@@ -73,13 +73,14 @@ def attached(data: Path, variant: Variant) -> AdaptiveModel:
     )
 
 
-def cache_path(data: Path, recipe: Recipe, frames: int) -> Path:
+def cache_path(data: Path, recipe: Recipe, frames: int, variant: Variant) -> Path:
     """Where a warmed-up checkpoint of these settings lies, in the user's cache."""
     code = Path(edgemem.models.__file__).parent
     settings = {
         "recipe": asdict(recipe),
         "frames": frames,
         "parts": PARTS,
+        "variant": asdict(variant),
         "checkpoint": sha256_file(resnet_checkpoint(data, 20)),
         "code": [sha256_file(code / f"{name}.py") for name in WARM_UP_CODE],
     }
@@ -88,16 +89,18 @@ def cache_path(data: Path, recipe: Recipe, frames: int) -> Path:
     return home / "edgemem" / "cifar10c" / f"resnet20-{digest}.safetensors"
 
 
-def warmed_checkpoint(data: Path, recipe: Recipe, source_frames: int) -> Path:
+def warmed_checkpoint(
+    data: Path, recipe: Recipe, source_frames: int, variant: Variant = VARIANTS["full"]
+) -> Path:
     """The checkpoint after warm-up, from the cache if it is there; continues after an abort."""
-    path = cache_path(data, recipe, source_frames)
+    path = cache_path(data, recipe, source_frames, variant)
     if path.exists():
         print(f"warm-up: taken from the cache, {path.name}", file=sys.stderr)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     images, labels = load_cifar10(data, "train")
     frames = images[:source_frames].transpose(0, 3, 1, 2)
-    model, resume = attached(data, VARIANTS["full"]), path.with_suffix(".progress.safetensors")
+    model, resume = attached(data, variant), path.with_suffix(".progress.safetensors")
     with progress("steps") as bar:
         task = bar.add_task("warm-up", total=None, note="")
 

@@ -53,10 +53,14 @@ def run(
     Example: edgemem run camera.edgemem --input stream.npz --state camera.db
     """
     import edgemem
+    from edgemem.bundle import open_bundle
+    from edgemem.runtime.frames import checked
     from edgemem.runtime.replay import replay
     from edgemem.runtime.stream import Stream
 
     stream, values = Stream(input), _hyper_parameters(set_ or [])
+    # Before the state file is opened, so that frames of another kind leave it byte for byte.
+    checked(next(stream.chunks(1))[1], open_bundle(bundle).manifest.frames)
     if plot is not None:
         _check_plot(plot, stream)
     with (
