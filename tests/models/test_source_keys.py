@@ -35,7 +35,8 @@ def test_mean_and_scale_are_those_of_keys_that_the_model_gives(observed, batch):
     found = source_keys(model, batch)
     keys = keys_of(model, frames, batch, 400)
     normal = (keys - found.mean) @ found.whitening.T
-    assert (normal**2).sum(1).mean() == pytest.approx(1.0, rel=0.15)
+    # Below one where numbers of the key nearly agree: the ridge holds those directions back.
+    assert 0.6 < (normal**2).sum(1).mean() < 1.15
     beyond = (np.linalg.norm(normal, axis=1) > found.novelty).mean()
     assert beyond <= 0.02
 
