@@ -86,7 +86,7 @@ def main():
     source, held = slice(0, SOURCE_FRAMES), slice(SOURCE_FRAMES, None)
     model = train(digits(), frames[source], labels[source])
 
-    adaptive = attach(model, PARTS, torch.zeros(2, 1, 8, 8))
+    adaptive = attach(model, PARTS, torch.zeros(2, 1, 8, 8), statistics="remembered")
     warm_up(adaptive, frames[source], labels[source], Recipe(epochs=20, batch_size=20))
     names = tuple(str(digit) for digit in range(10))
     choices = Choices(batch=16, gradient="meta", labels=names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from edgemem.errors import ExportError
 from edgemem.export.bundle_writer import Choices, export_bundle
 from edgemem.export.parity import Parity
 from edgemem.models.command import AttachSettings, load_model
@@ -21,5 +22,11 @@ def export_checkpoint(
 ) -> tuple[Parity, bool]:
     """Export; returns the figures of the parity check, and whether the checkpoint was warm."""
     adaptive, source = load_model(checkpoint, target, arguments, settings)
+    if adaptive.attachment.statistics == "remembered" and adaptive.source_moments is None:
+        raise ExportError(
+            "--statistics remembered",
+            "needs contexts, and this checkpoint was not warmed up, so none could be told apart",
+            "Run edgemem warmup first, or use --statistics mix",
+        )
     parity = export_bundle(adaptive, out, choices, source=source, report=report)
     return parity, adaptive.warm

@@ -30,7 +30,8 @@ def open(
         bundle: folder written by `edgemem export`.
         state: file to keep what is learnt in, made if missing; None = forget on close.
         adapt: False = predict only, whatever `step` is given.
-        contexts: False = one block for all contexts. True needs a bundle that was warmed up.
+        contexts: keep a block for each context, where the bundle was warmed up. False = one block
+            for all; statistics that a block remembers are then stale whenever the context changes.
         hyper_parameters: other values than the bundle's defaults, such as {"alpha": 0.5}.
         threads: of the inference engine; 0 = all cores.
 

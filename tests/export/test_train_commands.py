@@ -122,6 +122,9 @@ BAD_EXPORTS = {
     "digits.pt --model edgemem.models.networks:resnet20 --parts layer1": "does not fit CifarResNet",
     "digits.pt --model edgemem.models.networks:digits --parts layer1 --statistics most": "unknown",
     "digits.pt --model edgemem.models.networks:digits --parts layer1 --input-shape a,b": "numbers",
+    "digits.pt --model edgemem.models.networks:digits --parts layer1 --statistics remembered": (
+        "needs contexts"
+    ),
     "digits.pt --model edgemem.models.networks:digits --parts layer1 --std 0": "must be positive",
     "digits.pt --model edgemem.models.networks:digits --parts layer1 --mean 1,2": "1 channels",
     "digits.pt --model edgemem.models.networks:digits --parts layer1 --batch 1": "too small",
