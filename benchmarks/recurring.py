@@ -43,7 +43,7 @@ SKIPPED = "skipped: no data; set EDGEMEM_DATA to a folder with cifar10/, cifar10
 
 @dataclass(frozen=True)
 class Way:
-    """How a bundle runs. block: None = as exported, or what `rollback` takes at the start."""
+    """How a bundle runs. flat: leaves without a shared root. zero: nothing warmed up."""
 
     name: str
     adapt: bool = True
