@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgemem.block import Array, Arrays, is_finite
 from edgemem.bundle import Bundle
-from edgemem.errors import InputError, StateError
+from edgemem.errors import InputError
 from edgemem.runtime.backend import Backend, Graph
 from edgemem.runtime.context_memory import ContextMemory
 from edgemem.runtime.contract import check_adapt, check_key, check_predict, prefixed, stripped
@@ -19,6 +19,8 @@ from edgemem.runtime.frames import checked
 from edgemem.runtime.policy import Verdict, judge
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
+from edgemem.runtime.settings import known_parameters
+from edgemem.runtime.snapshots import checked_snapshot, shared
 from edgemem.state import Snapshot, State
 
 Logits = NDArray[np.float32]
@@ -51,7 +53,7 @@ class Runtime:
         self.bundle, self._backend, self._state = bundle, backend, state
         manifest = bundle.manifest
         self._adapting = adapt
-        self.hyper_parameters = _hyper_parameters(bundle, hyper_parameters or {})
+        self.hyper_parameters = known_parameters(bundle.manifest, hyper_parameters or {})
         self._frozen_parameters = {n: h.frozen for n, h in manifest.hyper_parameters.items()}
         self._zero = manifest.block.zero()
         self._block = self._good = bundle.generic
@@ -309,25 +311,7 @@ class Runtime:
         return graph
 
     def _load(self, snapshot: Snapshot, state: State) -> None:
-        manifest = self.bundle.manifest
-        pending, ring = snapshot.counters.get("pending", 0), snapshot.arrays.get("ring")
-        size, shape = manifest.frames.batch, manifest.frames.shape
-        fits = (
-            ring is not None
-            and ring.shape[1:] == shape
-            and len(ring) <= size
-            and 0 <= pending < size
-            and manifest.block.mismatch(stripped("block", snapshot.arrays)) is None
-            and manifest.block.mismatch(stripped("good", snapshot.arrays)) is None
-            and manifest.slots.mismatch(stripped("opt", snapshot.arrays)) is None
-            and is_finite(snapshot.arrays)
-        )
-        if ring is None or not fits:
-            raise StateError(
-                str(state.path),
-                "holds arrays that do not fit the bundle",
-                "Delete the state file to start again from the bundle",
-            )
+        ring, pending = checked_snapshot(snapshot, self.bundle.manifest, state.path)
         self._take_blocks(snapshot)
         self._ring.push(ring)
         self._ring.pending = pending
@@ -335,8 +319,8 @@ class Runtime:
 
     def _take_blocks(self, snapshot: Snapshot) -> None:
         # Equal blocks become one object again: `_restore` must not try the same values twice.
-        self._block = _shared(stripped("block", snapshot.arrays), self.bundle.generic)
-        self._good = _shared(stripped("good", snapshot.arrays), self.bundle.generic, self._block)
+        self._block = shared(stripped("block", snapshot.arrays), self.bundle.generic)
+        self._good = shared(stripped("good", snapshot.arrays), self.bundle.generic, self._block)
         self._slots = stripped("opt", snapshot.arrays)
         if self._contexts is not None:
             self._notices = self._contexts.load(snapshot.arrays, snapshot.counters)
@@ -344,22 +328,3 @@ class Runtime:
     def _require_open(self) -> None:
         if self._closed:
             raise InputError("runtime", "is closed", "Open the bundle again")
-
-
-def _shared(block: Arrays, *others: Arrays) -> Arrays:
-    """The first of the others with the same values, or the block itself."""
-    return next((o for o in others if all(np.array_equal(o[n], block[n]) for n in block)), block)
-
-
-def _hyper_parameters(bundle: Bundle, chosen: Mapping[str, float]) -> dict[str, float]:
-    known = {name: value.default for name, value in bundle.manifest.hyper_parameters.items()}
-    for name, value in chosen.items():
-        if name not in known:
-            raise InputError(
-                f"hyper-parameter {name!r}",
-                "is unknown to this bundle",
-                f"It has {', '.join(sorted(known)) or 'none'}",
-            )
-        if not np.isfinite(value):
-            raise InputError(f"hyper-parameter {name!r}", f"is {value}", "Pass a finite number")
-    return known | {name: float(value) for name, value in chosen.items()}

@@ -1,0 +1,44 @@
+"""What a snapshot must hold before a runtime goes on from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgemem.block import Array, Arrays, is_finite
+from edgemem.errors import StateError
+from edgemem.manifest import Manifest
+from edgemem.runtime.contract import stripped
+from edgemem.state import Snapshot
+
+
+def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> tuple[Array, int]:
+    """The recent frames of a snapshot [n, ...], and how many of them wait for a step.
+
+    Raises:
+        StateError: arrays that are not finite or do not fit the bundle.
+    """
+    pending, ring = snapshot.counters.get("pending", 0), snapshot.arrays.get("ring")
+    frames = manifest.frames
+    if (
+        ring is None
+        or ring.shape[1:] != frames.shape
+        or len(ring) > frames.batch
+        or not 0 <= pending < frames.batch
+        or manifest.block.mismatch(stripped("block", snapshot.arrays)) is not None
+        or manifest.block.mismatch(stripped("good", snapshot.arrays)) is not None
+        or manifest.slots.mismatch(stripped("opt", snapshot.arrays)) is not None
+        or not is_finite(snapshot.arrays)
+    ):
+        raise StateError(
+            str(path),
+            "holds arrays that do not fit the bundle",
+            "Delete the state file to start again from the bundle",
+        )
+    return ring, pending
+
+
+def shared(block: Arrays, *others: Arrays) -> Arrays:
+    """The first of the others with the same values, or the block itself."""
+    return next((o for o in others if all(np.array_equal(o[n], block[n]) for n in block)), block)
