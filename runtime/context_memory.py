@@ -105,9 +105,10 @@ class ContextMemory:
 
     def load(self, arrays: Arrays, counters: dict[str, int]) -> list[Event]:
         """Go on from a snapshot and the written blocks; what was damaged is told."""
-        root = stripped("root", arrays)
-        if not root or self._written is None or self._state is None:
+        if self._written is None or self._state is None:
             return []
+        # A run without contexts commits no root; the written blocks are still there.
+        root = stripped("root", arrays) or self._bundle.generic
         if self._spec.mismatch(root) is not None or not is_finite(root):
             raise StateError(
                 str(self._state.path), "holds a root that does not fit the bundle",

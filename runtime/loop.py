@@ -138,8 +138,8 @@ class Runtime:
             raise InputError(f"rollback target {to!r}", "is unknown", "Use commit, source or zero")
         self._changed = True
         self._block = self._good = self._zero if to == "zero" else self.bundle.generic
-        if self._contexts is not None and to != "commit":
-            self._contexts.reset()
+        if self._contexts is not None:
+            self._contexts.reset()  # a commit brings its own back
         self._slots = self.bundle.manifest.slots.zero()
         if to == "commit" and self._state is not None:
             snapshot = self._state.read()

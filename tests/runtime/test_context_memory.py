@@ -159,3 +159,29 @@ def test_impossible_source_keys_are_refused(tmp_path):
     (path / bundle.manifest.source).write_bytes(b"no")
     with pytest.raises(BundleError, match=r"source\.safetensors"):
         edgemem.open(path)
+
+
+def test_without_a_state_file_the_commit_is_the_opening_and_has_no_contexts(visits):
+    with opened() as runtime:
+        step_all(runtime, visits[0])
+        runtime.rollback("commit")
+        assert runtime.predict(visits[0][:BATCH]).context == "generic"
+        assert runtime._contexts.root is runtime.bundle.generic
+
+
+def test_a_run_without_contexts_in_between_leaves_the_written_blocks(visits, tmp_path):
+    state = tmp_path / "s.db"
+    with opened(state) as runtime:
+        for frames in visits[:2]:
+            step_all(runtime, frames)
+    before = blocks_of(state)
+    with opened(state, contexts=False) as runtime:
+        step_all(runtime, visits[2])
+    with opened(state) as runtime:
+        assert {f"context-{number}" for number in runtime._contexts.contexts.known} == set(before)
+        names = {result.context for result in step_all(runtime, 1 - visits[0])}
+    assert names.isdisjoint(before)  # new contexts take numbers that were never used
+    after = blocks_of(state)
+    for name, (record, leaf) in before.items():
+        assert after[name][0].count == record.count
+        assert all((after[name][1][array] == value).all() for array, value in leaf.items())
