@@ -12,7 +12,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from edgemem.errors import EdgeMemError
+from edgemem.errors import EdgeMemError, InputError
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -49,6 +49,44 @@ class BlockSpec:
     def nbytes(self) -> int:
         """Size of one block in bytes."""
         return sum(spec.nbytes for spec in self.arrays)
+
+    @property
+    def elements(self) -> int:
+        """Numbers of one block, all arrays together."""
+        return sum(math.prod(spec.shape) for spec in self.arrays)
+
+    def flatten(self, arrays: Mapping[str, Array]) -> NDArray[np.float32]:
+        """A block as one vector, float32 [elements]: arrays in this order, each in C order.
+
+        Raises:
+            InputError: the arrays are no block of this kind.
+        """
+        if reason := self.mismatch(arrays):
+            raise InputError("block", reason, "Use blocks of this bundle")
+        values, first = np.empty(self.elements, np.float32), 0
+        for spec in self.arrays:
+            part = arrays[spec.name].reshape(-1)
+            values[first : first + part.size] = part
+            first += part.size
+        return values
+
+    def unflatten(self, values: NDArray[np.float32]) -> Arrays:
+        """A block of its own memory from a vector [elements], as `flatten` makes one.
+
+        Raises:
+            InputError: a vector of another length.
+        """
+        if values.shape != (self.elements,):
+            raise InputError(
+                "block", f"has shape {list(values.shape)}", f"Pass {self.elements} numbers"
+            )
+        arrays, first = {}, 0
+        for spec in self.arrays:
+            size = math.prod(spec.shape)
+            part = np.array(values[first : first + size], spec.dtype)
+            arrays[spec.name] = part.reshape(spec.shape)
+            first += size
+        return arrays
 
     def zero(self) -> Arrays:
         """The block that changes nothing."""

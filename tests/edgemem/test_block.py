@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgemem.block import DTYPES, ArraySpec, BlockSpec, is_finite, pack, unpack
-from edgemem.errors import StateError
+from edgemem.errors import InputError, StateError
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
 shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
@@ -117,6 +117,35 @@ SPEC = BlockSpec((ArraySpec("a", (2,), "float32"), ArraySpec("b", (1, 3), "int8"
 def test_a_mismatch_names_the_array_and_what_was_expected(change, reason):
     arrays = {n: a for n, a in {**SPEC.zero(), **change}.items() if a is not None}
     assert SPEC.mismatch(arrays) == reason
+
+
+float_specs = st.lists(
+    st.builds(ArraySpec, names, hnp.array_shapes(min_dims=0, max_dims=3), st.just("float32")),
+    max_size=4,
+    unique_by=lambda spec: spec.name,
+).map(lambda arrays: BlockSpec(tuple(arrays)))
+
+
+@given(float_specs, st.data())
+def test_a_block_survives_being_one_vector(spec, data):
+    block = {s.name: data.draw(hnp.arrays(s.dtype, s.shape)) for s in spec.arrays}
+    shuffled = {name: np.asarray(block[name], order="F") for name in reversed(block)}
+    values = spec.flatten(shuffled)
+    assert (values.dtype, values.shape) == (np.float32, (spec.elements,))
+    parts = [block[s.name].tobytes() for s in spec.arrays]
+    assert values.tobytes() == b"".join(parts)
+    found = spec.unflatten(values)
+    assert exact(found) == exact(block) and list(found) == [s.name for s in spec.arrays]
+    values[:] = 7
+    assert exact(found) == exact(block)
+
+
+def test_what_is_no_block_or_vector_of_the_bundle_is_refused():
+    with pytest.raises(InputError, match="array 'b' is missing"):
+        SPEC.flatten({"a": np.zeros(2, np.float32)})
+    for shape in ((4,), (6,), (5, 1), ()):
+        with pytest.raises(InputError, match="Pass 5 numbers"):
+            SPEC.unflatten(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
