@@ -38,7 +38,7 @@ class StateFile:
         self, path: Path | str, bundle_identity: str | None, *, read_only: bool = False
     ) -> None:
         self.path, self.read_only = Path(path), read_only
-        self._depth, self._scrub = 0, False
+        self._depth, self._scrub, self._blob_bytes = 0, False, 0
         with ExitStack() as undo:
             if not read_only:
                 self._lock = self._locked()
@@ -93,8 +93,14 @@ class StateFile:
         Raises:
             StateError: instead of any error of SQLite.
         """
+        self._blob_bytes += sum(len(value) for value in values if type(value) is bytes)
         with self._explained():
             return self._database.execute(statement, values).fetchall()
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of arrays written since opening: each to the log, and from there to the file."""
+        return 2 * self._blob_bytes
 
     def scrub(self) -> None:
         """Empty the write-ahead log after this transaction, so that deleted bytes are gone."""

@@ -13,6 +13,7 @@ from edgemem.block import Array, Arrays, is_finite
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
 from edgemem.runtime.backend import Backend, Graph
+from edgemem.runtime.consolidation import Outlook, Probe, outlook
 from edgemem.runtime.context_memory import ContextMemory
 from edgemem.runtime.contract import check_adapt, check_key, check_predict, prefixed, stripped
 from edgemem.runtime.frames import checked
@@ -20,14 +21,17 @@ from edgemem.runtime.policy import Verdict, judge
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.settings import known_parameters
-from edgemem.runtime.snapshots import checked_snapshot, shared
+from edgemem.runtime.snapshots import checked_snapshot, packed_frames, shared
 from edgemem.state import Snapshot, State
 
 Logits = NDArray[np.float32]
 GENERIC = "generic"
 COUNTERS = ("frames", "steps", "updates", "unreliable", "skipped", "restored")
 CHECKS = {"predict": check_predict, "adapt": check_adapt, "key": check_key}
-COMMIT_STEPS = 16  # at least so many steps between commits on a change of context: flash wears out
+# Flash wears out. On a change of context a commit comes at most so often in steps, and only if all
+# commits together stay below so many bytes per 1,000 frames.
+COMMIT_STEPS, COMMIT_BYTES = 16, 1 << 20
+PROBE_EVERY = 4  # one of so many frames of a batch takes part in the probe of a consolidation
 UNRELIABLE = Event("unreliable", "no frame of the batch was reliable enough to learn from")
 SKIPPED = Event("skipped", "the step gave non-finite values; the block stays as it was")
 FROZEN = Event("frozen", "the block gives non-finite logits; the frozen model answered")
@@ -83,15 +87,15 @@ class Runtime:
         """
         x, events = self._checked(frames), list[Event]()
         if frozen:
-            logits = [self._run_predict(chunk, frozen=True) for chunk in self._chunks(x)]
-            return make_result(np.concatenate(logits), GENERIC, events)
+            logits = [self._frozen(chunk) for chunk in self._chunks(x)]
+            return make_result(np.concatenate(logits), GENERIC, events, self._drift)
         size, recent = self._ring.size, self._ring.last(self._ring.count)
         logits = []
         for chunk in self._chunks(x):
             window = np.concatenate([recent, chunk])[-size:] if self._companions else chunk
             logits.append(self._predict_or_frozen(window, len(chunk), events))
             recent = window
-        return make_result(np.concatenate(logits), self._context, events)
+        return make_result(np.concatenate(logits), self._context, events, self._drift)
 
     def step(self, frames: Array) -> Result:
         """Predict, then adapt whenever a full batch of frames has been gathered.
@@ -124,7 +128,7 @@ class Runtime:
                 n = self._ring.count if self._companions else take
                 logits.append(self._predict_or_frozen(self._ring.last(n), take, events))
         self.counters["frames"] += len(x)
-        return make_result(np.concatenate(logits), self._context, events)
+        return make_result(np.concatenate(logits), self._context, events, self._drift)
 
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:
         """Take an earlier block.
@@ -158,20 +162,26 @@ class Runtime:
     def _commit(self, why: str) -> None:
         if self._state is None:
             return
+        if self._contexts is not None:
+            self._take(self._contexts.settle(self._notices))
+        recent = self._ring.last(self._ring.count)
         arrays = {
             **prefixed("block", self._block),
             **prefixed("good", self._good),
             **prefixed("opt", self._slots),
-            "ring": self._ring.last(self._ring.count),
+            "ring": packed_frames(recent, self.bundle.manifest.frames.uint8_scale),
         }
         counters = {**self.counters, "pending": self._ring.pending}
+        before = self._state.bytes_written
         with self._state.transaction():
             if self._contexts is not None:
-                self._contexts.write(self._block, self.counters["steps"], self._entropy, why)
+                steps, entropy = self.counters["steps"], self._entropy
+                self._notices += self._contexts.write(self._block, steps, entropy, why)
                 arrays |= self._contexts.arrays()
                 counters |= self._contexts.counters()
             self._state.write(Snapshot(arrays, counters))
         self._changed, self._committed_step = False, self.counters["steps"]
+        self._commit_bytes = self._state.bytes_written - before
 
     def close(self) -> None:
         """Flush what changed and close. Safe to call twice."""
@@ -182,11 +192,14 @@ class Runtime:
                 self.flush()
         finally:
             self._closed = True
+            if self._contexts is not None:
+                self._contexts.close()
             if self._state is not None:
                 self._state.close()
 
     _closed = False
     _changed = False
+    _commit_bytes = 0
 
     def __enter__(self) -> Runtime:
         return self
@@ -202,6 +215,15 @@ class Runtime:
     @property
     def _context(self) -> str:
         return GENERIC if self._contexts is None else self._contexts.name
+
+    @property
+    def _drift(self) -> float | None:
+        return None if self._contexts is None else self._contexts.drift
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written to the state file since opening."""
+        return 0 if self._state is None else self._state.bytes_written
 
     @property
     def _companions(self) -> bool:
@@ -231,6 +253,8 @@ class Runtime:
         self.counters["steps"] += 1
         self._entropy = float(outputs.get("stat.entropy", self._entropy))
         verdict = judge(outputs)
+        if verdict is Verdict.KEEP and self._contexts is not None and self._contexts.reading:
+            return outputs["logits"]  # of the generic block, which is not the one to learn in
         if verdict is Verdict.RESTORE:
             return self._restore(window, events)
         if verdict is Verdict.SKIP:
@@ -240,8 +264,6 @@ class Runtime:
             self._count("unreliable", UNRELIABLE, events)
         else:
             self._good, self._block = self._block, stripped("next.block", outputs)
-            if self._contexts is not None:
-                self._contexts.learn(self._good, self._block)
             self._slots = stripped("next.opt", outputs)
             self._count("updates", Event("adapted", f"step {self.counters['steps']}"), events)
         return outputs["logits"]
@@ -251,12 +273,34 @@ class Runtime:
         if self._contexts is None or self._key_graph is None:
             return
         key = self._key_graph.run({"x": window})["key"]
-        block = self._contexts.arrive(key, self._block, events) if is_finite({"": key}) else None
+        if not is_finite({"": key}):
+            return
+        context, probe = self._contexts.name, self._probe(window[::PROBE_EVERY])
+        self._take(self._contexts.arrive(key, self._block, probe, events))
+        if self._contexts.name != context and self._may_commit():
+            self._commit("context change")
+
+    def _take(self, block: Arrays | None) -> None:
+        """Go on with another block, if there is one."""
         if block is not None:
             self._block = self._good = block
             self._slots = self.bundle.manifest.slots.zero()
-            if self.counters["steps"] - self._committed_step >= COMMIT_STEPS:
-                self._commit("context change")
+
+    def _probe(self, window: NDArray[np.float32]) -> Probe:
+        """Judges blocks by frames, beside the frozen model."""
+        frozen: list[NDArray[np.int64]] = []
+
+        def look(block: Arrays) -> Outlook:
+            if not frozen:
+                frozen.append(self._frozen(window).argmax(1))
+            return outlook(self._run_predict(window, block, self.hyper_parameters), frozen[0])
+
+        return look
+
+    def _may_commit(self) -> bool:
+        steps = self.counters["steps"] - self._committed_step
+        frames = steps * self._ring.size
+        return steps >= COMMIT_STEPS and COMMIT_BYTES * frames >= 1000 * self._commit_bytes
 
     def _restore(self, window: NDArray[np.float32], events: list[Event]) -> Logits:
         """The present block fails on these frames: back to the last good one, or the source."""
@@ -278,15 +322,18 @@ class Runtime:
         self, window: NDArray[np.float32], n: int, events: list[Event]
     ) -> Logits:
         """Logits of the last n frames of a window; the frozen model's if the block fails."""
-        logits = self._run_predict(window)[-n:]
+        logits = self._run_predict(window, self._block, self.hyper_parameters)[-n:]
         if np.isfinite(logits).all():
             return logits
         events.append(FROZEN)
-        return self._run_predict(window, frozen=True)[-n:]
+        return self._frozen(window)[-n:]
 
-    def _run_predict(self, window: NDArray[np.float32], *, frozen: bool = False) -> Logits:
-        block = self._zero if frozen else self._block
-        scalars = self._frozen_parameters if frozen else self.hyper_parameters
+    def _frozen(self, window: NDArray[np.float32]) -> Logits:
+        return self._run_predict(window, self._zero, self._frozen_parameters)
+
+    def _run_predict(
+        self, window: NDArray[np.float32], block: Arrays, scalars: Mapping[str, float]
+    ) -> Logits:
         graph = self._predict_graph
         feeds = {"x": window, **prefixed("block", block), **self._scalars(scalars, graph)}
         return graph.run(feeds)["logits"]
@@ -316,6 +363,7 @@ class Runtime:
         self._ring.push(ring)
         self._ring.pending = pending
         self.counters = {name: snapshot.counters.get(name, 0) for name in COUNTERS}
+        self._committed_step = self.counters["steps"]
 
     def _take_blocks(self, snapshot: Snapshot) -> None:
         # Equal blocks become one object again: `_restore` must not try the same values twice.
@@ -323,7 +371,8 @@ class Runtime:
         self._good = shared(stripped("good", snapshot.arrays), self.bundle.generic, self._block)
         self._slots = stripped("opt", snapshot.arrays)
         if self._contexts is not None:
-            self._notices = self._contexts.load(snapshot.arrays, snapshot.counters)
+            loaded = self._contexts.load(snapshot.arrays, snapshot.counters, self._block)
+            self._notices = loaded
 
     def _require_open(self) -> None:
         if self._closed:

@@ -15,7 +15,10 @@ class Event:
     kind: "adapted" (the block changed), "unreliable" (the step found nothing to learn from),
     "skipped" (a non-finite block was thrown away), "restored" (the last good block came back),
     "frozen" (the frozen model answered instead), "context" (another context began), "damaged" (a
-    written block could not be read; its context starts afresh).
+    written block or a shipped row could not be read; it counts as zero), "reading" (shipped rows
+    are not there yet; the generic block predicts), "consolidated" (the root took its part of what a
+    context learnt), "refused" (it did not, for another context would suffer), "evicted" (a written
+    block had to make room).
     """
 
     kind: str
@@ -28,7 +31,9 @@ class Result:
 
     logits: [n, classes] float32. labels: [n] int64, the argmax. entropy: [n] float32, in nats.
     context: name of the context whose block was used. adapted: whether the block changed in this
-    call. events: what else happened, in order.
+    call. events: what else happened, in order. drift: distance of the last full batch from its
+    context, in units in which a batch of source data is about one from the source; None where
+    contexts are not told apart.
     """
 
     logits: NDArray[np.float32]
@@ -37,12 +42,16 @@ class Result:
     context: str
     adapted: bool
     events: tuple[Event, ...]
+    drift: float | None = None
 
 
-def make_result(logits: NDArray[np.float32], context: str, events: list[Event]) -> Result:
+def make_result(
+    logits: NDArray[np.float32], context: str, events: list[Event], drift: float | None = None
+) -> Result:
     """Complete logits [n, classes] to a result."""
     adapted = any(event.kind == "adapted" for event in events)
-    return Result(logits, logits.argmax(1), entropies(logits), context, adapted, tuple(events))
+    labels, entropy = logits.argmax(1), entropies(logits)
+    return Result(logits, labels, entropy, context, adapted, tuple(events), drift)
 
 
 def entropies(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -24,6 +24,7 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> tupl
     if (
         ring is None
         or ring.shape[1:] != frames.shape
+        or ring.dtype not in (np.uint8, np.float32)
         or len(ring) > frames.batch
         or not 0 <= pending < frames.batch
         or manifest.block.mismatch(stripped("block", snapshot.arrays)) is not None
@@ -36,7 +37,20 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> tupl
             "holds arrays that do not fit the bundle",
             "Delete the state file to start again from the bundle",
         )
-    return ring, pending
+    return unpacked_frames(ring, frames.uint8_scale), pending
+
+
+def packed_frames(frames: Array, scale: float) -> Array:
+    """Frames as uint8 if they were uint8 once, else as they are: a quarter of the bytes."""
+    small = np.rint(np.clip(frames * np.float32(scale), 0, 255)).astype(np.uint8)
+    return small if np.array_equal(unpacked_frames(small, scale), frames) else frames
+
+
+def unpacked_frames(frames: Array, scale: float) -> Array:
+    """Frames as the graphs take them, float32."""
+    if frames.dtype != np.uint8:
+        return frames
+    return np.asarray(frames.astype(np.float32) / np.float32(scale))
 
 
 def shared(block: Arrays, *others: Arrays) -> Arrays:

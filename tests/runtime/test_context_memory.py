@@ -11,7 +11,8 @@ from edgemem.bank.written import WrittenBlocks
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import BundleError
-from edgemem.runtime.context_memory import difference, total
+from edgemem.runtime.consolidation import Outlook
+from edgemem.runtime.context_memory import ContextMemory, difference, total
 from edgemem.state import State
 
 BATCH = 16
@@ -86,23 +87,63 @@ def test_blocks_are_written_on_close_with_key_count_and_provenance(visits, tmp_p
         for frames in visits:
             results = step_all(runtime, frames)
     written = blocks_of(state)
-    assert results[-1].context in written and len(written) >= 2
+    assert results[-1].context in written and len(written) >= 3
+    root = written.pop("root")[0]
+    assert root.path == "" and root.provenance.why.startswith("consolidated context-")
     for record, leaf in written.values():
+        assert record.path == "+"
         assert record.key.shape == (open_bundle(BUNDLE).manifest.key,) and record.count >= 1
         assert record.provenance.bundle == open_bundle(BUNDLE).identity
         assert open_bundle(BUNDLE).manifest.block.mismatch(leaf) is None
 
 
-def test_the_root_takes_its_share_of_every_change():
-    with opened() as runtime:
-        memory, spec = runtime._contexts, runtime.bundle.manifest.block
-        before = spec.zero()
-        after = {name: array + 1 for name, array in before.items()}
-        old = memory.root
-        memory.learn(before, after)
-        for array in spec.arrays:
-            expected = old[array.name] + np.float32(array.root_share)
-            np.testing.assert_allclose(memory.root[array.name], expected, rtol=1e-6)
+NOVEL = 40.0
+GOOD, BAD = Outlook(0.2, 0.9), Outlook(0.4, 0.9)
+
+
+def memory_with_two_contexts(root_share_learnt, probe):
+    """Context 1 has seen two batches and learnt; context 2 arrives. Memory, blocks, events."""
+    bundle, events = open_bundle(BUNDLE), []
+    memory = ContextMemory(bundle, None)
+    first = np.zeros(bundle.manifest.key, np.float32)
+    start = memory.arrive(first, bundle.generic, probe, events)
+    assert memory.arrive(first, start, probe, events) is None
+    learnt = {name: array + np.float32(root_share_learnt) for name, array in start.items()}
+    second = memory.arrive(first + np.float32(NOVEL), learnt, probe, events)
+    return memory, first, learnt, second, events
+
+
+def test_the_root_takes_its_share_and_the_context_keeps_its_block():
+    memory, first, learnt, second, events = memory_with_two_contexts(1.0, lambda block: GOOD)
+    assert events[-1].kind == "consolidated"
+    for array in open_bundle(BUNDLE).manifest.block.arrays:
+        expected = open_bundle(BUNDLE).generic[array.name] + np.float32(array.root_share)
+        np.testing.assert_allclose(second[array.name], expected, rtol=1e-6)
+    back = memory.arrive(first, second, lambda block: GOOD, events)
+    for name, array in learnt.items():
+        np.testing.assert_allclose(back[name], array, rtol=1e-6, atol=1e-6)
+
+
+def test_the_root_takes_nothing_from_which_the_next_context_suffers():
+    generic = open_bundle(BUNDLE).generic
+
+    def probe(block):
+        return GOOD if all((block[n] == generic[n]).all() for n in generic) else BAD
+
+    memory, first, learnt, second, events = memory_with_two_contexts(1.0, probe)
+    assert events[-1].kind == "refused"
+    for name, array in generic.items():
+        np.testing.assert_array_equal(second[name], array)
+    back = memory.arrive(first, second, probe, events)
+    for name, array in learnt.items():
+        np.testing.assert_allclose(back[name], array, rtol=1e-6, atol=1e-6)
+
+
+def test_without_anything_learnt_nobody_is_asked():
+    def probe(block):
+        raise AssertionError("asked")
+
+    memory_with_two_contexts(0.0, probe)
 
 
 def test_root_and_leaf_make_the_block():
@@ -166,7 +207,7 @@ def test_without_a_state_file_the_commit_is_the_opening_and_has_no_contexts(visi
         step_all(runtime, visits[0])
         runtime.rollback("commit")
         assert runtime.predict(visits[0][:BATCH]).context == "generic"
-        assert runtime._contexts.root is runtime.bundle.generic
+        assert runtime._block is runtime.bundle.generic
 
 
 def test_a_run_without_contexts_in_between_leaves_the_written_blocks(visits, tmp_path):
@@ -178,10 +219,13 @@ def test_a_run_without_contexts_in_between_leaves_the_written_blocks(visits, tmp
     with opened(state, contexts=False) as runtime:
         step_all(runtime, visits[2])
     with opened(state) as runtime:
-        assert {f"context-{number}" for number in runtime._contexts.contexts.known} == set(before)
+        known = {f"context-{number}" for number in runtime._contexts.contexts.known}
+        assert known == set(before) - {"root"}
         names = {result.context for result in step_all(runtime, 1 - visits[0])}
     assert names.isdisjoint(before)  # new contexts take numbers that were never used
     after = blocks_of(state)
     for name, (record, leaf) in before.items():
+        if name == "root":
+            continue
         assert after[name][0].count == record.count
         assert all((after[name][1][array] == value).all() for array, value in leaf.items())
