@@ -1,13 +1,19 @@
-"""Bundles: the immutable folder shipped to a device, opened only when every byte is as written."""
+"""Bundles: the immutable folder shipped to a device, opened only when it is as it was written.
+
+Every byte is checked at opening but those of the bank's levels, which may be many gigabytes: of
+these only sizes and headers, and each row when it is first read.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgemem.bank.folder import IN_BUNDLE, is_level, open_levels
 from edgemem.block import Arrays, is_finite, unpack
-from edgemem.errors import BundleError
+from edgemem.errors import BankError, BundleError
 from edgemem.files import inside, sha256_file
 from edgemem.manifest import REMEDY, Manifest, from_json
 
@@ -28,6 +34,11 @@ class Bundle:
     identity: str
     generic: Arrays
 
+    @property
+    def bank(self) -> Path | None:
+        """The folder of the shipped levels; None without any."""
+        return self.path / IN_BUNDLE if self.manifest.levels else None
+
     def graph_path(self, name: str) -> Path:
         """Where a graph lies."""
         return self.path / self.manifest.graphs[name]
@@ -35,6 +46,8 @@ class Bundle:
 
 def open_bundle(path: Path | str) -> Bundle:
     """Open a bundle after checking version, paths, sizes, hashes and the generic block.
+
+    Levels of the bank are not hashed, see `check_levels`; a damaged row is noticed on its first use.
 
     Raises:
         BundleError: whatever is not as the manifest says, naming the file.
@@ -45,6 +58,7 @@ def open_bundle(path: Path | str) -> Bundle:
         manifest = from_json(content, f"{folder.name}/{MANIFEST}")
         check_files(folder, manifest)
         generic = _read_generic(folder, manifest)
+        _check_headers(folder, manifest)
     except OSError as error:
         raise BundleError(
             str(error.filename or folder), f"cannot be read ({error.strerror or error})", REMEDY
@@ -54,6 +68,8 @@ def open_bundle(path: Path | str) -> Bundle:
 
 def check_files(folder: Path, manifest: Manifest) -> None:
     """Check that every listed file is inside, of the right size and hash, and none is extra.
+
+    Levels of the bank: all of this but the hash.
 
     Raises:
         BundleError: naming the file.
@@ -66,13 +82,51 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         size = file.stat().st_size
         if size != record.size:
             raise BundleError(thing, f"has {size} bytes instead of {record.size}", REMEDY)
-        if sha256_file(file) != record.sha256:
+        if not is_level(name) and sha256_file(file) != record.sha256:
             raise BundleError(thing, "does not have the hash in the manifest", REMEDY)
     listed = {*manifest.files, MANIFEST}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
         if (file.is_symlink() or not file.is_dir()) and name not in listed:
             raise BundleError(f"{folder.name}/{name}", "is not in the manifest", "Remove the file")
+
+
+def check_levels(
+    bundle: Bundle, progress: Callable[[str, int, int], None] = lambda file, done, total: None
+) -> None:
+    """Hash every level of the shipped bank; reads all of it.
+
+    Args:
+        progress: called before and after each level with its file, bytes done and of all.
+
+    Raises:
+        BundleError: a level is not as the manifest says.
+    """
+    for name in bundle.manifest.levels:
+        record, thing = bundle.manifest.files[name], f"{bundle.path.name}/{name}"
+        progress(name, 0, record.size)
+        try:
+            found = sha256_file(bundle.path / name)
+        except OSError as error:
+            raise BundleError(thing, f"cannot be read ({error.strerror})", REMEDY) from error
+        if found != record.sha256:
+            raise BundleError(
+                thing,
+                "does not have the hash in the manifest",
+                "Get a fresh copy; edgemem bank verify names the damaged rows",
+            )
+        progress(name, record.size, record.size)
+
+
+def _check_headers(folder: Path, manifest: Manifest) -> None:
+    if not manifest.levels:
+        return
+    try:
+        levels = open_levels(folder / IN_BUNDLE, manifest.block.elements, manifest.key)
+    except BankError as error:
+        raise BundleError(error.thing, error.reason, REMEDY) from error
+    for level in levels:
+        level.close()
 
 
 def _read_manifest(folder: Path) -> bytes:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgemem.bank.folder import is_level
 from edgemem.block import DTYPES, ArraySpec, BlockSpec
 from edgemem.errors import BundleError
 from edgemem.version import VERSION
@@ -76,6 +77,18 @@ class Manifest:
     source: str | None
     files: dict[str, FileRecord]
     exported_from: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def levels(self) -> list[str]:
+        """The files that are levels of the shipped bank."""
+        return [name for name in self.files if is_level(name)]
+
+    def refuses_levels(self) -> str | None:
+        """Why no level can be part of this bundle, or None if it can."""
+        if self.source is None:
+            return "there are no source keys, so contexts are not told apart"
+        other = next((spec for spec in self.block.arrays if spec.dtype != "float32"), None)
+        return None if other is None else f"array {other.name!r} of the block is {other.dtype}"
 
 
 def to_json(manifest: Manifest) -> bytes:
@@ -171,6 +184,11 @@ def _check(manifest: Manifest) -> None:
     for name in [*manifest.graphs.values(), manifest.generic_block, manifest.reference, *more]:
         if name not in manifest.files:
             raise ValueError(f"file {name!r} is not listed under files")
+        # Levels are not hashed when a bundle is opened; everything else is.
+        if is_level(name):
+            raise ValueError(f"file {name!r} has the name of a level but is none")
+    if manifest.levels and (reason := manifest.refuses_levels()):
+        raise ValueError(f"levels of a bank, but {reason}")
     frames = manifest.frames
     if 8 * frames.batch * math.prod(frames.shape) > MAX_RING_BYTES:
         raise ValueError(f"frames of {list(frames.shape)} by {frames.batch} are too large")

@@ -10,13 +10,17 @@ from edgemem.bank.level_header import REMEDY
 from edgemem.errors import BankError
 
 NAME = re.compile(r"level-([1-9][0-9]{0,3})\.safetensors", re.ASCII)
+IN_BUNDLE = "bank"  # the folder of the levels in a bundle
 
 
-def open_levels(folder: Path, elements: int | None = None) -> list[Level]:
+def open_levels(
+    folder: Path, elements: int | None = None, key_length: int | None = None
+) -> list[Level]:
     """Every level of a folder, level 1 first.
 
     Raises:
-        BankError: no level 1, a gap, or levels that do not fit each other or `elements`.
+        BankError: no level 1, a gap, or levels that do not fit each other, `elements` or
+            `key_length`.
     """
     numbers = level_numbers(folder)
     if numbers != list(range(1, len(numbers) + 1)) or not numbers:
@@ -25,7 +29,7 @@ def open_levels(folder: Path, elements: int | None = None) -> list[Level]:
     levels: list[Level] = []
     try:
         for number in numbers:
-            length = levels[0].shape.key_length if levels else None
+            length = levels[0].shape.key_length if levels else key_length
             path = level_path(folder, number)
             levels.append(Level(path, elements=elements, key_length=length))
             found = levels[-1].shape
@@ -42,6 +46,17 @@ def open_levels(folder: Path, elements: int | None = None) -> list[Level]:
 def level_path(folder: Path, number: int) -> Path:
     """Where a level lies."""
     return folder / f"level-{number}.safetensors"
+
+
+def level_folder(place: Path) -> Path:
+    """The folder of the levels of a bank, or of a bundle."""
+    return place / IN_BUNDLE if (place / "manifest.json").is_file() else place
+
+
+def is_level(name: str) -> bool:
+    """Whether a file of a bundle, named as in its manifest, is a level of its bank."""
+    folder, _, file = name.partition("/")
+    return folder == IN_BUNDLE and NAME.fullmatch(file) is not None
 
 
 def level_numbers(folder: Path) -> list[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgemem.cli.show import percent, print_json, print_table, progress
+from edgemem.cli.show import Stages, percent, print_json, print_table, progress
 from edgemem.errors import InputError
 from edgemem.version import VERSION
 
@@ -91,7 +91,7 @@ def run(
 
 
 def inspect(bundle: BundlePath, json: Json = False) -> None:
-    """Show what a bundle holds, after checking every file.
+    """Show what a bundle holds, after checking every file; of a bank's levels, the headers.
 
     Example: edgemem inspect camera.edgemem
     """
@@ -133,10 +133,14 @@ def verify(bundle: BundlePath, threads: Threads = 0, json: Json = False) -> None
 
     Example: edgemem verify camera.edgemem
     """
+    from edgemem.bundle import check_levels, open_bundle
     from edgemem.runtime.verify import TOLERANCE
     from edgemem.runtime.verify import verify as check
 
     found = check(bundle, threads)
+    if (opened := open_bundle(bundle)).bank is not None:
+        with progress("bytes") as bar:
+            check_levels(opened, Stages(bar))
     if json:
         print_json(found.as_dict())
         return

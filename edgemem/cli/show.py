@@ -53,3 +53,17 @@ def progress(unit: str) -> Iterator[Progress]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         yield bar
+
+
+class Stages:
+    """Shows stages on a bar, each on a line of its own."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how far a stage is."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bar.add_task(stage, total=total, note="")
+        self._bar.update(self._tasks[stage], completed=done)
