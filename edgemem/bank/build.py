@@ -1,13 +1,14 @@
-"""Builds the levels of a bank from source keys: hierarchical k-means, keys streamed from disk.
+"""Builds the levels of a bank from keys and blocks: hierarchical k-means, streamed from disk.
 
-In memory are one step's samples and the counts of the tree; the order of the keys and the
-centroids are mapped from temporary files.
+In memory are one step's samples, a few blocks and the counts of the tree; the order of the keys and
+the centroids are mapped from temporary files.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from edgemem.bank.folder import level_numbers, level_path
-from edgemem.bank.keys import Keys, open_keys
+from edgemem.bank.keys import Keys, Source, open_blocks, open_keys
 from edgemem.bank.kmeans import Recipe, cluster, nearest
+from edgemem.bank.level import Level
 from edgemem.bank.level_header import STORAGES, LevelShape
 from edgemem.bank.level_writer import write_level
+from edgemem.bank.means import mean_rows
 from edgemem.errors import InputError
 from edgemem.files import explain_write_errors, new_folder
 
@@ -28,59 +31,93 @@ MOST_NODES = 1 << 24
 CHUNK_BYTES = 8 << 20
 # Stage, done, total.
 Progress = Callable[[str, int, int], None]
+# Opens keys and blocks; what it has to write goes to the temporary folder that it is given.
+Opener = Callable[[Path, Progress], Source]
 Order = NDArray[np.int64]
 Counts = NDArray[np.int64]
 
 
 def build_bank(
-    keys: Path | str,
+    source: Path | str | Opener,
     out: Path | str,
     *,
     levels: int = 3,
     branch: int = 16,
-    elements: int = 0,
+    elements: int | None = None,
     storage: str = "float32",
     seed: int = 0,
     progress: Progress = lambda stage, done, total: None,
 ) -> list[Counts]:
-    """Build levels whose blocks are all zero; the counts of each level.
+    """Build levels from keys and, if there are any, a block for each; the counts of each level.
 
-    The same keys, options and seed give the same files. An existing folder at `out` is replaced
-    when all is done.
+    The sum of the rows along the path to a node is the mean of the blocks of the keys below it,
+    up to the rounding of its own row. Without blocks, all rows are zero. The same source, options
+    and seed give the same files. An existing folder at `out` is replaced when all is done.
 
     Args:
-        keys: .npy, or .npz with `keys`: [N, d] floats.
+        source: .npy with keys [N, d], .npz with `keys` and perhaps `blocks` [N, elements], floats;
+            or what opens another source.
         out: the folder to write.
-        elements: numbers of a block; 0 for a tree of keys alone.
+        elements: numbers of a block; by default as many as the blocks have, or none.
 
     Raises:
-        InputError: keys or options that do not fit, or a folder that cannot be written.
+        InputError: keys, blocks or options that do not fit, or a folder that cannot be written.
     """
-    keys, out = Path(keys), Path(out)
-    _check_options(levels, branch, elements, storage, out)
+    out = Path(out)
+    opener = partial(_open_file, Path(source)) if isinstance(source, str | Path) else source
+    _check_options(levels, branch, elements or 0, storage, out)
     with (
         explain_write_errors(out),
         tempfile.TemporaryDirectory(
             dir=out.absolute().parent, prefix=f".{out.name}.keys."
         ) as temporary,
         new_folder(out) as draft,
+        ExitStack() as files,
     ):
-        folder, counts = Path(temporary), list[Counts]()
-        source = open_keys(keys, folder, lambda done, total: progress("check keys", done, total))
-        grouping = Grouping(source, folder)
-        above = np.array([len(source)])
+        folder, written, counts = Path(temporary), list[Level](), list[Counts]()
+        found = opener(folder, progress)
+        size = _elements(found, elements)
+        grouping = Grouping(found.keys, folder)
+        above = np.array([len(found.keys)])
         for number in range(1, levels + 1):
-            shape = LevelShape(number, branch, source.shape[1], elements, storage)
-            centroids = _temporary(
-                folder, f"level-{number}", np.float32, (shape.rows, shape.key_length)
-            )
-            stage = partial(progress, f"level {number} of {levels}")
-            above = _cluster_level(grouping, shape, above, centroids, seed, stage)
-            counts.append(above)
-            zero = np.zeros(elements, np.float32)
-            rows = (zero for _ in range(shape.rows))
+            shape = LevelShape(number, branch, found.keys.shape[1], size, storage)
+            centroids = _temporary(folder, f"level-{number}", np.float32, _keys_shape(shape))
+            name = f"level {number} of {levels}"
+            above = _cluster_level(grouping, shape, above, centroids, seed, partial(progress, name))
+            stage = partial(progress, f"blocks of {name}")
+            rows = mean_rows(shape, above, grouping.order, found.blocks, written, stage)
             write_level(level_path(draft, number), shape, centroids, above, rows)
+            written.append(files.enter_context(Level(level_path(draft, number))))
+            counts.append(above)
     return counts
+
+
+def _open_file(path: Path, folder: Path, progress: Progress) -> Source:
+    keys = open_keys(path, folder, partial(progress, "check keys"))
+    blocks = open_blocks(path, folder, partial(progress, "check blocks"))
+    return Source(keys, blocks)
+
+
+def _elements(source: Source, expected: int | None) -> int:
+    """Numbers of a block."""
+    if source.blocks is None:
+        return expected or 0
+    rows, found = len(source.blocks), int(source.blocks.shape[1])
+    if rows != len(source.keys):
+        raise InputError(
+            f"{rows} blocks", f"are not one for each of {len(source.keys)} keys", "Save as many"
+        )
+    if expected not in (None, found):
+        raise InputError(
+            f"blocks of {found} numbers",
+            f"are not of {expected}, as the bundle or --elements says",
+            "Save blocks of that length, or leave --elements out",
+        )
+    return found
+
+
+def _keys_shape(shape: LevelShape) -> tuple[int, int]:
+    return shape.rows, shape.key_length
 
 
 def _cluster_level(
@@ -125,6 +162,11 @@ class Grouping:
         for first in range(0, n, self._step):
             stop = min(first + self._step, n)
             self._order[first:stop] = np.arange(first, stop)
+
+    @property
+    def order(self) -> Order:
+        """Numbers of the keys: those of one node side by side, nodes in the order of their rows."""
+        return self._order
 
     def take(self, places: NDArray[np.int64]) -> Keys:
         """Keys at places of the order."""

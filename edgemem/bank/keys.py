@@ -1,9 +1,10 @@
-"""Source keys on disk: [N, d], too many for memory."""
+"""What a bank is built from: keys and blocks on disk, [N, d] each, too many for memory."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,22 @@ from numpy.typing import NDArray
 from edgemem.errors import InputError
 
 Keys = NDArray[np.float32]
+Blocks = NDArray[np.float32]
+Progress = Callable[[int, int], None]
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 CHUNK_BYTES = 8 << 20
-REMEDY = "Save it with numpy.save(path, keys) or numpy.savez(path, keys=keys)"
+REMEDY = "Save it with numpy.savez(path, keys=keys) or numpy.savez(path, keys=keys, blocks=blocks)"
 
 
-def open_keys(path: Path, folder: Path, progress: Callable[[int, int], None]) -> Keys:
+@dataclass(frozen=True)
+class Source:
+    """keys: [N, d] float32. blocks: [N, elements] float32, one a key, or None. Both on disk."""
+
+    keys: Keys
+    blocks: Blocks | None = None
+
+
+def open_keys(path: Path, folder: Path, progress: Progress) -> Keys:
     """Keys [N, d] float32, mapped from disk and checked to be finite.
 
     A .npy of float32 is mapped as it is; anything else is first written to `folder` as one.
@@ -27,28 +38,46 @@ def open_keys(path: Path, folder: Path, progress: Callable[[int, int], None]) ->
     Raises:
         InputError: missing, damaged, not [N, d] of floats, or not finite.
     """
+    return _opened(path, "keys", folder, progress)
+
+
+def open_blocks(path: Path, folder: Path, progress: Progress) -> Blocks | None:
+    """Blocks [N, elements] float32 of an .npz with `blocks`, as `open_keys`; None without any."""
+    if path.suffix != ".npz":
+        return None
+    with zipfile.ZipFile(path) as archive:
+        if "blocks.npy" not in archive.namelist():
+            return None
+    return _opened(path, "blocks", folder, progress)
+
+
+def _opened(path: Path, name: str, folder: Path, progress: Progress) -> NDArray[np.float32]:
+    copy = folder / f"{name}.npy"
     try:
         if path.suffix != ".npz":
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
             _check_form(mapped.shape, mapped.dtype)
+            parts = _checked(f"{path}: key", _slices(mapped), len(mapped), progress)
             if mapped.dtype == np.float32 and mapped.flags.c_contiguous:
-                for _ in _checked(path, _slices(mapped), len(mapped), progress):
+                for _ in parts:
                     pass
                 return mapped  # type: ignore[no-any-return]
-            return _copied(path, folder, mapped.shape, _slices(mapped), progress)
-        with zipfile.ZipFile(path) as archive, archive.open("keys.npy") as file:
+            return _copied(copy, mapped.shape, parts)
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
             shape, fortran, dtype = HEADERS[npy.read_magic(file)](file)
-            stored = archive.getinfo("keys.npy").file_size - file.tell()
+            stored = archive.getinfo(f"{name}.npy").file_size - file.tell()
             _check_form(shape, dtype)
             if fortran or shape[0] * shape[1] * dtype.itemsize != stored:
-                raise ValueError("keys are not an array in row order of their stated size")
-            return _copied(path, folder, shape, _read(file, shape, dtype), progress)
+                raise ValueError(f"{name} are not an array in row order of their stated size")
+            thing = f"{path}: {name[:-1]}"
+            parts = _checked(thing, _read(file, shape, dtype), shape[0], progress)
+            return _copied(copy, shape, parts)
     except FileNotFoundError as error:
         raise InputError(str(path), "does not exist", "Check the path") from error
     except InputError:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on damage
-        raise InputError(str(path), f"holds no readable keys ({error})", REMEDY) from error
+        raise InputError(str(path), f"holds no readable {name} ({error})", REMEDY) from error
 
 
 def _check_form(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -57,40 +86,36 @@ def _check_form(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
 
 
 def _copied(
-    path: Path,
-    folder: Path,
-    shape: tuple[int, ...],
-    parts: Iterator[NDArray[Any]],
-    progress: Callable[[int, int], None],
-) -> Keys:
-    copy = npy.open_memmap(folder / "keys.npy", "w+", np.float32, (shape[0], shape[1]))
+    copy: Path, shape: tuple[int, ...], parts: Iterator[NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    found = npy.open_memmap(copy, "w+", np.float32, (shape[0], shape[1]))
     first = 0
-    for part in _checked(path, parts, shape[0], progress):
-        copy[first : first + len(part)] = part
+    for part in parts:
+        found[first : first + len(part)] = part
         first += len(part)
-    return copy
+    return found
 
 
 def _checked(
-    path: Path, parts: Iterator[NDArray[Any]], total: int, progress: Callable[[int, int], None]
-) -> Iterator[Keys]:
+    thing: str, parts: Iterator[NDArray[Any]], total: int, progress: Progress
+) -> Iterator[NDArray[np.float32]]:
     first = 0
     for part in parts:
         with np.errstate(over="ignore"):
-            keys = part.astype(np.float32, copy=False)
-        finite = np.isfinite(keys).all(axis=1)
+            values = part.astype(np.float32, copy=False)
+        finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             row = first + int(np.argmin(finite))
-            raise InputError(f"{path}: key {row}", "is not finite", "Leave such keys out")
-        yield keys
+            raise InputError(f"{thing} {row}", "is not finite", "Leave such keys out")
+        yield values
         first += len(part)
         progress(first, total)
 
 
-def _slices(keys: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    step = _step(keys.shape, keys.dtype)
-    for first in range(0, len(keys), step):
-        yield keys[first : first + step]
+def _slices(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    step = _step(values.shape, values.dtype)
+    for first in range(0, len(values), step):
+        yield values[first : first + step]
 
 
 def _read(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
