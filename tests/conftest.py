@@ -1,4 +1,4 @@
-"""Shared fixtures: a copy of the packaged bundle, frames, and a way to alter a bundle's files."""
+"""Shared fixtures: copies of the packaged bundle, frames, and a way to alter a bundle's files."""
 
 import hashlib
 import json
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from edgemem.bank.build import build_bank
+from edgemem.bank.ship import ship
 from edgemem.demo import BUNDLE, STREAM
 
 # The same examples on every machine; `pytest --hypothesis-profile=explore` looks for new ones.
@@ -21,6 +23,24 @@ settings.load_profile("fixed")
 def bundle(tmp_path):
     """A writable copy of the demo bundle (digits, 1x8x8, batches of 16)."""
     return shutil.copytree(BUNDLE, tmp_path / "digits.edgemem")
+
+
+@pytest.fixture(scope="session")
+def demo_levels(tmp_path_factory):
+    """Two levels of branch 2 that fit the demo bundle, with blocks (do not write there)."""
+    folder, random = tmp_path_factory.mktemp("levels"), np.random.default_rng(0)
+    blocks = random.normal(size=(12, 42_971)).astype(np.float32)
+    keys = random.normal(size=(12, 48)).astype(np.float32)
+    np.savez(folder / "source.npz", keys=keys, blocks=blocks)
+    build_bank(folder / "source.npz", folder / "bank", levels=2, branch=2, storage="float16")
+    return folder / "bank"
+
+
+@pytest.fixture
+def shipped_bundle(tmp_path, demo_levels):
+    """A writable copy of the demo bundle with `demo_levels` in it."""
+    ship(demo_levels, BUNDLE, tmp_path / "shipped.edgemem")
+    return tmp_path / "shipped.edgemem"
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from edgemem.cli.show import percent, print_json, print_table, progress
-from edgemem.errors import BankError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from edgemem.cli.show import Stages, percent, print_json, print_table, progress
+from edgemem.errors import BankError, InputError
 
 Folder = Annotated[Path, typer.Argument(help="Folder with level-1.safetensors …, or a bundle.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -34,34 +31,52 @@ def add_to(app: typer.Typer) -> None:
 
 
 def build(
-    keys: Annotated[Path, typer.Argument(help=".npz with keys, or .npy: [N, d] floats.")],
+    source: Annotated[
+        list[Path],
+        typer.Argument(
+            help=".npz with keys [N, d] and perhaps blocks [N, elements]; .npy with keys; or, "
+            "with --bundle, files of edgemem bank export."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle that the bank is for; gives --elements.")
+    ] = None,
     levels: Annotated[int, typer.Option(help="Depth of the tree.")] = 3,
     branch: Annotated[int, typer.Option(help="Children of a node.")] = 16,
-    elements: Annotated[int, typer.Option(help="Numbers of a block; all are 0 at first.")] = 0,
+    elements: Annotated[
+        int | None, typer.Option(help="Numbers of a block; without blocks, all are 0.")
+    ] = None,
     storage: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same tree.")] = 0,
     json: Json = False,
 ) -> None:
-    """Build the tree of contexts from source keys, by hierarchical k-means.
+    """Build the tree of contexts from keys, by hierarchical k-means.
 
-    Keys stay on disk; a temporary folder beside --out takes about 20 bytes a key, and a copy of
-    the keys if they are an .npz.
+    With blocks, one a key, the rows along the path to a node add up to the mean of the blocks
+    below it; a block is what is added to the bundle's generic one. Files of edgemem bank export
+    give both: the contexts that devices running --bundle learnt.
+
+    Keys and blocks stay on disk; a temporary folder beside --out takes about 20 bytes a key, and a
+    copy of them unless they are a .npy.
 
     Example: edgemem bank build keys.npz --levels 3 --branch 16 --out bank
+
+    Example: edgemem bank build a.safetensors b.safetensors --bundle camera.edgemem --out bank
     """
     from edgemem.bank.build import build_bank
 
+    opener, expected = _source(source, bundle, elements)
     with progress("") as bar:
         build_bank(
-            keys,
+            opener,
             out,
             levels=levels,
             branch=branch,
-            elements=elements,
+            elements=expected,
             storage=storage,
             seed=seed,
-            progress=_Stages(bar),
+            progress=Stages(bar),
         )
     ls(out, json)
 
@@ -154,11 +169,12 @@ def verify(folder: Folder, json: Json = False) -> None:
 
     Example: edgemem bank verify bank
     """
+    from edgemem.bank.folder import level_folder
     from edgemem.bank.verify import verify_bank
 
-    place = _bank_folder(folder)
+    place = level_folder(folder)
     with progress("rows") as bar:
-        faults = list(verify_bank(place, _Stages(bar)))
+        faults = list(verify_bank(place, Stages(bar)))
     if json:
         print_json({"whole": not faults, "faults": faults})
     else:
@@ -173,17 +189,30 @@ def verify(folder: Folder, json: Json = False) -> None:
         print(f"{folder}: everything is as it was written.")
 
 
-class _Stages:
-    """Shows stages on a bar, each on a line of its own."""
+def _source(files: list[Path], bundle: Path | None, elements: int | None) -> tuple[Any, int | None]:
+    """What to build from, and how many numbers a block should have."""
+    from edgemem.bank.learnt import learnt_opener
+    from edgemem.bundle import open_bundle
 
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-        self._tasks: dict[str, Any] = {}
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bar.add_task(stage, total=total, note="")
-        self._bar.update(self._tasks[stage], completed=done)
+    exported = [path for path in files if path.suffix == ".safetensors"]
+    if exported and bundle is None:
+        remedy = "Pass it with --bundle"
+        raise InputError(str(exported[0]), "needs the bundle that its device runs", remedy)
+    if len(files) > 1 and len(exported) != len(files):
+        raise InputError(
+            f"{len(files)} files",
+            "are not all of edgemem bank export",
+            "Pass one file of keys, or only such files",
+        )
+    if bundle is None:
+        return files[0], elements
+    opened = open_bundle(bundle)
+    expected = opened.manifest.block.elements
+    if elements not in (None, expected):
+        raise InputError(
+            f"--elements {elements}", f"is not the bundle's {expected}", "Leave it out"
+        )
+    return (learnt_opener(opened, files) if exported else files[0]), expected
 
 
 def _children(counts: list[Any], row: int, branch: int) -> list[str]:
@@ -192,11 +221,7 @@ def _children(counts: list[Any], row: int, branch: int) -> list[str]:
     return [str(int((counts[1][row * branch : (row + 1) * branch] > 0).sum()))]
 
 
-def _bank_folder(folder: Path) -> Path:
-    return folder / "bank" if (folder / "manifest.json").is_file() else folder
-
-
 def _opened(folder: Path) -> list[Any]:
-    from edgemem.bank.folder import open_levels
+    from edgemem.bank.folder import level_folder, open_levels
 
-    return open_levels(_bank_folder(folder))
+    return open_levels(level_folder(folder))
