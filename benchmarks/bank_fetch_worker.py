@@ -7,6 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +19,50 @@ from edgemem.bank.level_header import read_header
 from edgemem.bank.shipped import ShippedBank
 
 CONTEXTS = 40
-WARM = ("bare", "fetch", "fetch, cached", "bare, rows alone", "fetch, rows alone")
+FEW_BYTES = 1 << 20
 
 
 class BareReads:
-    """os.pread of the bytes that a fetch reads below the pinned level: children's keys, rows."""
+    """os.preadv of the bytes that a fetch reads below the pinned level: children's keys, rows.
+
+    As bare as Python allows: into buffers that are there already, from places that are known.
+    """
 
     def __init__(self, folder: Path) -> None:
         paths = sorted(folder.glob("level-*.safetensors"))
         self.handles = [os.open(path, os.O_RDONLY) for path in paths]
-        self.headers = [read_header(handle, "level") for handle in self.handles]
+        headers = [read_header(handle, "level") for handle in self.handles]
+        shapes = [header.shape for header in headers]
+        self._keys = [(4 * shape.branch * shape.key_length) for shape in shapes]
+        self._rows = [shape.row_bytes for shape in shapes]
+        self._begin = [(header.begin["keys"], header.begin["blocks"]) for header in headers]
+        self._buffers = {size: np.empty(size, np.uint8) for size in {*self._keys, *self._rows}}
 
-    def __call__(self, path: tuple[int, ...]) -> None:
-        """Read what a fetch along the path reads."""
-        for level in range(1, len(path)):
-            shape, begin = self.headers[level].shape, self.headers[level].begin["keys"]
-            size = 4 * shape.branch * shape.key_length
-            os.pread(self.handles[level], size, begin + size * path[level - 1])
-        self.rows(path)
+    def keys(self, path: tuple[int, ...]) -> list[tuple[int, Any, int]]:
+        """Reads of the keys: handle, buffer, offset."""
+        return [
+            (self.handles[level], (self._buffers[size],), self._begin[level][0] + size * row)
+            for level, (size, row) in enumerate(zip(self._keys[1:], path, strict=False), start=1)
+        ]
 
-    def rows(self, path: tuple[int, ...]) -> None:
-        """Read the rows alone."""
-        for level in range(1, len(path)):
-            size, begin = self.headers[level].shape.row_bytes, self.headers[level].begin["blocks"]
-            os.pread(self.handles[level], size, begin + size * path[level])
+    def rows(self, path: tuple[int, ...]) -> list[tuple[int, Any, int]]:
+        """Reads of the rows."""
+        return [
+            (self.handles[level], (self._buffers[size],), self._begin[level][1] + size * row)
+            for level, (size, row) in enumerate(zip(self._rows, path, strict=True))
+            if level > 0
+        ]
 
     def drop(self) -> None:
         """Drop the pages of the files from the page cache."""
         for handle in self.handles:
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_bare(reads: list[tuple[int, Any, int]]) -> None:
+    """Do these reads, and nothing else."""
+    for handle, buffers, offset in reads:
+        os.preadv(handle, buffers, offset)
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -85,33 +102,54 @@ def measure_cold(folder: Path, elements: int, keys: Any, repeats: int) -> dict[s
         # Paths first: looking one up just before its bare read would warm caches of the disk.
         paths = [bank.descend(key, []).path for key in keys[:repeats]]
         for path, second in zip(paths, keys[repeats : 2 * repeats], strict=True):
+            reads = bare.keys(path) + bare.rows(path)
             bare.drop()
-            times["bare"].append(timed(lambda path=path: bare(path)))
+            times["bare"].append(timed(lambda reads=reads: read_bare(reads)))
             bare.drop()
             times["fetch"].append(timed(lambda second=second: bank.fetch(second)))
     return {name: figures(values) for name, values in times.items()}
 
 
 def measure_warm(folder: Path, elements: int, keys: Any, repeats: int) -> dict[str, Any]:
-    """Pages in the page cache; fetches without a cache of our own, and with one."""
+    """Pages in the page cache; fetches without a cache of our own, with a small and a large one.
+
+    Every way takes another context than the one before it, so that none finds its bytes in the
+    caches of the processor just because another way has read them.
+    """
     bare = BareReads(folder)
-    times: dict[str, list[float]] = {name: [] for name in WARM}
-    room = 1 << 30
-    with (
-        ShippedBank(folder, elements, cache_bytes=0) as bank,
-        ShippedBank(folder, elements, cache_bytes=room) as cached,
-    ):
-        paths = [bank.fetch(key).path for key in keys[:CONTEXTS]]
-        for key in keys[:CONTEXTS]:
-            bank.fetch(key)
-            cached.fetch(key)
+    with ExitStack() as stack:
+        bank, missed, cached = (
+            stack.enter_context(ShippedBank(folder, elements, cache_bytes=size))
+            for size in (0, FEW_BYTES, 1 << 30)
+        )
+        chosen = keys[:CONTEXTS]
+        paths = [bank.fetch(key).path for key in chosen]
+        for key in [*chosen, *chosen]:
+            for each in (bank, missed, cached):
+                each.fetch(key)
+        rows = [bare.rows(path) for path in paths]
+        reads = [bare.keys(path) + one for path, one in zip(paths, rows, strict=True)]
+        buffer = np.empty(elements, bank.levels[-1].shape.dtype)
+
+        def read_rows(path: tuple[int, ...]) -> None:
+            for level in range(1, len(path)):
+                bank.levels[level].read_stored(path[level], buffer)
+
+        ways: dict[str, Callable[[int], Any]] = {
+            "bare": lambda i: read_bare(reads[i]),
+            "fetch": lambda i: bank.fetch(chosen[i]),
+            "fetch, cache too small": lambda i: missed.fetch(chosen[i]),
+            "fetch, cached": lambda i: cached.fetch(chosen[i]),
+            "descent alone": lambda i: bank.descend(chosen[i], []),
+            "bare, rows alone": lambda i: read_bare(rows[i]),
+            "rows read": lambda i: read_rows(paths[i]),
+            "rows summed": lambda i: bank.sum_rows(paths[i], []),
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(repeats):
-            key, path = keys[number % CONTEXTS], paths[number % CONTEXTS]
-            times["bare"].append(timed(lambda path=path: bare(path)))
-            times["fetch"].append(timed(lambda key=key: bank.fetch(key)))
-            times["fetch, cached"].append(timed(lambda key=key: cached.fetch(key)))
-            times["bare, rows alone"].append(timed(lambda path=path: bare.rows(path)))
-            times["fetch, rows alone"].append(timed(lambda path=path: bank.sum_rows(path, [])))
+            for place, (name, way) in enumerate(ways.items()):
+                i = (number + place * CONTEXTS // len(ways)) % CONTEXTS
+                times[name].append(timed(partial(way, i)))
     return {name: figures(values) for name, values in times.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +22,26 @@ Row = NDArray[np.float32]
 Keys = NDArray[np.float32]
 PAGE_ROWS = 1024
 PAGES_BYTES = 1 << 20
+# Reads only what is in memory; 0 where the system cannot tell.
+READY = getattr(os, "RWF_NOWAIT", 0)
+
+
+def nothing() -> None:
+    """What to do while a read waits, by default."""
 
 
 @dataclass
 class Page:
-    """Check sums and scales of 1,024 rows, and which of them were checked since it was read."""
+    """Check sums and scales of 1,024 rows, and which of them were checked since it was read.
+
+    row_checked, key_checked: 1 for a row or key that is as it was written.
+    """
 
     crc: NDArray[np.uint32]
     key_crc: NDArray[np.uint32]
     scale: NDArray[np.float32] | None
-    row_checked: NDArray[np.bool_]
-    key_checked: NDArray[np.bool_]
+    row_checked: bytearray
+    key_checked: bytearray
 
 
 class Level:
@@ -59,13 +68,16 @@ class Level:
         except BaseException:
             os.close(self._handle)
             raise
+        self._row_bytes, self._ready = self.shape.row_bytes, READY
         self._pages: ByteCache[Page] = ByteCache(PAGES_BYTES)
+        self._latest: tuple[int, Page] | None = None
         self._scratch: NDArray[Any] | None = None
 
-    def children_keys(self, row: int) -> Keys:
+    def children_keys(self, row: int, waiting: Callable[[], None] = nothing) -> Keys:
         """Keys [branch, d] of the children that row `row` of the level above has in this level.
 
         Absent children have infinite keys. A key whose check sum is wrong comes back as NaN.
+        waiting: as in `read_stored`.
 
         Raises:
             BankError: the file cannot be read.
@@ -73,7 +85,7 @@ class Level:
         branch, length = self.shape.branch, self.shape.key_length
         keys = np.empty((branch, length), "<f4")
         first = row * branch
-        self._read(keys, self._begin["keys"] + first * length * 4)
+        self._read(keys, self._begin["keys"] + first * length * 4, waiting)
         self._check_keys(first, keys)
         return keys
 
@@ -91,26 +103,29 @@ class Level:
         scale = self.read_stored(row, self._scratch)
         np.multiply(self._scratch, np.float32(scale), out=out, dtype=np.float32)
 
-    def read_stored(self, row: int, out: NDArray[Any]) -> float:
+    def read_stored(
+        self, row: int, out: NDArray[Any], waiting: Callable[[], None] = nothing
+    ) -> float:
         """Read a block as it is stored into `out` [elements]; the scale to multiply it with.
 
-        One read, checked against its check sum on the first touch.
+        Checked against its check sum on the first touch. waiting: called before the read waits
+        for the disk; not called when all is in memory.
 
         Raises:
             BankError: the row is damaged or cannot be read.
         """
-        self._read(out, self._begin["blocks"] + row * self.shape.row_bytes)
+        self._read(out, self._begin["blocks"] + row * self._row_bytes, waiting)
         page, place = self._page(row), row % PAGE_ROWS
         if not page.row_checked[place]:
             crc = row_crc(out, None if page.scale is None else page.scale[place])
             if crc != page.crc[place]:
                 raise self._error("is damaged (check sum)", REMEDY, f", row {row}")
-            page.row_checked[place] = True
+            page.row_checked[place] = 1
         return 1.0 if page.scale is None else float(page.scale[place])
 
     def will_need(self, row: int) -> None:
         """Let the system read a block ahead, while other work goes on; changes nothing else."""
-        offset, size = self._begin["blocks"] + row * self.shape.row_bytes, self.shape.row_bytes
+        offset, size = self._begin["blocks"] + row * self._row_bytes, self._row_bytes
         if hasattr(os, "posix_fadvise"):  # macOS has none
             with suppress(OSError):  # only advice
                 os.posix_fadvise(self._handle, offset, size, os.POSIX_FADV_WILLNEED)
@@ -167,42 +182,56 @@ class Level:
         while row < stop:
             page, place = self._page(row), row % PAGE_ROWS
             count = min(stop - row, PAGE_ROWS - place)
-            checked = page.key_checked[place : place + count]
-            if not checked.all():
+            if page.key_checked.find(0, place, place + count) >= 0:
                 part = keys[row - first : row - first + count]
                 crcs = [zlib.crc32(key) for key in part]
-                checked[:] = page.key_crc[place : place + count] == crcs
-                part[~checked] = np.nan
+                whole = page.key_crc[place : place + count] == crcs
+                page.key_checked[place : place + count] = whole.tobytes()
+                part[~whole] = np.nan
             row += count
 
     def _page(self, row: int) -> Page:
-        number = row // PAGE_ROWS
+        number, latest = row // PAGE_ROWS, self._latest
+        if latest is not None and latest[0] == number:
+            return latest[1]
         page = self._pages.get(number)
         if page is None:
             first = number * PAGE_ROWS
             count = min(PAGE_ROWS, self.shape.rows - first)
             scale = self.column("scale", first, count) if "scale" in self._begin else None
-            page = Page(
-                self.column("crc", first, count),
-                self.column("key_crc", first, count),
-                scale,
-                np.zeros(count, np.bool_),
-                np.zeros(count, np.bool_),
-            )
+            crc, key_crc = self.column("crc", first, count), self.column("key_crc", first, count)
+            page = Page(crc, key_crc, scale, bytearray(count), bytearray(count))
             self._pages.put(number, page, 14 * count)
+        self._latest = number, page
         return page
 
-    def _read(self, out: NDArray[Any], offset: int) -> None:
+    def _read(self, out: NDArray[Any], offset: int, waiting: Callable[[], None] = nothing) -> None:
+        done = self._read_ready(out, offset) if self._ready else 0
+        if done == out.nbytes:
+            return
+        waiting()
         content = out.reshape(-1).view(np.uint8).data
-        done = 0
         while done < content.nbytes:
             try:
-                got = os.preadv(self._handle, [content[done:]], offset + done)
+                got = os.preadv(self._handle, (content[done:],), offset + done)
             except OSError as error:
                 raise self._error(f"cannot be read ({error.strerror})", REMEDY) from error
             if got == 0:
                 raise self._error("ends early", REMEDY)
             done += got
+
+    def _read_ready(self, out: NDArray[Any], offset: int) -> int:
+        """Read what is in memory; how many bytes.
+
+        Not every file system can tell. Of a bad disk, the read that waits will hear.
+        """
+        try:
+            return os.preadv(self._handle, (out.data,), offset, self._ready)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._ready = 0
+            return 0
 
     def _expect(self, what: str, found: int, expected: int | None) -> None:
         if expected is not None and found != expected:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,14 +14,14 @@ from numpy.typing import NDArray
 
 from edgemem.bank.cache import ByteCache
 from edgemem.bank.folder import open_levels
-from edgemem.bank.level import Keys
+from edgemem.bank.level import Keys, nothing
 from edgemem.bank.prefetch import Prefetcher
+from edgemem.bank.stored_row import StoredRow, Values, as_floats, read_row
 from edgemem.bank.tree import Descent, descend
 from edgemem.errors import BankError, InputError
 
 CACHE_BYTES = 32 << 20
 MOST_REPORTS = 1000
-Values = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,6 @@ class Fetched:
     distances: tuple[float, ...]
     values: Values
     faults: list[str]
-
-
-@dataclass(frozen=True)
-class StoredRow:
-    """A block as it is stored, or None and why: it counts as zero then."""
-
-    values: NDArray[Any] | None
-    scale: float = 1.0
-    fault: str = ""
 
 
 class ShippedBank:
@@ -69,7 +62,10 @@ class ShippedBank:
         self._cache: ByteCache[Any] = ByteCache(cache_bytes)
         self._cache_bytes = cache_bytes
         self._reported: set[str] = set()
+        self._keys_waited = False
         self._scratch = np.empty(elements, np.float32)
+        # For rows that the cache has no room for.
+        self._buffers = [np.empty(elements, level.shape.dtype) for level in self.levels]
         self._prefetcher = Prefetcher(self._read_siblings) if prefetch else None
         try:
             self._pin()
@@ -106,6 +102,8 @@ class ShippedBank:
                 f"Pass {self.key_length} finite numbers",
             )
 
+        self._keys_waited = False
+
         def children(level: int, row: int) -> Keys | None:
             return self._children(level, row, faults)
 
@@ -113,24 +111,32 @@ class ShippedBank:
 
     def sum_rows(self, path: tuple[int, ...], faults: list[str]) -> Values:
         """The block [elements] of a path: the sum of its rows; damaged ones count as zero."""
-        if path:
-            self._will_need(len(path) - 1, path[-1])  # while the rows above are read and checked
-        values = np.zeros(self.elements, np.float32)
+        if self._keys_waited and path:  # then its rows will hardly be in memory
+            self._will_need(len(path) - 1, path[-1])
+        values = np.empty(self.elements, np.float32)
+        total: Values | None = None  # the first row itself, until a second one is added
         for level, row in enumerate(path):
-            self.add_row(level, row, values, faults)
+            buffer = self._buffers[level]
+            if total is not values and buffer.dtype == np.float32:
+                buffer = values  # nothing is in it yet; adding in place takes less than a copy
+            stored, scale, _ = self._row(level, row, faults, buffer, path[level + 1 : level + 2])
+            if stored is None:
+                continue
+            if total is None:
+                total = as_floats(stored, scale, values)
+            else:
+                total = np.add(total, as_floats(stored, scale, self._scratch), out=values)
+        if total is None:
+            values.fill(0)
+        elif total is not values:
+            np.copyto(values, total)
         return values
 
     def add_row(self, level: int, row: int, values: Values, faults: list[str]) -> None:
         """Add a row of a level (0 = the first) to values [elements]; a damaged one adds nothing."""
-        stored = self._row(level, row, faults)
-        if stored.values is None:
-            return
-        if stored.values.dtype == np.int8:
-            scale = np.float32(stored.scale)
-            np.multiply(stored.values, scale, out=self._scratch, dtype=np.float32)
-            np.add(values, self._scratch, out=values)
-        else:
-            np.add(values, stored.values, out=values)
+        stored, scale, _ = self._row(level, row, faults, self._buffers[level])
+        if stored is not None:
+            np.add(values, as_floats(stored, scale, self._scratch), out=values)
 
     def close(self) -> None:
         """Close the files and end the thread."""
@@ -153,15 +159,14 @@ class ShippedBank:
     def _pin(self) -> None:
         self._pinned_faults: list[str] = []
         self._root_keys = self._read_keys(0, 0, self._pinned_faults)
-        self._pinned = [self._read(0, row) for row in range(self.branch)]
+        first, like = self.levels[0], self._buffers[0]
+        self._pinned = [read_row(first, row, np.empty_like(like)) for row in range(self.branch)]
 
     def _children(self, level: int, row: int, faults: list[str]) -> Keys | None:
         if level == 0:
             faults += self._pinned_faults
             self._pinned_faults = []
             return self._root_keys
-        # The row above is on the path: it arrives while the keys of its children are read.
-        self._will_need(level - 1, row)
         name = ("keys", level, row)
         keys: Keys | None = self._cache.get(name)
         if keys is None:
@@ -171,41 +176,54 @@ class ShippedBank:
         return keys
 
     def _will_need(self, level: int, row: int) -> None:
+        """Let a row of the path arrive while another read waits for the disk."""
         if level > 0 and ("row", level, row) not in self._cache:
             self.levels[level].will_need(row)
 
+    def _wait_for_keys(self, level: int, row: int) -> None:
+        self._keys_waited = True
+        self._will_need(level - 1, row)  # the row above is on the path
+
     def _read_keys(self, level: int, row: int, faults: list[str]) -> Keys | None:
         try:
-            keys = self.levels[level].children_keys(row)
+            waiting = partial(self._wait_for_keys, level, row)
+            keys = self.levels[level].children_keys(row, waiting)
         except BankError as error:
             self._report(f"{error.thing}: children of {row}: {error.reason}", faults)
             return None
+        lowest = keys[:, 0].min()
+        if not math.isnan(lowest):
+            return keys
         for child in np.flatnonzero(np.isnan(keys[:, 0])):
             path = self.levels[level].path
             row_of_child = row * self.branch + int(child)
             self._report(f"{path}: key {row_of_child} is damaged and never chosen", faults)
         return keys
 
-    def _row(self, level: int, row: int, faults: list[str]) -> StoredRow:
+    def _row(
+        self,
+        level: int,
+        row: int,
+        faults: list[str],
+        buffer: NDArray[Any],
+        below: tuple[int, ...] = (),
+    ) -> StoredRow:
+        """A row; in `buffer` if it is not pinned and the cache has no room for any.
+
+        below: the next row of the path, if there is one.
+        """
         name = ("row", level, row)
         stored: StoredRow | None = self._pinned[row] if level == 0 else self._cache.get(name)
         if stored is None:
-            stored = self._read(level, row)
-            self._keep(name, stored)
+            waiting = partial(self._will_need, level + 1, *below) if below else nothing
+            keep = buffer.nbytes <= self._cache_bytes
+            values = np.empty_like(buffer) if keep else buffer
+            stored = read_row(self.levels[level], row, values, waiting)
+            if keep:
+                self._cache.put(name, stored, stored.nbytes)
         if stored.values is None:
             self._report(stored.fault, faults)
         return stored
-
-    def _read(self, level: int, row: int) -> StoredRow:
-        values = np.empty(self.elements, self.levels[level].shape.dtype)
-        try:
-            return StoredRow(values, self.levels[level].read_stored(row, values))
-        except BankError as error:
-            return StoredRow(None, fault=f"{error.thing}: {error.reason}; counts as zero")
-
-    def _keep(self, name: tuple[str, int, int], stored: StoredRow) -> None:
-        size = 64 if stored.values is None else stored.values.nbytes
-        self._cache.put(name, stored, size)
 
     def _report(self, text: str, faults: list[str]) -> None:
         if text not in self._reported and len(self._reported) < MOST_REPORTS:
@@ -223,4 +241,5 @@ class ShippedBank:
                 return
             name = ("row", level, sibling)
             if name not in self._cache:
-                self._keep(name, self._read(level, sibling))
+                stored = read_row(self.levels[level], sibling, np.empty_like(self._buffers[level]))
+                self._cache.put(name, stored, stored.nbytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,18 +34,23 @@ def descend(children: Children, levels: int, key: Keys) -> Descent:
     """
     path: list[int] = []
     distances: list[float] = []
-    row = 0
+    row, wide = 0, key.astype(np.float64)
     for level in range(levels):
         keys = children(level, row)
         if keys is None:
             break
-        away = squared_distances(keys, key)
+        away = _squares(keys, wide)
         nearest = int(away.argmin())
-        if not away[nearest] < np.inf:
+        distance = float(away[nearest])
+        if math.isnan(distance):  # if there is any NaN, argmin finds it
+            away = _without_nan(away)
+            nearest = int(away.argmin())
+            distance = float(away[nearest])
+        if distance == math.inf:
             break
         row = row * len(keys) + nearest
         path.append(row)
-        distances.append(float(away[nearest]))
+        distances.append(distance)
     return Descent(tuple(path), tuple(distances))
 
 
@@ -53,11 +59,19 @@ def squared_distances(keys: NDArray[Any], key: NDArray[Any]) -> NDArray[np.float
 
     In float64: squares of float32 numbers cannot overflow, and no difference is lost.
     """
+    return _without_nan(_squares(keys, key))
+
+
+def _squares(keys: NDArray[Any], key: NDArray[Any]) -> NDArray[np.float64]:
     away = keys.astype(np.float64)
     away -= key
     found: NDArray[np.float64] = np.einsum("nd,nd->n", away, away)
-    found[np.isnan(found)] = np.inf
     return found
+
+
+def _without_nan(away: NDArray[np.float64]) -> NDArray[np.float64]:
+    away[np.isnan(away)] = np.inf
+    return away
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Level files: round trip, plain safetensors, and that no damage gets through unnoticed."""
 
+import errno
 import json
 import os
 import zlib
@@ -321,3 +322,50 @@ def test_an_unknown_storage_or_folder_is_refused(tmp_path):
         write_level(tmp_path / "l", LevelShape(1, 2, 1, 1, "int4"), keys, count, iter(blocks))
     with pytest.raises(InputError, match="cannot be written"):
         write_level(tmp_path / "no" / "l", LevelShape(1, 2, 1, 1), keys, count, iter(blocks))
+
+
+READ = os.preadv
+
+
+def some_ready(handle, buffers, offset, flags=0):
+    """As where half of what is asked for is in memory."""
+    half = memoryview(buffers[0]).cast("B")[: memoryview(buffers[0]).nbytes // 2]
+    return READ(handle, (half,), offset) if flags else READ(handle, buffers, offset)
+
+
+def none_ready(handle, buffers, offset, flags=0):
+    if flags:
+        raise BlockingIOError
+    return READ(handle, buffers, offset)
+
+
+def cannot_tell(handle, buffers, offset, flags=0):
+    if flags:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+    return READ(handle, buffers, offset)
+
+
+@pytest.mark.parametrize("read", [some_ready, none_ready, cannot_tell])
+def test_what_is_not_in_memory_is_waited_for_and_the_caller_hears_of_it(
+    tmp_path, monkeypatch, read
+):
+    path, keys, _, blocks = make(tmp_path, LevelShape(2, 3, 4, 6))
+    waits, out = [], np.empty(6, np.float32)
+    monkeypatch.setattr("edgemem.bank.level.READY", 8)
+    with Level(path) as level:
+        level._page(0)
+        monkeypatch.setattr(os, "preadv", read)
+        level.read_stored(3, out, lambda: waits.append("row"))
+        found = level.children_keys(1, lambda: waits.append("keys"))
+    np.testing.assert_array_equal(out, blocks[3])
+    np.testing.assert_array_equal(found, keys[3:6])
+    assert waits == ["row", "keys"]
+
+
+def test_nobody_waits_for_what_is_in_memory(tmp_path):
+    path, *_ = make(tmp_path, LevelShape(1, 3, 4, 6))
+    with Level(path) as level:
+        if not level._ready:
+            pytest.skip("this system cannot tell")
+        level.read_stored(1, np.empty(6, np.float32), pytest.fail)
+        level.children_keys(0, pytest.fail)

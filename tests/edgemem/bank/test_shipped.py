@@ -1,6 +1,8 @@
 """Fetching: the sum along the path, damage that stays local, bounded memory, prefetch."""
 
 import os
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -238,3 +240,37 @@ def test_levels_that_do_not_belong_together_are_refused(tmp_path):
     levels[1][0].write_bytes(other[1][0].read_bytes())
     with pytest.raises(BankError, match="branch 3"):
         ShippedBank(tmp_path, ELEMENTS)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_rows_of_the_path_are_asked_for_while_another_read_waits(
+    tmp_path, monkeypatch, cache_bytes
+):
+    make(tmp_path)
+    asked = []
+    with ShippedBank(tmp_path, ELEMENTS, cache_bytes=cache_bytes) as bank:
+        for number, level in enumerate(bank.levels):
+            level._ready = 0  # every read counts as one that waits
+            note = partial(lambda number, row: asked.append((number, row)), number)
+            monkeypatch.setattr(level, "will_need", note)
+        first, second = bank.fetch(key_of()), bank.fetch(key_of())
+        _, middle, leaf = first.path
+        assert asked[:2] == [(1, middle), (2, leaf)]
+        assert len(set(asked)) == 2 and (cache_bytes == 0 or len(asked) == 3)
+    np.testing.assert_array_equal(first.values, second.values)
+
+
+def test_rows_that_the_cache_has_no_room_for_do_not_end_in_each_other(tmp_path):
+    levels = make(tmp_path, depth=4)
+    with ShippedBank(tmp_path, ELEMENTS, cache_bytes=0) as bank:
+        path = bank.fetch(key_of()).path
+    for damaged in [(), (0,), (1,), (0, 1), (1, 2), (0, 2, 3), (0, 1, 2, 3)]:
+        folder = tmp_path / "-".join(map(str, ("damaged", *damaged)))
+        shutil.copytree(tmp_path, folder, ignore=shutil.ignore_patterns("damaged*"))
+        for depth in damaged:
+            flip(folder / levels[depth][0].name, "blocks", 4 * path[depth] * ELEMENTS)
+        good = [levels[depth][2][path[depth]] for depth in range(4) if depth not in damaged]
+        expected = np.sum(good, axis=0) if good else np.zeros(ELEMENTS)
+        with ShippedBank(folder, ELEMENTS, cache_bytes=0) as bank:
+            found = [bank.sum_rows(path, []) for _ in range(2)]
+        np.testing.assert_allclose(found, [expected] * 2, rtol=0, atol=1e-6)
