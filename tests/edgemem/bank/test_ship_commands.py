@@ -12,7 +12,7 @@ import pytest
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
-from edgemem.runtime.context_memory import source_keys
+from edgemem.runtime.source_keys import source_keys
 
 COMMAND = Path(sys.executable).with_name("edgemem")
 THREADS = ("--threads", 1)
