@@ -104,7 +104,7 @@ def read_blocks(path: Path, bundle: str) -> Iterator[tuple[Record, bytes]]:
             raise InputError(
                 str(path),
                 "holds blocks of another bundle",
-                "Import it where that bundle runs",
+                "Use it with the bundle that its device ran",
             )
         for number, columns in enumerate(_rows(about["blocks"], path)):
             key, payload = _tensor(file, f"key.{number}"), _tensor(file, f"payload.{number}")
@@ -128,8 +128,13 @@ def _known_arrays(state: State, blocks: WrittenBlocks) -> Arrays:
     known = {n.removeprefix("block."): a for n, a in arrays.items() if n.startswith("block.")}
     for record in blocks.listing().records:
         with suppress(StateError):  # a damaged block shows nothing; the import may replace it
-            known |= {**blocks.read(record.id)[1], _KEY: record.key}
+            known |= _forms(record, blocks.read(record.id)[1])
     return known
+
+
+def _forms(record: Record, arrays: Arrays) -> Arrays:
+    """Arrays of a block, and its key, if it has one: the root is found without."""
+    return {**arrays, _KEY: record.key} if record.key.size else arrays
 
 
 _KEY = "\0key"  # no array of a block has this name
@@ -137,7 +142,7 @@ _KEY = "\0key"  # no array of a block has this name
 
 def _require_fit(known: Arrays, record: Record, payload: bytes, path: Path) -> None:
     arrays = unpack(payload, f"{path}: block {record.id!r}", InputError, REMEDY)
-    for name, array in {**arrays, _KEY: record.key}.items():
+    for name, array in _forms(record, arrays).items():
         other = known.setdefault(name, array)
         if (other.shape, other.dtype) != (array.shape, array.dtype):
             what = "the key" if name == _KEY else f"array {name!r}"

@@ -73,6 +73,21 @@ def test_an_import_never_lowers_a_version(there, file):
     assert (again.taken, sorted(again.kept)) == ([], ["day", "night"])
 
 
+def test_a_root_without_a_key_travels_with_the_others(tmp_path, here, there):
+    put(here, "night", 1)
+    put(here, "root", 2, key=())
+    put(here, "zone", 3)
+    export_blocks(here, tmp_path / "file")
+    assert sorted(import_blocks(there, tmp_path / "file").taken) == ["night", "root", "zone"]
+    put(here, "root", 4, key=())
+    put(here, "odd", 5, key=(1, 2, 3))
+    export_blocks(here, tmp_path / "file", ["root"])
+    assert import_blocks(there, tmp_path / "file").taken == ["root"]
+    export_blocks(here, tmp_path / "file", ["odd"])
+    with pytest.raises(edgemem.InputError, match="the key is"):
+        import_blocks(there, tmp_path / "file")
+
+
 def test_only_the_named_blocks_leave(tmp_path, here, there, file):
     export_blocks(here, file, ["day", "day"])
     assert import_blocks(there, file).taken == ["day"]
