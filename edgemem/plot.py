@@ -54,8 +54,13 @@ def plot_errors(
     *,
     title: str,
     window: int = 200,
+    used: NDArray[np.str_] | None = None,
+    drift: NDArray[np.float32] | None = None,
 ) -> None:
     """Draw the rolling error of several methods over a stream, contexts shaded and named.
+
+    With used and drift (per frame, as in a report), a second panel shows the drift and, as a strip
+    of colours, which context the runtime took: the same colour is the same block.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -68,8 +73,13 @@ def plot_errors(
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    axes = figure.subplots()
+    told_apart = used is not None and drift is not None
+    figure = Figure(figsize=(10, 5.2 if told_apart else 4), layout="constrained")
+    panels = {"height_ratios": [3, 1]} if told_apart else {}
+    rows = figure.subplots(
+        2 if told_apart else 1, 1, sharex=True, squeeze=False, gridspec_kw=panels
+    )
+    axes = rows[0, 0]
     for name, values in wrong.items():
         mean = float(values.mean())
         axes.plot(
@@ -80,7 +90,10 @@ def plot_errors(
         )
     if contexts is not None:
         _shade(axes, contexts)
-    axes.set(xlabel="frame", ylabel=f"error, mean of {window} frames (%)", title=title)
+    axes.set(ylabel=f"error, mean of {window} frames (%)", title=title)
+    rows[-1, 0].set_xlabel("frame")
+    if used is not None and drift is not None:
+        _draw_contexts(rows[1, 0], used, drift)
     axes.set_xlim(0, max(len(values) for values in wrong.values()))
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=len(wrong), frameon=False)
@@ -88,9 +101,34 @@ def plot_errors(
         figure.savefig(path, dpi=110)
 
 
+def _draw_contexts(axes: Any, used: NDArray[np.str_], drift: NDArray[np.float32]) -> None:
+    """Drift as a line, and below it the context in use as a strip of colours."""
+    from matplotlib import colormaps
+
+    names = list(dict.fromkeys(used.tolist()))
+    colours = colormaps["tab20"].resampled(20)
+    top = float(np.nanmax(drift, initial=1.0))
+    strip = 0.25 * top
+    for start, stop in _spans(used):
+        colour = colours(names.index(str(used[start])) % 20)
+        axes.axvspan(start, stop, ymax=0.2, color=colour, linewidth=0)
+        axes.axvline(start, color="#999999", linewidth=0.5, zorder=0)
+    axes.plot(drift + strip, color="#444444", linewidth=0.8)
+    ticks = np.linspace(0, np.ceil(top), 3)
+    axes.set_yticks(ticks + strip, [f"{tick:g}" for tick in ticks])
+    axes.set(ylabel="drift", ylim=(0, strip + 1.05 * top))
+    switches = sum(1 for _ in _spans(used)) - 1
+    text = f"context in use: {len(names)} names, {switches} switches"
+    axes.set_title(text, fontsize=8, color="#555555", loc="left")
+
+
+def _spans(names: NDArray[np.str_]) -> list[tuple[int, int]]:
+    changes = np.flatnonzero(names[1:] != names[:-1]) + 1
+    return list(pairwise([0, *changes.tolist(), len(names)]))
+
+
 def _shade(axes: Any, contexts: NDArray[np.str_]) -> None:
-    changes = np.flatnonzero(contexts[1:] != contexts[:-1]) + 1
-    visits = list(pairwise([0, *changes.tolist(), len(contexts)]))
+    visits = _spans(contexts)
     for visit, (start, stop) in enumerate(visits):
         axes.axvspan(start, stop, color=SHADES[visit % 2], zorder=0)
     names = axes.secondary_xaxis("top")

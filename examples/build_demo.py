@@ -22,8 +22,11 @@ from edgemem.models.networks import digits
 
 PARTS = ("layer1[0:1]", "layer1[1:2]", "layer2[0:1]", "layer2[1:2]")
 SOURCE_FRAMES = 1000
-VISIT_FRAMES = 480
-VISITS = ("clear", "fog", "noise", "dusk", "fog", "blur", "noise", "dusk", "clear", "fog")
+VISIT_FRAMES = 240
+VISITS = (
+    "clear", "fog", "noise", "dusk", "blur", "fog", "clear", "dusk", "noise", "blur",
+    "dusk", "fog", "blur", "clear", "noise", "fog", "dusk", "clear", "blur", "noise",
+)  # fmt: skip
 
 
 def load_frames():

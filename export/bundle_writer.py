@@ -34,7 +34,7 @@ from edgemem.models.source_keys import source_keys
 GENERIC = "bank/generic.safetensors"
 REFERENCE = "reference.safetensors"
 SOURCE = "source.safetensors"
-ROOT_SHARE = 0.7  # of what is learnt; what is remembered belongs to its context
+ROOT_SHARE = 1.0  # of what is learnt, over contexts; what is remembered belongs to its context
 LEARNING_RATES = {"sgd": 1e-3, "adam": 1e-4}
 
 

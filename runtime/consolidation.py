@@ -12,51 +12,55 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgemem.block import Arrays, BlockSpec
-
-# Mean entropy may grow by so much, relative to that of a guess; agreement may fall by as much.
-TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Outlook:
     """How a block does on the frames of a probe, without labels.
 
-    entropy: mean, as a share of the entropy of a guess. agreement: mean probability that the block
-    gives to the frozen model's label.
+    entropy: mean, as a share of the entropy of a guess. agreement: share of frames with the frozen
+    model's label.
     """
 
     entropy: float
     agreement: float
 
     def no_worse_than(self, other: Outlook) -> bool:
-        """Whether nothing speaks against taking this for the other."""
-        return (
-            self.entropy <= other.entropy + TOLERANCE
-            and self.agreement >= other.agreement - TOLERANCE
-        )
+        """Whether nothing speaks against taking this for the other.
+
+        Without any tolerance: one change of the root does little, but they add up.
+        """
+        return self.entropy <= other.entropy and self.agreement >= other.agreement
 
 
 Probe = Callable[[Arrays], Outlook]
 
 
-def outlook(logits: np.ndarray, frozen_labels: np.ndarray) -> Outlook:
+def outlook(logits: NDArray[np.float32], frozen_labels: NDArray[np.int64]) -> Outlook:
     """Outlook of logits [n, classes] beside the frozen model's labels [n]; NaN is worst."""
     shifted = logits - logits.max(1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     p = np.exp(log_p)
     entropy = float(-(p * log_p).sum(1).mean() / np.log(max(2, logits.shape[1])))
-    agreement = float(p[np.arange(len(p)), frozen_labels].mean())
+    agreement = float((logits.argmax(1) == frozen_labels).mean())
     if not np.isfinite(entropy + agreement):
         return Outlook(np.inf, 0.0)
     return Outlook(entropy, agreement)
 
 
-def shared_part(spec: BlockSpec, learnt: Arrays) -> Arrays:
-    """The part of a change of a block that the root takes; only arrays that it takes of."""
+def shared_part(spec: BlockSpec, learnt: Arrays, contexts: int) -> Arrays:
+    """The part of a change of a block that the root takes; only arrays that it takes of.
+
+    Of so many contexts each gives as small a part, so that the root follows the mean of what they
+    learn. Had it the sum, it would be trained as often as all of them together.
+    """
     return {
-        array.name: np.asarray(np.asarray(array.root_share, array.dtype) * learnt[array.name])
+        array.name: np.asarray(
+            np.asarray(array.root_share / contexts, array.dtype) * learnt[array.name]
+        )
         for array in spec.arrays
         if array.root_share
     }

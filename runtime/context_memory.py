@@ -196,7 +196,7 @@ class ContextMemory:
 
     def _consolidate(self, left: int, learnt: Arrays, probe: Probe, events: list[Event]) -> None:
         """Give the root its part of what a context learnt, unless the present one suffers."""
-        part = shared_part(self._spec, learnt)
+        part = shared_part(self._spec, learnt, len(self.contexts.known))
         if not any(change.any() for change in part.values()):
             return
         changed = moved(self._arrived, part)

@@ -31,7 +31,7 @@ CHECKS = {"predict": check_predict, "adapt": check_adapt, "key": check_key}
 # Flash wears out. On a change of context a commit comes at most so often in steps, and only if all
 # commits together stay below so many bytes per 1,000 frames.
 COMMIT_STEPS, COMMIT_BYTES = 16, 1 << 20
-PROBE_EVERY = 4  # one of so many frames of a batch takes part in the probe of a consolidation
+PROBE_EVERY = 2  # one of so many frames of a batch takes part in the probe of a consolidation
 UNRELIABLE = Event("unreliable", "no frame of the batch was reliable enough to learn from")
 SKIPPED = Event("skipped", "the step gave non-finite values; the block stays as it was")
 FROZEN = Event("frozen", "the block gives non-finite logits; the frozen model answered")

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from edgemem.errors import InputError
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.memory import peak_rss_mb
+from edgemem.runtime.result import Result
 from edgemem.runtime.stream import Stream
+from edgemem.runtime.visits import Returns, Visit, returns_of, visits_of
 
 Labels = NDArray[np.int64]
 Wrong = NDArray[np.bool_]
@@ -24,8 +26,12 @@ class Report:
     """What a replay measured. Errors are fractions, None without labels.
 
     ms_per_frame: time in `step` alone, prediction and adaptation together. events: how often each
-    kind happened. per_context: frames, error and frozen_error of each context. wrong: per frame,
-    whether the prediction was, for plots; not in `as_dict`.
+    kind happened. per_context: frames, error and frozen_error of each context. visits: every stay
+    in a context of the stream. returns: first visits beside later ones. kilobytes_written: to the
+    state file, per 1,000 frames.
+
+    Per frame, for plots, not in `as_dict`: wrong and frozen_wrong, whether the prediction was; used,
+    the name of the context whose block predicted it; drift, as in `Result`.
     """
 
     frames: int
@@ -35,14 +41,39 @@ class Report:
     ms_per_frame: float
     peak_rss_mb: float
     events: dict[str, int]
+    visits: list[Visit] = field(default_factory=list)
+    returns: Returns | None = None
+    kilobytes_written: float = 0.0
     wrong: Wrong | None = field(default=None, repr=False)
     frozen_wrong: Wrong | None = field(default=None, repr=False)
+    used: NDArray[np.str_] | None = field(default=None, repr=False)
+    drift: NDArray[np.float32] | None = field(default=None, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         values = asdict(self)
-        del values["wrong"], values["frozen_wrong"]
+        for name in ("wrong", "frozen_wrong", "used", "drift"):
+            del values[name]
         return values
+
+
+class _Record:
+    """What is noted of every frame of a stream."""
+
+    def __init__(self, frames: int, frozen: bool) -> None:
+        self.predicted = np.zeros(frames, np.int64)
+        self.frozen = np.zeros(frames, np.int64) if frozen else None
+        self.used = np.zeros(frames, "U16")
+        self.drift = np.full(frames, np.nan, np.float32)
+        self.events: dict[str, int] = {}
+        self.seconds = 0.0
+
+    def take(self, span: slice, result: Result) -> None:
+        """Note what a step returned for the frames of a span."""
+        self.predicted[span], self.used[span] = result.labels, result.context
+        self.drift[span] = np.nan if result.drift is None else result.drift
+        for event in result.events:
+            self.events[event.kind] = self.events.get(event.kind, 0) + 1
 
 
 def replay(
@@ -65,59 +96,63 @@ def replay(
     """
     if chunk < 1:
         raise InputError(f"{chunk} frames per call", "is not possible", "Use 1 or more")
-    labels = stream.labels
-    predicted = np.zeros(stream.frames, np.int64)
-    frozen_predicted = np.zeros(stream.frames, np.int64) if frozen else None
-    events: dict[str, int] = {}
-    seconds, wrong = 0.0, 0
+    labels, record, wrong = stream.labels, _Record(stream.frames, frozen), 0
+    before = runtime.bytes_written
     for start, frames in stream.chunks(chunk):
         began = time.perf_counter()
         result = runtime.step(frames)
-        seconds += time.perf_counter() - began
-        span = slice(start, start + len(frames))
-        predicted[span] = result.labels
-        for event in result.events:
-            events[event.kind] = events.get(event.kind, 0) + 1
-        if frozen_predicted is not None:
-            frozen_predicted[span] = runtime.predict(frames, frozen=True).labels
-        if labels is not None:
-            wrong += int((result.labels != labels[span]).sum())
+        record.seconds += time.perf_counter() - began
         done = start + len(frames)
+        record.take(slice(start, done), result)
+        if record.frozen is not None:
+            record.frozen[start:done] = runtime.predict(frames, frozen=True).labels
+        if labels is not None:
+            wrong += int((result.labels != labels[start:done]).sum())
         progress(done, None if labels is None else wrong / done)
-    return _report(stream, predicted, frozen_predicted, seconds, events)
+    runtime.flush()
+    report = _report(stream, record, 2 * runtime.bundle.manifest.frames.batch)
+    report.kilobytes_written = (runtime.bytes_written - before) / stream.frames
+    return report
 
 
-def _report(
-    stream: Stream,
-    predicted: NDArray[np.int64],
-    frozen_predicted: NDArray[np.int64] | None,
-    seconds: float,
-    events: dict[str, int],
-) -> Report:
-    labels = stream.labels
-    wrong = _wrong(predicted, labels)
-    frozen_wrong = _wrong(frozen_predicted, labels)
-    contexts = stream.contexts
-    names = [] if contexts is None else list(dict.fromkeys(contexts.tolist()))
-    per_context: dict[str, dict[str, float | int | None]] = {}
-    for name in names:
-        chosen = contexts == name
-        per_context[name] = {
-            "frames": int(chosen.sum()),
-            "error": _mean(wrong, chosen),
-            "frozen_error": _mean(frozen_wrong, chosen),
-        }
+def _report(stream: Stream, record: _Record, first: int) -> Report:
+    wrong = _wrong(record.predicted, stream.labels)
+    frozen_wrong = _wrong(record.frozen, stream.labels)
+    told_apart = bool(np.isfinite(record.drift).any())
+    used = record.used if told_apart else None
+    visits: list[Visit] = []
+    if stream.contexts is not None:
+        visits = visits_of(stream.contexts, used, wrong, frozen_wrong, first)
     return Report(
         frames=stream.frames,
         error=_mean(wrong),
         frozen_error=_mean(frozen_wrong),
-        per_context=per_context,
-        ms_per_frame=1000 * seconds / stream.frames,
+        per_context=_per_context(stream.contexts, wrong, frozen_wrong),
+        ms_per_frame=1000 * record.seconds / stream.frames,
         peak_rss_mb=round(peak_rss_mb(), 1),
-        events=events,
+        events=record.events,
+        visits=visits,
+        returns=returns_of(visits) if visits else None,
         wrong=wrong,
         frozen_wrong=frozen_wrong,
+        used=used,
+        drift=record.drift if told_apart else None,
     )
+
+
+def _per_context(
+    contexts: NDArray[np.str_] | None, wrong: Wrong | None, frozen_wrong: Wrong | None
+) -> dict[str, dict[str, float | int | None]]:
+    names = [] if contexts is None else list(dict.fromkeys(contexts.tolist()))
+    found: dict[str, dict[str, float | int | None]] = {}
+    for name in names:
+        chosen = contexts == name
+        found[name] = {
+            "frames": int(chosen.sum()),
+            "error": _mean(wrong, chosen),
+            "frozen_error": _mean(frozen_wrong, chosen),
+        }
+    return found
 
 
 def _wrong(predicted: Labels | None, labels: Labels | None) -> Wrong | None:

@@ -15,6 +15,7 @@ from edgemem.errors import InputError
 from edgemem.version import VERSION
 
 if TYPE_CHECKING:
+    from edgemem.demo import DemoResult
     from edgemem.runtime.replay import Report
     from edgemem.runtime.stream import Stream
 
@@ -220,17 +221,25 @@ def demo(
     if json:
         print_json(found.as_dict())
         return
-    rows = [
-        (name, *(percent(row[key]) for key in ("frozen", "statistics", "adapted")))
-        for name, row in found.contexts.items()
-    ]
+    _print_demo(found)
+
+
+def _print_demo(found: DemoResult) -> None:
+    keys = ("frozen", "statistics", "adapted", "first_visit", "on_return", "recognised")
+    rows = [(name, *(percent(row[key]) for key in keys)) for name, row in found.contexts.items()]
     total = (found.frozen_error, found.statistics_error, found.adapted_error)
+    returns = found.returns
+    total += (returns.first_visit, returns.on_return, returns.recognised)
     print_table(
-        f"error on {found.frames:,} frames, contexts drifting and coming back",
-        ("context", "frozen", "batch statistics", "adapted"),
+        f"error on {found.frames:,} frames; contexts drift and come back",
+        ("context", "frozen", "statistics", "adapted", "1st visit*", "returns*", "known"),
         [*rows, ("all", *(percent(value) for value in total))],
     )
+    statistics = found.statistics_returns
     print(
+        "* adapted, first two batches of a visit "
+        f"(statistics alone: {percent(statistics.first_visit)}, {percent(statistics.on_return)}).\n"
+        "known: part of the frames of returns whose context was recognised.\n"
         f"{found.ms_per_frame:.3f} ms per frame, peak memory {found.peak_rss_mb:.0f} MB, "
         f"no torch. {found.picture_note}"
     )
@@ -244,9 +253,16 @@ def _print_report(report: Report, name: str) -> None:
     rows.append(("all", f"{report.frames:,}", percent(report.frozen_error), percent(report.error)))
     print_table(name, ("context", "frames", "frozen error", "error"), rows)
     events = ", ".join(f"{kind} {count}" for kind, count in report.events.items()) or "none"
+    returns = report.returns
+    if returns is not None and returns.visits and returns.recognised is not None:
+        print(
+            f"{returns.visits} returns, {percent(returns.recognised)} recognised; error of the first "
+            f"two batches: first visits {percent(returns.first_visit)}, "
+            f"returns {percent(returns.on_return)}"
+        )
     print(
         f"{report.ms_per_frame:.3f} ms per frame, peak memory {report.peak_rss_mb:.0f} MB, "
-        f"events: {events}"
+        f"{report.kilobytes_written:.0f} kB written per 1,000 frames\nevents: {events}"
     )
 
 
@@ -263,7 +279,7 @@ def _plot(path: Path, report: Report, contexts: object, name: str) -> None:
 
     assert report.wrong is not None and report.frozen_wrong is not None, "checked before"
     curves = {"frozen": report.frozen_wrong, "adapted": report.wrong}
-    plot_errors(path, curves, contexts, title=name)  # type: ignore[arg-type]
+    plot_errors(path, curves, contexts, title=name, used=report.used, drift=report.drift)  # type: ignore[arg-type]
 
 
 def _hyper_parameters(settings: list[str]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from edgemem.files import explain_write_errors
 if TYPE_CHECKING:
     from edgemem.runtime.replay import Report
     from edgemem.runtime.stream import Stream
+    from edgemem.runtime.visits import Returns
 
 HERE = Path(__file__).parent
 BUNDLE = HERE / "digits.edgemem"
@@ -25,22 +26,27 @@ class DemoResult:
     """What the demo measured. Errors are fractions.
 
     contexts: per context, the errors of the frozen model, of batch statistics alone (zero block)
-    and of the adapted model. ms_per_frame: prediction and adaptation. plot: the picture's path,
-    or None where matplotlib is missing.
+    and of the adapted model; of the adapted model also the mean error of the first two batches of
+    the first visit and of later visits, and the part of later visits that was recognised.
+    returns: the same over all contexts; statistics_returns: with batch statistics alone.
+    ms_per_frame: prediction and adaptation. plot: the picture's path, or None where matplotlib is
+    missing.
     """
 
     frames: int
     frozen_error: float
     statistics_error: float
     adapted_error: float
-    contexts: dict[str, dict[str, float]]
+    contexts: dict[str, dict[str, float | None]]
+    returns: Returns
+    statistics_returns: Returns
     ms_per_frame: float
     peak_rss_mb: float
     plot: str | None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return vars(self)
+        return asdict(self)
 
     @property
     def picture_note(self) -> str:
@@ -77,20 +83,28 @@ def run_demo(out: Path, threads: int, note: Note) -> DemoResult:
 
 
 def _result(stream: Stream, statistics: Report, adapted: Report, out: Path) -> DemoResult:
-    contexts = {
-        name: {
-            "frozen": _number(row["frozen_error"]),
-            "statistics": _number(statistics.per_context[name]["error"]),
-            "adapted": _number(row["error"]),
+    from edgemem.runtime.visits import returns_of
+
+    contexts: dict[str, dict[str, float | None]] = {}
+    for name, row in adapted.per_context.items():
+        returns = returns_of([visit for visit in adapted.visits if visit.context == name])
+        contexts[name] = {
+            "frozen": row["frozen_error"],
+            "statistics": statistics.per_context[name]["error"],
+            "adapted": row["error"],
+            "first_visit": returns.first_visit,
+            "on_return": returns.on_return,
+            "recognised": returns.recognised,
         }
-        for name, row in adapted.per_context.items()
-    }
+    assert adapted.returns is not None and statistics.returns is not None, "contexts are named"
     return DemoResult(
         frames=adapted.frames,
         frozen_error=_number(adapted.frozen_error),
         statistics_error=_number(statistics.error),
         adapted_error=_number(adapted.error),
         contexts=contexts,
+        returns=adapted.returns,
+        statistics_returns=statistics.returns,
         ms_per_frame=adapted.ms_per_frame,
         peak_rss_mb=adapted.peak_rss_mb,
         plot=_draw(stream, statistics, adapted, out / PICTURE),
@@ -110,7 +124,7 @@ def _draw(stream: Stream, statistics: Report, adapted: Report, path: Path) -> st
         "adapted": adapted.wrong,
     }
     title = "Handwritten digits in changing conditions"
-    plot_errors(path, curves, stream.contexts, title=title)  # type: ignore[arg-type]
+    plot_errors(path, curves, stream.contexts, title=title, used=adapted.used, drift=adapted.drift)  # type: ignore[arg-type]
     return str(path)
 
 

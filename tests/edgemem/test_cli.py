@@ -46,6 +46,7 @@ def test_run_prints_exactly_the_promised_keys_and_what_a_replay_gives(short):
     found = as_json("run", BUNDLE, "--input", short, "--threads", 1)
     assert list(found) == [
         "frames", "error", "frozen_error", "per_context", "ms_per_frame", "peak_rss_mb", "events",
+        "visits", "returns", "kilobytes_written",
     ]  # fmt: skip
     with edgemem.open(BUNDLE, threads=1) as runtime:
         expected = replay(runtime, Stream(short), chunk=16).as_dict()
@@ -139,7 +140,7 @@ def test_the_demo_keeps_its_promise(tmp_path):
 
 def test_the_demo_prints_a_table_where_it_is_started(tmp_path):
     out, _ = run("demo", cwd=tmp_path)
-    for word in ("fog", "frozen", "batch statistics", "adapted", "ms per frame", "no torch"):
+    for word in ("fog", "frozen", "statistics", "adapted", "returns", "ms per frame", "no torch"):
         assert word in out, out
     assert (tmp_path / "results" / "demo.png").read_bytes().startswith(PNG)
 

@@ -25,7 +25,9 @@ def by_hand(runtime, x):
     for start in range(0, len(x), BATCH):
         stop = min(start + BATCH, len(x))
         window = x[max(0, stop - BATCH) : stop]
-        parts.append(runtime._run_predict(window, runtime._block, runtime.hyper_parameters)[start - stop :])
+        parts.append(
+            runtime._run_predict(window, runtime._block, runtime.hyper_parameters)[start - stop :]
+        )
     return np.concatenate(parts)
 
 

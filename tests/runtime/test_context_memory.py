@@ -117,7 +117,7 @@ def test_the_root_takes_its_share_and_the_context_keeps_its_block():
     memory, first, learnt, second, events = memory_with_two_contexts(1.0, lambda block: GOOD)
     assert events[-1].kind == "consolidated"
     for array in open_bundle(BUNDLE).manifest.block.arrays:
-        expected = open_bundle(BUNDLE).generic[array.name] + np.float32(array.root_share)
+        expected = open_bundle(BUNDLE).generic[array.name] + np.float32(array.root_share / 2)
         np.testing.assert_allclose(second[array.name], expected, rtol=1e-6)
     back = memory.arrive(first, second, lambda block: GOOD, events)
     for name, array in learnt.items():

@@ -85,7 +85,33 @@ def test_the_report_for_json_holds_figures_only(stream, digits_stream):
     values = replay(opened(), stream(y=digits_stream[1][:COUNT]), chunk=16).as_dict()
     assert set(values) == {
         "frames", "error", "frozen_error", "per_context", "ms_per_frame", "peak_rss_mb", "events",
+        "visits", "returns", "kilobytes_written",
     }  # fmt: skip
+
+
+def test_used_and_drift_are_those_of_every_step(stream, digits_stream):
+    report = replay(edgemem.open(BUNDLE, threads=1), stream(), chunk=16)
+    with edgemem.open(BUNDLE, threads=1) as runtime:
+        results = [
+            runtime.step(digits_stream[0][i : min(i + 16, COUNT)]) for i in range(0, COUNT, 16)
+        ]
+    for number, result in enumerate(results):
+        span = slice(16 * number, min(16 * number + 16, COUNT))
+        assert set(report.used[span]) == {result.context}
+        assert set(report.drift[span]) == {np.float32(result.drift)}
+
+
+def test_a_runtime_that_tells_no_contexts_apart_reports_none(stream):
+    report = replay(edgemem.open(BUNDLE, contexts=False, threads=1), stream(), chunk=16)
+    assert report.used is None and report.drift is None
+
+
+def test_bytes_written_are_those_of_the_state_file(stream, tmp_path):
+    with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
+        report = replay(runtime, stream(), chunk=16)
+        assert report.kilobytes_written == runtime.bytes_written / report.frames
+    assert report.kilobytes_written * report.frames > (tmp_path / "s.db").stat().st_size / 2
+    assert replay(opened(), stream(), chunk=16).kilobytes_written == 0
 
 
 @pytest.mark.parametrize("chunk", [0, -1])
