@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
-from edgemem.bank.record import Provenance, Record
+from edgemem.bank.record import LEAF, ROOT, Provenance, Record
 from edgemem.bank.written import WrittenBlocks
 from edgemem.block import Array, Arrays, is_finite
 from edgemem.bundle import Bundle
@@ -19,7 +19,7 @@ from edgemem.runtime.contexts import Context
 from edgemem.runtime.result import Event
 from edgemem.state import State
 
-PREFIX, ROOT = "context-", "root"
+PREFIX, ROOT_ID = "context-", "root"
 BANK_BYTES = 256 << 20  # that written blocks may take
 
 
@@ -83,7 +83,7 @@ class ContextStore:
             return []
         gone = {f"{PREFIX}{number}" for number in self._gone}
         if self._root is self._bundle.generic:
-            gone.add(ROOT)
+            gone.add(ROOT_ID)
         for name in filter(self._written.version, gone):
             self._written.forget(name)
         for number, leaf in self._leaves.items():
@@ -92,9 +92,9 @@ class ContextStore:
             self._put(f"{PREFIX}{number}", leaf, path, key, count, about)
         if self._root_reason:
             about = Provenance(self._bundle.identity, steps, entropy, self._root_reason)
-            self._put(ROOT, self._root, "", np.zeros(0, np.float32), len(known), about)
+            self._put(ROOT_ID, self._root, ROOT, np.zeros(0, np.float32), len(known), about)
         self._gone, self._leaves, self._root_reason = set(), {}, ""
-        return self._evict({ROOT, f"{PREFIX}{present}"})
+        return self._evict({ROOT_ID, f"{PREFIX}{present}"})
 
     def load(self, key_length: int) -> tuple[list[Record], list[Event]]:
         """Take the root, and the records of contexts, from the state; what was damaged is told.
@@ -107,7 +107,7 @@ class ContextStore:
         listing = self._written.listing()
         events = [Event("damaged", str(error)) for error in listing.damage]
         names = {record.id for record in listing.records}
-        self._root = self._read_root(events) if ROOT in names else self._bundle.generic
+        self._root = self._read_root(events) if ROOT_ID in names else self._bundle.generic
         records = [
             record
             for record in listing.records
@@ -119,7 +119,7 @@ class ContextStore:
     def _read_root(self, events: list[Event]) -> Arrays:
         assert self._written is not None and self._state is not None
         try:
-            root = self._written.read(ROOT)[1]
+            root = self._written.read(ROOT_ID)[1]
         except StateError as error:
             events.append(Event("damaged", str(error)))
             return self._bundle.generic
@@ -137,7 +137,7 @@ class ContextStore:
         self._written.put(name, arrays, path=path, key=key, count=count, provenance=about)
 
     def _path(self, number: int) -> str:
-        return "/".join([*map(str, self.paths.get(number, ())), "+"])
+        return "/".join([*map(str, self.paths.get(number, ())), LEAF])
 
     def _evict(self, keep: Collection[str]) -> list[int]:
         assert self._written is not None
@@ -154,4 +154,4 @@ def _number(name: str) -> int:
 
 
 def _rows(path: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in path.split("/") if part not in ("", "+"))
+    return tuple(int(part) for part in path.split("/") if part not in (ROOT, LEAF))

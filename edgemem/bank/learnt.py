@@ -15,15 +15,13 @@ from edgemem.bank.folder import open_levels
 from edgemem.bank.keys import Source
 from edgemem.bank.level import Level
 from edgemem.bank.means import path_value
-from edgemem.bank.record import Record
+from edgemem.bank.record import LEAF, ROOT, Record
 from edgemem.bank.transfer import read_blocks
 from edgemem.block import is_finite, unpack
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
 
 Row = NDArray[np.float32]
-LEAF = "+"  # ends the path of what one context learnt
-ROOT = ""  # the path of what all contexts of a device share
 REMEDY = "Leave it out: edgemem bank export --id, once for each other block"
 
 

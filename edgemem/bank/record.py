@@ -21,6 +21,7 @@ COLUMNS = (
 LARGEST = 1 << 53  # whole numbers up to here are exact in every language, JSON included
 LONGEST_ID = 128
 # "" is the root, "3/51" a node, "3/51/+" a new leaf under that node, "+" one under the root.
+ROOT, LEAF = "", "+"  # path of what all contexts share; end of the path of what one context learnt
 PATH = re.compile(r"(?:(?:0|[1-9]\d{0,15})(?:/(?:0|[1-9]\d{0,15}))*(?:/\+)?|\+)?", re.ASCII)
 
 

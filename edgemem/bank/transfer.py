@@ -19,7 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from edgemem.bank.block_table import sha256
-from edgemem.bank.record import COLUMNS, LARGEST, Record, from_row
+from edgemem.bank.record import COLUMNS, LARGEST, ROOT, Record, from_row
 from edgemem.bank.written import WrittenBlocks
 from edgemem.block import Arrays, unpack
 from edgemem.errors import InputError, StateError
@@ -78,18 +78,41 @@ def import_blocks(state: State, path: Path) -> Imported:
     """Take the blocks of a file that are newer than the state's own: all of them, or none.
 
     Raises:
-        InputError: the file is damaged, of another bundle, or holds arrays of other shapes.
+        InputError: the file is damaged, of another bundle, holds arrays of other shapes, or leaves
+            that stand on another root than the state's.
     """
     blocks, taken, kept = WrittenBlocks(state), list[str](), list[str]()
     known = _known_arrays(state, blocks)
+    before, found = blocks.listing().records, list[Record]()
     with state.transaction():
         for record, payload in read_blocks(path, state.bundle_identity):
             _require_fit(known, record, payload, path)
             own = blocks.version(record.id)
             (kept if own >= record.version else taken).append(record.id)
+            found.append(record)
             if own < record.version:
                 blocks.adopt(record, payload)
+        _require_one_root(before, found, set(taken), path)
     return Imported(taken, kept)
+
+
+def _require_one_root(own: list[Record], found: list[Record], taken: set[str], path: Path) -> None:
+    """Leaves are differences to a root: those of two devices make no sense beside each other."""
+    roots, own_roots = (
+        {record.id: record.payload_sha256 for record in records if record.path == ROOT}
+        for records in (found, own)
+    )
+    if roots == own_roots:
+        return
+    same = {(record.id, record.payload_sha256) for record in found}
+    stay = [r for r in own if r.id not in taken and (r.id, r.payload_sha256) not in same]
+    root_comes = bool(taken & set(roots))
+    if stay if root_comes else taken - set(roots):
+        raise InputError(
+            str(path),
+            "holds leaves of another root than the state's own",
+            "Import into a new state file, or build levels from both: edgemem bank build --help",
+        )
 
 
 def read_blocks(path: Path, bundle: str) -> Iterator[tuple[Record, bytes]]:

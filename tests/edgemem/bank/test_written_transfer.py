@@ -19,9 +19,9 @@ from edgemem.state import Snapshot, State
 ORIGIN = Provenance("bundle", 7, 0.25, "consolidation")
 
 
-def put(state, name, value=1.0, size=6, key=(1, 2)):
+def put(state, name, value=1.0, size=6, key=(1, 2), path="2/9/+"):
     arrays = {"w": np.full(size, value, np.float32), "n": np.array(3, np.int64)}
-    return WrittenBlocks(state).put(name, arrays, path="2/9", key=key, count=4, provenance=ORIGIN)
+    return WrittenBlocks(state).put(name, arrays, path=path, key=key, count=4, provenance=ORIGIN)
 
 
 def current(state):
@@ -86,6 +86,44 @@ def test_a_root_without_a_key_travels_with_the_others(tmp_path, here, there):
     export_blocks(here, tmp_path / "file", ["odd"])
     with pytest.raises(edgemem.InputError, match="the key is"):
         import_blocks(there, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("left", "own", "refused"),
+    [
+        (["root", "night"], [], False),  # a new device
+        (["root", "night"], ["day"], True),  # its root would change under "day"
+        (["night"], ["root", "day"], True),  # "night" would stand on another root
+        (["root", "night"], ["root", "root", "day"], True),  # likewise
+        (["night"], ["day"], False),  # neither has a root
+        (["root"], ["root", "root", "day"], False),  # older: nothing comes
+    ],
+)
+def test_leaves_come_only_with_the_root_they_stand_on(tmp_path, here, there, left, own, refused):
+    for state, names in ((here, left), (there, own)):
+        for value, name in enumerate(names):
+            put(state, name, value + 10 * (state is here), path="" if name == "root" else "+")
+    export_blocks(here, tmp_path / "file")
+    before = current(there)
+    if refused:
+        with pytest.raises(edgemem.InputError, match="leaves of another root"):
+            import_blocks(there, tmp_path / "file")
+        assert current(there) == before
+    else:
+        import_blocks(there, tmp_path / "file")
+
+
+def test_a_device_takes_back_what_went_on_elsewhere(tmp_path, here, there):
+    put(here, "root", 1, path="")
+    put(here, "night", 2, path="+")
+    put(here, "day", 3, path="+")
+    export_blocks(here, tmp_path / "file")
+    import_blocks(there, tmp_path / "file")
+    put(there, "root", 4, path="")
+    put(there, "night", 5, path="+")
+    export_blocks(there, tmp_path / "file")
+    found = import_blocks(here, tmp_path / "file")
+    assert (sorted(found.taken), found.kept) == (["night", "root"], ["day"])
 
 
 def test_only_the_named_blocks_leave(tmp_path, here, there, file):
