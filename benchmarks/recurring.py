@@ -4,8 +4,9 @@ Ten corruptions at severity 5 return visit after visit, 256 frames each, batch 6
 its own frames. Protocols: "balanced" (all classes alike), "skewed" (each context has its own class
 prior, Dirichlet 0.3), "correlated" (all classes alike in a visit, but one after another: PeTTA's
 order, Dirichlet 0.1 over ten slots), "contradicting" (even contexts hold classes 0 to 4 only, odd
-ones 5 to 9). One bundle runs in six ways, with the contexts that the runtime finds, never with true
-names.
+ones 5 to 9). One bundle runs in seven ways, with the contexts that the runtime finds, never with
+true names. "shipped levels": the bundle holds what another device learnt in two visits to each
+context, on other frames and with other class priors.
 """
 
 from __future__ import annotations
@@ -14,169 +15,46 @@ import argparse
 import json
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from functools import partial
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from cifar import data_folder, frost_folder, load_cifar10
 from corruptions import corrupt
-from numpy.typing import NDArray
+from recurring_streams import BATCH, CONTEXTS, PROTOCOLS, VISIT, visits
+from recurring_ways import FLAT, HIERARCHY, WAYS, load_images, run_way
 from report import save_json, setting, setting_text
 
 import edgemem
+from edgemem.bank.build import build_bank
+from edgemem.bank.learnt import open_learnt
+from edgemem.bank.ship import ship
+from edgemem.bank.transfer import export_blocks
+from edgemem.bundle import open_bundle
 from edgemem.cli.show import percent, print_table, progress
 from edgemem.errors import EdgeMemError
+from edgemem.state import State
 
-if TYPE_CHECKING:
-    from rich.progress import TaskID
-
-BATCH, VISIT, SEVERITY = 64, 256, 5
-CONTEXTS = (
-    "gaussian_noise", "impulse_noise", "defocus_blur", "glass_blur", "snow",
-    "fog", "contrast", "pixelate", "brightness", "elastic_transform",
-)  # fmt: skip
-PROTOCOLS = ("balanced", "skewed", "correlated", "contradicting")
-CONCENTRATION, SLOT_CONCENTRATION, SLOTS = 0.3, 0.1, 10
-NO_MEMORY = {"least_batch_weight": 1.0, "prior_weight": 0.0}
+SEVERITY = 5
+LEVELS, BRANCH, OTHER_SEED = 2, 4, 1000  # of the device whose blocks are shipped
 SKIPPED = "skipped: no data; set EDGEMEM_DATA to a folder with cifar10/, cifar10c/ and models/"
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a bundle runs. flat: leaves without a shared root. zero: nothing warmed up."""
-
-    name: str
-    adapt: bool = True
-    contexts: bool = False
-    flat: bool = False
-    zero: bool = False
-    frozen: bool = False
-    hyper_parameters: dict[str, float] = field(default_factory=dict)
-
-
-WAYS = (
-    Way("frozen", adapt=False, frozen=True),
-    Way("batch statistics", adapt=False, zero=True, hyper_parameters={"alpha": 1.0, **NO_MEMORY}),
-    Way("one state", hyper_parameters=NO_MEMORY),
-    Way("forgetful state", hyper_parameters={"least_batch_weight": 0.9, "memory_rate": 0.1}),
-    Way("leaves alone", contexts=True, flat=True),
-    Way("root and leaf", contexts=True),
-)
-
-
-def class_priors(protocol: str, rng: np.random.Generator) -> NDArray[np.float64]:
-    """One class prior per context, [contexts, 10]."""
-    if protocol == "skewed":
-        return rng.dirichlet([CONCENTRATION] * 10, len(CONTEXTS))
-    priors = np.full((len(CONTEXTS), 10), 0.1)
-    if protocol == "contradicting":
-        priors = np.array(
-            [[0.2 * (c // 5 == k % 2) for c in range(10)] for k in range(len(CONTEXTS))]
-        )
-    return priors
-
-
-def visits(
-    protocol: str, count: int, images: dict[str, NDArray[np.uint8]], labels: Any, seed: int
-) -> Iterator[tuple[int, int, int, NDArray[np.uint8], Any]]:
-    """Visit, context, batch within the visit, frames, labels."""
-    rng = np.random.default_rng(seed)
-    priors = class_priors(protocol, rng)
-    of_class = [np.flatnonzero(labels == c) for c in range(10)]
-    for visit in range(count):
-        for k, name in enumerate(CONTEXTS):
-            classes = rng.choice(10, VISIT, p=priors[k])
-            if protocol == "correlated":
-                classes = correlated(classes, rng)
-            chosen = np.array([rng.choice(of_class[c]) for c in classes])
-            for batch in range(VISIT // BATCH):
-                part = chosen[batch * BATCH : (batch + 1) * BATCH]
-                yield visit, k, batch, images[name][part], labels[part]
-
-
-def correlated(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Classes in PeTTA's order: each spread over slots by Dirichlet, contiguous within a slot.
-
-    Source: Hoang et al., NeurIPS 2024, section 6, and the authors' code.
-    """
-    slots: list[list[NDArray[np.int64]]] = [[] for _ in range(SLOTS)]
-    for c in np.unique(classes):
-        count = int((classes == c).sum())
-        shares = rng.multinomial(count, rng.dirichlet([SLOT_CONCENTRATION] * SLOTS))
-        for slot, share in zip(slots, shares, strict=True):
-            slot.append(np.full(share, c))
-    for slot in slots:
-        rng.shuffle(slot)  # type: ignore[arg-type]
-    return np.concatenate([chunk for slot in slots for chunk in slot])
-
-
-def bytes_written() -> int:
-    """What this process has written so far (Linux)."""
-    return int(Path("/proc/self/io").read_text().split("wchar: ")[1].split()[0])
-
-
-def run_way(
-    way: Way, folder: Path, stream: Iterator[Any], count: int, threads: int, advance: Any
-) -> dict[str, Any]:
-    """Errors [visits, batches of a visit] of one way, and what it did."""
-    bundle = folder / ("flat.edgemem" if way.flat else "bundle.edgemem")
-    wrong = np.zeros((count, VISIT // BATCH))
-    state, names = folder / "state.db", dict[tuple[int, int], list[str]]()
-    events: Counter[str] = Counter()
-    with edgemem.open(
-        bundle, state, adapt=way.adapt, contexts=way.contexts, threads=threads,
-        hyper_parameters=way.hyper_parameters,
-    ) as runtime:  # fmt: skip
-        if way.zero:
-            runtime.rollback("zero")
-        before = bytes_written()
-        for visit, k, batch, frames, labels in stream:
-            result = runtime.predict(frames, frozen=True) if way.frozen else runtime.step(frames)
-            wrong[visit, batch] += (result.labels != labels).mean() / len(CONTEXTS)
-            names.setdefault((visit, k), []).append(result.context)
-            events.update(event.kind for event in result.events)
-            advance()
-        runtime.flush()
-        written = bytes_written() - before
-    for file in folder.glob("state.db*"):
-        file.unlink()
-    return {
-        "error": float(wrong.mean()),
-        "by_visit": wrong.mean(1).tolist(),
-        "first_batches": float(wrong[1:, :2].mean()) if count > 1 else float("nan"),
-        "last_visit": float(wrong[-1].mean()),
-        "kilobytes_per_1000_frames": written / count / len(CONTEXTS) / VISIT,
-        "recognised": _recognised(names, count) if way.contexts else None,
-        "consolidated": events["consolidated"] if way.contexts else None,
-        "refused": events["refused"] if way.contexts else None,
-    }
-
-
-def _recognised(names: dict[tuple[int, int], list[str]], count: int) -> float:
-    """Part of all batches after the first visit that got a name their context had before."""
-    hits = [
-        name in {n for earlier in range(visit) for n in names[earlier, k]}
-        for (visit, k), found in names.items()
-        for name in found
-        if visit
-    ]
-    return float(np.mean(hits)) if count > 1 else float("nan")
 
 
 def make_bundles(data: Path, options: argparse.Namespace, folder: Path) -> None:
     """The bundle, and the same without a shared root."""
     import shutil
 
-    import torch
     from cifar10c_model import Recipe, Variant, frozen_model, warmed_checkpoint
 
     from edgemem.export import Choices, export_bundle
     from edgemem.models import load_adaptive
 
-    torch.set_num_threads(options.threads)
     variant = Variant(warm=True, statistics="remembered", norm_affine=False, gradient="meta")
     recipe = Recipe(epochs=1 if options.quick else 3)
     frames = 3200 if options.quick else 25_600
@@ -191,69 +69,106 @@ def make_bundles(data: Path, options: argparse.Namespace, folder: Path) -> None:
     manifest.write_text(json.dumps(document))
 
 
-def corrupted(data: Path) -> tuple[dict[str, NDArray[np.uint8]], Any]:
+def ship_what_another_learnt(folder: Path, protocol: str) -> None:
+    """Run a device for two visits, export its blocks, build levels of them, ship these."""
+    bundle, images = open_bundle(folder / "bundle.edgemem"), load_images(folder)
+    other = folder / protocol
+    other.mkdir()
+    with edgemem.open(bundle.path, other / "state.db", threads=1) as runtime:
+        for _, _, _, frames, _ in visits(protocol, 2, *images, OTHER_SEED):
+            runtime.step(frames)
+    with closing(State(other / "state.db", None)) as state:
+        export_blocks(state, other / "blocks.safetensors")
+    learnt = partial(open_learnt, bundle, [other / "blocks.safetensors"])
+    build_bank(learnt, other / "bank", levels=LEVELS, branch=BRANCH)
+    ship(other / "bank", bundle.path, folder / f"shipped-{protocol}.edgemem")
+
+
+def save_images(data: Path, folder: Path) -> None:
     """2,000 test images under every corruption, channels first, and their labels."""
     images, labels = load_cifar10(data, "test")
     frost = frost_folder(data)
-    found = {}
+    np.save(folder / "labels.npy", labels[:2000])
     with progress("corruptions") as bar:
         task = bar.add_task("corrupt", total=len(CONTEXTS), note="")
         for name in CONTEXTS:
             frames = corrupt(images[:2000], name, SEVERITY, seed=0, frost_folder=frost)
-            found[name] = np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
+            np.save(folder / f"{name}.npy", frames.transpose(0, 3, 1, 2))
             bar.update(task, advance=1, note=name)
-    return found, labels[:2000]
 
 
 def measure(data: Path, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Every way under every protocol: means over the seeds."""
     make_bundles(data, options, folder)
-    images, labels = corrupted(data)
-    results: dict[str, Any] = {}
-    with progress("batches") as bar:
-        for protocol in PROTOCOLS:
-            for way in WAYS:
-                total = options.seeds * options.visits * len(CONTEXTS) * VISIT // BATCH
-                task = bar.add_task(f"{protocol}: {way.name}", total=total, note="")
-
-                def advance(task: TaskID = task) -> None:
-                    bar.update(task, advance=1)
-
-                runs = [
-                    run_way(
-                        way, folder, visits(protocol, options.visits, images, labels, seed),
-                        options.visits, options.threads, advance,
-                    )
-                    for seed in range(options.seeds)
-                ]  # fmt: skip
-                results.setdefault(protocol, {})[way.name] = _mean(runs)
-                bar.update(task, note=f"error {percent(_mean(runs)['error'])}")
-    return results
+    save_images(data, folder)
+    tasks = list(product(PROTOCOLS, WAYS, range(options.seeds)))
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    with progress("runs") as bar, ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        task = bar.add_task("other device", total=len(PROTOCOLS), note="")
+        others = [pool.submit(ship_what_another_learnt, folder, p) for p in PROTOCOLS]
+        for other in others:
+            other.result()
+            bar.update(task, advance=1)
+        task = bar.add_task("ways", total=len(tasks), note="")
+        waiting = [
+            pool.submit(run_way, folder, protocol, way, seed, options.visits, options.threads)
+            for protocol, way, seed in tasks
+        ]
+        for (protocol, way, seed), future in zip(tasks, waiting, strict=True):
+            found = future.result()
+            runs.setdefault((protocol, way.name), []).append(found)
+            note = f"{protocol}, {way.name}, seed {seed}: {percent(found['error'])}"
+            bar.update(task, advance=1, note=note)
+    return {p: {way.name: _mean(runs[p, way.name]) for way in WAYS} for p in PROTOCOLS}
 
 
 def _mean(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
+    """Means of all figures, and the spread of the error: its standard deviation over seeds."""
+    mean = {
         name: None if runs[0][name] is None else np.mean([r[name] for r in runs], 0).tolist()
         for name in runs[0]
     }
+    return {**mean, "spread": float(np.std([run["error"] for run in runs]))}
 
 
 def show(protocol: str, rows: dict[str, dict[str, Any]]) -> None:
     """One table."""
-    last = len(next(iter(rows.values()))["by_visit"]) - 1
+    last = len(next(iter(rows.values()))["by_visit"])
     table = [
         (
             name,
-            percent(row["error"]),
-            *(percent(row["by_visit"][visit]) for visit in (0, min(1, last), last)),
-            percent(row["first_batches"]),
-            percent(row["recognised"]),
+            f"{100 * row['error']:.1f}±{100 * row['spread']:.1f}",
+            *(_visit(row["by_visit"], visit) for visit in (1, 2, last)),
+            _short(row["first_batches"]),
+            _short(row["recognised"]),
             f"{row['kilobytes_per_1000_frames']:.0f}",
         )
         for name, row in rows.items()
     ]
-    columns = ("way", "error", "visit 1", "2", str(last + 1), "first", "known", "kB")
+    columns = ("way", "error", "visit 1", "2", str(last), "first", "known", "kB")
     print_table(protocol, columns, table)
+
+
+def switches(results: dict[str, dict[str, Any]]) -> str:
+    """What a change of context costs."""
+    found = [results[protocol][way] for protocol in results for way in (FLAT, HIERARCHY)]
+    step = np.median([row["step_ms"] for row in found])
+    bare, probed = (
+        np.median([rows[way]["switch_ms"] for rows in results.values()])
+        for way in (FLAT, HIERARCHY)
+    )
+    return (
+        f"A step takes {step:.0f} ms; when the context changes {bare:.0f} ms more, with the probe "
+        f"of a consolidation {probed:.0f} ms."
+    )
+
+
+def _visit(errors: list[float], number: int) -> str:
+    return _short(errors[number - 1] if number <= len(errors) else None)
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def draw(path: Path, results: dict[str, Any]) -> None:
@@ -289,7 +204,8 @@ def read_options() -> argparse.Namespace:
     add("--quick", action="store_true", help="2 visits, 1 seed, a short warm-up")
     add("--visits", type=whole, help="default 20")
     add("--seeds", type=whole, help="default 3")
-    add("--threads", type=whole, default=2, help="default 2")
+    add("--threads", type=whole, default=1, help="of one run; default 1")
+    add("--jobs", type=whole, default=2, help="runs at a time; default 2")
     add("--json", type=Path, metavar="PATH", help="write the figures there too")
     add("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args()
@@ -312,11 +228,17 @@ def main() -> None:
     for protocol, rows in results.items():
         show(protocol, rows)
     about = setting(
-        visits=options.visits, seeds=options.seeds, threads=options.threads, batch=BATCH
+        visits=options.visits,
+        seeds=options.seeds,
+        threads=options.threads,
+        jobs=options.jobs,
+        batch=BATCH,
     )
     choices = f"{options.visits} visits of {VISIT} frames, {options.seeds} seeds, batch {BATCH}"
+    print("Errors and known in per cent, with the standard deviation over seeds.")
     print("first: error of the first 2 batches of a return. known: batches of a return that got")
     print("a name their context had before. kB: written to disk per 1,000 frames.")
+    print(switches(results))
     print(setting_text(about, choices))
     found = {"benchmark": "recurring", "setting": about, "results": results}
     save_json(found, options.out / "recurring.json", options.json)

@@ -36,6 +36,8 @@ REFERENCE = "reference.safetensors"
 SOURCE = "source.safetensors"
 ROOT_SHARE = 1.0  # of what is learnt, over contexts; what is remembered belongs to its context
 LEARNING_RATES = {"sgd": 1e-3, "adam": 1e-4}
+# A block that serves one context alone is not pulled to and fro, so it may learn faster.
+REMEMBERED_RATE = 10.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Choices:
 
     batch: frames in one adaptation step. gradient: "meta", where the frozen parts are constants in
     the backward pass (little dearer than inference), or "full", through them. objective and optimizer: a name, or your own.
-    learning_rate: default of `hp.learning_rate`; None = the optimizer's. hyper_parameters: other
+    learning_rate: default of `hp.learning_rate`; None = the optimizer's, ten times that where
+    statistics are remembered, for contexts have blocks of their own then. hyper_parameters: other
     defaults by name. labels: class names in the order of the logits.
     """
 
@@ -168,6 +171,7 @@ def _functions(
     rate = choices.learning_rate
     if rate is None:
         rate = LEARNING_RATES.get(str(choices.optimizer), 1e-3)
+        rate *= REMEMBERED_RATE if model.attachment.statistics == "remembered" else 1.0
     objective: Objective = _chosen(choices.objective, OBJECTIVES, "objective", classes)
     optimizer: Optimizer = _chosen(choices.optimizer, OPTIMIZERS, "optimizer", rate)
     known = hyper_parameters(model, choices.batch, objective, optimizer)

@@ -42,7 +42,9 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> tupl
 
 def packed_frames(frames: Array, scale: float) -> Array:
     """Frames as uint8 if they were uint8 once, else as they are: a quarter of the bytes."""
-    small = np.rint(np.clip(frames * np.float32(scale), 0, 255)).astype(np.uint8)
+    if frames.size and (frames.min() < 0 or frames.max() > 255 / scale):
+        return frames
+    small = np.rint(frames * np.float32(scale)).astype(np.uint8)
     return small if np.array_equal(unpacked_frames(small, scale), frames) else frames
 
 

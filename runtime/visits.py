@@ -55,7 +55,7 @@ def visits_of(
             gave it, or None. wrong, frozen_wrong: [n] or None. first: how many frames are the first.
     """
     known: dict[str, set[str]] = {}
-    found = []
+    found: list[Visit] = []
     for start, stop in _spans(contexts):
         name, seen = str(contexts[start]), slice(start, stop)
         before = known.setdefault(name, set())

@@ -227,9 +227,11 @@ def demo(
 def _print_demo(found: DemoResult) -> None:
     keys = ("frozen", "statistics", "adapted", "first_visit", "on_return", "recognised")
     rows = [(name, *(percent(row[key]) for key in keys)) for name, row in found.contexts.items()]
-    total = (found.frozen_error, found.statistics_error, found.adapted_error)
     returns = found.returns
-    total += (returns.first_visit, returns.on_return, returns.recognised)
+    total = (
+        found.frozen_error, found.statistics_error, found.adapted_error,
+        returns.first_visit, returns.on_return, returns.recognised,
+    )  # fmt: skip
     print_table(
         f"error on {found.frames:,} frames; contexts drift and come back",
         ("context", "frozen", "statistics", "adapted", "1st visit*", "returns*", "known"),
