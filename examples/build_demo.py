@@ -66,10 +66,16 @@ def drift(x, context, rng):
 
 
 def make_stream(frames, labels, rng):
-    """The visits one after another; contexts come back with other digits and fresh noise."""
+    """The visits one after another; contexts come back with other digits and fresh noise.
+
+    As in life, every context has classes of its own that are frequent (Dirichlet 0.3).
+    """
     parts, chosen, contexts = [], [], []
+    priors = {context: rng.dirichlet([0.3] * 10) for context in dict.fromkeys(VISITS)}
+    of_class = [np.flatnonzero(labels == c) for c in range(10)]
     for context in VISITS:
-        index = rng.choice(len(frames), VISIT_FRAMES, replace=False)
+        classes = rng.choice(10, VISIT_FRAMES, p=priors[context])
+        index = np.array([rng.choice(of_class[c]) for c in classes])
         seen = np.clip(drift(frames[index] / 255.0, context, rng), 0, 1)
         parts.append(np.round(seen * 255).astype(np.uint8))
         chosen.append(labels[index])
