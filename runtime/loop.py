@@ -279,6 +279,7 @@ class Runtime:
         self._take(self._contexts.arrive(key, self._block, probe, events))
         if self._contexts.name != context and self._may_commit():
             self._commit("context change")
+            self._changed = True  # by the step that this belongs to
 
     def _take(self, block: Arrays | None) -> None:
         """Go on with another block, if there is one."""

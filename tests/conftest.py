@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 from hypothesis import HealthCheck, settings
 
 from edgemem.bank.build import build_bank
@@ -48,6 +49,13 @@ def digits_stream():
     """Frames [4800, 1, 8, 8] uint8 and labels."""
     with np.load(STREAM) as data:
         return data["x"], data["y"]
+
+
+@pytest.fixture(scope="session")
+def even_frames():
+    """Frames [160, 1, 8, 8] float32 of all classes alike, as the demo's model was trained on."""
+    digits = load_digits().images[:160] * (255 / 16)
+    return (np.round(digits).astype(np.float32) / 255)[:, None]
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def test_the_counters_and_events_are_those_of_whole_batches(digits_stream, calls
     assert runtime.counters["unreliable"] == events.count("unreliable")
     steps = [kind for kind in events if kind in ("adapted", "unreliable")]
     assert len(steps) == start // BATCH
-    assert set(events) <= {"adapted", "unreliable", "context"}
+    assert set(events) <= {"adapted", "unreliable", "context", "consolidated", "refused"}
 
 
 def test_frames_one_by_one_teach_what_one_heap_teaches(digits_stream):

@@ -18,12 +18,22 @@ from edgemem.state import State
 BATCH = 16
 
 
-@pytest.fixture(scope="module")
-def visits(digits_stream):
+def bright_and_dark(x):
     """Bright, dark, bright, dark: six batches each."""
-    x = digits_stream[0][: 6 * BATCH].astype(np.float32) / 255
     dark = (0.2 * x + 0.6).astype(np.float32)
     return [x, dark, x, dark]
+
+
+@pytest.fixture(scope="module")
+def visits(even_frames):
+    """Frames of all classes alike, whose contexts are easy to tell."""
+    return bright_and_dark(even_frames[: 6 * BATCH])
+
+
+@pytest.fixture(scope="module")
+def restless(digits_stream):
+    """Frames of few classes, among which contexts change all the time."""
+    return bright_and_dark(digits_stream[0][: 6 * BATCH].astype(np.float32) / 255)
 
 
 def opened(state=None, **options):
@@ -66,9 +76,10 @@ def test_without_contexts_there_is_one_block(visits):
         assert {r.context for frames in visits for r in step_all(runtime, frames)} == {"generic"}
 
 
+@pytest.mark.parametrize("kind", ["visits", "restless"])
 @pytest.mark.parametrize("cut", [3, 6, 8, 13, 17, 20])
-def test_closed_and_reopened_anywhere_it_continues_bit_for_bit(cut, visits, tmp_path):
-    frames = np.concatenate(visits)
+def test_closed_and_reopened_anywhere_it_continues_bit_for_bit(kind, cut, request, tmp_path):
+    frames = np.concatenate(request.getfixturevalue(kind))
     with opened() as runtime:
         whole = step_all(runtime, frames)
     state = tmp_path / "s.db"

@@ -23,9 +23,9 @@ BATCH = 16
 
 
 @pytest.fixture(scope="module")
-def visits(digits_stream):
+def visits(even_frames):
     """Bright, dark, bright, dark: four batches each."""
-    x = digits_stream[0][: 4 * BATCH].astype(np.float32) / 255
+    x = even_frames[: 4 * BATCH]
     dark = (0.2 * x + 0.6).astype(np.float32)
     return [x, dark, x, dark]
 
