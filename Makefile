@@ -1,13 +1,14 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
-# make bench-cifar | bench-step | bench-startup | bench-bank | bench-recurring   what README and docs claim
+# make bench-cifar | bench-step | bench-startup | bench-bank | bench-drift | bench-recurring
+#             what README and docs claim
 
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test bench-cifar bench-recurring bench-step bench-startup bench-bank clean
+.PHONY: demo test bench-cifar bench-recurring bench-step bench-startup bench-bank bench-drift clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -33,6 +34,9 @@ bench-startup: $(TEST)/installed
 
 bench-bank: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/bank_fetch.py
+
+bench-drift: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/bank_drift.py
 
 $(DEMO)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO)

@@ -23,8 +23,8 @@ DTYPES = ("float32", "float16", "int8", "int64")
 class ArraySpec:
     """Name, shape, dtype and zero value of one array.
 
-    The zero value fills the array that leaves the frozen model as it is. root_share: part of every
-    change that all contexts share, from 0 (the array belongs to its context alone) to 1.
+    The zero value fills the array that leaves the frozen model as it is. root_share: part of what
+    contexts learn that goes to the root, from 0 (the array belongs to its context alone) to 1.
     """
 
     name: str

@@ -98,12 +98,13 @@ class ContextMemory:
         present, known = self.contexts.present, self.contexts.known
         if present != NONE:
             self._store.keep(present, difference(block, self._base()))
+        events: list[Event] = []
         gone = self._store.write(known, present, steps, entropy, why)
-        if not gone:
-            return []
+        for number in gone:
+            self._tell(events, "evicted", f"{PREFIX}{number} had to make room")
         kept = {number: context for number, context in known.items() if number not in gone}
         self.contexts = replace(self.contexts, known=kept)
-        return [Event("evicted", f"{PREFIX}{number} had to make room") for number in gone]
+        return events
 
     def counters(self) -> dict[str, int]:
         """For the snapshot."""

@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 from hypothesis import HealthCheck, settings
+from sklearn.datasets import load_digits
 
 from edgemem.bank.build import build_bank
 from edgemem.bank.ship import ship

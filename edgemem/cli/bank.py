@@ -68,7 +68,7 @@ def build(
 
     opener, expected = _source(source, bundle, elements)
     with progress("") as bar:
-        build_bank(
+        counts = build_bank(
             opener,
             out,
             levels=levels,
@@ -79,6 +79,12 @@ def build(
             progress=Stages(bar),
         )
     ls(out, json)
+    rows, empty = (sum(map(len, counts)), sum(int((count == 0).sum()) for count in counts))
+    if not json and 2 * empty > rows:
+        print(
+            f"{empty:,} of {rows:,} rows are empty: fewer --levels or a smaller --branch make "
+            "smaller files."
+        )
 
 
 def ls(folder: Folder, json: Json = False) -> None:

@@ -6,18 +6,14 @@ import importlib.metadata
 import platform
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from edgemem.cli.report import check_plot, draw_report, print_demo, print_report
 from edgemem.cli.show import Stages, percent, print_json, print_table, progress
 from edgemem.errors import InputError
 from edgemem.version import VERSION
-
-if TYPE_CHECKING:
-    from edgemem.demo import DemoResult
-    from edgemem.runtime.replay import Report
-    from edgemem.runtime.stream import Stream
 
 BundlePath = Annotated[Path, typer.Argument(help="Folder written by edgemem export.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -63,7 +59,7 @@ def run(
     # Before the state file is opened, so that frames of another kind leave it byte for byte.
     checked(next(stream.chunks(1))[1], open_bundle(bundle).manifest.frames)
     if plot is not None:
-        _check_plot(plot, stream)
+        check_plot(plot, stream)
     with (
         edgemem.open(
             bundle,
@@ -84,11 +80,11 @@ def run(
         batch = runtime.bundle.manifest.frames.batch
         report = replay(runtime, stream, chunk=chunk or batch, progress=note)
     if plot is not None:
-        _plot(plot, report, stream.contexts, bundle.name)
+        draw_report(plot, report, stream.contexts, bundle.name)
     if json:
         print_json(report.as_dict())
     else:
-        _print_report(report, bundle.name)
+        print_report(report, bundle.name)
 
 
 def inspect(bundle: BundlePath, json: Json = False) -> None:
@@ -221,67 +217,7 @@ def demo(
     if json:
         print_json(found.as_dict())
         return
-    _print_demo(found)
-
-
-def _print_demo(found: DemoResult) -> None:
-    keys = ("frozen", "statistics", "adapted", "first_visit", "on_return", "recognised")
-    rows = [(name, *(percent(row[key]) for key in keys)) for name, row in found.contexts.items()]
-    returns = found.returns
-    total = (
-        found.frozen_error, found.statistics_error, found.adapted_error,
-        returns.first_visit, returns.on_return, returns.recognised,
-    )  # fmt: skip
-    print_table(
-        f"error on {found.frames:,} frames; contexts drift and come back",
-        ("context", "frozen", "statistics", "adapted", "1st visit*", "returns*", "known"),
-        [*rows, ("all", *(percent(value) for value in total))],
-    )
-    statistics = found.statistics_returns
-    print(
-        "* adapted, first two batches of a visit "
-        f"(statistics alone: {percent(statistics.first_visit)}, {percent(statistics.on_return)}).\n"
-        "known: part of the frames of returns whose context was recognised.\n"
-        f"{found.ms_per_frame:.3f} ms per frame, peak memory {found.peak_rss_mb:.0f} MB, "
-        f"no torch. {found.picture_note}"
-    )
-
-
-def _print_report(report: Report, name: str) -> None:
-    rows = [
-        (context, f"{row['frames']:,}", percent(row["frozen_error"]), percent(row["error"]))
-        for context, row in report.per_context.items()
-    ]
-    rows.append(("all", f"{report.frames:,}", percent(report.frozen_error), percent(report.error)))
-    print_table(name, ("context", "frames", "frozen error", "error"), rows)
-    events = ", ".join(f"{kind} {count}" for kind, count in report.events.items()) or "none"
-    returns = report.returns
-    if returns is not None and returns.visits and returns.recognised is not None:
-        print(
-            f"{returns.visits} returns, {percent(returns.recognised)} recognised; error of the first "
-            f"two batches: first visits {percent(returns.first_visit)}, "
-            f"returns {percent(returns.on_return)}"
-        )
-    print(
-        f"{report.ms_per_frame:.3f} ms per frame, peak memory {report.peak_rss_mb:.0f} MB, "
-        f"{report.kilobytes_written:.0f} kB written per 1,000 frames\nevents: {events}"
-    )
-
-
-def _check_plot(path: Path, stream: Stream) -> None:
-    from edgemem.plot import check_picture
-
-    if stream.labels is None:
-        raise InputError("--plot", "needs labels, the stream has none", "Add y to the stream")
-    check_picture(path)
-
-
-def _plot(path: Path, report: Report, contexts: object, name: str) -> None:
-    from edgemem.plot import plot_errors
-
-    assert report.wrong is not None and report.frozen_wrong is not None, "checked before"
-    curves = {"frozen": report.frozen_wrong, "adapted": report.wrong}
-    plot_errors(path, curves, contexts, title=name, used=report.used, drift=report.drift)  # type: ignore[arg-type]
+    print_demo(found)
 
 
 def _hyper_parameters(settings: list[str]) -> dict[str, float]:

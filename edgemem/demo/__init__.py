@@ -118,13 +118,23 @@ def _draw(stream: Stream, statistics: Report, adapted: Report, path: Path) -> st
         return None
     from edgemem.plot import plot_errors
 
+    assert adapted.frozen_wrong is not None, "the frozen model ran too"
+    assert statistics.wrong is not None and adapted.wrong is not None, "the stream has labels"
     curves = {
         "frozen": adapted.frozen_wrong,
         "statistics only": statistics.wrong,
         "adapted": adapted.wrong,
     }
     title = "Handwritten digits in changing conditions"
-    plot_errors(path, curves, stream.contexts, title=title, used=adapted.used, drift=adapted.drift)  # type: ignore[arg-type]
+    plot_errors(
+        path,
+        curves,
+        stream.contexts,
+        title=title,
+        window=100,
+        used=adapted.used,
+        drift=adapted.drift,
+    )
     return str(path)
 
 

@@ -82,7 +82,7 @@ def test_run_prints_tables_and_saves_a_picture(short, tmp_path):
     out, _ = run("run", BUNDLE, "--input", short, "--plot", picture)
     assert picture.read_bytes().startswith(PNG)
     assert [path.name for path in tmp_path.iterdir()] == ["errors.png"]
-    for word in ("clear", "fog", "all", "160", "frozen error", "ms per frame", "adapted"):
+    for word in ("noise", "fog", "all", "160", "frozen error", "ms per frame", "adapted"):
         assert word in out, out
 
 

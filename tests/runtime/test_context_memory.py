@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from edgemem.bank.written import WrittenBlocks
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import BundleError
+from edgemem.runtime import context_store, loop
 from edgemem.runtime.consolidation import Outlook
 from edgemem.runtime.context_memory import ContextMemory, difference, total
 from edgemem.state import State
@@ -240,3 +242,59 @@ def test_a_run_without_contexts_in_between_leaves_the_written_blocks(visits, tmp
             continue
         assert after[name][0].count == record.count
         assert all((after[name][1][array] == value).all() for array, value in leaf.items())
+
+
+def test_commits_on_changes_of_context_are_bounded_in_steps_and_bytes(
+    restless, tmp_path, monkeypatch
+):
+    def commits(**limits):
+        for name, value in limits.items():
+            monkeypatch.setattr(loop, name, value)
+        with opened(tmp_path / f"{limits}.db") as runtime:
+            seen = []
+            for frames in restless * 2:
+                for i in range(0, len(frames), BATCH):
+                    runtime.step(frames[i : i + BATCH])
+                    seen.append(runtime.bytes_written)
+        return [b - a for a, b in pairwise([0, *seen]) if b > a], len(seen) * BATCH
+
+    often, _ = commits(COMMIT_STEPS=1, COMMIT_BYTES=1 << 40)
+    seldom, _ = commits(COMMIT_STEPS=16, COMMIT_BYTES=1 << 40)
+    assert len(often) > 20 and 2 <= len(seldom) <= 4
+    limit = 10 * max(often)
+    sizes, frames = commits(COMMIT_STEPS=1, COMMIT_BYTES=limit)
+    assert 3 <= len(sizes) < len(often)
+    assert sum(sizes[:-1]) <= limit * frames / 1000
+
+
+def test_contexts_that_do_not_fit_the_budget_make_room(restless, tmp_path, monkeypatch):
+    bundle = open_bundle(BUNDLE)
+    monkeypatch.setattr(context_store, "BANK_BYTES", 5 * bundle.manifest.block.nbytes)
+    state, results = tmp_path / "s.db", []
+    with opened(state) as runtime:
+        for frames in restless:
+            results += step_all(runtime, frames)
+            runtime.flush()
+    assert "evicted" in [event.kind for result in results for event in result.events]
+    left = blocks_of(state)
+    assert len(left) <= 4 and results[-1].context in left
+    with opened(state) as runtime:
+        known = {f"context-{number}" for number in runtime._contexts.contexts.known}
+        assert known == set(left) - {"root"}
+
+
+def test_what_happens_to_contexts_is_logged(visits, caplog):
+    with caplog.at_level("INFO", "edgemem"), opened() as runtime:
+        results = step_all(runtime, np.concatenate(visits[:2]))
+    told = [event.message for r in results for event in r.events if event.kind == "context"]
+    assert told and all(any(text in line for line in caplog.messages) for text in told)
+
+
+def test_drift_is_the_distance_to_the_context_in_use(visits):
+    with opened() as runtime:
+        results = step_all(runtime, visits[0])
+        drift = runtime.predict(visits[0][:3]).drift
+    assert results[0].drift == 0.0 and 0 < results[1].drift < 3
+    assert drift == results[-1].drift
+    with opened(contexts=False) as runtime:
+        assert runtime.step(visits[0]).drift is None

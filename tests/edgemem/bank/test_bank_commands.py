@@ -45,6 +45,14 @@ def test_build_lists_what_it_built(keys, tmp_path):
     assert json.loads(run("ls", tmp_path / "b", "--json")[0]) == found
 
 
+def test_build_says_when_most_rows_are_empty(keys, tmp_path):
+    def told(levels):
+        return run("build", keys, "--levels", levels, "--branch", 16, "--out", tmp_path / "b")[0]
+
+    assert "rows are empty: fewer --levels" in told(3)
+    assert "empty" not in told(1)
+
+
 def test_ls_and_show_print_tables(bank):
     out, _ = run("ls", bank)
     assert "level-2.safetensors" in out and "float32" in out
