@@ -8,6 +8,7 @@ a context is left, consolidation gives a part of that to the root.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,11 +17,11 @@ from edgemem.block import Array, Arrays
 from edgemem.bundle import Bundle
 from edgemem.errors import StateError
 from edgemem.runtime.consolidation import Probe, moved, shared_part
-from edgemem.runtime.context_store import PREFIX, ContextStore
+from edgemem.runtime.context_store import PREFIX, ContextStore, Loaded
 from edgemem.runtime.contexts import HOLD, NONE, Context, Contexts, follow
 from edgemem.runtime.contract import prefixed, stripped
 from edgemem.runtime.result import Event
-from edgemem.runtime.shipped_rows import NOTHING, Rows, ShippedRows
+from edgemem.runtime.shipped_rows import LAST_PATIENCE, NOTHING, PATIENCE, Rows, ShippedRows
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
 
@@ -43,13 +44,18 @@ class ContextMemory:
         self._store = ContextStore(bundle, state)
         self._shipped = None if bundle.bank is None else ShippedRows(bundle.bank, self._spec)
         self._rows = NOTHING
-        self._arrived: Arrays = self._store.root  # the block with which the present visit began
+        self._arrived: Arrays = self.root  # the block with which the present visit began
 
     @property
     def name(self) -> str:
         """Name of the present context."""
         present = self.contexts.present
         return "generic" if present == NONE else f"{PREFIX}{present}"
+
+    @property
+    def root(self) -> Arrays:
+        """The block of a context of which nothing is known."""
+        return self._store.kept.root
 
     @property
     def drift(self) -> float:
@@ -79,10 +85,10 @@ class ContextMemory:
             self._store.keep(before.present, difference(block, self._base()))
         self._store.drop(set(before.known) - set(after.known))
         new = after.present not in before.known
-        self._ask_rows(after, normal, new)
+        self._ask_rows()
         self._tell(events, "context", f"{self.name} is {'new' if new else 'back'}")
         if new:
-            self._store.keep(after.present, {n: np.zeros_like(a) for n, a in block.items()})
+            self._store.keep(after.present, zeros_like(block))
         arrived = self._rows_arrived(events)
         if learnt is not None and not self.reading:
             self._consolidate(before.present, learnt, probe, events)
@@ -90,25 +96,46 @@ class ContextMemory:
         return self._bundle.generic if arrived is None else arrived
 
     def settle(self, events: list[Event]) -> Arrays | None:
-        """Wait for the rows that are being read; the block to go on with, if there were any."""
-        return self._rows_arrived(events, wait=True) if self.reading else None
+        """Wait for the rows that are being read, but not for ever; the block to go on with."""
+        return self._rows_arrived(events, LAST_PATIENCE) if self.reading else None
 
-    def write(self, block: Arrays, steps: int, entropy: float, why: str) -> list[Event]:
-        """Write what changed; inside a transaction of the state file, after `settle`."""
+    def fall_backs(self) -> list[tuple[Arrays, Callable[[], None]]]:
+        """Blocks for a present context whose own has failed, nearest first, each with what makes
+        it the context's own. Nothing of other contexts is lost by any of them."""
+        base, root, generic = self._base(), self.root, self._bundle.generic
+        found = [(generic, lambda: self._start_from(generic, new_root=True))]
+        if self.contexts.present != NONE:
+            found.insert(0, (root, lambda: self._start_from(root)))
+            if self._rows.path:
+                found.insert(0, (base, lambda: self._start_from(base, keep_rows=True)))
+        return found
+
+    def write(self, block: Arrays, steps: int, entropy: float, why: str) -> list[int]:
+        """Write what changed; inside a transaction of the state file, after `settle`.
+
+        Returns:
+            Numbers of contexts that had to make room, for `committed`, which must follow when the
+            transaction has ended well. Until then nothing changes here.
+        """
         present, known = self.contexts.present, self.contexts.known
-        if present != NONE:
+        if present != NONE and not self.reading:
             self._store.keep(present, difference(block, self._base()))
-        events: list[Event] = []
-        gone = self._store.write(known, present, steps, entropy, why)
-        for number in gone:
-            self._tell(events, "evicted", f"{PREFIX}{number} had to make room")
-        kept = {number: context for number, context in known.items() if number not in gone}
+        return self._store.write(known, present, steps, entropy, why)
+
+    def committed(self, evicted: Collection[int], events: list[Event]) -> None:
+        """What `write` wrote is in the file for good."""
+        self._store.committed(evicted)
+        kept = {n: context for n, context in self.contexts.known.items() if n not in evicted}
         self.contexts = replace(self.contexts, known=kept)
-        return events
+        for number in evicted:
+            self._tell(events, "evicted", f"{PREFIX}{number} had to make room")
 
     def counters(self) -> dict[str, int]:
-        """For the snapshot."""
-        return {name: getattr(self.contexts, name) for name in COUNTERS}
+        """For the snapshot, after `write`. Where rows are still being read the visit is not told:
+        it begins anew."""
+        present = NONE if self.reading else self.contexts.present
+        values = {name: getattr(self.contexts, name) for name in COUNTERS}
+        return values | {"present": present} | self._versions(present)
 
     def arrays(self) -> Arrays:
         """For the snapshot."""
@@ -120,37 +147,42 @@ class ContextMemory:
             "contexts.spread": np.array(spreads, np.float64),
         }
 
-    def load(self, arrays: Arrays, counters: dict[str, int], block: Arrays) -> list[Event]:
-        """Go on from a snapshot, its block, and the written blocks; what was damaged is told.
+    def load(
+        self, arrays: Arrays, counters: Mapping[str, int], block: Arrays | None
+    ) -> tuple[Arrays | None, list[Event]]:
+        """Go on from a snapshot, its block (None: there is no snapshot) and the written blocks.
+
+        Returns:
+            The block to go on with where that is not the snapshot's; and what was damaged.
 
         Raises:
-            StateError: arrays that do not fit the bundle.
+            StateError: arrays that do not fit the bundle; nothing has changed then.
         """
         if self._state is None:
-            return []
-        records, events = self._store.load(self._source.mean.size)
-        spreads, known = _spreads(arrays), dict[int, Context]()
-        for record in records:
-            number = int(record.id.removeprefix(PREFIX))
-            known[number] = Context(number, record.key, record.count, spreads.get(number, 0.0))
+            return None, []
+        arrived = stripped("arrived", arrays)
+        self._check_arrived(arrived)
+        loaded = self._store.load(self._source.mean.size)
+        events = loaded.events
+        known = self._known(loaded, _spreads(arrays))
         values = {name: int(counters.get(name, 0)) for name in COUNTERS}
-        values["opened"] = max([values["opened"], *known])
+        values["opened"] = max([values["opened"], *loaded.records])
         if values["present"] not in known:
             values["present"] = NONE
+        self._store.kept = loaded.kept
         self.contexts = Contexts(
             known, values["present"], values["rival"], values["votes"], values["opened"]
         )
-        self._ask_rows(self.contexts)
-        self._rows = self._answer(events, wait=True) or NOTHING
-        self._arrived = block | self._checked_arrived(stripped("arrived", arrays), block)
-        return events
+        self._ask_rows()
+        self._rows = self._answer(events, LAST_PATIENCE) or NOTHING
+        return self._taken_up(arrived, counters, block, events), events
 
-    def reset(self) -> None:
-        """Forget every context; the written blocks go with the next commit."""
-        self._store.reset(self.contexts.known)
+    def reset(self, root: Arrays) -> None:
+        """Forget every context; the written blocks go with the next commit. Go on with a root."""
+        self._store.reset(self.contexts.known, root)
         if self._shipped is not None:
             self._shipped.cancel()
-        self._rows, self._arrived = NOTHING, self._store.root
+        self._rows, self._arrived = NOTHING, self.root
         self.contexts = Contexts(opened=self.contexts.opened)
 
     def close(self) -> None:
@@ -158,39 +190,92 @@ class ContextMemory:
         if self._shipped is not None:
             self._shipped.close()
 
+    def _known(self, loaded: Loaded, spreads: Mapping[int, float]) -> dict[int, Context]:
+        known = {}
+        for number, record in loaded.records.items():
+            path = loaded.kept.paths[number]
+            if path and (self._shipped is None or not self._shipped.has(path)):
+                text = f"{record.id} stands on {record.path}, which is not in this bundle"
+                self._tell(loaded.events, "damaged", text)
+                continue
+            known[number] = Context(number, record.key, record.count, spreads.get(number, 0.0))
+        return known
+
+    def _taken_up(
+        self,
+        arrived: Arrays,
+        counters: Mapping[str, int],
+        block: Arrays | None,
+        events: list[Event],
+    ) -> Arrays | None:
+        """The block to go on with where that is not the snapshot's."""
+        present = self.contexts.present
+        now = self._versions(present)
+        if block is not None and all(counters.get(n, v) == v for n, v in now.items()):
+            self._arrived = block | arrived
+            return None
+        leaf = self._store.leaf(present, events) if present != NONE else zeros_like(self.root)
+        self._arrived = total(self._base(), leaf)
+        if block is not None:
+            self._tell(events, "context", f"the written blocks have changed; {self.name} is taken")
+        return self._arrived
+
+    def _versions(self, present: int) -> dict[str, int]:
+        """Versions of the written root and leaf, as far as these are not damaged."""
+        leaf = self._store.version(present) if present != NONE else 0
+        found = {"version.root": self._store.version(None), "version.leaf": leaf}
+        return {name: version for name, version in found.items() if version is not None}
+
+    def _start_from(
+        self, block: Arrays, *, keep_rows: bool = False, new_root: bool = False
+    ) -> None:
+        if new_root:
+            self._store.set_root(block, "the root had failed")
+        if not keep_rows:
+            self._rows = NOTHING
+            self._store.kept.paths[self.contexts.present] = ()
+        if self.contexts.present != NONE:
+            self._store.keep(self.contexts.present, zeros_like(block))
+        self._arrived = block
+
     def _base(self) -> Arrays:
         """What the leaf of the present context stands on."""
-        return moved(self._store.root, self._rows.values)
+        return moved(self.root, self._rows.values)
 
-    def _ask_rows(self, contexts: Contexts, key: Array | None = None, new: bool = False) -> None:
-        """Ask for the rows of the present context: by its key if it is new, else by its path."""
-        self._rows = NOTHING
+    def _ask_rows(self) -> None:
+        """Ask for the rows of the present context: by its path, or, as long as that is unknown,
+        by its key."""
+        self._rows, present = NOTHING, self.contexts.present
         if self._shipped is None:
             return
         self._shipped.cancel()
-        path = self._store.paths.get(contexts.present, ())
-        if new and key is not None:
+        if present == NONE:
+            return
+        path = self._store.kept.paths.get(present)
+        if path is None:
+            key = self.contexts.known[present].key
             self._shipped.ask_nearest(key, HOLD * self._source.novelty)
         elif path:
             self._shipped.ask(path)
 
-    def _rows_arrived(self, events: list[Event], wait: bool = False) -> Arrays | None:
+    def _rows_arrived(self, events: list[Event], patience: float = PATIENCE) -> Arrays | None:
         """The block of the present context, if its rows are there."""
-        rows = self._answer(events, wait)
+        asked = self.reading
+        rows = self._answer(events, patience)
         if rows is None:
             self._tell(events, "reading", f"rows of {self.name} are on the way; generic block")
             return None
         self._rows = rows
-        if rows.path:
-            self._store.paths[self.contexts.present] = rows.path
+        if asked:
+            self._store.kept.paths[self.contexts.present] = rows.path
         leaf = self._store.leaf(self.contexts.present, events)
         self._arrived = total(self._base(), leaf)
         return self._arrived
 
-    def _answer(self, events: list[Event], wait: bool) -> Rows | None:
+    def _answer(self, events: list[Event], patience: float) -> Rows | None:
         if self._shipped is None:
             return NOTHING
-        rows = self._shipped.answer(None) if wait else self._shipped.answer()
+        rows = self._shipped.answer(patience)
         for fault in () if rows is None else rows.faults:
             self._tell(events, "damaged", fault)
         return rows
@@ -205,20 +290,21 @@ class ContextMemory:
             self._tell(events, "refused", f"others would suffer from what {PREFIX}{left} learnt")
             return
         leaf = self._store.leaf(left, events)
-        self._store.set_root(moved(self._store.root, part), f"consolidated {PREFIX}{left}")
+        self._store.set_root(moved(self.root, part), f"consolidated {PREFIX}{left}")
         self._store.keep(left, moved(leaf, part, -1))
         self._arrived = total(self._base(), self._store.leaf(self.contexts.present, events))
         self._tell(events, "consolidated", f"the root took its part of {PREFIX}{left}")
 
-    def _checked_arrived(self, arrived: Arrays, block: Arrays) -> Arrays:
+    def _check_arrived(self, arrived: Arrays) -> None:
+        expected = {array.name: array for array in self._spec.arrays}
         for name, array in arrived.items():
-            if name not in block or array.shape != block[name].shape:
+            spec = expected.get(name)
+            if spec is None or array.shape != spec.shape or array.dtype != spec.dtype:
                 raise StateError(
                     str(self._state and self._state.path),
                     f"holds an array arrived.{name} that does not fit the bundle",
                     "Delete the state file to start again from the bundle",
                 )
-        return arrived
 
     def _tell(self, events: list[Event], kind: str, message: str) -> None:
         log.log(logging.WARNING if kind == "damaged" else logging.INFO, "%s: %s", kind, message)
@@ -230,6 +316,11 @@ def _spreads(arrays: Arrays) -> dict[int, float]:
     if numbers is None or spreads is None or numbers.shape != spreads.shape or numbers.ndim != 1:
         return {}
     return {int(n): float(s) for n, s in zip(numbers, spreads, strict=True) if s >= 0}
+
+
+def zeros_like(block: Arrays) -> Arrays:
+    """The leaf of a context that has learnt nothing."""
+    return {name: np.zeros_like(array) for name, array in block.items()}
 
 
 def difference(block: Arrays, base: Arrays) -> Arrays:

@@ -7,6 +7,7 @@ on. The written block "root" is the root.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,6 +22,32 @@ from edgemem.state import State
 
 PREFIX, ROOT_ID = "context-", "root"
 BANK_BYTES = 256 << 20  # that written blocks may take
+LONGEST_NUMBER = 15  # digits
+
+
+@dataclass
+class Kept:
+    """Root and leaves as they are at present.
+
+    root: the part of the block that all contexts share. paths: the shipped rows that a context
+    stands on, none if that is empty; not there as long as it is unknown.
+    """
+
+    root: Arrays
+    paths: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    leaves: dict[int, Arrays] = field(default_factory=dict)  # those that are not yet written
+    gone: set[int] = field(default_factory=set)
+    why_root: str = ""  # not empty: the root is not yet written
+    root_is_gone: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the state file holds: the root, the records of contexts, and what was damaged."""
+
+    kept: Kept
+    records: dict[int, Record]
+    events: list[Event]
 
 
 class ContextStore:
@@ -29,25 +56,16 @@ class ContextStore:
     def __init__(self, bundle: Bundle, state: State | None) -> None:
         self._bundle, self._spec, self._state = bundle, bundle.manifest.block, state
         self._written = None if state is None else WrittenBlocks(state)
-        self._leaves: dict[int, Arrays] = {}
-        self._gone: set[int] = set()
-        self._root = bundle.generic
-        self._root_reason = ""
-        self.paths: dict[int, tuple[int, ...]] = {}
-
-    @property
-    def root(self) -> Arrays:
-        """The part of the block that all contexts share."""
-        return self._root
+        self.kept = Kept(bundle.generic)
 
     def set_root(self, root: Arrays, why: str) -> None:
         """Take another root; written with the next commit."""
-        self._root, self._root_reason = root, why
+        self.kept.root, self.kept.why_root = root, why
 
     def leaf(self, number: int, events: list[Event]) -> Arrays:
         """The leaf of a known context; a damaged one is told, and is zero."""
-        if number in self._leaves:
-            return self._leaves[number]
+        if number in self.kept.leaves:
+            return self.kept.leaves[number]
         name = f"{PREFIX}{number}"
         try:
             if self._written is not None:
@@ -57,72 +75,97 @@ class ContextStore:
             events.append(Event("damaged", f"{name} does not fit; it starts afresh"))
         except (StateError, InputError) as error:
             events.append(Event("damaged", str(error)))
-        return {array: np.zeros_like(value) for array, value in self._root.items()}
+        return {array: np.zeros_like(value) for array, value in self.kept.root.items()}
 
     def keep(self, number: int, leaf: Arrays) -> None:
         """Keep a leaf; written with the next commit."""
-        self._leaves[number] = leaf
+        self.kept.leaves[number] = leaf
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget contexts; their written blocks go with the next commit."""
         for number in numbers:
-            self._leaves.pop(number, None)
-            self.paths.pop(number, None)
-            self._gone.add(number)
+            self.kept.leaves.pop(number, None)
+            self.kept.paths.pop(number, None)
+            self.kept.gone.add(number)
 
-    def reset(self, numbers: Iterable[int]) -> None:
-        """Forget everything that was learnt, the root too."""
+    def reset(self, numbers: Iterable[int], root: Arrays) -> None:
+        """Forget everything that was learnt, and go on with a root."""
         self.drop(numbers)
-        self.set_root(self._bundle.generic, "")
+        is_generic = root is self._bundle.generic
+        self.kept.root_is_gone = is_generic
+        self.set_root(root, "" if is_generic else "rolled back")
+
+    def version(self, number: int | None) -> int | None:
+        """Version of the written leaf of a context (None: of the root); 0 if there is none, None if
+        the number is damaged."""
+        name = ROOT_ID if number is None else f"{PREFIX}{number}"
+        try:
+            return 0 if self._written is None else self._written.version(name)
+        except StateError:
+            return None
 
     def write(
         self, known: dict[int, Context], present: int, steps: int, entropy: float, why: str
     ) -> list[int]:
-        """Write what changed, inside a transaction; numbers of contexts that had to make room."""
+        """Write what changed, inside a transaction; numbers of contexts that had to make room.
+
+        `committed` must follow when the transaction has ended well; until then nothing changes here.
+        """
         if self._written is None:
             return []
-        gone = {f"{PREFIX}{number}" for number in self._gone}
-        if self._root is self._bundle.generic:
-            gone.add(ROOT_ID)
-        for name in filter(self._written.version, gone):
-            self._written.forget(name)
-        for number, leaf in self._leaves.items():
-            about = Provenance(self._bundle.identity, steps, entropy, why)
-            key, count, path = known[number].key, known[number].count, self._path(number)
+        kept, identity = self.kept, self._bundle.identity
+        for number in filter(self.version, kept.gone):
+            self._written.discard(f"{PREFIX}{number}")
+        if kept.root_is_gone and self.version(None):
+            self._written.discard(ROOT_ID)
+        for number, leaf in kept.leaves.items():
+            about = Provenance(identity, steps, entropy, why)
+            key, count = known[number].key, known[number].count
+            path = "/".join([*map(str, kept.paths.get(number, ())), LEAF])
             self._put(f"{PREFIX}{number}", leaf, path, key, count, about)
-        if self._root_reason:
-            about = Provenance(self._bundle.identity, steps, entropy, self._root_reason)
-            self._put(ROOT_ID, self._root, ROOT, np.zeros(0, np.float32), len(known), about)
-        self._gone, self._leaves, self._root_reason = set(), {}, ""
-        return self._evict({ROOT_ID, f"{PREFIX}{present}"})
+        if kept.why_root:
+            about = Provenance(identity, steps, entropy, kept.why_root)
+            self._put(ROOT_ID, kept.root, ROOT, np.zeros(0, np.float32), len(known), about)
+        evicted = self._written.evict(BANK_BYTES, {ROOT_ID, f"{PREFIX}{present}"})
+        return [number for number in map(_number, evicted) if number]
 
-    def load(self, key_length: int) -> tuple[list[Record], list[Event]]:
-        """Take the root, and the records of contexts, from the state; what was damaged is told.
+    def committed(self, evicted: Collection[int]) -> None:
+        """What `write` wrote is in the file for good."""
+        self.drop(evicted)
+        kept = self.kept
+        self.kept = Kept(kept.root, kept.paths)
+
+    def load(self, key_length: int) -> Loaded:
+        """What the state holds; take it by setting `kept`.
 
         Raises:
             StateError: the root does not fit the bundle.
         """
         assert self._written is not None, "there is a state to load from"
-        self._leaves, self._gone, self._root_reason = {}, set(), ""
         listing = self._written.listing()
         events = [Event("damaged", str(error)) for error in listing.damage]
-        names = {record.id for record in listing.records}
-        self._root = self._read_root(events) if ROOT_ID in names else self._bundle.generic
-        records = [
-            record
+        root = self._bundle.generic if self.version(None) == 0 else self._read_root(events)
+        records = {
+            _number(record.id): record
             for record in listing.records
             if _number(record.id) and record.key.size == key_length
-        ]
-        self.paths = {_number(r.id): _rows(r.path) for r in records}
-        return records, events
+        }
+        records = dict(sorted(records.items()))
+        paths = {number: _rows(record.path) for number, record in records.items()}
+        return Loaded(Kept(root, paths), records, events)
 
     def _read_root(self, events: list[Event]) -> Arrays:
+        """The root; if it is damaged, its newest intact version, written again."""
         assert self._written is not None and self._state is not None
         try:
             root = self._written.read(ROOT_ID)[1]
         except StateError as error:
             events.append(Event("damaged", str(error)))
-            return self._bundle.generic
+            try:
+                self._written.rollback(ROOT_ID)
+                root = self._written.read(ROOT_ID)[1]
+            except (StateError, InputError):
+                return self._bundle.generic
         if self._spec.mismatch(root) is not None or not is_finite(root):
             raise StateError(
                 str(self._state.path), "holds a root that does not fit the bundle",
@@ -136,21 +179,12 @@ class ContextStore:
         assert self._written is not None
         self._written.put(name, arrays, path=path, key=key, count=count, provenance=about)
 
-    def _path(self, number: int) -> str:
-        return "/".join([*map(str, self.paths.get(number, ())), LEAF])
-
-    def _evict(self, keep: Collection[str]) -> list[int]:
-        assert self._written is not None
-        gone = [_number(name) for name in self._written.evict(BANK_BYTES, keep)]
-        for number in gone:
-            self.paths.pop(number, None)
-        return [number for number in gone if number]
-
 
 def _number(name: str) -> int:
     """Number of the context of a written block; 0 if it is none."""
     text = name.removeprefix(PREFIX)
-    return int(text) if name.startswith(PREFIX) and text.isascii() and text.isdigit() else 0
+    plain = text.isascii() and text.isdigit() and text[0] != "0" and len(text) <= LONGEST_NUMBER
+    return int(text) if name.startswith(PREFIX) and plain else 0
 
 
 def _rows(path: str) -> tuple[int, ...]:

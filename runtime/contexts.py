@@ -134,7 +134,7 @@ def _open(contexts: Contexts, key: Key, capacity: int) -> Contexts:
     if present is not None and present.on_trial:
         del known[present.number]
     while len(known) >= capacity:
-        del known[min(known, key=lambda number: known[number].count)]
+        del known[min(known, key=lambda number: (known[number].count, number))]
     number = contexts.opened + 1
     known[number] = Context(number, key, 1)
     return Contexts(known, number, opened=number)

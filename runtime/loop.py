@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 
 from edgemem.block import Array, Arrays, is_finite
 from edgemem.bundle import Bundle
-from edgemem.errors import InputError
-from edgemem.runtime.backend import Backend, Graph
+from edgemem.errors import InputError, StateError
+from edgemem.runtime.backend import Backend
 from edgemem.runtime.consolidation import Outlook, Probe, outlook
 from edgemem.runtime.context_memory import ContextMemory
-from edgemem.runtime.contract import check_adapt, check_key, check_predict, prefixed, stripped
+from edgemem.runtime.contract import prefixed, stripped
 from edgemem.runtime.frames import checked
+from edgemem.runtime.graphs import Graphs
 from edgemem.runtime.policy import Verdict, judge
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.settings import known_parameters
-from edgemem.runtime.snapshots import checked_snapshot, packed_frames, shared
+from edgemem.runtime.snapshots import carried, checked_snapshot, packed_frames, shared
 from edgemem.state import Snapshot, State
 
 Logits = NDArray[np.float32]
 GENERIC = "generic"
 COUNTERS = ("frames", "steps", "updates", "unreliable", "skipped", "restored")
-CHECKS = {"predict": check_predict, "adapt": check_adapt, "key": check_key}
 # Flash wears out. On a change of context a commit comes at most so often in steps, and only if all
 # commits together stay below so many bytes per 1,000 frames.
 COMMIT_STEPS, COMMIT_BYTES = 16, 1 << 20
@@ -54,26 +54,27 @@ class Runtime:
         contexts: bool = True,
         hyper_parameters: Mapping[str, float] | None = None,
     ) -> None:
-        self.bundle, self._backend, self._state = bundle, backend, state
+        self.bundle, self._state = bundle, state
         manifest = bundle.manifest
         self._adapting = adapt
         self.hyper_parameters = known_parameters(bundle.manifest, hyper_parameters or {})
-        self._frozen_parameters = {n: h.frozen for n, h in manifest.hyper_parameters.items()}
-        self._zero = manifest.block.zero()
+        self._graphs = Graphs(bundle, backend)
         self._block = self._good = bundle.generic
         self._slots = manifest.slots.zero()
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
         self.counters = dict.fromkeys(COUNTERS, 0)
-        self._predict_graph = self._open_graph("predict")
-        self._adapt_graph: Graph | None = None
-        self._key_graph: Graph | None = None
         known = contexts and adapt and manifest.source is not None
         self._contexts = ContextMemory(bundle, state) if known else None
         self._committed_step = 0
         self._entropy = 0.0
         self._notices: list[Event] = []
-        if state is not None and (snapshot := state.read()) is not None:
-            self._load(snapshot, state)
+        self._carried = Snapshot({}, {})
+        try:
+            self._continue(state.read() if state is not None else None)
+        except BaseException:
+            if self._contexts is not None:
+                self._contexts.close()
+            raise
 
     def predict(self, frames: Array, *, frozen: bool = False) -> Result:
         """Predict without changing anything.
@@ -87,7 +88,7 @@ class Runtime:
         """
         x, events = self._checked(frames), list[Event]()
         if frozen:
-            logits = [self._frozen(chunk) for chunk in self._chunks(x)]
+            logits = [self._graphs.frozen(chunk) for chunk in self._chunks(x)]
             return make_result(np.concatenate(logits), GENERIC, events, self._drift)
         size, recent = self._ring.size, self._ring.last(self._ring.count)
         logits = []
@@ -110,24 +111,24 @@ class Runtime:
             InputError: frames that do not fit the bundle; nothing changes then.
         """
         x, events, logits, position = self._checked(frames), self._notices, [], 0
-        if self._adapting and self._adapt_graph is None and len(x) >= self._ring.missing:
-            self._adapt_graph = self._open_graph("adapt")  # before anything changes
-            self._key_graph = self._open_graph("key") if self._contexts is not None else None
+        if self._adapting and len(x) >= self._ring.missing:
+            self._graphs.open("adapt")  # before anything changes
         self._notices = []
-        self._changed = True
         while position < len(x):
             take = min(len(x) - position, self._ring.missing)
+            self._changed = True
             self._ring.push(x[position : position + take])
+            self.counters["frames"] += take
             position += take
             due = self._ring.missing == 0
             if due:
                 self._ring.pending = 0
             if due and self._adapting:
                 logits.append(self._adapt(events)[-take:])
+                self._commit_if_due(events)
             else:
                 n = self._ring.count if self._companions else take
                 logits.append(self._predict_or_frozen(self._ring.last(n), take, events))
-        self.counters["frames"] += len(x)
         return make_result(np.concatenate(logits), self._context, events, self._drift)
 
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:
@@ -140,15 +141,18 @@ class Runtime:
         self._require_open()
         if to not in ("commit", "source", "zero"):
             raise InputError(f"rollback target {to!r}", "is unknown", "Use commit, source or zero")
-        self._changed = True
-        self._block = self._good = self._zero if to == "zero" else self.bundle.generic
-        if self._contexts is not None:
-            self._contexts.reset()  # a commit brings its own back
-        self._slots = self.bundle.manifest.slots.zero()
+        snapshot = self._state.read() if to == "commit" and self._state is not None else None
+        if snapshot is not None:
+            self._checked_snapshot(snapshot)
+        start = self._graphs.zero if to == "zero" else self.bundle.generic
         if to == "commit" and self._state is not None:
-            snapshot = self._state.read()
-            if snapshot is not None:
-                self._take_blocks(snapshot)
+            self._take_blocks(snapshot)
+        else:
+            self._block = self._good = start
+            self._slots = self.bundle.manifest.slots.zero()
+            if self._contexts is not None:
+                self._contexts.reset(start)
+        self._changed = True
 
     def flush(self) -> None:
         """Commit block, optimiser, recent frames and counters to the state file, if there is one.
@@ -171,16 +175,19 @@ class Runtime:
             **prefixed("opt", self._slots),
             "ring": packed_frames(recent, self.bundle.manifest.frames.uint8_scale),
         }
-        counters = {**self.counters, "pending": self._ring.pending}
-        before = self._state.bytes_written
+        counters = {**self.counters, "pending": self._ring.pending, **self._carried.counters}
+        before, evicted = self._state.bytes_written, list[int]()
         with self._state.transaction():
             if self._contexts is not None:
                 steps, entropy = self.counters["steps"], self._entropy
-                self._notices += self._contexts.write(self._block, steps, entropy, why)
+                evicted = self._contexts.write(self._block, steps, entropy, why)
                 arrays |= self._contexts.arrays()
                 counters |= self._contexts.counters()
-            self._state.write(Snapshot(arrays, counters))
-        self._changed, self._committed_step = False, self.counters["steps"]
+            self._state.write(Snapshot(arrays | self._carried.arrays, counters))
+        if self._contexts is not None:
+            self._contexts.committed(evicted, self._notices)
+        self._changed, self._moved = False, False
+        self._committed_step = self.counters["steps"]
         self._commit_bytes = self._state.bytes_written - before
 
     def close(self) -> None:
@@ -199,6 +206,7 @@ class Runtime:
 
     _closed = False
     _changed = False
+    _moved = False
     _commit_bytes = 0
 
     def __enter__(self) -> Runtime:
@@ -238,20 +246,10 @@ class Runtime:
 
     def _adapt(self, events: list[Event]) -> Logits:
         """One adaptation step on the ring; logits of all its frames, from before the update."""
-        graph = self._adapt_graph
-        assert graph is not None, "step opens it before a batch is full"
         window = self._ring.last(self._ring.size)
         self._follow(window, events)
-        outputs = graph.run(
-            {
-                "x": window,
-                **prefixed("block", self._block),
-                **prefixed("opt", self._slots),
-                **self._scalars(self.hyper_parameters, graph),
-            }
-        )
+        outputs = self._graphs.adapt(window, self._block, self._slots, self.hyper_parameters)
         self.counters["steps"] += 1
-        self._entropy = float(outputs.get("stat.entropy", self._entropy))
         verdict = judge(outputs)
         if verdict is Verdict.KEEP and self._contexts is not None and self._contexts.reading:
             return outputs["logits"]  # of the generic block, which is not the one to learn in
@@ -263,6 +261,7 @@ class Runtime:
         elif verdict is Verdict.UNRELIABLE:
             self._count("unreliable", UNRELIABLE, events)
         else:
+            self._note_entropy(outputs)
             self._good, self._block = self._block, stripped("next.block", outputs)
             self._slots = stripped("next.opt", outputs)
             self._count("updates", Event("adapted", f"step {self.counters['steps']}"), events)
@@ -270,16 +269,14 @@ class Runtime:
 
     def _follow(self, window: NDArray[np.float32], events: list[Event]) -> None:
         """Take the block of the context that the frames come from."""
-        if self._contexts is None or self._key_graph is None:
+        if self._contexts is None:
             return
-        key = self._key_graph.run({"x": window})["key"]
+        key = self._graphs.key(window)
         if not is_finite({"": key}):
             return
         context, probe = self._contexts.name, self._probe(window[::PROBE_EVERY])
         self._take(self._contexts.arrive(key, self._block, probe, events))
-        if self._contexts.name != context and self._may_commit():
-            self._commit("context change")
-            self._changed = True  # by the step that this belongs to
+        self._moved |= self._contexts.name != context
 
     def _take(self, block: Arrays | None) -> None:
         """Go on with another block, if there is one."""
@@ -293,27 +290,52 @@ class Runtime:
 
         def look(block: Arrays) -> Outlook:
             if not frozen:
-                frozen.append(self._frozen(window).argmax(1))
-            return outlook(self._run_predict(window, block, self.hyper_parameters), frozen[0])
+                frozen.append(self._graphs.frozen(window).argmax(1))
+            logits = self._graphs.predict(window, block, self.hyper_parameters)
+            return outlook(logits, frozen[0])
 
         return look
 
-    def _may_commit(self) -> bool:
+    def _commit_if_due(self, events: list[Event]) -> None:
+        """Commit after a change of context, if that is not too often."""
         steps = self.counters["steps"] - self._committed_step
         frames = steps * self._ring.size
-        return steps >= COMMIT_STEPS and COMMIT_BYTES * frames >= 1000 * self._commit_bytes
+        if steps < COMMIT_STEPS or COMMIT_BYTES * frames < 1000 * self._commit_bytes:
+            return
+        if self._moved and not (self._contexts is not None and self._contexts.reading):
+            try:
+                self._commit("context change")
+            except StateError as error:  # predictions must not be lost with it
+                self._committed_step = self.counters["steps"]
+                events.append(Event("unwritten", str(error)))
 
     def _restore(self, window: NDArray[np.float32], events: list[Event]) -> Logits:
-        """The present block fails on these frames: back to the last good one, or the source."""
-        last = self._good if self._good is not self._block else self.bundle.generic
-        self._block = self._good = last
+        """The present block fails on these frames: back to the last good one, or further."""
+        origin = "last good"
+        if self._good is not self._block:
+            self._block = self._good
+        else:
+            self._block = self._good = self._fall_back(window)
+            origin = "source" if self._block is self.bundle.generic else "context's first"
         self._slots = self.bundle.manifest.slots.zero()
-        origin = "source" if last is self.bundle.generic else "last good"
-        if self._contexts is not None and last is self.bundle.generic:
-            self._contexts.reset()
         event = Event("restored", f"the loss was not finite; the {origin} block is back")
         self._count("restored", event, events)
         return self._predict_or_frozen(window, len(window), events)
+
+    def _fall_back(self, window: NDArray[np.float32]) -> Arrays:
+        """The first block to fall back on that is another one and works on these frames."""
+        for block, take in self._contexts.fall_backs() if self._contexts is not None else ():
+            fails = not np.isfinite(
+                self._graphs.predict(window, block, self.hyper_parameters)
+            ).all()
+            if not fails and shared(self._block, block) is not block:
+                take()
+                return block
+        return self.bundle.generic
+
+    def _note_entropy(self, outputs: Arrays) -> None:
+        entropy = float(outputs.get("stat.entropy", self._entropy))
+        self._entropy = entropy if np.isfinite(entropy) else self._entropy
 
     def _count(self, counter: str, event: Event, events: list[Event]) -> None:
         self.counters[counter] += 1
@@ -323,57 +345,42 @@ class Runtime:
         self, window: NDArray[np.float32], n: int, events: list[Event]
     ) -> Logits:
         """Logits of the last n frames of a window; the frozen model's if the block fails."""
-        logits = self._run_predict(window, self._block, self.hyper_parameters)[-n:]
+        logits = self._graphs.predict(window, self._block, self.hyper_parameters)[-n:]
         if np.isfinite(logits).all():
             return logits
         events.append(FROZEN)
-        return self._frozen(window)[-n:]
+        return self._graphs.frozen(window)[-n:]
 
-    def _frozen(self, window: NDArray[np.float32]) -> Logits:
-        return self._run_predict(window, self._zero, self._frozen_parameters)
-
-    def _run_predict(
-        self, window: NDArray[np.float32], block: Arrays, scalars: Mapping[str, float]
-    ) -> Logits:
-        graph = self._predict_graph
-        feeds = {"x": window, **prefixed("block", block), **self._scalars(scalars, graph)}
-        return graph.run(feeds)["logits"]
-
-    def _scalars(self, values: Mapping[str, float], graph: Graph) -> Arrays:
-        names = {name: f"hp.{name}" for name in values}
-        return {
-            full: np.asarray(values[name], np.float32)
-            for name, full in names.items()
-            if full in graph.inputs
-        }
-
-    def _open_graph(self, name: str) -> Graph:
-        manifest = self.bundle.manifest
-        if name not in manifest.graphs:
-            raise InputError(
-                f"bundle {manifest.name!r}", f"has no {name!r} graph", "Open it with adapt=False"
-            )
-        thing = f"{self.bundle.path.name}/{manifest.graphs[name]}"
-        graph = self._backend.open(self.bundle.graph_path(name))
-        CHECKS[name](graph, manifest, thing)
-        return graph
-
-    def _load(self, snapshot: Snapshot, state: State) -> None:
-        ring, pending = checked_snapshot(snapshot, self.bundle.manifest, state.path)
+    def _continue(self, snapshot: Snapshot | None) -> None:
+        """Go on from a snapshot, and from written blocks even without one."""
+        if snapshot is not None:
+            ring, self._ring.pending = self._checked_snapshot(snapshot)
+            pending = self._ring.pending
+            self._ring.push(ring)
+            self._ring.pending = pending
+            self.counters = {name: snapshot.counters.get(name, 0) for name in COUNTERS}
+            self._committed_step = self.counters["steps"]
         self._take_blocks(snapshot)
-        self._ring.push(ring)
-        self._ring.pending = pending
-        self.counters = {name: snapshot.counters.get(name, 0) for name in COUNTERS}
-        self._committed_step = self.counters["steps"]
 
-    def _take_blocks(self, snapshot: Snapshot) -> None:
+    def _checked_snapshot(self, snapshot: Snapshot) -> tuple[Array, int]:
+        assert self._state is not None, "it came from there"
+        return checked_snapshot(snapshot, self.bundle.manifest, self._state.path)
+
+    def _take_blocks(self, snapshot: Snapshot | None) -> None:
+        """Take what a snapshot holds; nothing changes if the written blocks do not fit."""
+        generic, changed = self.bundle.generic, None
+        arrays, counters = ({}, {}) if snapshot is None else (snapshot.arrays, snapshot.counters)
         # Equal blocks become one object again: `_restore` must not try the same values twice.
-        self._block = shared(stripped("block", snapshot.arrays), self.bundle.generic)
-        self._good = shared(stripped("good", snapshot.arrays), self.bundle.generic, self._block)
-        self._slots = stripped("opt", snapshot.arrays)
+        block = shared(stripped("block", arrays), generic) if arrays else generic
         if self._contexts is not None:
-            loaded = self._contexts.load(snapshot.arrays, snapshot.counters, self._block)
-            self._notices = loaded
+            known = block if arrays else None
+            changed, self._notices = self._contexts.load(arrays, counters, known)
+        self._block = block
+        self._good = shared(stripped("good", arrays), generic, block) if arrays else block
+        self._slots = stripped("opt", arrays) if arrays else self.bundle.manifest.slots.zero()
+        self._take(None if changed is None else shared(changed, generic))
+        if self._contexts is None:
+            self._carried = carried(arrays, counters)
 
     def _require_open(self) -> None:
         if self._closed:

@@ -6,16 +6,21 @@ block and asks again at the next batch.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as ReadTimeoutError
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 
-from edgemem.bank.shipped import Fetched, ShippedBank
+from edgemem.bank.shipped import ShippedBank
 from edgemem.block import Array, Arrays, BlockSpec
 from edgemem.errors import EdgeMemError
 
 PATIENCE = 0.05  # seconds; less than a step takes
+LAST_PATIENCE = 5.0  # before a commit or the end
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Rows:
 
 
 NOTHING = Rows()
+Read = Callable[[], Rows]
 
 
 class ShippedRows:
@@ -41,10 +47,10 @@ class ShippedRows:
     """
 
     def __init__(self, folder: Path, spec: BlockSpec) -> None:
-        self._spec = spec
-        elements = sum(array.nbytes for array in spec.arrays) // 4
-        self._bank = ShippedBank(folder, elements)
-        self._thread = ThreadPoolExecutor(1, "edgemem-rows")
+        self._spec, self._bank = spec, ShippedBank(folder, spec.elements)
+        self._queue: SimpleQueue[tuple[Future[Rows], Read] | None] = SimpleQueue()
+        # A daemon: a read that never ends must not keep the process from ending.
+        self._thread = threading.Thread(target=self._serve, name="edgemem-rows", daemon=True)
         self._request: Future[Rows] | None = None
 
     @property
@@ -52,20 +58,31 @@ class ShippedRows:
         """Whether an answer is still to come."""
         return self._request is not None
 
+    def has(self, path: tuple[int, ...]) -> bool:
+        """Whether the bank has a path of these rows."""
+        branch = self._bank.branch
+        return (
+            len(path) <= len(self._bank.levels)
+            and all(0 <= row < branch ** (level + 1) for level, row in enumerate(path))
+            and all(row // branch == parent for parent, row in pairwise(path))
+        )
+
     def ask(self, path: tuple[int, ...]) -> None:
         """Ask for the rows of a path that was taken before."""
-        self._request = self._thread.submit(self._along, path)
+        self._submit(lambda: self._along(path))
 
     def ask_nearest(self, key: Array, reach: float) -> None:
         """Ask for the rows of the leaf nearest to a key, if it is within reach."""
-        self._request = self._thread.submit(self._near, key, reach)
+        self._submit(lambda: self._near(key, reach))
 
     def cancel(self) -> None:
         """Nobody waits for an answer any more."""
+        if self._request is not None:
+            self._request.cancel()
         self._request = None
 
-    def answer(self, patience: float | None = PATIENCE) -> Rows | None:
-        """The rows asked for, or None if they are not there after so many seconds (None: wait)."""
+    def answer(self, patience: float = PATIENCE) -> Rows | None:
+        """The rows asked for, or None if they are not there after so many seconds."""
         if self._request is None:
             return NOTHING
         try:
@@ -77,10 +94,30 @@ class ShippedRows:
         self._request = None
         return found
 
-    def close(self) -> None:
-        """Close the files, after the read under way."""
-        self._thread.shutdown(cancel_futures=True)
-        self._bank.close()
+    def close(self, patience: float = LAST_PATIENCE) -> None:
+        """Close the files after the read under way; one that never ends keeps them open."""
+        self.cancel()
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join(patience)
+        if not self._thread.is_alive():
+            self._bank.close()
+
+    def _submit(self, read: Read) -> None:
+        self.cancel()
+        if self._thread.ident is None:
+            self._thread.start()
+        self._request = Future()
+        self._queue.put((self._request, read))
+
+    def _serve(self) -> None:
+        while (task := self._queue.get()) is not None:
+            future, read = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(read())
+                except Exception as error:  # noqa: BLE001 - whoever asked has to know
+                    future.set_exception(error)
 
     def _along(self, path: tuple[int, ...]) -> Rows:
         faults: list[str] = []
@@ -88,7 +125,7 @@ class ShippedRows:
         return Rows(path, self._spec.unflatten(values), tuple(faults))
 
     def _near(self, key: Array, reach: float) -> Rows:
-        found: Fetched = self._bank.fetch(key)
+        found = self._bank.fetch(key)
         if not found.path or found.distances[-1] > reach * reach:
             return Rows(faults=tuple(found.faults))
         return Rows(found.path, self._spec.unflatten(found.values), tuple(found.faults))

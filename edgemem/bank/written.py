@@ -190,9 +190,20 @@ class WrittenBlocks:
             InputError: no such block.
         """
         with self._state.transaction():
+            self.discard(block_id)
+            self._state.scrub()
+
+    def discard(self, block_id: str) -> None:
+        """Delete every version of a block; its bytes leave the log with the next checkpoint.
+
+        Works while others read, as `forget` does not.
+
+        Raises:
+            InputError: no such block.
+        """
+        with self._state.transaction():
             self._table.known(block_id)
             self._table.forget(block_id)
-            self._state.scrub()
 
     def evict(self, budget: int, keep: Collection[str] = ()) -> list[str]:
         """Delete what is worth least until all arrays fit into `budget` bytes.

@@ -26,7 +26,9 @@ def by_hand(runtime, x):
         stop = min(start + BATCH, len(x))
         window = x[max(0, stop - BATCH) : stop]
         parts.append(
-            runtime._run_predict(window, runtime._block, runtime.hyper_parameters)[start - stop :]
+            runtime._graphs.predict(window, runtime._block, runtime.hyper_parameters)[
+                start - stop :
+            ]
         )
     return np.concatenate(parts)
 
@@ -118,7 +120,7 @@ def test_without_adaptation_step_is_predict_and_the_block_never_changes(digits_s
         runtime.step(x[: 3 * BATCH + 4]).logits, other.predict(x[: 3 * BATCH + 4]).logits
     )
     assert runtime.counters["frames"] == 3 * BATCH + 4 and runtime.counters["steps"] == 0
-    assert runtime._adapt_graph is None
+    assert "adapt" not in runtime._graphs.opened
 
 
 def test_the_result_describes_its_own_logits(digits_stream):

@@ -195,7 +195,7 @@ def test_a_refused_commit_leaves_runtime_and_file_usable(tmp_path, digits_stream
 def test_every_rollback_gives_the_block_it_names(tmp_path, digits_stream):
     x, _ = digits_stream
     with opened(tmp_path / "s.db") as runtime:
-        for target, block in (("zero", runtime._zero), ("source", runtime.bundle.generic)):
+        for target, block in (("zero", runtime._graphs.zero), ("source", runtime.bundle.generic)):
             runtime.step(x[:48])
             runtime.rollback(target)
             for name, array in block.items():
@@ -235,7 +235,7 @@ def test_an_error_inside_the_with_block_still_commits_and_is_raised(tmp_path, di
 
 def test_frozen_answers_alike_before_and_after_a_life_of_steps(tmp_path, digits_stream):
     x, _ = digits_stream
-    zeros = opened(adapt=False, hyper_parameters=opened()._frozen_parameters)
+    zeros = opened(adapt=False, hyper_parameters=opened()._graphs.frozen_parameters)
     zeros.rollback("zero")
     # Source statistics: frames do not see each other, so one by one is the same.
     expected = np.concatenate([zeros.predict(frame).logits for frame in x[:40]])

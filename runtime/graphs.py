@@ -1,0 +1,89 @@
+"""The graphs of a bundle: opened on first use, checked against the manifest, bound by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemem.block import Array, Arrays
+from edgemem.bundle import Bundle
+from edgemem.errors import InputError
+from edgemem.runtime.backend import Backend, Graph
+from edgemem.runtime.contract import check_adapt, check_key, check_predict, prefixed
+
+Frames = NDArray[np.float32]
+Logits = NDArray[np.float32]
+CHECKS = {"predict": check_predict, "adapt": check_adapt, "key": check_key}
+
+
+class Graphs:
+    """Runs the graphs of one bundle. zero: the block with which the model is the frozen one.
+
+    frozen_parameters: the hyper-parameters that go with it.
+
+    Raises:
+        BundleError: the `predict` graph does not fit the manifest.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self._bundle, self._backend = bundle, backend
+        self.zero = bundle.manifest.block.zero()
+        parameters = bundle.manifest.hyper_parameters
+        self.frozen_parameters = {name: value.frozen for name, value in parameters.items()}
+        self.opened: dict[str, Graph] = {}
+        self.open("predict")
+
+    def open(self, name: str) -> Graph:
+        """The graph of that name.
+
+        Raises:
+            InputError: the bundle has none.
+            BundleError: it does not fit the manifest.
+        """
+        if name not in self.opened:
+            manifest = self._bundle.manifest
+            if name not in manifest.graphs:
+                raise InputError(
+                    f"bundle {manifest.name!r}",
+                    f"has no {name!r} graph",
+                    "Open it with adapt=False",
+                )
+            graph = self._backend.open(self._bundle.graph_path(name))
+            CHECKS[name](graph, manifest, f"{self._bundle.path.name}/{manifest.graphs[name]}")
+            self.opened[name] = graph
+        return self.opened[name]
+
+    def predict(
+        self, window: Frames, block: Arrays, hyper_parameters: Mapping[str, float]
+    ) -> Logits:
+        """Logits of a window [n, ...]."""
+        graph = self.open("predict")
+        feeds = {"x": window, **prefixed("block", block), **_scalars(hyper_parameters, graph)}
+        return graph.run(feeds)["logits"]
+
+    def frozen(self, window: Frames) -> Logits:
+        """Logits of the frozen model."""
+        return self.predict(window, self.zero, self.frozen_parameters)
+
+    def adapt(
+        self, window: Frames, block: Arrays, slots: Arrays, hyper_parameters: Mapping[str, float]
+    ) -> Arrays:
+        """All outputs of one adaptation step on a full batch."""
+        graph = self.open("adapt")
+        arrays = {**prefixed("block", block), **prefixed("opt", slots)}
+        return graph.run({"x": window, **arrays, **_scalars(hyper_parameters, graph)})
+
+    def key(self, window: Frames) -> Array:
+        """The context key of a window."""
+        return self.open("key").run({"x": window})["key"]
+
+
+def _scalars(values: Mapping[str, float], graph: Graph) -> Arrays:
+    names = {name: f"hp.{name}" for name in values}
+    return {
+        full: np.asarray(values[name], np.float32)
+        for name, full in names.items()
+        if full in graph.inputs
+    }
