@@ -15,18 +15,16 @@ import numpy as np
 
 from edgemem.block import Array, Arrays
 from edgemem.bundle import Bundle
-from edgemem.errors import StateError
 from edgemem.runtime.consolidation import Probe, moved, shared_part
+from edgemem.runtime.context_snapshot import arrived_of, contexts_of, to_arrays, to_counters
 from edgemem.runtime.context_store import PREFIX, ContextStore, Loaded
-from edgemem.runtime.contexts import HOLD, NONE, Context, Contexts, follow
-from edgemem.runtime.contract import prefixed, stripped
+from edgemem.runtime.contexts import HOLD, NONE, Contexts, follow
 from edgemem.runtime.result import Event
 from edgemem.runtime.shipped_rows import LAST_PATIENCE, NOTHING, PATIENCE, Rows, ShippedRows
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
 
 CAPACITY = 64  # contexts
-COUNTERS = ("present", "rival", "votes", "opened")
 log = logging.getLogger(__name__)
 
 
@@ -133,19 +131,12 @@ class ContextMemory:
     def counters(self) -> dict[str, int]:
         """For the snapshot, after `write`. Where rows are still being read the visit is not told:
         it begins anew."""
-        present = NONE if self.reading else self.contexts.present
-        values = {name: getattr(self.contexts, name) for name in COUNTERS}
-        return values | {"present": present} | self._versions(present)
+        told = replace(self.contexts, present=NONE) if self.reading else self.contexts
+        return to_counters(told) | self._versions(told.present)
 
     def arrays(self) -> Arrays:
         """For the snapshot."""
-        known = sorted(self.contexts.known)
-        spreads = [self.contexts.known[number].spread for number in known]
-        shared = {a.name: self._arrived[a.name] for a in self._spec.arrays if a.root_share}
-        return prefixed("arrived", shared) | {
-            "contexts.number": np.array(known, np.int64),
-            "contexts.spread": np.array(spreads, np.float64),
-        }
+        return to_arrays(self.contexts, self._arrived, self._spec)
 
     def load(
         self, arrays: Arrays, counters: Mapping[str, int], block: Arrays | None
@@ -160,19 +151,12 @@ class ContextMemory:
         """
         if self._state is None:
             return None, []
-        arrived = stripped("arrived", arrays)
-        self._check_arrived(arrived)
+        arrived = arrived_of(arrays, self._spec, str(self._state.path))
         loaded = self._store.load(self._source.mean.size)
         events = loaded.events
-        known = self._known(loaded, _spreads(arrays))
-        values = {name: int(counters.get(name, 0)) for name in COUNTERS}
-        values["opened"] = max([values["opened"], *loaded.records])
-        if values["present"] not in known:
-            values["present"] = NONE
+        usable = {number for number in loaded.records if self._is_usable(number, loaded)}
         self._store.kept = loaded.kept
-        self.contexts = Contexts(
-            known, values["present"], values["rival"], values["votes"], values["opened"]
-        )
+        self.contexts = contexts_of(arrays, counters, loaded.records, usable)
         self._ask_rows()
         self._rows = self._answer(events, LAST_PATIENCE) or NOTHING
         return self._taken_up(arrived, counters, block, events), events
@@ -190,16 +174,14 @@ class ContextMemory:
         if self._shipped is not None:
             self._shipped.close()
 
-    def _known(self, loaded: Loaded, spreads: Mapping[int, float]) -> dict[int, Context]:
-        known = {}
-        for number, record in loaded.records.items():
-            path = loaded.kept.paths[number]
-            if path and (self._shipped is None or not self._shipped.has(path)):
-                text = f"{record.id} stands on {record.path}, which is not in this bundle"
-                self._tell(loaded.events, "damaged", text)
-                continue
-            known[number] = Context(number, record.key, record.count, spreads.get(number, 0.0))
-        return known
+    def _is_usable(self, number: int, loaded: Loaded) -> bool:
+        path = loaded.kept.paths[number]
+        if not path or (self._shipped is not None and self._shipped.has(path)):
+            return True
+        record = loaded.records[number]
+        text = f"{record.id} stands on {record.path}, which is not in this bundle"
+        self._tell(loaded.events, "damaged", text)
+        return False
 
     def _taken_up(
         self,
@@ -295,27 +277,9 @@ class ContextMemory:
         self._arrived = total(self._base(), self._store.leaf(self.contexts.present, events))
         self._tell(events, "consolidated", f"the root took its part of {PREFIX}{left}")
 
-    def _check_arrived(self, arrived: Arrays) -> None:
-        expected = {array.name: array for array in self._spec.arrays}
-        for name, array in arrived.items():
-            spec = expected.get(name)
-            if spec is None or array.shape != spec.shape or array.dtype != spec.dtype:
-                raise StateError(
-                    str(self._state and self._state.path),
-                    f"holds an array arrived.{name} that does not fit the bundle",
-                    "Delete the state file to start again from the bundle",
-                )
-
     def _tell(self, events: list[Event], kind: str, message: str) -> None:
         log.log(logging.WARNING if kind == "damaged" else logging.INFO, "%s: %s", kind, message)
         events.append(Event(kind, message))
-
-
-def _spreads(arrays: Arrays) -> dict[int, float]:
-    numbers, spreads = arrays.get("contexts.number"), arrays.get("contexts.spread")
-    if numbers is None or spreads is None or numbers.shape != spreads.shape or numbers.ndim != 1:
-        return {}
-    return {int(n): float(s) for n, s in zip(numbers, spreads, strict=True) if s >= 0}
 
 
 def zeros_like(block: Arrays) -> Arrays:

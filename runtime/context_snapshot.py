@@ -1,0 +1,72 @@
+"""What a snapshot holds of contexts besides the written blocks, and how it is read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgemem.bank.record import Record
+from edgemem.block import Arrays, BlockSpec
+from edgemem.errors import StateError
+from edgemem.runtime.contexts import NONE, Context, Contexts
+from edgemem.runtime.contract import prefixed, stripped
+
+COUNTERS = ("present", "rival", "votes", "opened")
+
+
+def to_arrays(contexts: Contexts, arrived: Arrays, spec: BlockSpec) -> Arrays:
+    """Spreads of all contexts, and the shared arrays of the block that the visit began with."""
+    known = sorted(contexts.known)
+    spreads = [contexts.known[number].spread for number in known]
+    shared = {a.name: arrived[a.name] for a in spec.arrays if a.root_share}
+    return prefixed("arrived", shared) | {
+        "contexts.number": np.array(known, np.int64),
+        "contexts.spread": np.array(spreads, np.float64),
+    }
+
+
+def to_counters(contexts: Contexts) -> dict[str, int]:
+    """What the policy remembers from batch to batch."""
+    return {name: getattr(contexts, name) for name in COUNTERS}
+
+
+def arrived_of(arrays: Arrays, spec: BlockSpec, thing: str) -> Arrays:
+    """The shared arrays of the block that the visit began with, checked.
+
+    Raises:
+        StateError: they do not fit the bundle.
+    """
+    arrived, expected = stripped("arrived", arrays), {array.name: array for array in spec.arrays}
+    for name, array in arrived.items():
+        found = expected.get(name)
+        if found is None or array.shape != found.shape or array.dtype != found.dtype:
+            raise StateError(
+                thing,
+                f"holds an array arrived.{name} that does not fit the bundle",
+                "Delete the state file to start again from the bundle",
+            )
+    return arrived
+
+
+def contexts_of(
+    arrays: Arrays, counters: Mapping[str, int], records: Mapping[int, Record], usable: set[int]
+) -> Contexts:
+    """The contexts of written blocks by number, those that are usable. Numbers are never reused."""
+    spreads = _spreads(arrays)
+    known = {
+        number: Context(number, record.key, record.count, spreads.get(number, 0.0))
+        for number, record in records.items()
+        if number in usable
+    }
+    values = {name: int(counters.get(name, 0)) for name in COUNTERS}
+    present = values["present"] if values["present"] in known else NONE
+    opened = max([values["opened"], *records])
+    return Contexts(known, present, values["rival"], values["votes"], opened)
+
+
+def _spreads(arrays: Arrays) -> dict[int, float]:
+    numbers, spreads = arrays.get("contexts.number"), arrays.get("contexts.spread")
+    if numbers is None or spreads is None or numbers.shape != spreads.shape or numbers.ndim != 1:
+        return {}
+    return {int(n): float(s) for n, s in zip(numbers, spreads, strict=True) if s >= 0}
