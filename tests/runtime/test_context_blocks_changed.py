@@ -1,5 +1,6 @@
 """Written blocks that others changed, and runs in between: what the next run goes on with."""
 
+import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
@@ -7,20 +8,18 @@ import numpy as np
 import pytest
 
 import edgemem
-from edgemem.bank.build import build_bank
-from edgemem.bank.ship import ship
 from edgemem.bank.transfer import export_blocks, import_blocks
 from edgemem.bank.written import WrittenBlocks
+from edgemem.block import unpack
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
+from edgemem.errors import StateError
 from edgemem.runtime import context_memory
-from edgemem.runtime.consolidation import moved
 from edgemem.runtime.context_memory import total
-from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
 
 BATCH = 16
+OPEN = pytest.mark.xfail(strict=True, reason="a row without a number stays the newest")
 
 
 @pytest.fixture(scope="module")
@@ -32,28 +31,12 @@ def visits(even_frames):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory, visits):
-    """The demo's bundle with two levels that have a leaf for the bright and the dark context."""
-    plain = open_bundle(BUNDLE)
-    graph, source = OnnxRuntimeBackend(1).open(plain.graph_path("key")), source_keys(plain)
-    batches = [batch for frames in visits[:2] for batch in np.split(frames, 4)]
-    keys = np.float32([source.normal(graph.run({"x": x})["key"]) for x in batches])
-    blocks = np.random.default_rng(0).normal(0, 1e-3, (len(keys), plain.manifest.block.elements))
-    folder = tmp_path_factory.mktemp("bundle")
-    np.savez(folder / "source.npz", keys=keys, blocks=blocks.astype(np.float32))
-    build_bank(folder / "source.npz", folder / "bank", levels=2, branch=2)
-    ship(folder / "bank", BUNDLE, folder / "s.edgemem")
-    return folder / "s.edgemem"
-
-
-@pytest.fixture(scope="module")
-def restless(digits_stream):
-    """24 batches of few classes in six lights, which open and drop contexts all the time."""
-    x = digits_stream[0][: 24 * BATCH].astype(np.float32) / 255
-    lights = [x, 0.2 * x + 0.6, 1 - x, 0.5 * x, 0.3 * x, 0.1 * x + 0.9]
-    chosen = np.random.default_rng(3).integers(0, len(lights), 24)
-    parts = [lights[k][i * BATCH : (i + 1) * BATCH] for i, k in enumerate(chosen)]
-    return np.concatenate(parts).astype(np.float32)
+def lights(even_frames):
+    """Two batches each in thirteen lights, then one batch each of the last six once more."""
+    x, scales = even_frames[: 2 * BATCH], (1, 0.2, -1, 0.1, 0.5, 0.3, 0.1, 0.6, 0.2, -0.5, -0.2)
+    levels = (0, 0.6, 1, 0.1, 0, 0.7, 0.9, 0.2, 0.2, 0.5, 0.9, 0.5, 0.7)
+    frames = [a * x + b for a, b in zip((*scales, 0.05, -0.4), levels, strict=True)]
+    return np.concatenate([*frames, *(f[:BATCH] for f in frames[-6:])]).astype(np.float32)
 
 
 def opened(state=None, bundle=BUNDLE, **options):
@@ -87,9 +70,9 @@ def blocks_of(path):
         return {r.id: blocks.read(r.id) for r in blocks.listing().records}
 
 
-def learnt(path, visits, bundle=BUNDLE):
+def learnt(path, visits):
     """A state file with the blocks of these visits, each committed twice; the blocks."""
-    with opened(path, bundle) as runtime:
+    with opened(path) as runtime:
         for frames in visits:
             for half in np.split(frames, 2):
                 step_all(runtime, half)
@@ -114,15 +97,6 @@ def assert_same_logits(found, expected):
     assert [result.context for result in found] == [result.context for result in expected]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.logits, other.logits)
-
-
-def rewrite(state, name, other_name, path):
-    """Write a block once more, under another name or path, with a key of its own."""
-    with written(state) as blocks:
-        record, arrays = blocks.read(name)
-        key = record.key + (other_name != name)
-        about = replace(record.provenance, why="imported")
-        blocks.put(other_name, arrays, path=path, key=key, count=99, provenance=about)
 
 
 def imported(blocks_at, path):
@@ -158,64 +132,71 @@ def test_a_few_frames_leave_imported_blocks_as_they_are(visits, tmp_path):
     assert_same_blocks(blocks_of(state), blocks)
 
 
-@pytest.mark.parametrize("whose", ["present", "root"])
-def test_a_block_rolled_back_between_two_runs_is_taken(whose, bundle, visits, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "payload SET content = zeroblob(8)",
+        "block SET count = 99",
+        pytest.param("block SET version = 'x'", marks=OPEN),
+    ],
+)
+def test_a_damaged_root_gives_way_to_its_newest_intact_version(damage, visits, tmp_path):
     state = tmp_path / "s.db"
-    with opened(state, bundle) as runtime:
-        for frames in visits * 2:
-            for half in np.split(frames, 2):
-                present = step_all(runtime, half)[-1].context
-                runtime.flush()
-        before = runtime._block
+    before = learnt(state, visits * 2)
     with written(state) as blocks:
-        again = blocks.rollback(present if whose == "present" else "root")
-        root, leaf = blocks.read("root")[1], blocks.read(present)[1]
-    assert again.provenance.why.startswith("rolled back")
-    with opened(state, bundle) as runtime:
-        rows = runtime._contexts._rows
-        assert rows.path
-        expected = total(moved(root, rows.values), leaf)
-        assert_same_arrays(runtime._block, expected)
-        assert any((expected[name] != before[name]).any() for name in expected)
-        result = runtime.step(visits[3][:BATCH])
-    assert result.context == present
-    assert events([result], "context") == [f"the written blocks have changed; {present} is taken"]
+        newest, intact, *older = [record.version for record in blocks.history("root")]
+        payload = blocks._table.read("root", intact)[1]
+        expected = unpack(payload, "root", StateError, "")
+    with closing(sqlite3.connect(state)) as database, database:
+        newest_row = "SELECT row FROM block WHERE id = 'root' AND version = ?"
+        database.execute(f"UPDATE {damage} WHERE row = ({newest_row})", (newest,))
+    with opened(state) as runtime:
+        assert known(runtime) == set(before) - {"root"}
+        assert_same_arrays(runtime._contexts.root, expected)
+        results = step_all(runtime, visits[3][:BATCH])
+    assert any("block 'root': is damaged" in message for message in events(results, "damaged"))
+    with written(state) as blocks:
+        assert set(blocks._table.versions("root")) >= {intact, *older[:-1]}
+        after = {record.id: blocks.read(record.id) for record in blocks.listing().records}
+    assert_same_arrays(after["root"][1], expected)
+    others = set(before) - {"root", results[-1].context}
+    assert_same_blocks({n: after[n] for n in others}, {n: before[n] for n in others})
 
 
 @pytest.mark.parametrize("path", ["99/+", "0/0/0/+", "0/3/+", "9" * 16 + "/+"])
-def test_a_block_on_rows_that_the_bundle_lacks_is_reported(path, bundle, visits, tmp_path):
+def test_a_block_on_rows_that_the_bundle_lacks_is_reported(path, shipped_bundle, visits, tmp_path):
     state = tmp_path / "s.db"
-    with opened(state, bundle) as runtime:
-        name = step_all(runtime, visits[0])[-1].context
-    rewrite(state, name, name, path)
-    with opened(state, bundle) as runtime:
-        results = step_all(runtime, np.concatenate(visits))
-    assert any(path in message for message in events(results, "damaged"))
-    assert all(np.isfinite(result.logits).all() for result in results)
+    with opened(state, shipped_bundle) as runtime:
+        name = runtime.step(visits[0]).context
+    with written(state) as blocks:
+        record, arrays = blocks.read(name)
+        about = replace(record.provenance, why="imported")
+        blocks.put(name, arrays, path=path, key=record.key, count=99, provenance=about)
+    with opened(state, shipped_bundle) as runtime:
+        result = runtime.step(visits[0])
+    assert any(path in message for message in events([result], "damaged"))
+    assert result.context != name and np.isfinite(result.logits).all()
 
 
-@pytest.mark.parametrize("name", ["context-" + "9" * 20, "context-" + "9" * 15, "context-007"])
-def test_a_block_of_an_odd_name_does_no_harm(name, bundle, visits, tmp_path):
+@pytest.mark.parametrize("name", ["context-" + "9" * 20, "context-007"])
+def test_a_block_of_an_odd_name_is_left_alone(name, visits, tmp_path):
     state = tmp_path / "s.db"
-    with opened(state, bundle) as runtime:
-        own = step_all(runtime, visits[0])[-1].context
-    rewrite(state, own, name, "+")
-    with opened(state, bundle) as runtime:
-        results = step_all(runtime, np.concatenate(visits))
-    with opened(state, bundle) as runtime:
-        results += step_all(runtime, np.concatenate(visits))
-    assert all(np.isfinite(result.logits).all() for result in results)
-    assert {own, name} <= set(paths_of(state))
-
-
-@pytest.fixture
-def zero():
-    return open_bundle(BUNDLE).manifest.block.zero()
+    with opened(state) as runtime:
+        own = runtime.step(visits[0])
+    with written(state) as blocks:
+        record, arrays = blocks.read(own.context)
+        about = replace(record.provenance, why="imported")
+        blocks.put(name, arrays, path="+", key=record.key + 1, count=99, provenance=about)
+    with opened(state) as runtime:
+        results = step_all(runtime, np.concatenate(visits[:2]))
+        assert name not in known(runtime)
+    assert {result.context for result in results} == {"context-1", "context-2"}
+    assert_same_arrays(blocks_of(state)[name][1], arrays)
 
 
 @pytest.mark.parametrize("reopened", [False, True])
-def test_rolled_back_to_zero_a_new_context_starts_from_zero(reopened, visits, zero, tmp_path):
-    state = tmp_path / "s.db"
+def test_rolled_back_to_zero_a_new_context_starts_from_zero(reopened, visits, tmp_path):
+    state, zero = tmp_path / "s.db", open_bundle(BUNDLE).manifest.block.zero()
     runtime = opened(state)
     step_all(runtime, np.concatenate(visits[:2]))
     runtime.rollback("zero")
@@ -233,16 +214,16 @@ def test_rolled_back_to_zero_a_new_context_starts_from_zero(reopened, visits, ze
 
 
 def test_at_capacity_reopened_after_every_step_it_continues_bit_for_bit(
-    restless, tmp_path, monkeypatch
+    lights, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(context_memory, "CAPACITY", 4)
     with opened() as runtime:
-        whole = step_all(runtime, restless)
-        assert runtime._contexts.contexts.opened > 10 and len(known(runtime)) == 4
+        whole = step_all(runtime, lights)
+        assert runtime._contexts.contexts.opened > 12
     parts = []
-    for i in range(0, len(restless), BATCH):
+    for frames in np.split(lights, len(lights) // BATCH):
         with opened(tmp_path / "s.db") as runtime:
-            parts += step_all(runtime, restless[i : i + BATCH])
+            parts.append(runtime.step(frames))
     assert [result.context for result in parts] == [result.context for result in whole]
     for one, other in zip(parts, whole, strict=True):
         np.testing.assert_array_equal(one.logits, other.logits)

