@@ -23,6 +23,7 @@ from edgemem.state import State
 PREFIX, ROOT_ID = "context-", "root"
 BANK_BYTES = 256 << 20  # that written blocks may take
 LONGEST_NUMBER = 15  # digits
+LARGEST_NUMBER = 10**9  # of a context taken from elsewhere: those to come are larger
 
 
 @dataclass
@@ -119,6 +120,8 @@ class ContextStore:
         if kept.root_is_gone and self.version(None):
             self._written.discard(ROOT_ID)
         for number, leaf in kept.leaves.items():
+            if self._is_unsettled(number):
+                continue
             about = Provenance(identity, steps, entropy, why)
             key, count = known[number].key, known[number].count
             path = "/".join([*map(str, kept.paths.get(number, ())), LEAF])
@@ -133,7 +136,8 @@ class ContextStore:
         """What `write` wrote is in the file for good."""
         self.drop(evicted)
         kept = self.kept
-        self.kept = Kept(kept.root, kept.paths)
+        unsettled = {n: leaf for n, leaf in kept.leaves.items() if self._is_unsettled(n)}
+        self.kept = Kept(kept.root, kept.paths, unsettled)
 
     def load(self, key_length: int) -> Loaded:
         """What the state holds; take it by setting `kept`.
@@ -148,11 +152,15 @@ class ContextStore:
         records = {
             _number(record.id): record
             for record in listing.records
-            if _number(record.id) and record.key.size == key_length
+            if 0 < _number(record.id) <= LARGEST_NUMBER and record.key.size == key_length
         }
         records = dict(sorted(records.items()))
         paths = {number: _rows(record.path) for number, record in records.items()}
         return Loaded(Kept(root, paths), records, events)
+
+    def _is_unsettled(self, number: int) -> bool:
+        """Whether it is unknown on which shipped rows a leaf is to stand: they never arrived."""
+        return self._bundle.bank is not None and number not in self.kept.paths
 
     def _read_root(self, events: list[Event]) -> Arrays:
         """The root; if it is damaged, its newest intact version, written again."""

@@ -95,13 +95,13 @@ class ShippedRows:
         return found
 
     def close(self, patience: float = LAST_PATIENCE) -> None:
-        """Close the files after the read under way; one that never ends keeps them open."""
+        """Close the files after the read under way; whoever closes waits only so long for it."""
         self.cancel()
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join(patience)
-        if not self._thread.is_alive():
+        if self._thread.ident is None:
             self._bank.close()
+            return
+        self._queue.put(None)
+        self._thread.join(patience)
 
     def _submit(self, read: Read) -> None:
         self.cancel()
@@ -118,6 +118,7 @@ class ShippedRows:
                     future.set_result(read())
                 except Exception as error:  # noqa: BLE001 - whoever asked has to know
                     future.set_exception(error)
+        self._bank.close()
 
     def _along(self, path: tuple[int, ...]) -> Rows:
         faults: list[str] = []

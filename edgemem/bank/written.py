@@ -156,6 +156,7 @@ class WrittenBlocks:
         """
         with self._state.transaction():
             record, payload = self._before(block_id)
+            self._table.delete(block_id, self._damaged_versions(block_id))
             version = self._table.next_version(block_id)
             why = f"rolled back to version {record.version}"
             again = replace(
@@ -236,6 +237,10 @@ class WrittenBlocks:
         """
         self._table.recount()
         return self._state.compact()
+
+    def _damaged_versions(self, block_id: str) -> list[object]:
+        """Numbers that are none: such a row would stay the newest for ever."""
+        return [v for v in self._table.versions(block_id) if type(v) is not int]
 
     def _before(self, block_id: str) -> tuple[Record, bytes]:
         """The version to go back to."""
