@@ -1,15 +1,23 @@
 """Written blocks that others changed, and runs in between: what the next run goes on with."""
 
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from context_runs import (
+    BATCH,
+    assert_same_arrays,
+    blocks_of,
+    events,
+    known,
+    opened,
+    step_all,
+    written,
+)
 
-import edgemem
 from edgemem.bank.transfer import export_blocks, import_blocks
-from edgemem.bank.written import WrittenBlocks
 from edgemem.block import unpack
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
@@ -17,16 +25,6 @@ from edgemem.errors import StateError
 from edgemem.runtime import context_memory
 from edgemem.runtime.context_memory import total
 from edgemem.state import State
-
-BATCH = 16
-
-
-@pytest.fixture(scope="module")
-def visits(even_frames):
-    """Bright, dark, bright, dark: four batches each."""
-    x = even_frames[: 4 * BATCH]
-    dark = (0.2 * x + 0.6).astype(np.float32)
-    return [x, dark, x, dark]
 
 
 @pytest.fixture(scope="module")
@@ -38,37 +36,6 @@ def lights(even_frames):
     return np.concatenate([*frames, *(f[:BATCH] for f in frames[-6:])]).astype(np.float32)
 
 
-def opened(state=None, bundle=BUNDLE, **options):
-    return edgemem.open(
-        bundle, state, threads=1, hyper_parameters={"entropy_margin": 9.0}, **options
-    )
-
-
-def step_all(runtime, frames):
-    return [runtime.step(frames[i : i + BATCH]) for i in range(0, len(frames), BATCH)]
-
-
-def events(results, kind):
-    return [event.message for result in results for event in result.events if event.kind == kind]
-
-
-def known(runtime):
-    return {f"context-{number}" for number in runtime._contexts.contexts.known}
-
-
-@contextmanager
-def written(path):
-    """The written blocks of a closed state file, to read or to change."""
-    with closing(State(path, None)) as state:
-        yield WrittenBlocks(state)
-
-
-def blocks_of(path):
-    with written(path) as blocks:
-        assert blocks.verify() == []
-        return {r.id: blocks.read(r.id) for r in blocks.listing().records}
-
-
 def learnt(path, visits):
     """A state file with the blocks of these visits, each committed twice; the blocks."""
     with opened(path) as runtime:
@@ -77,12 +44,6 @@ def learnt(path, visits):
                 step_all(runtime, half)
                 runtime.flush()
     return blocks_of(path)
-
-
-def assert_same_arrays(found, expected):
-    assert set(found) == set(expected)
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array)
 
 
 def assert_same_blocks(found, expected):

@@ -1,30 +1,27 @@
 """What the context memory keeps when commits fail, blocks explode, or others change the file."""
 
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from context_runs import (
+    BATCH,
+    assert_same_arrays,
+    blocks_of,
+    events,
+    known,
+    opened,
+    step_all,
+)
 
-import edgemem
 from edgemem.bank.written import WrittenBlocks
-from edgemem.bundle import open_bundle
-from edgemem.demo import BUNDLE
 from edgemem.errors import StateError
 from edgemem.runtime import loop
 from edgemem.state import State
 
-BATCH = 16
 PAGES_MORE = 40
-
-
-@pytest.fixture(scope="module")
-def visits(even_frames):
-    """Bright, dark, bright, dark: four batches each."""
-    x = even_frames[: 4 * BATCH]
-    dark = (0.2 * x + 0.6).astype(np.float32)
-    return [x, dark, x, dark]
 
 
 @pytest.fixture(scope="module")
@@ -35,43 +32,6 @@ def restless(digits_stream):
     chosen = np.random.default_rng(3).integers(0, len(lights), 24)
     parts = [lights[k][i * BATCH : (i + 1) * BATCH] for i, k in enumerate(chosen)]
     return np.concatenate(parts).astype(np.float32)
-
-
-def opened(state=None, **options):
-    return edgemem.open(
-        BUNDLE, state, threads=1, hyper_parameters={"entropy_margin": 9.0}, **options
-    )
-
-
-def step_all(runtime, frames):
-    return [runtime.step(frames[i : i + BATCH]) for i in range(0, len(frames), BATCH)]
-
-
-def events(results, kind):
-    return [event.message for result in results for event in result.events if event.kind == kind]
-
-
-def known(runtime):
-    return {f"context-{number}" for number in runtime._contexts.contexts.known}
-
-
-@contextmanager
-def written(path):
-    """The written blocks of a closed state file, to read or to change."""
-    with closing(State(path, open_bundle(BUNDLE).identity)) as state:
-        yield WrittenBlocks(state)
-
-
-def blocks_of(path):
-    with written(path) as blocks:
-        assert blocks.verify() == []
-        return {r.id: blocks.read(r.id) for r in blocks.listing().records}
-
-
-def assert_same_arrays(found, expected):
-    assert set(found) == set(expected)
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array)
 
 
 def assert_same_blocks(found, expected):

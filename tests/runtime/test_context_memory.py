@@ -6,24 +6,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from context_runs import BATCH, blocks_of, bright_and_dark, opened, step_all
 
 import edgemem
-from edgemem.bank.written import WrittenBlocks
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import BundleError
 from edgemem.runtime import context_store, loop
 from edgemem.runtime.consolidation import Outlook
 from edgemem.runtime.context_memory import ContextMemory, difference, total
-from edgemem.state import State
-
-BATCH = 16
-
-
-def bright_and_dark(x):
-    """Bright, dark, bright, dark: six batches each."""
-    dark = (0.2 * x + 0.6).astype(np.float32)
-    return [x, dark, x, dark]
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +27,6 @@ def visits(even_frames):
 def restless(digits_stream):
     """Frames of few classes, among which contexts change all the time."""
     return bright_and_dark(digits_stream[0][: 6 * BATCH].astype(np.float32) / 255)
-
-
-def opened(state=None, **options):
-    return edgemem.open(
-        BUNDLE, state, threads=1, hyper_parameters={"entropy_margin": 9.0}, **options
-    )
-
-
-def step_all(runtime, frames):
-    return [runtime.step(frames[i : i + BATCH]) for i in range(0, len(frames), BATCH)]
-
-
-def blocks_of(path):
-    state = State(path, open_bundle(BUNDLE).identity)
-    try:
-        blocks = WrittenBlocks(state)
-        return {r.id: blocks.read(r.id) for r in blocks.listing().records}
-    finally:
-        state.close()
 
 
 def test_a_context_that_returns_gets_its_name_and_block_back(visits):

@@ -3,10 +3,11 @@
 import shutil
 import threading
 
+import context_runs
 import numpy as np
 import pytest
+from context_runs import BATCH, events, step_all
 
-import edgemem
 from edgemem.bank.build import build_bank
 from edgemem.bank.level import Level
 from edgemem.bank.ship import ship
@@ -18,16 +19,6 @@ from edgemem.errors import BankError
 from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
-
-BATCH = 16
-
-
-@pytest.fixture(scope="module")
-def visits(even_frames):
-    """Bright, dark, bright, dark: four batches each."""
-    x = even_frames[: 4 * BATCH]
-    dark = (0.2 * x + 0.6).astype(np.float32)
-    return [x, dark, x, dark]
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +49,8 @@ def bundle(tmp_path_factory, bright_key, values):
     return folder / "s.edgemem"
 
 
-def opened(bundle, state=None, **options):
-    return edgemem.open(
-        bundle, state, threads=1, hyper_parameters={"entropy_margin": 9.0}, **options
-    )
-
-
-def step_all(runtime, frames):
-    return [runtime.step(frames[i : i + BATCH]) for i in range(0, len(frames), BATCH)]
-
-
-def events(results, kind):
-    return [event.message for result in results for event in result.events if event.kind == kind]
+def opened(bundle, state=None):
+    return context_runs.opened(state, bundle)
 
 
 def with_generic(bundle, change):

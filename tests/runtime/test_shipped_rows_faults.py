@@ -7,14 +7,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import context_runs
 import numpy as np
 import pytest
+from context_runs import BATCH, blocks_of, events, step_all, written
 
-import edgemem
 from edgemem.bank.build import build_bank
 from edgemem.bank.ship import ship
 from edgemem.bank.shipped import ShippedBank
-from edgemem.bank.written import WrittenBlocks
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import StateError
@@ -26,16 +26,7 @@ from edgemem.runtime.shipped_rows import ShippedRows
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
 
-BATCH = 16
 AT_ONCE = 1.0  # seconds; a step takes a few hundredths
-
-
-@pytest.fixture(scope="module")
-def visits(even_frames):
-    """Bright, dark, bright, dark: four batches each."""
-    x = even_frames[: 4 * BATCH]
-    dark = (0.2 * x + 0.6).astype(np.float32)
-    return [x, dark, x, dark]
 
 
 @pytest.fixture(scope="module")
@@ -54,28 +45,7 @@ def bundle(tmp_path_factory, visits):
 
 
 def opened(bundle, state=None):
-    return edgemem.open(bundle, state, threads=1, hyper_parameters={"entropy_margin": 9.0})
-
-
-def step_all(runtime, frames):
-    return [runtime.step(frames[i : i + BATCH]) for i in range(0, len(frames), BATCH)]
-
-
-def events(results, kind):
-    return [event.message for result in results for event in result.events if event.kind == kind]
-
-
-@contextmanager
-def written(path):
-    """The written blocks of a closed state file, to read or to change."""
-    with closing(State(path, None)) as state:
-        yield WrittenBlocks(state)
-
-
-def blocks_of(path):
-    with written(path) as blocks:
-        assert blocks.verify() == []
-        return {r.id: blocks.read(r.id) for r in blocks.listing().records}
+    return context_runs.opened(state, bundle)
 
 
 @contextmanager

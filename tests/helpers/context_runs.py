@@ -1,0 +1,61 @@
+"""Runs of the demo's bundle that learn from every batch, and what they leave behind."""
+
+from contextlib import closing, contextmanager
+
+import numpy as np
+
+import edgemem
+from edgemem.bank.written import WrittenBlocks
+from edgemem.demo import BUNDLE
+from edgemem.state import State
+
+BATCH = 16
+
+
+def opened(state=None, bundle=BUNDLE, **options):
+    """A runtime to which every frame is reliable."""
+    return edgemem.open(
+        bundle, state, threads=1, hyper_parameters={"entropy_margin": 9.0}, **options
+    )
+
+
+def step_all(runtime, frames):
+    """One result a batch."""
+    return [runtime.step(frames[i : i + BATCH]) for i in range(0, len(frames), BATCH)]
+
+
+def bright_and_dark(x):
+    """Two contexts that are easy to tell, each twice."""
+    dark = (0.2 * x + 0.6).astype(np.float32)
+    return [x, dark, x, dark]
+
+
+def events(results, kind):
+    """Messages of all events of a kind."""
+    return [event.message for result in results for event in result.events if event.kind == kind]
+
+
+def known(runtime):
+    """Names of the contexts that a runtime knows."""
+    return {f"context-{number}" for number in runtime._contexts.contexts.known}
+
+
+@contextmanager
+def written(path):
+    """The written blocks of a closed state file, to read or to change."""
+    with closing(State(path, None)) as state:
+        yield WrittenBlocks(state)
+
+
+def blocks_of(path):
+    """Record and arrays of every written block, all of them intact."""
+    with written(path) as blocks:
+        assert blocks.verify() == []
+        return {r.id: blocks.read(r.id) for r in blocks.listing().records}
+
+
+def assert_same_arrays(found, expected):
+    """Bit for bit."""
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)

@@ -1,0 +1,10 @@
+"""Frames for runs with contexts."""
+
+import pytest
+from context_runs import BATCH, bright_and_dark
+
+
+@pytest.fixture(scope="session")
+def visits(even_frames):
+    """Bright, dark, bright, dark: four batches each, of all classes alike."""
+    return bright_and_dark(even_frames[: 4 * BATCH])
