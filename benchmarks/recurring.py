@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,7 +32,7 @@ from report import save_json, setting, setting_text
 
 import edgemem
 from edgemem.bank.build import build_bank
-from edgemem.bank.learnt import open_learnt
+from edgemem.bank.learnt import learnt_opener
 from edgemem.bank.ship import ship
 from edgemem.bank.transfer import export_blocks
 from edgemem.bundle import open_bundle
@@ -79,7 +78,7 @@ def ship_what_another_learnt(folder: Path, protocol: str) -> None:
             runtime.step(frames)
     with closing(State(other / "state.db", None)) as state:
         export_blocks(state, other / "blocks.safetensors")
-    learnt = partial(open_learnt, bundle, [other / "blocks.safetensors"])
+    learnt = learnt_opener(bundle, [other / "blocks.safetensors"])
     build_bank(learnt, other / "bank", levels=LEVELS, branch=BRANCH)
     ship(other / "bank", bundle.path, folder / f"shipped-{protocol}.edgemem")
 

@@ -59,3 +59,18 @@ def assert_same_arrays(found, expected):
     assert set(found) == set(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array)
+
+
+def assert_same_blocks(found, expected):
+    """Places, counts and arrays of written blocks."""
+    assert set(found) == set(expected)
+    for name, (record, arrays) in expected.items():
+        assert (found[name][0].path, found[name][0].count) == (record.path, record.count)
+        assert_same_arrays(found[name][1], arrays)
+
+
+def assert_same_logits(found, expected):
+    """Names of contexts, and logits bit for bit."""
+    assert [result.context for result in found] == [result.context for result in expected]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)

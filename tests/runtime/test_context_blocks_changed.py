@@ -9,6 +9,7 @@ import pytest
 from context_runs import (
     BATCH,
     assert_same_arrays,
+    assert_same_blocks,
     blocks_of,
     events,
     known,
@@ -44,19 +45,6 @@ def learnt(path, visits):
                 step_all(runtime, half)
                 runtime.flush()
     return blocks_of(path)
-
-
-def assert_same_blocks(found, expected):
-    assert set(found) == set(expected)
-    for name, (record, arrays) in expected.items():
-        assert (found[name][0].path, found[name][0].count) == (record.path, record.count)
-        assert_same_arrays(found[name][1], arrays)
-
-
-def assert_same_logits(found, expected):
-    assert [result.context for result in found] == [result.context for result in expected]
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one.logits, other.logits)
 
 
 def imported(blocks_at, path):

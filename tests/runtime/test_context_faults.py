@@ -9,6 +9,8 @@ import pytest
 from context_runs import (
     BATCH,
     assert_same_arrays,
+    assert_same_blocks,
+    assert_same_logits,
     blocks_of,
     events,
     known,
@@ -32,19 +34,6 @@ def restless(digits_stream):
     chosen = np.random.default_rng(3).integers(0, len(lights), 24)
     parts = [lights[k][i * BATCH : (i + 1) * BATCH] for i, k in enumerate(chosen)]
     return np.concatenate(parts).astype(np.float32)
-
-
-def assert_same_blocks(found, expected):
-    assert set(found) == set(expected)
-    for name, (record, arrays) in expected.items():
-        assert (found[name][0].path, found[name][0].count) == (record.path, record.count)
-        assert_same_arrays(found[name][1], arrays)
-
-
-def assert_same_logits(found, expected):
-    assert [result.context for result in found] == [result.context for result in expected]
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one.logits, other.logits)
 
 
 def learnt(path, visits):
