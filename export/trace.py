@@ -16,7 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.lowering.activation import SpelledOut
-from edgemem.export.lowering.table import check_operators, decompositions
+from edgemem.export.lowering.rewrite import lower
+from edgemem.export.lowering.table import ONNX_FORMS, check_operators, decompositions
 from edgemem.export.step import Function
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def to_onnx(function: Function) -> onnx.ModelProto:
                 program,
                 dynamo=True,
                 optimize=True,
+                custom_translation_table=ONNX_FORMS,
                 input_names=list(function.inputs),
                 output_names=list(function.outputs),
                 verbose=False,
@@ -53,7 +55,7 @@ def to_onnx(function: Function) -> onnx.ModelProto:
             "The model must be free of branches on values; choose other parts or --gradient meta",
         ) from error
     assert exported is not None
-    model = exported.model_proto
+    model = lower(exported.model_proto)
     _check_contract(model, function)
     return model
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from edgemem.models.meta_network import Form, MetaNetwork
+from edgemem.models.moments import FrameMoments
 from edgemem.models.parts import Part
-from edgemem.models.remembered import CLASS_PRIOR, FRAMES, MEAN, VAR, FrameMoments
+from edgemem.models.remembered import CLASS_PRIOR, FRAMES, MEAN, VAR
 from edgemem.models.statistics import FrozenNorm, MixedStatistics, Settings
 
 Gradient = Literal["full", "meta"]
@@ -109,7 +110,7 @@ class AdaptiveModel(nn.Module):
         replaced: Tensor = self.meta[key](self._inputs.pop(key), output)
         difference = (replaced - output.detach()).abs()
         # In two stages: one fp32 sum over millions of values differs between engines.
-        self._distances.append(difference.flatten(2).mean(2).mean())
+        self._distances.append(difference.mean(list(range(2, difference.dim()))).mean())
         return replaced
 
     def meta_networks(self) -> Iterator[MetaNetwork]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from edgemem.errors import AttachError
-from edgemem.models.statistics import MixedStatistics, Settings, per_channel
+from edgemem.models.moments import per_channel
+from edgemem.models.statistics import MixedStatistics, Settings
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d]] = {3: nn.Conv1d, 4: nn.Conv2d}
 EPS = 1e-5
@@ -72,9 +73,12 @@ class OutputNorm(MixedStatistics):
         gain = self.scale_delta + 1.0
         if not self.known:
             return x * per_channel(gain, x) + per_channel(self.shift, x)
-        mean, var = self.moments(x)
-        deviation = torch.sqrt(self.var + EPS)
-        scale = (deviation / torch.sqrt(var + EPS)) * gain
+        mean, var = self.mean, self.var + EPS
+        deviation = torch.sqrt(var)
+        if self.settings.alpha is not None:
+            distance, var = self.moments(x + per_channel(-mean, x), EPS)
+            mean = mean + distance
+        scale = (deviation / torch.sqrt(var)) * gain
         shift = (self.mean - mean * scale) + deviation * self.shift
         return x * per_channel(scale, x) + per_channel(shift, x)
 
@@ -89,9 +93,7 @@ class BranchNorm(MixedStatistics):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, c, ...] -> the same shape."""
-        mean, var = self.moments(x)
-        scale = self.weight / torch.sqrt(var + EPS)
-        return x * per_channel(scale, x) + per_channel(self.bias - mean * scale, x)
+        return self.normalized(x, self.weight, self.bias, EPS)
 
 
 def branch_convolution(

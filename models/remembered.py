@@ -12,10 +12,11 @@ as in Saerens et al., Neural Computation 2002, equation 2.4.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from edgemem.models.moments import FrameMoments
 
 Arrays = dict[str, Tensor]
 
@@ -29,31 +30,6 @@ HYPER_PARAMETERS = {"least_batch_weight": 0.1, "memory_rate": 0.05, "prior_weigh
 FLOOR = 0.02  # a class that was never seen may still come
 MOST_FRAMES = 1e6  # float32 counts exactly up to 1.6e7
 SOURCE_FRAMES = 16.0  # the source counts for as many frames when the first batch is remembered
-
-
-class FrameMoments(NamedTuple):
-    """Of each frame, per channel: mean and mean square of the distance to the source mean.
-
-    Both [n, channels].
-    """
-
-    mean: Tensor
-    square: Tensor
-
-    def pooled(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (as a distance to the source mean) and variance of all frames, both [channels].
-
-        weights: [n], of sum one.
-        """
-        mean = weights @ self.mean
-        # Below zero by rounding only. Engines may clamp an overflow to a number; this keeps it.
-        return mean, (weights @ self.square - mean * mean).abs()
-
-
-def frame_moments(x: Tensor, source_mean: Tensor) -> FrameMoments:
-    """Moments of each frame of x [n, channels, ...]."""
-    distance = x.flatten(2) - source_mean.view(1, -1, 1)
-    return FrameMoments(distance.mean(2), (distance * distance).mean(2))
 
 
 def batch_weight(frames: Tensor, remembered: Tensor, hp: Mapping[str, Tensor]) -> Tensor:

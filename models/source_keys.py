@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.data import Frames, to_float
-from edgemem.models.remembered import frame_moments
+from edgemem.models.moments import frame_moments
 from edgemem.models.statistics import FrozenNorm
 
 FRAMES, CHUNK = 2048, 64

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemem.models.remembered import MEAN, VAR, FrameMoments, frame_moments
+from edgemem.models.moments import FrameMoments, distance_moments, per_channel, pooled_moments
+from edgemem.models.remembered import MEAN, VAR
 
 
 class Settings:
@@ -37,23 +38,6 @@ class Settings:
         self.seen: dict[nn.Module, FrameMoments] = {}
 
 
-def reduce_dims(x: Tensor) -> list[int]:
-    """All dimensions but the channels."""
-    return [0, *range(2, x.dim())]
-
-
-def per_channel(v: Tensor, x: Tensor) -> Tensor:
-    """[channels] -> a shape that broadcasts over x."""
-    return v.view([1, -1] + [1] * (x.dim() - 2))
-
-
-def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) variance per channel, both [channels]."""
-    dims = reduce_dims(x)
-    mean = x.mean(dims)
-    return mean, (x - per_channel(mean, x)).pow(2).mean(dims)
-
-
 class MixedStatistics(nn.Module):
     """Source moments of one tensor and how the batch's are mixed in."""
 
@@ -71,15 +55,34 @@ class MixedStatistics(nn.Module):
         """The settings of the adaptive model that owns this norm."""
         return self._settings[0]
 
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance to normalise x with, both [channels]."""
+    def moments(self, distance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Mean, as a distance to the source mean, and variance + eps to normalise with; [channels].
+
+        distance: [n, channels, ...] to the source mean. Not for source statistics.
+        """
         alpha, weight = self.settings.alpha, self.settings.batch_weight
-        if alpha is None:
-            return self.mean, self.var
-        if weight is not None:
-            return self._remembered(x, alpha, weight)
-        mean, var = batch_moments(x)
-        return self.mean + alpha * (mean - self.mean), self.var + alpha * (var - self.var)
+        assert alpha is not None
+        if weight is None:
+            mean, var = pooled_moments(distance)
+            drift = var - self.var
+        else:
+            seen = self.settings.seen[self] = distance_moments(distance)
+            frames = distance.shape[0]
+            mean, var = seen.pooled(distance.new_full((frames,), 1.0) / frames)
+            past_mean, past_var = getattr(self, MEAN), getattr(self, VAR)
+            mean = past_mean + weight * (mean - past_mean)
+            drift = past_var + weight * (var - self.var - past_var)
+        return alpha * mean, (self.var + alpha * drift) + eps
+
+    def normalized(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """[n, channels, ...] -> the same shape, of deviation `weight` around `bias`."""
+        if self.settings.alpha is None:
+            scale = weight / torch.sqrt(self.var + eps)
+            return x * per_channel(scale, x) + per_channel(bias - self.mean * scale, x)
+        distance = x + per_channel(-self.mean, x)  # a sum, which convolutions take as their bias
+        mean, var = self.moments(distance, eps)
+        scale = weight / torch.sqrt(var)
+        return distance * per_channel(scale, x) + per_channel(bias - mean * scale, x)
 
     @property
     def normalizes(self) -> bool:
@@ -90,14 +93,6 @@ class MixedStatistics(nn.Module):
         """Give the block a place for the moments of its context, as differences to the source."""
         self.register_buffer(MEAN, torch.zeros_like(self.mean))
         self.register_buffer(VAR, torch.zeros_like(self.var))
-
-    def _remembered(self, x: Tensor, alpha: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        seen = self.settings.seen[self] = frame_moments(x, self.mean)
-        mean, var = seen.pooled(x.new_full((x.shape[0],), 1.0) / x.shape[0])
-        past_mean, past_var = getattr(self, MEAN), getattr(self, VAR)
-        mean = past_mean + weight * (mean - past_mean)
-        var = past_var + weight * (var - self.var - past_var)
-        return self.mean + alpha * mean, self.var + alpha * var
 
 
 class FrozenNorm(MixedStatistics):
@@ -130,17 +125,15 @@ class FrozenNorm(MixedStatistics):
         if self.settings.plain:
             return F.batch_norm(x, self.mean, self.var, self.weight, self.bias, eps=self.eps)
         if self.is_key:
-            self.settings.key = self._key(x)
-        mean, var = self.moments(x)
+            self.settings.key = self._key(x.detach() + per_channel(-self.mean, x))
         weight, bias = self.weight, self.bias
         if self.weight_delta is not None and self.bias_delta is not None:
             weight, bias = weight + self.weight_delta, bias + self.bias_delta
-        scale = weight / torch.sqrt(var + self.eps)
-        return x * per_channel(scale, x) + per_channel(bias - mean * scale, x)
+        return self.normalized(x, weight, bias, self.eps)
 
-    def _key(self, x: Tensor) -> Tensor:
+    def _key(self, distance: Tensor) -> Tensor:
         """Shift and log-scale of the batch against the source, per channel [2 * channels]."""
-        mean, var = batch_moments(x.detach())
+        mean, var = pooled_moments(distance)
         source = self.var + self.eps
-        shift = (mean - self.mean) / torch.sqrt(source)
+        shift = mean / torch.sqrt(source)
         return torch.cat([shift, 0.5 * torch.log((var + self.eps) / source)])

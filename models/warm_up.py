@@ -21,8 +21,8 @@ from edgemem.models.augment import augment
 from edgemem.models.checkpoint import read_tensors, write_tensors
 from edgemem.models.data import Frames, to_float
 from edgemem.models.meta_network import MetaNetwork
+from edgemem.models.moments import batch_moments
 from edgemem.models.source_keys import observe_source
-from edgemem.models.statistics import batch_moments
 
 CALIBRATION_BATCHES = 16
 BRANCH_START = 0.1  # BN' starts small, so that training starts near the frozen model

@@ -1,19 +1,18 @@
 """The backward pass of a convolution as forward operators that every runtime has.
 
 With y = conv(x, w) and g = dL/dy: dL/dx is a stride-1 convolution of g with the kernels flipped and
-their channels swapped, or a transposed convolution where y was strided; dL/dw is one matrix product
-per tap of the kernel. One-dimensional convolutions run as two-dimensional ones of height 1.
+their channels swapped, or a transposed convolution where y was strided (onnxruntime interleaves
+the phases of a strided gradient on one thread, which costs more than its transposed convolution);
+dL/dw is in `weight_gradient`. One-dimensional convolutions run as two-dimensional ones of height 1.
 """
 
 from __future__ import annotations
 
-import itertools
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from edgemem.errors import ExportError
+from edgemem.export.lowering.weight_gradient import weight_gradient
 
 aten = torch.ops.aten
 
@@ -87,37 +86,3 @@ def swapped(weight: Tensor, groups: int) -> Tensor:
     o, i, kh, kw = weight.shape
     flipped = weight.flip(2, 3).reshape(groups, o // groups, i, kh, kw).transpose(1, 2)
     return flipped.reshape(groups * i, o // groups, kh, kw)
-
-
-def weight_gradient(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    """dL/dw [o, i/groups, kh, kw], one matrix product per tap."""
-    (o, i, kh, kw), (n, _, h, w) = weight.shape, grad.shape
-    x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
-    taps = []
-    for row, column in itertools.product(range(kh), range(kw)):
-        top, left = row * dilation[0], column * dilation[1]
-        seen = x[
-            :,
-            :,
-            top : top + (h - 1) * stride[0] + 1 : stride[0],
-            left : left + (w - 1) * stride[1] + 1 : stride[1],
-        ]
-        taps.append(_tap_gradient(grad, seen, (n, groups, o, i, h * w)))
-    return torch.stack(taps, 2).reshape(weight.shape)
-
-
-def _tap_gradient(grad: Tensor, seen: Tensor, sizes: tuple[int, int, int, int, int]) -> Tensor:
-    n, groups, o, i, positions = sizes
-    if groups == o and i == 1:  # depthwise: a product of one row and one column each
-        return (grad * seen).sum([0, 2, 3]).reshape(o, 1)
-    left = grad.reshape(n, groups, o // groups, positions)
-    right = seen.reshape(n, groups, i, positions).transpose(2, 3)
-    return (left @ right).sum(0).reshape(o, i)

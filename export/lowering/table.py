@@ -10,19 +10,30 @@ from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx import GraphModule
 
 from edgemem.errors import ExportError
+from edgemem.export.lowering import gate
 from edgemem.export.lowering.convolution import convolution_backward
 from edgemem.export.lowering.pooling import avg_pool2d_backward
 
 aten = torch.ops.aten
+RULES: dict[Any, Callable[..., Any]] = {
+    aten.convolution_backward.default: convolution_backward,
+    aten.avg_pool2d_backward.default: avg_pool2d_backward,
+    aten.threshold_backward.default: gate.threshold_backward,
+    aten.hardtanh_backward.default: gate.hardtanh_backward,
+    aten.leaky_relu_backward.default: gate.leaky_relu_backward,
+}
+# Operators that have a better ONNX form than the exporter's own.
+ONNX_FORMS: dict[Any, Callable[..., Any]] = {
+    torch.ops.edgemem.positive.default: gate.positive_onnx,
+    aten.sign.default: gate.sign_onnx,
+}
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Operator -> function that computes it with simpler ones."""
     table = dict(core_aten_decompositions())
     table |= get_decompositions([aten.max_pool2d_with_indices_backward])
-    table[aten.convolution_backward.default] = convolution_backward
-    table[aten.avg_pool2d_backward.default] = avg_pool2d_backward
-    return table
+    return table | RULES
 
 
 def check_operators(graph: GraphModule) -> None:

@@ -1,0 +1,92 @@
+"""Moments of a batch of images around known means, with a gradient that costs two passes.
+
+They are taken around the source means: there mean squares lose no digits that matter, and the
+distance is what a norm scales anyway, so an engine takes it for nothing from the bias of the
+convolution before.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class FrameMoments(NamedTuple):
+    """Of each frame, per channel: mean and mean square of the distance to the source mean.
+
+    Both [n, channels].
+    """
+
+    mean: Tensor
+    square: Tensor
+
+    def pooled(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (as a distance to the source mean) and variance of all frames, both [channels].
+
+        weights: [n], of sum one.
+        """
+        return _central(weights @ self.mean, weights @ self.square)
+
+
+def per_channel(v: Tensor, x: Tensor) -> Tensor:
+    """[channels] -> a shape that broadcasts over x."""
+    return v.view([1, -1] + [1] * (x.dim() - 2))
+
+
+def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance per channel of [n, channels, ...], both [channels]."""
+    var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+    return mean, var
+
+
+def frame_moments(x: Tensor, source_mean: Tensor) -> FrameMoments:
+    """Moments of each frame of x [n, channels, ...]."""
+    return distance_moments(x - per_channel(source_mean, x))
+
+
+def distance_moments(distance: Tensor) -> FrameMoments:
+    """The same, where the distance [n, channels, ...] to the source means is known."""
+    return FrameMoments(*_moments(distance, list(range(2, distance.dim()))))
+
+
+def pooled_moments(distance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (as a distance to the source mean) and variance of all frames, both [channels]."""
+    return _central(*_moments(distance, [0, *range(2, distance.dim())]))
+
+
+def _central(mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    # Below zero by rounding only. Engines may clamp an overflow to a number; this keeps it.
+    return mean, (square - mean * mean).abs()
+
+
+def _moments(distance: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = _Moments.apply(distance, dims)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and mean square over some dimensions.
+
+    Torch's own gradient spreads out both means and takes seven passes over the images.
+    """
+
+    @staticmethod
+    def forward(distance: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
+        return distance.mean(dims), (distance * distance).mean(dims)
+
+    @staticmethod
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, list[int]], output: tuple[Tensor, Tensor]
+    ) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.dims = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, of_mean: Tensor, of_square: Tensor) -> tuple[Tensor, None]:
+        (distance,) = ctx.saved_tensors
+        kept = [1 if axis in ctx.dims else size for axis, size in enumerate(distance.shape)]
+        count = distance.numel() / of_mean.numel()
+        slope = (of_square * (2.0 / count)).view(kept)
+        return distance * slope + (of_mean / count).view(kept), None
