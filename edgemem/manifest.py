@@ -53,10 +53,30 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """One way to run the adaptation step, with what it took when the bundle was written.
+
+    graph: its name under graphs. profile: settings of the engine, "latency" or "memory". bytes:
+    memory of graphs, weights and activations while predicting and adapting. milliseconds: of one
+    step there; only their ratios mean something elsewhere.
+    """
+
+    name: str
+    graph: str
+    profile: str
+    bytes: int
+    milliseconds: float
+
+
+PROFILES = ("latency", "memory")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything the runtime knows about a bundle before it opens a graph.
 
-    graphs: name -> file. labels: class names in the order of the logits. key: size of the
+    graphs: name -> file. plans: ways to run the step, the fastest first; every one changes a block
+    in the same way. labels: class names in the order of the logits. key: size of the
     context key. reference: file with outputs that every device must reproduce. source: file that
     tells what keys of source data look like; None = contexts are not told apart. exported_from:
     names and hashes of what the bundle was made from, and the figures of its parity check; for
@@ -65,6 +85,7 @@ class Manifest:
 
     name: str
     graphs: dict[str, str]
+    plans: tuple[Plan, ...]
     frames: FrameSpec
     labels: tuple[str, ...]
     block: BlockSpec
@@ -99,6 +120,7 @@ def to_json(manifest: Manifest) -> bytes:
         "written_by": f"edgemem {VERSION}",
         "name": manifest.name,
         "graphs": manifest.graphs,
+        "plans": [vars(plan) for plan in manifest.plans],
         "frames": vars(manifest.frames),
         "labels": manifest.labels,
         "block": [vars(spec) for spec in manifest.block.arrays],
@@ -148,6 +170,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
     return Manifest(
         name=_text(document["name"]),
         graphs={_text(k): _text(v) for k, v in document["graphs"].items()},
+        plans=tuple(_plan(entry) for entry in document["plans"]),
         frames=FrameSpec(
             tuple(_count(n) for n in frames["shape"]),
             _count(frames["batch"]),
@@ -180,6 +203,10 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("no graph named 'predict'")
     if manifest.source is not None and "key" not in manifest.graphs:
         raise ValueError("source keys, but no graph named 'key'")
+    if "adapt" in manifest.graphs and not manifest.plans:
+        raise ValueError("a graph named 'adapt', but no plan")
+    if unknown := [plan.graph for plan in manifest.plans if plan.graph not in manifest.graphs]:
+        raise ValueError(f"a plan with graph {unknown[0]!r}, which is not listed")
     more = [manifest.source] if manifest.source is not None else []
     for name in [*manifest.graphs.values(), manifest.generic_block, manifest.reference, *more]:
         if name not in manifest.files:
@@ -197,6 +224,18 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("the block specification is larger than the generic block")
     if manifest.slots.nbytes > 4 * block_bytes + (1 << 16):
         raise ValueError("the optimiser slots are larger than four blocks")
+
+
+def _plan(entry: dict[str, Any]) -> Plan:
+    if entry["profile"] not in PROFILES:
+        raise ValueError(f"profile {entry['profile']!r}")
+    return Plan(
+        _text(entry["name"]),
+        _text(entry["graph"]),
+        entry["profile"],
+        _count(entry["bytes"]),
+        _positive(entry["milliseconds"]),
+    )
 
 
 def _block_spec(entries: list[dict[str, Any]]) -> BlockSpec:

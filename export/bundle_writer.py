@@ -16,6 +16,7 @@ from edgemem.errors import ExportError, InputError
 from edgemem.export.objective import OBJECTIVES, Objective
 from edgemem.export.optimizer import OPTIMIZERS, Optimizer
 from edgemem.export.parity import Parity, check_parity
+from edgemem.export.plans import measured_plans, plan_graphs
 from edgemem.export.step import (
     Function,
     adapt_function,
@@ -27,9 +28,10 @@ from edgemem.export.trace import to_onnx
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files import new_folder, sha256_file
-from edgemem.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, to_json
+from edgemem.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, to_json
 from edgemem.models.adaptive import AdaptiveModel, Gradient
 from edgemem.models.source_keys import source_keys
+from edgemem.reference import reference_frames
 
 GENERIC = "bank/generic.safetensors"
 REFERENCE = "reference.safetensors"
@@ -105,7 +107,11 @@ def _export(
     for name, function in functions.items():
         report(f"tracing {name}")
         models[name] = to_onnx(function)
-        strip_notes(models[name])
+    report("planning memory")
+    steps = plan_graphs(models["adapt"])
+    models |= steps
+    for graph in models.values():
+        strip_notes(graph)
     with new_folder(path) as folder:
         report("writing")
         (folder / WEIGHTS).write_bytes(share_weights(models.values()))
@@ -116,6 +122,11 @@ def _export(
             folder, model, functions["predict"], functions["adapt"], frames, objective.exercise
         )
         parity.check()
+        report("measuring")
+        inputs = functions["adapt"].inputs | {"x": torch.from_numpy(reference_frames(frames, 0))}
+        plans = measured_plans(folder, list(steps), inputs)
+        for name in set(steps) - {plan.graph for plan in plans}:
+            (folder / f"{name}.onnx").unlink()
         (folder / "bank").mkdir()
         generic = {name: value.detach().numpy() for name, value in model.block().items()}
         (folder / GENERIC).write_bytes(pack(generic))
@@ -126,7 +137,7 @@ def _export(
         block = _spec(
             _named("block", functions["adapt"]), dict.fromkeys(model.learned(), ROOT_SHARE)
         )
-        manifest = _manifest(path, folder, functions, block, frames, choices, origin)
+        manifest = _manifest(path, folder, tuple(plans), functions, block, frames, choices, origin)
         (folder / "manifest.json").write_bytes(to_json(manifest))
     return parity
 
@@ -197,6 +208,7 @@ def _frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:
 def _manifest(
     path: Path,
     folder: Path,
+    plans: tuple[Plan, ...],
     functions: Mapping[str, Function],
     block: BlockSpec,
     frames: FrameSpec,
@@ -210,7 +222,8 @@ def _manifest(
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return Manifest(
         name=path.name.removesuffix(".edgemem"),
-        graphs={name: f"{name}.onnx" for name in functions},
+        graphs={file.stem: file.name for file in sorted(folder.glob("*.onnx"))},
+        plans=plans,
         frames=frames,
         labels=choices.labels or tuple(str(i) for i in range(classes)),
         block=block,

@@ -97,12 +97,12 @@ def check_parity(
     Raises:
         ExportError: a graph does not load.
     """
-    sessions = {name: _session(folder / f"{name}.onnx") for name in ("predict", "adapt")}
+    sessions = {name: session(folder / f"{name}.onnx") for name in ("predict", "adapt")}
     inputs = {name: value.clone() for name, value in adapt.inputs.items()}
     inputs |= {f"hp.{name}": torch.tensor(value) for name, value in exercise.items()}
     for seed in range(BATCHES):
         inputs["x"] = torch.from_numpy(reference_frames(frames, seed))
-        expected, found = _call(adapt, inputs), _run(sessions["adapt"], inputs)
+        expected, found = _call(adapt, inputs), run_graph(sessions["adapt"], inputs)
         differences = {name: _difference(found[name], expected[name]) for name in adapt.outputs}
         worst = max(differences, key=differences.__getitem__)
         slots = _slot_difference(found, expected)
@@ -110,8 +110,8 @@ def check_parity(
             break
     with torch.no_grad():
         frozen_logits = model.frozen_logits(inputs["x"]).numpy()
-    frozen = _run(sessions["predict"], _frozen_inputs(predict, inputs["x"]))["logits"]
-    predicted = _run(sessions["predict"], inputs)["logits"]
+    frozen = run_graph(sessions["predict"], _frozen_inputs(predict, inputs["x"]))["logits"]
+    predicted = run_graph(sessions["predict"], inputs)["logits"]
     after, updated = _run_steps(sessions["adapt"], adapt, inputs, frames)
     figures = Parity(
         frozen=_difference(frozen, frozen_logits),
@@ -137,7 +137,7 @@ def check_parity(
 
 
 def _run_steps(
-    session: onnxruntime.InferenceSession,
+    graph: onnxruntime.InferenceSession,
     adapt: Function,
     inputs: dict[str, Tensor],
     frames: FrameSpec,
@@ -150,7 +150,7 @@ def _run_steps(
         expected = _call(adapt, {k: torch.from_numpy(v) for k, v in torch_side.items()})
         updated += int(expected["stat.updated"])
         torch_side |= _next(expected)
-        engine_side |= _next(_run(session, engine_side))
+        engine_side |= _next(run_graph(graph, engine_side))
     block = [name for name in torch_side if name.startswith("block.")]
     return max(_difference(engine_side[n], torch_side[n]) for n in block), updated
 
@@ -171,13 +171,15 @@ def _call(function: Function, inputs: dict[str, Tensor]) -> Arrays:
     }
 
 
-def _run(session: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor | Array]) -> Arrays:
-    names = [value.name for value in session.get_outputs()]
-    feeds = {value.name: np.asarray(inputs[value.name]) for value in session.get_inputs()}
-    return dict(zip(names, session.run(names, feeds), strict=True))
+def run_graph(graph: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor | Array]) -> Arrays:
+    """All outputs of a graph by name; inputs may hold more than it asks for."""
+    names = [value.name for value in graph.get_outputs()]
+    feeds = {value.name: np.asarray(inputs[value.name]) for value in graph.get_inputs()}
+    return dict(zip(names, graph.run(names, feeds), strict=True))
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """A graph file as onnxruntime runs it by default; raises ExportError."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:

@@ -9,6 +9,8 @@ from edgemem.bundle import open_bundle
 from edgemem.errors import InputError
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from edgemem.runtime.plans import choose_plan
+from edgemem.runtime.policy import When
 from edgemem.runtime.result import Event, Result
 from edgemem.state import State
 
@@ -20,9 +22,11 @@ def open(
     state: Path | str | None = None,
     *,
     adapt: bool = True,
+    adapt_when: When = 1,
     contexts: bool = True,
     hyper_parameters: Mapping[str, float] | None = None,
     threads: int = 0,
+    memory_budget: int | str | None = None,
 ) -> Runtime:
     """Open a bundle, verify it, and continue from the state file if there is one.
 
@@ -30,28 +34,42 @@ def open(
         bundle: folder written by `edgemem export`.
         state: file to keep what is learnt in, made if missing; None = forget on close.
         adapt: False = predict only, whatever `step` is given.
+        adapt_when: n = the step runs on one full batch in n; "drift" = while the present context is
+            young, or when its key moves further than it usually does. Contexts are followed always.
         contexts: keep a block for each context, where the bundle was warmed up. False = one block
             for all; statistics that a block remembers are then stale whenever the context changes.
         hyper_parameters: other values than the bundle's defaults, such as {"alpha": 0.5}.
         threads: of the inference engine; 0 = all cores.
+        memory_budget: bytes, or text such as "128MB", for graphs, weights and activations; the
+            fastest plan of the step that fits is taken. None = the fastest of all.
 
     Raises:
         BundleError: the bundle is missing, damaged or altered.
         StateError: the state file is damaged, of another bundle, or cannot be written.
-        InputError: an unknown hyper-parameter, or a negative number of threads.
+        InputError: an unknown hyper-parameter or value of `adapt_when`, a negative number of
+            threads, or a memory budget that no plan fits.
     """
     if threads < 0:
         raise InputError(f"threads={threads}", "is negative", "Pass 0 for all cores")
+    if adapt_when != "drift" and not (isinstance(adapt_when, int) and adapt_when >= 1):
+        raise InputError(f"adapt_when={adapt_when!r}", "is unknown", 'Pass 1 or more, or "drift"')
     opened = open_bundle(bundle)
+    if adapt and adapt_when == "drift" and (opened.manifest.source is None or not contexts):
+        raise InputError(
+            'adapt_when="drift"', "needs contexts to drift", "Pass a number, or warm the model up"
+        )
+    plan = choose_plan(opened.manifest, memory_budget) if adapt else None
     kept = None if state is None else State(state, opened.identity)
     try:
         return Runtime(
             opened,
-            OnnxRuntimeBackend(threads),
+            OnnxRuntimeBackend(threads, "latency" if plan is None else plan.profile),
             state=kept,
             adapt=adapt,
+            adapt_when=adapt_when,
             contexts=contexts,
             hyper_parameters=hyper_parameters,
+            plan=plan,
         )
     except BaseException:
         if kept is not None:

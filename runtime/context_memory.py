@@ -18,7 +18,7 @@ from edgemem.bundle import Bundle
 from edgemem.runtime.consolidation import Probe, moved, shared_part
 from edgemem.runtime.context_snapshot import arrived_of, contexts_of, to_arrays, to_counters
 from edgemem.runtime.context_store import PREFIX, ContextStore, Loaded
-from edgemem.runtime.contexts import HOLD, NONE, Contexts, follow
+from edgemem.runtime.contexts import HOLD, NONE, Contexts, drifting, follow
 from edgemem.runtime.result import Event
 from edgemem.runtime.shipped_rows import LAST_PATIENCE, NOTHING, PATIENCE, Rows, ShippedRows
 from edgemem.runtime.source_keys import source_keys
@@ -60,6 +60,11 @@ class ContextMemory:
         """Distance of the last key from the present context; a source batch is about one from the
         mean of the source."""
         return self.contexts.drift
+
+    @property
+    def drifting(self) -> bool:
+        """Whether there is something to adapt to: see `contexts.drifting`."""
+        return drifting(self.contexts, self._source.novelty)
 
     @property
     def reading(self) -> bool:

@@ -21,6 +21,7 @@ HOLD = 1.5  # the present context reaches this much further than others
 REACH = 1.25  # in root mean square distances of a context's own keys
 DWELL = 2  # batches in a row that must prefer a context before it takes over from one that holds
 MEMORY = 100  # batches over which the mean key of a context averages
+YOUNG = 16  # batches in which a context changes most
 NONE = -1
 
 
@@ -80,6 +81,14 @@ class Contexts:
     votes: int = 0
     opened: int = 0
     drift: float = 0.0
+
+
+def drifting(contexts: Contexts, novelty: float) -> bool:
+    """Whether the present context is young, or its last key lay further off than is usual."""
+    present = contexts.known.get(contexts.present)
+    if present is None or present.count <= YOUNG:
+        return True
+    return contexts.drift > present.reach(novelty)
 
 
 def follow(contexts: Contexts, key: Key, novelty: float, capacity: int) -> Contexts:

@@ -15,20 +15,20 @@ from edgemem.runtime.contract import check_adapt, check_key, check_predict, pref
 
 Frames = NDArray[np.float32]
 Logits = NDArray[np.float32]
-CHECKS = {"predict": check_predict, "adapt": check_adapt, "key": check_key}
+CHECKS = {"predict": check_predict, "key": check_key}  # every other graph is a step
 
 
 class Graphs:
     """Runs the graphs of one bundle. zero: the block with which the model is the frozen one.
 
-    frozen_parameters: the hyper-parameters that go with it.
+    frozen_parameters: the hyper-parameters that go with it. step: the graph that adapts.
 
     Raises:
         BundleError: the `predict` graph does not fit the manifest.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
-        self._bundle, self._backend = bundle, backend
+    def __init__(self, bundle: Bundle, backend: Backend, step: str = "adapt") -> None:
+        self._bundle, self._backend, self._step = bundle, backend, step
         self.zero = bundle.manifest.block.zero()
         parameters = bundle.manifest.hyper_parameters
         self.frozen_parameters = {name: value.frozen for name, value in parameters.items()}
@@ -51,9 +51,14 @@ class Graphs:
                     "Open it with adapt=False",
                 )
             graph = self._backend.open(self._bundle.graph_path(name))
-            CHECKS[name](graph, manifest, f"{self._bundle.path.name}/{manifest.graphs[name]}")
+            check = CHECKS.get(name, check_adapt)
+            check(graph, manifest, f"{self._bundle.path.name}/{manifest.graphs[name]}")
             self.opened[name] = graph
         return self.opened[name]
+
+    def open_step(self) -> Graph:
+        """The graph that adapts; raises as `open`."""
+        return self.open(self._step)
 
     def predict(
         self, window: Frames, block: Arrays, hyper_parameters: Mapping[str, float]
@@ -71,7 +76,7 @@ class Graphs:
         self, window: Frames, block: Arrays, slots: Arrays, hyper_parameters: Mapping[str, float]
     ) -> Arrays:
         """All outputs of one adaptation step on a full batch."""
-        graph = self.open("adapt")
+        graph = self.open_step()
         arrays = {**prefixed("block", block), **prefixed("opt", slots)}
         return graph.run({"x": window, **arrays, **_scalars(hyper_parameters, graph)})
 

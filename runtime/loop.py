@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from edgemem.block import Array, Arrays, is_finite
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError, StateError
+from edgemem.manifest import Plan
 from edgemem.runtime.backend import Backend
 from edgemem.runtime.consolidation import Outlook, Probe, outlook
 from edgemem.runtime.context_memory import ContextMemory
 from edgemem.runtime.contract import prefixed, stripped
 from edgemem.runtime.frames import checked
 from edgemem.runtime.graphs import Graphs
-from edgemem.runtime.policy import Verdict, judge
+from edgemem.runtime.policy import Verdict, When, due, judge
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.settings import known_parameters
@@ -40,7 +41,7 @@ FROZEN = Event("frozen", "the block gives non-finite logits; the frozen model an
 class Runtime:
     """Predicts and adapts with one bundle. Made by `edgemem.open`; for one thread.
 
-    bundle: the verified bundle. counters: frames, steps, updates, unreliable, skipped and
+    bundle: the verified bundle. plan: how its step runs; None = as the first plan. counters: frames, steps, updates, unreliable, skipped and
     restored since the state file was new. hyper_parameters: scalars by name; change them at will.
     """
 
@@ -51,14 +52,17 @@ class Runtime:
         *,
         state: State | None = None,
         adapt: bool = True,
+        adapt_when: When = 1,
         contexts: bool = True,
         hyper_parameters: Mapping[str, float] | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self.bundle, self._state = bundle, state
+        self.plan = plan
         manifest = bundle.manifest
-        self._adapting = adapt
+        self._adapting, self._adapt_when = adapt, adapt_when
         self.hyper_parameters = known_parameters(bundle.manifest, hyper_parameters or {})
-        self._graphs = Graphs(bundle, backend)
+        self._graphs = Graphs(bundle, backend, "adapt" if plan is None else plan.graph)
         self._block = self._good = bundle.generic
         self._slots = manifest.slots.zero()
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
@@ -112,7 +116,7 @@ class Runtime:
         """
         x, events, logits, position = self._checked(frames), self._notices, [], 0
         if self._adapting and len(x) >= self._ring.missing:
-            self._graphs.open("adapt")  # before anything changes
+            self._graphs.open_step()  # before anything changes
         self._notices = []
         while position < len(x):
             take = min(len(x) - position, self._ring.missing)
@@ -245,9 +249,12 @@ class Runtime:
         return [x[i : i + self._ring.size] for i in range(0, len(x), self._ring.size)]
 
     def _adapt(self, events: list[Event]) -> Logits:
-        """One adaptation step on the ring; logits of all its frames, from before the update."""
+        """One adaptation step on the ring, if it is due; logits of all its frames, from before."""
         window = self._ring.last(self._ring.size)
         self._follow(window, events)
+        batch = self.counters["frames"] // self._ring.size - 1
+        if not due(self._adapt_when, batch, self._contexts is None or self._contexts.drifting):
+            return self._predict_or_frozen(window, len(window), events)
         outputs = self._graphs.adapt(window, self._block, self._slots, self.hyper_parameters)
         self.counters["steps"] += 1
         verdict = judge(outputs)

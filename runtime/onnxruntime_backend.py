@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -22,11 +22,16 @@ DTYPES = {
 class OnnxRuntimeGraph:
     """One session."""
 
-    def __init__(self, path: Path, options: onnxruntime.SessionOptions) -> None:
+    def __init__(
+        self, path: Path, options: onnxruntime.SessionOptions, skipped: Sequence[str] = ()
+    ) -> None:
         self._thing = f"{path.parent.name}/{path.name}"
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=list(skipped),
             )
         except Exception as error:
             raise BundleError(
@@ -55,17 +60,28 @@ class OnnxRuntimeGraph:
 
 
 class OnnxRuntimeBackend:
-    """Opens sessions with one set of options.
+    """Opens sessions with one set of options, which docs/performance.md gives reasons for.
 
-    threads: 0 = onnxruntime's choice, which is all cores.
+    threads: 0 = onnxruntime's choice, which is all cores. profile: "latency", or "memory", where
+    weights stay in the mapped file and nothing is kept from one run to the next.
     """
 
-    def __init__(self, threads: int = 0) -> None:
-        self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads
-        self._options.inter_op_num_threads = 1
-        self._options.log_severity_level = 3
+    def __init__(self, threads: int = 0, profile: str = "latency") -> None:
+        options = self._options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # A pattern of all tensors is allocated beside the arena, not instead of it.
+        options.enable_mem_pattern = False
+        self._skipped: list[str] = []
+        if profile == "memory":
+            options.graph_optimization_level = (
+                onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+            )
+            options.enable_cpu_mem_arena = False
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            self._skipped = ["ConstantFolding"]
 
     def open(self, path: Path) -> OnnxRuntimeGraph:
         """Open a graph file; raises BundleError."""
-        return OnnxRuntimeGraph(path, self._options)
+        return OnnxRuntimeGraph(path, self._options, self._skipped)

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,6 +35,12 @@ def run(
     contexts: Annotated[
         bool, typer.Option("--contexts/--no-contexts", help="Keep a block for each context.")
     ] = True,
+    adapt_when: Annotated[
+        str, typer.Option(help="A step on one batch in so many, or on drift.")
+    ] = "1",
+    memory_budget: Annotated[
+        str | None, typer.Option(help="For graphs and activations, such as 128MB.")
+    ] = None,
     chunk: Annotated[int, typer.Option(help="Frames per call; 0 = the bundle's batch.")] = 0,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Hyper-parameter, such as alpha=0.5.")
@@ -65,9 +71,11 @@ def run(
             bundle,
             state,
             adapt=adapt,
+            adapt_when=_adapt_when(adapt_when),
             contexts=contexts,
             hyper_parameters=values,
             threads=threads,
+            memory_budget=memory_budget,
         ) as runtime,
         progress("frames") as bar,
     ):
@@ -117,6 +125,8 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
         ],
     )
     hyper = manifest.hyper_parameters.items()
+    plans = [(p.name, f"{p.bytes / 1e6:.0f}", f"{p.milliseconds:.1f}") for p in manifest.plans]
+    print_table("plans of the step, measured at export", ("plan", "MB", "ms"), plans)
     print_table("hyper-parameters", ("name", "default"), [(k, f"{v.default:g}") for k, v in hyper])
     files = manifest.files.items()
     rows = [(name, f"{record.size:,}", record.sha256[:12]) for name, record in files]
@@ -231,6 +241,17 @@ def _hyper_parameters(settings: list[str]) -> dict[str, float]:
                 f"--set {setting}", "is not name=number", "Write it as --set alpha=0.5"
             ) from error
     return values
+
+
+def _adapt_when(text: str) -> int | Literal["drift"]:
+    if text == "drift":
+        return "drift"
+    try:
+        return int(text)
+    except ValueError as error:
+        raise InputError(
+            f"--adapt-when {text}", "is neither a number nor drift", "Write it as --adapt-when 10"
+        ) from error
 
 
 def _version(package: str) -> str | None:

@@ -18,6 +18,7 @@ from onnx_ir.passes.common import (
     CommonSubexpressionEliminationPass,
     DeduplicateInitializersPass,
     RemoveUnusedNodesPass,
+    ShapeInferencePass,
 )
 from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet, rewrite
@@ -40,7 +41,7 @@ def lower(model: onnx.ModelProto) -> onnx.ModelProto:
     )
     RemoveUnusedNodesPass()(graph)
     for rules in RULES:
-        graph = rewrite(graph, pattern_rewrite_rules=rules)
+        graph = rewrite(ShapeInferencePass()(graph).model, pattern_rewrite_rules=rules)
     Sequential(
         CommonSubexpressionEliminationPass(),
         DeduplicateInitializersPass(),
@@ -208,7 +209,8 @@ def _reshaped(op: Any, value: ir.Value, shape: list[int], name: str) -> Any:
 
 
 RULES = (
-    RewriteRuleSet([scalar_before_expand(), *expand_before_binary_op_rules, scale_before_gate()]),
+    RewriteRuleSet([scalar_before_expand()]),
+    RewriteRuleSet([*expand_before_binary_op_rules, scale_before_gate()]),
     RewriteRuleSet(
         [affine_as_convolution(), scale_into_next_kernel(), scale_into_kernel()], commute=True
     ),

@@ -22,7 +22,7 @@ MAY_IMPORT = {
         {"edgemem", "edgemem.models"},
     ),
     "edgemem.export": (
-        {"numpy", "torch", "onnx", "onnxscript", "onnxruntime"},
+        {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime"},
         {"edgemem", "edgemem.models", "edgemem.export"},
     ),
 }

@@ -20,10 +20,19 @@ shape = st.lists(st.integers(1, 9), max_size=3).map(tuple)
 spec = st.builds(ArraySpec, text, shape, st.sampled_from(DTYPES), finite, st.floats(0, 1))
 block = st.lists(spec, max_size=3, unique_by=lambda s: s.name).map(lambda a: BlockSpec(tuple(a)))
 record = st.builds(m.FileRecord, st.integers(1 << 20, 1 << 40), text)
+plan = st.builds(
+    m.Plan,
+    text,
+    st.sampled_from(["predict", "key"]),
+    st.sampled_from(m.PROFILES),
+    st.integers(1, 1 << 40),
+    st.floats(1e-3, 1e6),
+)
 manifests = st.builds(
     m.Manifest,
     name=text,
     graphs=st.just({"predict": "predict.onnx", "key": "predict.onnx"}),
+    plans=st.lists(plan, max_size=3).map(tuple),
     frames=st.builds(m.FrameSpec, shape, st.integers(1, 64), st.booleans(), st.floats(0.5, 1e6)),
     labels=st.lists(text, max_size=3).map(tuple),
     block=block,
@@ -165,6 +174,11 @@ def test_what_is_not_a_manifest_says_so(content, reason):
         (("hyper_parameters", "alpha", "default"), float("nan"), "finite"),
         (("graphs",), {"adapt": "adapt.onnx"}, "no graph named 'predict'"),
         (("graphs", "predict"), "/etc/passwd", "'/etc/passwd' is not listed under files"),
+        (("plans",), [], "a graph named 'adapt', but no plan"),
+        (("plans", 0, "graph"), "learn", "a plan with graph 'learn', which is not listed"),
+        (("plans", 0, "profile"), "turbo", "profile 'turbo'"),
+        (("plans", 0, "bytes"), 0, "0 is not a count"),
+        (("plans", 0, "milliseconds"), -1.0, "-1.0 is not above zero"),
         (("generic_block",), "other", "'other' is not listed under files"),
         (("reference",), "other", "'other' is not listed under files"),
         (("files", "weights.bin", "size"), -1, "not a count"),

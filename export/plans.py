@@ -1,0 +1,81 @@
+"""Memory plans: graphs of the same step that differ in time and memory, measured at export."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from torch import Tensor
+
+from edgemem.errors import ExportError
+from edgemem.export.lowering.recompute import recompute
+from edgemem.export.parity import run_graph, session
+from edgemem.manifest import PROFILES, Plan
+
+NAMES = {"adapt": "fast", "adapt_balanced": "balanced", "adapt_lean": "lean"}
+WORTH = 0.95  # a slower plan that needs more than this part of the bytes of a faster one is dropped
+THREADS = 2
+MODULE = "edgemem.runtime.plan_cost"
+
+
+def plan_graphs(step: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
+    """Graph name -> graph: the step as it is, and with activations computed again, if it has any."""
+    graphs = {"adapt": step, "adapt_balanced": recompute(step, 2), "adapt_lean": recompute(step)}
+    sizes = {name: len(graph.graph.node) for name, graph in graphs.items()}
+    return {
+        name: graph
+        for number, (name, graph) in enumerate(graphs.items())
+        if sizes[name] not in list(sizes.values())[:number]
+    }
+
+
+def measured_plans(folder: Path, graphs: list[str], inputs: Mapping[str, Tensor]) -> list[Plan]:
+    """Run every plan as a device would; those worth having, the fastest first.
+
+    Args:
+        folder: holds the graphs as files. graphs: names of those of the step, `adapt` first.
+        inputs: of the step, by name.
+
+    Raises:
+        ExportError: a plan does not run, or does not compute what `adapt` does.
+    """
+    expected = run_graph(session(folder / "adapt.onnx"), inputs)
+    for name in graphs[1:]:
+        found = run_graph(session(folder / f"{name}.onnx"), inputs)
+        if wrong := [key for key in expected if not np.allclose(found[key], expected[key], 1e-5)]:
+            raise ExportError(f"plan {NAMES[name]!r}", f"gives another {wrong[0]}", "Report this")
+    with tempfile.TemporaryDirectory(prefix="edgemem-") as scratch:
+        values = Path(scratch) / "inputs.npz"
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}
+        np.savez(values, **arrays)
+        plans = [_measure(folder, name, profile, values) for profile in PROFILES for name in graphs]
+    return _worth_having(plans)
+
+
+def _worth_having(plans: list[Plan]) -> list[Plan]:
+    """The first plan, and each that needs clearly less memory than all faster ones."""
+    fastest, *others = plans
+    kept = [fastest]
+    for plan in sorted(others, key=lambda plan: plan.milliseconds):
+        if plan.bytes < WORTH * kept[-1].bytes:
+            kept.append(plan)
+    return kept
+
+
+def _measure(folder: Path, graph: str, profile: str, values: Path) -> Plan:
+    paths = [str(folder / "predict.onnx"), str(folder / f"{graph}.onnx"), str(values)]
+    words = [sys.executable, "-m", MODULE, *paths, profile, str(THREADS)]
+    finished = subprocess.run(words, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        last = (finished.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ExportError(f"plan {NAMES[graph]!r}", f"does not run ({last})", "Report this")
+    found = json.loads(finished.stdout)
+    name = NAMES[graph] if profile == "latency" else f"{NAMES[graph]}, mapped"
+    return Plan(name, graph, profile, int(found["bytes"]), round(found["milliseconds"], 3))

@@ -1,0 +1,67 @@
+"""Gates of gradients: what becomes of them in onnxruntime, against torch."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from edgemem.export.step import Function
+from edgemem.export.trace import to_onnx
+
+SLOW = {"Where", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Sign", "Equal"}
+ACTIVATIONS = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardtanh": lambda x: F.hardtanh(x, -0.5, 0.25),
+    "leaky relu": lambda x: F.leaky_relu(x, 0.1),
+    "threshold": lambda x: F.threshold(x, 0.25, -1.0),
+    "absolute": torch.abs,
+}
+SMALL = float(np.finfo(np.float32).tiny)
+quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+values = hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-9, 9, width=32))
+
+
+@pytest.fixture(scope="module", params=ACTIVATIONS)
+def both(request):
+    """The gradient of an activation in torch, and its graph."""
+    activation = ACTIVATIONS[request.param]
+
+    def gradient(x, w):
+        return (torch.func.grad(lambda v: (activation(v) * w).sum())(x),)
+
+    example = {"x": torch.zeros(2, 3, 4), "block.w": torch.ones(2, 3, 4)}
+    model = to_onnx(Function(example, ("next.block.w",), gradient, dynamic_batch=False))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+
+    def run(x, w):
+        return session.run(None, {"x": x, "block.w": w})[0]
+
+    return gradient, run, {node.op_type for node in model.graph.node}
+
+
+def test_no_operator_is_left_that_runs_on_one_thread(both):
+    assert not both[2] & SLOW
+
+
+@quick
+@given(x=values, w=values)
+def test_gradients_equal_torchs(both, x, w):
+    """Numbers so near a kink that they are below the steepest slope count as at the kink."""
+    gradient, run, _ = both
+    x = np.where(np.abs(x) < SMALL, 0, x).astype(np.float32)
+    expected = gradient(torch.from_numpy(x), torch.from_numpy(w))[0].numpy()
+    np.testing.assert_allclose(run(x, w), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_kink_the_smallest_and_the_largest_numbers(both):
+    gradient, run, _ = both
+    edge = [0.0, -0.0, SMALL, -SMALL, 3e38, -3e38, 0.25, -0.5, 6.0, 5.9999995, 1.0, -1.0]
+    x = np.resize(np.array(edge, np.float32), (2, 3, 4))
+    w = np.full((2, 3, 4), 2.0, np.float32)
+    expected = gradient(torch.from_numpy(x), torch.from_numpy(w))[0].numpy()
+    np.testing.assert_array_equal(run(x, w), expected)
