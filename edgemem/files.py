@@ -1,11 +1,12 @@
-"""Files that are either wholly there or not at all, and paths that stay where they belong."""
+"""Files that are either wholly there or not at all, and paths that stay where they belong.
+
+What only writing needs is imported there: a device that opens a bundle should not wait for it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -49,6 +50,8 @@ def write_file(path: Path, content: bytes) -> None:
         InputError: the folder is missing, read-only or full.
     """
     with explain_write_errors(path):
+        import tempfile
+
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             os.fchmod(handle, 0o644)  # mkstemp keeps it private
@@ -72,6 +75,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the parent folder is missing, read-only or full.
     """
+    import shutil
+    import tempfile
+
     path = path.absolute()
     with explain_write_errors(path):
         draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -90,6 +96,9 @@ def _swap(draft: Path, path: Path) -> None:
     if not path.exists():
         draft.rename(path)
         return
+    import shutil
+    import tempfile
+
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
     try:
         path.rename(old / "old")

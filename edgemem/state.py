@@ -10,21 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass
 
-from edgemem.block import Arrays, pack, unpack
+from edgemem.block import pack, unpack
 from edgemem.errors import StateError
+from edgemem.snapshot import Snapshot
 from edgemem.state_file import StateFile
 
 KEPT_VERSIONS = 2
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What one commit holds. counters: plain numbers by name."""
-
-    arrays: Arrays
-    counters: dict[str, int]
 
 
 class State(StateFile):

@@ -12,7 +12,6 @@ from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from edgemem.runtime.plans import choose_plan
 from edgemem.runtime.policy import When
 from edgemem.runtime.result import Event, Result
-from edgemem.state import State
 
 __all__ = ["Event", "Result", "Runtime", "open"]
 
@@ -59,7 +58,11 @@ def open(
             'adapt_when="drift"', "needs contexts to drift", "Pass a number, or warm the model up"
         )
     plan = choose_plan(opened.manifest, memory_budget) if adapt else None
-    kept = None if state is None else State(state, opened.identity)
+    kept = None
+    if state is not None:
+        from edgemem.state import State  # SQLite takes a while to load
+
+        kept = State(state, opened.identity)
     try:
         return Runtime(
             opened,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from edgemem.errors import InputError, StateError
 from edgemem.manifest import Plan
 from edgemem.runtime.backend import Backend
 from edgemem.runtime.consolidation import Outlook, Probe, outlook
-from edgemem.runtime.context_memory import ContextMemory
 from edgemem.runtime.contract import prefixed, stripped
 from edgemem.runtime.frames import checked
 from edgemem.runtime.graphs import Graphs
@@ -24,7 +23,11 @@ from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.settings import known_parameters
 from edgemem.runtime.snapshots import carried, checked_snapshot, packed_frames, shared
-from edgemem.state import Snapshot, State
+from edgemem.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from edgemem.runtime.context_memory import ContextMemory
+    from edgemem.state import State
 
 Logits = NDArray[np.float32]
 GENERIC = "generic"
@@ -67,17 +70,20 @@ class Runtime:
         self._slots = manifest.slots.zero()
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
         self.counters = dict.fromkeys(COUNTERS, 0)
-        known = contexts and adapt and manifest.source is not None
-        self._contexts = ContextMemory(bundle, state) if known else None
+        self._follows_contexts = contexts and adapt and manifest.source is not None
+        self._memory: ContextMemory | None = None
         self._committed_step = 0
         self._entropy = 0.0
         self._notices: list[Event] = []
         self._carried = Snapshot({}, {})
+        if state is None and not manifest.levels:
+            return  # nothing to go on from, and no file that might be damaged
         try:
+            self._memory = self._new_memory() if self._follows_contexts else None
             self._continue(state.read() if state is not None else None)
         except BaseException:
-            if self._contexts is not None:
-                self._contexts.close()
+            if self._memory is not None:
+                self._memory.close()
             raise
 
     def predict(self, frames: Array, *, frozen: bool = False) -> Result:
@@ -203,8 +209,8 @@ class Runtime:
                 self.flush()
         finally:
             self._closed = True
-            if self._contexts is not None:
-                self._contexts.close()
+            if self._memory is not None:
+                self._memory.close()
             if self._state is not None:
                 self._state.close()
 
@@ -225,12 +231,27 @@ class Runtime:
         self.close()
 
     @property
+    def _contexts(self) -> ContextMemory | None:
+        """What is known of contexts, made when first needed: a prediction need not wait for it."""
+        if self._follows_contexts and self._memory is None:
+            self._memory = self._new_memory()
+            self._memory.load({}, {}, None)
+        return self._memory
+
+    def _new_memory(self) -> ContextMemory:
+        from edgemem.runtime.context_memory import ContextMemory
+
+        return ContextMemory(self.bundle, self._state)
+
+    @property
     def _context(self) -> str:
-        return GENERIC if self._contexts is None else self._contexts.name
+        return GENERIC if self._memory is None else self._memory.name
 
     @property
     def _drift(self) -> float | None:
-        return None if self._contexts is None else self._contexts.drift
+        if self._memory is None:
+            return 0.0 if self._follows_contexts else None
+        return self._memory.drift
 
     @property
     def bytes_written(self) -> int:

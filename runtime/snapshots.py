@@ -11,7 +11,7 @@ from edgemem.block import Array, Arrays, is_finite
 from edgemem.errors import StateError
 from edgemem.manifest import Manifest
 from edgemem.runtime.contract import stripped
-from edgemem.state import Snapshot
+from edgemem.snapshot import Snapshot
 
 
 def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> tuple[Array, int]:

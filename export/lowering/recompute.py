@@ -232,7 +232,8 @@ class _Step:
             return value
         bounds = [np.zeros(rank), np.ones(rank), np.arange(rank)]
         part = ir.Value(shape=ir.Shape([1] * rank), type=value.type)
-        inputs = [value, *(self._constant(b.astype(np.int64)) for b in bounds)]
+        inputs: list[ir.Value | None] = [value]
+        inputs += [self._constant(b.astype(np.int64)) for b in bounds]
         scalar = ir.Value(shape=ir.Shape([]), type=value.type)
         return self._append("Squeeze", [self._append("Slice", inputs, part)], scalar)
 

@@ -1,0 +1,15 @@
+"""What a runtime needs to go on where it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgemem.block import Arrays
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one commit holds. counters: plain numbers by name."""
+
+    arrays: Arrays
+    counters: dict[str, int]
