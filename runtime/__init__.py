@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from edgemem.runtime.plans import choose_plan
 from edgemem.runtime.policy import When
 from edgemem.runtime.result import Event, Result
+from edgemem.runtime.session_cache import SessionCache
 
 __all__ = ["Event", "Result", "Runtime", "open"]
 
 
-def open(
+def open(  # noqa: PLR0913 - each is one choice, by name
     bundle: Path | str,
     state: Path | str | None = None,
     *,
@@ -25,7 +27,9 @@ def open(
     contexts: bool = True,
     hyper_parameters: Mapping[str, float] | None = None,
     threads: int = 0,
+    background: bool = False,
     memory_budget: int | str | None = None,
+    cache: Path | str | None = None,
 ) -> Runtime:
     """Open a bundle, verify it, and continue from the state file if there is one.
 
@@ -39,8 +43,13 @@ def open(
             for all; statistics that a block remembers are then stale whenever the context changes.
         hyper_parameters: other values than the bundle's defaults, such as {"alpha": 0.5}.
         threads: of the inference engine; 0 = all cores.
+        background: steps run on a thread of their own, of low priority, and on one core; calls
+            return without waiting for them. Batches that come while a step runs are only predicted.
+            Prediction leaves that core alone if `threads` is 0.
         memory_budget: bytes, or text such as "128MB", for graphs, weights and activations; the
             fastest plan of the step that fits is taken. None = the fastest of all.
+        cache: folder for optimised graphs, so that later starts are faster; made if missing.
+            None = optimise anew each time.
 
     Raises:
         BundleError: the bundle is missing, damaged or altered.
@@ -64,15 +73,20 @@ def open(
 
         kept = State(state, opened.identity)
     try:
+        profile = "latency" if plan is None else plan.profile
+        kept_graphs = None if cache is None else SessionCache(Path(cache), opened.identity)
+        spare = max(1, (os.cpu_count() or 2) - 1) if background and threads == 0 else threads
+        behind = OnnxRuntimeBackend(1, profile, kept_graphs) if background and adapt else None
         return Runtime(
             opened,
-            OnnxRuntimeBackend(threads, "latency" if plan is None else plan.profile),
+            OnnxRuntimeBackend(spare, profile, kept_graphs),
             state=kept,
             adapt=adapt,
             adapt_when=adapt_when,
             contexts=contexts,
             hyper_parameters=hyper_parameters,
             plan=plan,
+            background=behind,
         )
     except BaseException:
         if kept is not None:

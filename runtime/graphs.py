@@ -22,13 +22,21 @@ class Graphs:
     """Runs the graphs of one bundle. zero: the block with which the model is the frozen one.
 
     frozen_parameters: the hyper-parameters that go with it. step: the graph that adapts.
+    step_backend: what runs it; None = as the others.
 
     Raises:
         BundleError: the `predict` graph does not fit the manifest.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, step: str = "adapt") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        step: str = "adapt",
+        step_backend: Backend | None = None,
+    ) -> None:
         self._bundle, self._backend, self._step = bundle, backend, step
+        self._step_backend = step_backend or backend
         self.zero = bundle.manifest.block.zero()
         parameters = bundle.manifest.hyper_parameters
         self.frozen_parameters = {name: value.frozen for name, value in parameters.items()}
@@ -50,7 +58,8 @@ class Graphs:
                     f"has no {name!r} graph",
                     "Open it with adapt=False",
                 )
-            graph = self._backend.open(self._bundle.graph_path(name))
+            backend = self._step_backend if name == self._step else self._backend
+            graph = backend.open(self._bundle.graph_path(name))
             check = CHECKS.get(name, check_adapt)
             check(graph, manifest, f"{self._bundle.path.name}/{manifest.graphs[name]}")
             self.opened[name] = graph

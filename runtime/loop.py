@@ -14,10 +14,11 @@ from edgemem.bundle import Bundle
 from edgemem.errors import InputError, StateError
 from edgemem.manifest import Plan
 from edgemem.runtime.backend import Backend
+from edgemem.runtime.background import Background
 from edgemem.runtime.consolidation import Outlook, Probe, outlook
 from edgemem.runtime.contract import prefixed, stripped
 from edgemem.runtime.frames import checked
-from edgemem.runtime.graphs import Graphs
+from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.policy import Verdict, When, due, judge
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
@@ -48,7 +49,7 @@ class Runtime:
     restored since the state file was new. hyper_parameters: scalars by name; change them at will.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - those of `edgemem.open`
         self,
         bundle: Bundle,
         backend: Backend,
@@ -59,13 +60,16 @@ class Runtime:
         contexts: bool = True,
         hyper_parameters: Mapping[str, float] | None = None,
         plan: Plan | None = None,
+        background: Backend | None = None,
     ) -> None:
         self.bundle, self._state = bundle, state
         self.plan = plan
         manifest = bundle.manifest
         self._adapting, self._adapt_when = adapt, adapt_when
         self.hyper_parameters = known_parameters(bundle.manifest, hyper_parameters or {})
-        self._graphs = Graphs(bundle, backend, "adapt" if plan is None else plan.graph)
+        step = "adapt" if plan is None else plan.graph
+        self._graphs = Graphs(bundle, backend, step, background)
+        self._behind = None if background is None else Background()
         self._block = self._good = bundle.generic
         self._slots = manifest.slots.zero()
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
@@ -123,6 +127,7 @@ class Runtime:
         x, events, logits, position = self._checked(frames), self._notices, [], 0
         if self._adapting and len(x) >= self._ring.missing:
             self._graphs.open_step()  # before anything changes
+        self._take_learnt(events)
         self._notices = []
         while position < len(x):
             take = min(len(x) - position, self._ring.missing)
@@ -154,6 +159,8 @@ class Runtime:
         snapshot = self._state.read() if to == "commit" and self._state is not None else None
         if snapshot is not None:
             self._checked_snapshot(snapshot)
+        if self._behind is not None:
+            self._behind.take(wait=True)  # what it learnt is rolled back, too
         start = self._graphs.zero if to == "zero" else self.bundle.generic
         if to == "commit" and self._state is not None:
             self._take_blocks(snapshot)
@@ -171,6 +178,7 @@ class Runtime:
             StateError: the disk refuses; the last commit is still there.
         """
         self._require_open()
+        self._take_learnt(self._notices, wait=True)
         self._commit("flush")
 
     def _commit(self, why: str) -> None:
@@ -209,6 +217,8 @@ class Runtime:
                 self.flush()
         finally:
             self._closed = True
+            if self._behind is not None:
+                self._behind.close()
             if self._memory is not None:
                 self._memory.close()
             if self._state is not None:
@@ -276,7 +286,29 @@ class Runtime:
         batch = self.counters["frames"] // self._ring.size - 1
         if not due(self._adapt_when, batch, self._contexts is None or self._contexts.drifting):
             return self._predict_or_frozen(window, len(window), events)
+        if self._behind is not None:
+            return self._adapt_behind(self._behind, window, events)
         outputs = self._graphs.adapt(window, self._block, self._slots, self.hyper_parameters)
+        return self._learn(window, outputs, events)
+
+    def _adapt_behind(self, behind: Background, window: Frames, events: list[Event]) -> Logits:
+        """Predict; take what the last step learnt, and start the next one, if none is running."""
+        self._take_learnt(events)
+        if not behind.busy:
+            block, slots, parameters = self._block, self._slots, dict(self.hyper_parameters)
+            behind.start(
+                window, block, lambda: self._graphs.adapt(window, block, slots, parameters)
+            )
+        return self._predict_or_frozen(window, len(window), events)
+
+    def _take_learnt(self, events: list[Event], *, wait: bool = False) -> None:
+        """Go on with what a step in the background learnt, unless its block was left meanwhile."""
+        learnt = None if self._behind is None else self._behind.take(wait=wait)
+        if learnt is not None and learnt.block is self._block:
+            self._learn(learnt.window, learnt.outputs, events)
+
+    def _learn(self, window: Frames, outputs: Arrays, events: list[Event]) -> Logits:
+        """Take the next block of a step, or what is right instead; the logits to answer with."""
         self.counters["steps"] += 1
         verdict = judge(outputs)
         if verdict is Verdict.KEEP and self._contexts is not None and self._contexts.reading:

@@ -10,7 +10,9 @@ import onnxruntime
 from edgemem.block import Array, Arrays
 from edgemem.errors import BundleError
 from edgemem.runtime.backend import TensorSpec
+from edgemem.runtime.session_cache import SessionCache
 
+EXTENDED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # all, but for image layouts
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -63,25 +65,38 @@ class OnnxRuntimeBackend:
     """Opens sessions with one set of options, which docs/performance.md gives reasons for.
 
     threads: 0 = onnxruntime's choice, which is all cores. profile: "latency", or "memory", where
-    weights stay in the mapped file and nothing is kept from one run to the next.
+    weights stay in the mapped file and nothing is kept from one run to the next. cache: where
+    optimised graphs are kept; None = nowhere, as in profile "memory", which hardly optimises.
     """
 
-    def __init__(self, threads: int = 0, profile: str = "latency") -> None:
-        options = self._options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # A pattern of all tensors is allocated beside the arena, not instead of it.
-        options.enable_mem_pattern = False
-        self._skipped: list[str] = []
-        if profile == "memory":
-            options.graph_optimization_level = (
-                onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-            )
-            options.enable_cpu_mem_arena = False
-            options.add_session_config_entry("session.disable_prepacking", "1")
-            self._skipped = ["ConstantFolding"]
+    def __init__(
+        self, threads: int = 0, profile: str = "latency", cache: SessionCache | None = None
+    ) -> None:
+        self._threads, self._profile = threads, profile
+        self._cache = cache if profile == "latency" else None
 
     def open(self, path: Path) -> OnnxRuntimeGraph:
         """Open a graph file; raises BundleError."""
-        return OnnxRuntimeGraph(path, self._options, self._skipped)
+        options, skipped = self._options(), list[str]()
+        if self._profile == "memory":
+            options.graph_optimization_level = EXTENDED
+            options.enable_cpu_mem_arena = False
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            skipped = ["ConstantFolding"]
+        if self._cache is None:
+            return OnnxRuntimeGraph(path, options, skipped)
+        if (kept := self._cache.find(path.stem)) is None:
+            graph = OnnxRuntimeGraph(path, options)
+            self._cache.keep(path.stem, path, self._options())
+            return graph
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return OnnxRuntimeGraph(kept, options)
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # its errors are raised, its advice is for us
+        # A pattern of all tensors is allocated beside the arena, not instead of it.
+        options.enable_mem_pattern = False
+        return options

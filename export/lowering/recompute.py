@@ -168,8 +168,10 @@ class _Step:
                 for source in node.inputs
             ]
             if not set(inputs) & set(copies.values()):  # all small, yet the copy must wait
-                first = next(n for n, v in enumerate(inputs) if v and not v.is_initializer())
-                inputs[first] = self._append("Add", [inputs[first], zero], node.inputs[first])
+                first, source = next(
+                    (n, v) for n, v in enumerate(inputs) if v and not v.is_initializer()
+                )
+                inputs[first] = self._append("Add", [source, zero], source)
             attributes = list(node.attributes.values())
             copies[node.outputs[0]] = self._append(
                 node.op_type, inputs, node.outputs[0], attributes

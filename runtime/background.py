@@ -1,0 +1,64 @@
+"""One step at a time on a thread of its own, so that predictions do not wait for it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+from edgemem.block import Arrays
+from edgemem.runtime.graphs import Frames
+
+NICENESS = 10
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A finished step. window: its frames. block: the one it started from. outputs: of `adapt`."""
+
+    window: Frames
+    block: Arrays
+    outputs: Arrays
+
+
+class Background:
+    """Runs steps, one after another. A step is started, and its outcome taken, by the owner."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(1, "edgemem-step", initializer=_yield_to_others)
+        self._running: tuple[Frames, Arrays, Future[Arrays]] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has been started whose outcome was not taken."""
+        return self._running is not None
+
+    def start(self, window: Frames, block: Arrays, step: Callable[[], Arrays]) -> None:
+        """Run a step; not while busy."""
+        assert self._running is None
+        self._running = window, block, self._worker.submit(step)
+
+    def take(self, *, wait: bool = False) -> Learnt | None:
+        """The outcome of the step, once; None while it runs or where there is none.
+
+        Raises:
+            BundleError: the graph failed.
+        """
+        if self._running is None or not (wait or self._running[2].done()):
+            return None
+        (window, block, future), self._running = self._running, None
+        return Learnt(window, block, future.result())
+
+    def close(self) -> None:
+        """Wait for the step that runs, and drop it."""
+        self._running = None
+        self._worker.shutdown()
+
+
+def _yield_to_others() -> None:
+    """Give this thread less of a processor than those that predict; only Linux can."""
+    with suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

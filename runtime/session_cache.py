@@ -1,0 +1,76 @@
+"""Optimised graphs, kept from one start to the next: an engine spends most of its start on them.
+
+One folder a graph: the optimised graph, its weights, and their check sums. What it was made for is
+part of its name, so another engine, processor or bundle never meets it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from pathlib import Path
+
+import onnxruntime
+
+from edgemem.errors import EdgeMemError
+from edgemem.files import new_folder, sha256_file
+
+GRAPH, WEIGHTS, SUMS = "graph.onnx", "weights.bin", "manifest.json"
+log = logging.getLogger(__name__)
+
+
+class SessionCache:
+    """A folder of optimised graphs. made_for: whatever else they depend on, such as the bundle."""
+
+    def __init__(self, folder: Path, *made_for: str) -> None:
+        self._folder = folder
+        about = (*made_for, onnxruntime.__version__, platform.machine(), _processor())
+        self._tag = hashlib.sha256("\0".join(about).encode()).hexdigest()[:16]
+
+    def find(self, name: str) -> Path | None:
+        """The optimised graph of that name, if it is there and whole."""
+        folder = self._place(name)
+        try:
+            sums = json.loads((folder / SUMS).read_bytes())
+            whole = GRAPH in sums and all(
+                Path(file).name == file and sha256_file(folder / file) == known
+                for file, known in sums.items()
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            log.warning("%s is damaged (%s) and will be made again", folder, error)
+            return None
+        if not whole:
+            log.warning("%s is damaged and will be made again", folder)
+            return None
+        return folder / GRAPH
+
+    def keep(self, name: str, path: Path, options: onnxruntime.SessionOptions) -> None:
+        """Optimise a graph and keep the outcome; a disk that refuses is no reason to stop."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with new_folder(self._place(name)) as draft:
+                options.optimized_model_filepath = str(draft / GRAPH)
+                options.add_session_config_entry(
+                    "session.optimized_model_external_initializers_file_name", WEIGHTS
+                )
+                onnxruntime.InferenceSession(str(path), options)
+                sums = {file.name: sha256_file(file) for file in draft.iterdir()}
+                (draft / SUMS).write_text(json.dumps(sums))
+        except (OSError, EdgeMemError) as error:
+            log.warning("the optimised %s is not kept (%s)", name, error)
+
+    def _place(self, name: str) -> Path:
+        return self._folder / f"{name}-{self._tag}"
+
+
+def _processor() -> str:
+    """What instructions it has, where the system tells: layouts of weights depend on them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

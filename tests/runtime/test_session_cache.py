@@ -1,0 +1,118 @@
+"""Optimised graphs from an earlier start: used when whole, made again when not."""
+
+import json
+import logging
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import edgemem
+from edgemem.bundle import open_bundle
+from edgemem.demo import BUNDLE, STREAM
+from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from edgemem.runtime.session_cache import GRAPH, SUMS, SessionCache
+
+BATCH = 16
+
+
+@pytest.fixture(scope="module")
+def frames():
+    with np.load(STREAM) as stream:
+        return stream["x"][: 4 * BATCH]
+
+
+def outcome(frames, cache):
+    with edgemem.open(BUNDLE, threads=1, cache=cache) as runtime:
+        logits = [runtime.step(frames[i : i + BATCH]).logits for i in range(0, len(frames), BATCH)]
+        return np.concatenate(logits)
+
+
+def kept(cache):
+    return {folder.name.rpartition("-")[0]: folder for folder in cache.iterdir()}
+
+
+def test_a_second_start_computes_the_same_to_the_bit(frames, tmp_path):
+    expected = outcome(frames, None)
+    for _ in range(2):
+        np.testing.assert_array_equal(outcome(frames, tmp_path / "cache"), expected)
+    assert set(kept(tmp_path / "cache")) == {"predict", "adapt", "key"}
+
+
+def test_a_second_start_does_not_optimise_again(frames, tmp_path, monkeypatch):
+    outcome(frames, tmp_path)
+    opened = []
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, path, options, **rest):
+            opened.append((path, options.graph_optimization_level))
+            super().__init__(path, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    outcome(frames, tmp_path)
+    assert len(opened) == 3
+    for path, level in opened:
+        assert path.startswith(str(tmp_path))
+        assert level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+
+def cut(folder):
+    (folder / GRAPH).write_bytes((folder / GRAPH).read_bytes()[:-9])
+
+
+def flipped(folder):
+    content = bytearray((folder / GRAPH).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / GRAPH).write_bytes(content)
+
+
+def without_sums(folder):
+    (folder / SUMS).unlink()
+
+
+def sums_of_nothing(folder):
+    (folder / SUMS).write_text("{}")
+
+
+def sums_of_something_else(folder):
+    (folder / SUMS).write_text(json.dumps({"../../etc/passwd": "0" * 64, GRAPH: "0" * 64}))
+
+
+def no_json(folder):
+    (folder / SUMS).write_bytes(b"\xff\x00")
+
+
+def a_list(folder):
+    (folder / SUMS).write_text("[1, 2]")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut, flipped, without_sums, sums_of_nothing, sums_of_something_else, no_json, a_list],
+)
+def test_damage_is_found_and_the_graph_made_again(frames, tmp_path, damage):
+    expected = outcome(frames, tmp_path)
+    damage(kept(tmp_path)["adapt"])
+    cache = SessionCache(tmp_path, open_bundle(BUNDLE).identity)
+    assert cache.find("adapt") is None
+    np.testing.assert_array_equal(outcome(frames, tmp_path), expected)
+    assert cache.find("adapt") is not None
+
+
+def test_graphs_of_another_bundle_engine_or_processor_are_not_met(tmp_path, monkeypatch):
+    mine = SessionCache(tmp_path, "bundle")
+    backend = OnnxRuntimeBackend(1, cache=mine)
+    backend.open(BUNDLE / "key.onnx")
+    assert mine.find("key") is not None
+    assert SessionCache(tmp_path, "other").find("key") is None
+    monkeypatch.setattr("platform.machine", lambda: "other")
+    assert SessionCache(tmp_path, "bundle").find("key") is None
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning_only(frames, tmp_path, caplog):
+    place = tmp_path / "file"
+    place.write_text("no folder")
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(outcome(frames, place), outcome(frames, None))
+    assert "is not kept" in caplog.text
+    assert place.read_text() == "no folder"
