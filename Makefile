@@ -1,6 +1,6 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
-# make bench-cifar | bench-step | bench-startup | bench-bank | bench-drift | bench-recurring
+# make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-bank | bench-drift | bench-recurring
 #             what README and docs claim
 
 PYTHON ?= python3
@@ -8,7 +8,8 @@ DEMO := .venv-demo
 TEST := .venv-test
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test bench-cifar bench-recurring bench-step bench-startup bench-bank bench-drift clean
+.PHONY: demo test bench-cifar bench-recurring bench-step bench-memory bench-stream \
+	bench-startup bench-bank bench-drift clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -28,6 +29,12 @@ bench-recurring: $(TEST)/installed
 
 bench-step: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/step_cost.py
+
+bench-memory: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/memory.py
+
+bench-stream: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/stream_cost.py
 
 bench-startup: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/startup.py

@@ -8,90 +8,38 @@ fall asleep, and one call that is not timed.
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-import subprocess
-import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from report import save_json, setting, setting_text
+from step_cost_model import HP, NETWORKS, STATISTICS, adaptive_model, write_frozen, write_steps
 
 from edgemem.cli.show import print_table, progress
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-MEMORY = Path(__file__).with_name("step_cost_memory.py")
 PAUSE = 0.05
-
-MODELS = {
-    "resnet20": ("layer1[0:2]", "layer1[2:3]", "layer2", "layer3"),
-    "wrn40_2": ("block1[0:3]", "block1[3:6]", "block2", "block3"),
-}
-HP = {"entropy_margin": 100.0}  # every sample counts
-ROWS = {  # and the colour in the picture: light for torch
-    "frozen": "#9a9a9a",
-    "predict": "#3a7ebf",
-    "step (meta)": "#d1495b",
-    "step (full)": "#7b2d3b",
-    "torch frozen": "#d5d5d5",
-    "torch step (meta)": "#eeb4bc",
-    "torch step (full)": "#c79aa3",
-}
+KINDS = ("predict", "meta", "full")
+COLOURS = {"predict": "#3a7ebf", "meta": "#d1495b", "full": "#7b2d3b"}
+Times = dict[str, float]
 
 
-def adaptive_model(name: str) -> Any:
-    """A model with live meta networks, as after a warm-up."""
-    import torch
-
-    from edgemem.models import attach, networks
-
-    torch.manual_seed(0)
-    model = getattr(networks, name)().eval()
-    adaptive = attach(model, MODELS[name], torch.rand(2, 3, 32, 32))
-    for meta in adaptive.meta_networks():
-        torch.nn.init.uniform_(meta.branch_norm.weight, 0.05, 0.15)
-    adaptive.mark_warm()
-    return adaptive
-
-
-def export_all(name: str, batch: int, folder: Path) -> Any:
-    """The plain frozen graph (BN folded by the exporter) and both bundles."""
-    import torch
-
-    from edgemem.export import Choices, export_bundle
-    from edgemem.models import networks
-
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch.manual_seed(0)
-    frozen = getattr(networks, name)().eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about torch's own internals
-        exported = torch.onnx.export(
-            frozen, (torch.rand(batch, 3, 32, 32),), dynamo=True, verbose=False
-        )
-    exported.save(folder / "frozen.onnx")
-    for gradient in ("meta", "full"):
-        adaptive = adaptive_model(name)
-        export_bundle(adaptive, folder / f"{gradient}.edgemem", Choices(batch, gradient))
-    return adaptive
-
-
-def torch_steps(adaptive: Any, x: Any) -> dict[str, Callable[[], Any]]:
-    """The same forward pass and steps in torch eager."""
+def torch_calls(name: str, statistics: str, batch: int) -> dict[str, Callable[[], Any]]:
+    """Frozen forward pass and both steps in torch eager."""
     import torch
 
     from edgemem.export.objective import ecotta
 
-    objective, block = ecotta(10), adaptive.block()
+    adaptive = adaptive_model(name, statistics)
+    x, objective, block = torch.rand(batch, *NETWORKS[name][2]), ecotta(10), adaptive.block()
     hp = {k: torch.tensor(v) for k, v in (objective.hyper_parameters | HP).items()}
-    alpha = torch.tensor(adaptive.alpha(len(x)))
+    weight = adaptive.alpha(batch)
+    alpha = None if weight is None else torch.tensor(weight)
     optimizer = torch.optim.SGD(block.values(), 1e-3, 0.9)
 
     def frozen() -> None:
@@ -108,36 +56,33 @@ def torch_steps(adaptive: Any, x: Any) -> dict[str, Callable[[], Any]]:
 
     return {
         "torch frozen": frozen,
-        "torch step (meta)": lambda: step("meta"),
-        "torch step (full)": lambda: step("full"),
+        f"torch {statistics} meta": lambda: step("meta"),
+        f"torch {statistics} full": lambda: step("full"),
     }
 
 
-def onnx_steps(folder: Path, x: Any, threads: int) -> dict[str, Callable[[], Any]]:
-    """Frozen forward, prediction and steps in onnxruntime."""
+def onnx_call(path: Path, inputs: Path | None, threads: int) -> Callable[[], Any]:
+    """One graph with the runtime's own options; a plain model with those of onnxruntime."""
     import onnxruntime
 
-    import edgemem
+    from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
+    if inputs is not None:
+        graph = OnnxRuntimeBackend(threads).open(path)
+        with np.load(inputs) as values:
+            feeds = {name: values[name] for name in graph.inputs}
+        return lambda: graph.run(feeds)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = onnxruntime.InferenceSession(str(folder / "frozen.onnx"), options)
-    name = session.get_inputs()[0].name
-    meta, full = (
-        edgemem.open(folder / f"{g}.edgemem", threads=threads, hyper_parameters=HP)
-        for g in ("meta", "full")
-    )
-    return {
-        "frozen": lambda: session.run(None, {name: x}),
-        "predict": lambda: meta.predict(x),
-        "step (meta)": lambda: meta.step(x),
-        "step (full)": lambda: full.step(x),
-    }
+    session = onnxruntime.InferenceSession(str(path), options)
+    (only,) = session.get_inputs()
+    x = np.random.default_rng(0).random(only.shape, np.float32)
+    return lambda: session.run(None, {only.name: x})
 
 
 def time_all(
     calls: dict[str, Callable[[], Any]], repeats: int, advance: Callable[[], None]
-) -> dict[str, float]:
+) -> Times:
     """Median milliseconds of each."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
@@ -151,24 +96,10 @@ def time_all(
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def memory_of(folder: Path, row: str, batch: int, threads: int) -> dict[str, float]:
-    """MB that the graph of a row adds by loading, and more while it runs."""
-    bundle = folder / ("full.edgemem" if "full" in row else "meta.edgemem")
-    graph = bundle / ("predict.onnx" if row == "predict" else "adapt.onnx")
-    if row == "frozen":
-        graph = folder / "frozen.onnx"
-    words = (sys.executable, MEMORY, graph, "-" if row == "frozen" else bundle, batch, threads)
-    finished = subprocess.run(
-        [str(word) for word in words], check=True, stdout=subprocess.PIPE, text=True
-    )
-    found: dict[str, float] = json.loads(finished.stdout)
-    return found
-
-
 def measure(
     name: str, batch: int, options: argparse.Namespace, note: Callable[[str], None]
-) -> dict[str, dict[str, float]]:
-    """All rows for one model and batch; note: called with each stage."""
+) -> Times:
+    """Milliseconds of all calls for one network and batch; note: called with each stage."""
     import torch
 
     threads = options.threads
@@ -176,48 +107,50 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="edgemem-") as text:
         folder = Path(text)
         note("export")
-        adaptive = export_all(name, batch, folder)
-        x = torch.rand(batch, 3, 32, 32)
-        calls = onnx_steps(folder, x.numpy(), threads) | torch_steps(adaptive, x)
-        note("timing")
-        times = time_all(calls, options.repeats, lambda: note("timing"))
-        note("memory")
-        memory = {row: memory_of(folder, row, batch, threads) for row in list(ROWS)[:4]}
-    return {
-        row: {"ms": times[row], "ratio": times[row] / times["frozen"], **memory.get(row, {})}
-        for row in ROWS
-    }
+        write_frozen(name, batch, folder / "frozen.onnx")
+        calls = {"frozen": onnx_call(folder / "frozen.onnx", None, threads)}
+        for statistics in STATISTICS:
+            place = folder / statistics
+            place.mkdir()
+            write_steps(adaptive_model(name, statistics), batch, place, KINDS[1:])
+            for kind in KINDS:
+                call = onnx_call(place / f"{kind}.onnx", place / "inputs.npz", threads)
+                calls[f"{statistics} {kind}"] = call
+            calls |= torch_calls(name, statistics, batch)
+        return time_all(calls, options.repeats, lambda: note("timing"))
 
 
-def show(title: str, rows: dict[str, dict[str, float]]) -> None:
-    """One table."""
-    table = [
-        (
-            name,
-            f"{row['ms']:.1f}",
-            f"{row['ratio']:.2f}",
-            *(f"{row[key]:.0f}" if key in row else "–" for key in ("loaded_mb", "running_mb")),
-        )
-        for name, row in rows.items()
-    ]
-    print_table(title, ("what", "ms", "x frozen", "MB loaded", "MB more in a run"), table)
+def show(title: str, times: Times) -> None:
+    """One table: ours, beside the frozen forward pass and beside torch."""
+    frozen = times["frozen"]
+    rows = [("frozen", f"{frozen:.1f}", "1.00", f"{times['torch frozen']:.1f}", "")]
+    for name in (f"{statistics} {kind}" for statistics in STATISTICS for kind in KINDS):
+        theirs = times.get(f"torch {name}")
+        other = ("–", "") if theirs is None else (f"{theirs:.1f}", f"{theirs / times[name]:.2f}")
+        rows.append((name, f"{times[name]:.1f}", f"{times[name] / frozen:.2f}", *other))
+    print_table(title, ("what", "ms", "x frozen", "torch ms", "torch / ours"), rows)
 
 
-def draw(path: Path, results: dict[str, dict[str, dict[str, float]]]) -> None:
-    """Ratios to the frozen forward pass, one group of bars a setting."""
+def draw(path: Path, results: dict[str, Times]) -> None:
+    """Ratios to the frozen forward pass, one picture a kind of statistics."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(ROWS)
-    for number, (row, colour) in enumerate(ROWS.items()):
-        heights = [rows[row]["ratio"] for rows in results.values()]
-        places = np.arange(len(heights)) + number * width
-        bars = axes.bar(places, heights, width, label=row, color=colour)
-        axes.bar_label(bars, fmt="%.1f", fontsize=7)
-    axes.set_xticks(np.arange(len(results)) + 0.4, list(results))
-    axes.set(ylabel="time, frozen forward pass = 1", title="Cost of a step")
-    axes.legend(fontsize=8)
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    panels = figure.subplots(len(STATISTICS), sharex=True)
+    for axes, statistics in zip(panels, STATISTICS, strict=True):
+        bars = [(f"{statistics} {kind}", COLOURS[kind], None) for kind in KINDS]
+        bars += [(f"torch {statistics} {kind}", COLOURS[kind], "//") for kind in KINDS[1:]]
+        width = 0.8 / len(bars)
+        for number, (row, colour, hatch) in enumerate(bars):
+            heights = [times[row] / times["frozen"] for times in results.values()]
+            places = np.arange(len(heights)) + number * width
+            style = {"color": colour, "hatch": hatch, "alpha": 0.5 if hatch else 1.0}
+            drawn = axes.bar(places, heights, width, label=row, **style)
+            axes.bar_label(drawn, fmt="%.1f", fontsize=6)
+        axes.axhline(1, color="black", linewidth=0.5)
+        axes.set_xticks(np.arange(len(results)) + 0.4, list(results), fontsize=7)
+        axes.set(ylabel="frozen forward pass = 1", title=f"{statistics} statistics")
+        axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
 
@@ -239,19 +172,21 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure, print, save."""
     options = read_options()
-    cases = [(m, b) for m in MODELS for b in (16, 64)][: 1 if options.quick else None]
+    cases = [(name, batch) for name in NETWORKS for batch in (16, 64)]
+    if options.quick:
+        cases = [("ResNet-20", 16)]
     results = {}
     with progress("stages") as bar:
         for name, batch in cases:
             title = f"{name}, batch {batch}"
-            task = bar.add_task(title, total=options.repeats + 3, note="")
+            task = bar.add_task(title, total=options.repeats + 1, note="")
 
             def note(stage: str, task: TaskID = task) -> None:
                 bar.update(task, advance=1, note=stage)
 
             results[title] = measure(name, batch, options, note)
-    for title, rows in results.items():
-        show(title, rows)
+    for title, times in results.items():
+        show(title, times)
     about = setting(threads=options.threads, repeats=options.repeats)
     print(setting_text(about, f"{options.threads} threads, median of {options.repeats}"))
     found = {"benchmark": "step_cost", "setting": about, "results": results}
