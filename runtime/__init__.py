@@ -13,7 +13,6 @@ from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from edgemem.runtime.plans import choose_plan
 from edgemem.runtime.policy import When
 from edgemem.runtime.result import Event, Result
-from edgemem.runtime.session_cache import SessionCache
 
 __all__ = ["Event", "Result", "Runtime", "open"]
 
@@ -74,7 +73,11 @@ def open(  # noqa: PLR0913 - each is one choice, by name
         kept = State(state, opened.identity)
     try:
         profile = "latency" if plan is None else plan.profile
-        kept_graphs = None if cache is None else SessionCache(Path(cache), opened.identity)
+        kept_graphs = None
+        if cache is not None:
+            from edgemem.runtime.session_cache import SessionCache
+
+            kept_graphs = SessionCache(Path(cache), opened.identity)
         spare = max(1, (os.cpu_count() or 2) - 1) if background and threads == 0 else threads
         behind = OnnxRuntimeBackend(1, profile, kept_graphs) if background and adapt else None
         return Runtime(

@@ -14,7 +14,6 @@ from edgemem.bundle import Bundle
 from edgemem.errors import InputError, StateError
 from edgemem.manifest import Plan
 from edgemem.runtime.backend import Backend
-from edgemem.runtime.background import Background
 from edgemem.runtime.consolidation import Outlook, Probe, outlook
 from edgemem.runtime.contract import prefixed, stripped
 from edgemem.runtime.frames import checked
@@ -27,6 +26,7 @@ from edgemem.runtime.snapshots import carried, checked_snapshot, packed_frames, 
 from edgemem.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from edgemem.runtime.background import Background
     from edgemem.runtime.context_memory import ContextMemory
     from edgemem.state import State
 
@@ -69,7 +69,11 @@ class Runtime:
         self.hyper_parameters = known_parameters(bundle.manifest, hyper_parameters or {})
         step = "adapt" if plan is None else plan.graph
         self._graphs = Graphs(bundle, backend, step, background)
-        self._behind = None if background is None else Background()
+        self._behind: Background | None = None
+        if background is not None:
+            from edgemem.runtime.background import Background  # threads take a while to load
+
+            self._behind = Background()
         self._block = self._good = bundle.generic
         self._slots = manifest.slots.zero()
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnxruntime
 
 from edgemem.block import Array, Arrays
 from edgemem.errors import BundleError
 from edgemem.runtime.backend import TensorSpec
-from edgemem.runtime.session_cache import SessionCache
+
+if TYPE_CHECKING:
+    from edgemem.runtime.session_cache import SessionCache
 
 EXTENDED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # all, but for image layouts
 DTYPES = {
@@ -99,4 +102,6 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 4  # its errors are raised, its advice is for us
         # A pattern of all tensors is allocated beside the arena, not instead of it.
         options.enable_mem_pattern = False
+        # Threads of a session that has finished would spin on the cores that the next one needs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         return options
