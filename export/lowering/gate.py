@@ -41,6 +41,15 @@ def leaky_relu_backward(grad: Tensor, x: Tensor, slope: float, _is_result: bool 
     return grad * (_gate(x) * (1.0 - slope) + slope)
 
 
+def elu_backward(
+    grad: Tensor, alpha: float, scale: float, input_scale: float, is_result: bool, x: Tensor
+) -> Tensor:
+    """Gradient of ELU, SELU and CELU: the scale where x > 0, else that of the exponential."""
+    gate = _gate(x)
+    exponential = x + alpha * scale if is_result else alpha * scale * (x * input_scale).exp()
+    return grad * (gate * scale + (1.0 - gate) * exponential.clamp(max=alpha * scale) * input_scale)
+
+
 def _gate(x: Tensor) -> Tensor:
     gate: Tensor = torch.ops.edgemem.positive.default(x)
     return gate

@@ -21,6 +21,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten.threshold_backward.default: gate.threshold_backward,
     aten.hardtanh_backward.default: gate.hardtanh_backward,
     aten.leaky_relu_backward.default: gate.leaky_relu_backward,
+    aten.elu_backward.default: gate.elu_backward,
 }
 # Operators that have a better ONNX form than the exporter's own.
 ONNX_FORMS: dict[Any, Callable[..., Any]] = {

@@ -18,6 +18,8 @@ ACTIVATIONS = {
     "relu6": F.relu6,
     "hardtanh": lambda x: F.hardtanh(x, -0.5, 0.25),
     "leaky relu": lambda x: F.leaky_relu(x, 0.1),
+    "elu": lambda x: F.elu(x, 0.7),
+    "selu": F.selu,
     "threshold": lambda x: F.threshold(x, 0.25, -1.0),
     "absolute": torch.abs,
 }

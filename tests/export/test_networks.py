@@ -28,6 +28,8 @@ class Zoo(nn.Module):
             nn.Conv2d(8, 8, 3, (2, 1), padding=2, dilation=2, groups=4),
             nn.BatchNorm2d(8),
             nn.Hardswish(),
+            nn.GroupNorm(4, 8),
+            nn.GELU(),
             nn.MaxPool2d(2, 1),
             nn.Conv2d(8, 12, 1, 2),
             nn.BatchNorm2d(12, affine=False),
