@@ -51,7 +51,7 @@ class _Step:
     """The nodes of a step, in order, told apart into forward and backward ones."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
+        self.graph, self.names = graph, 0
         self.place = {node: number for number, node in enumerate(graph)}
         roots = [value.producer() for value in graph.outputs if value.name in FORWARD]
         self.forward = _ancestors(node for node in roots if node is not None)
@@ -146,6 +146,8 @@ class _Step:
             return copies[value]
         if _bytes(value) < LARGE or value.is_initializer():
             return value
+        if producer not in within and value.dtype != ir.DataType.FLOAT:
+            return value  # no zero can be added to it
         if producer is None or producer not in within:
             copies[value] = self._append("Add", [value, zero], value)
             return copies[value]
@@ -163,19 +165,16 @@ class _Step:
             stack.pop()
             if node.outputs[0] in copies:
                 continue
-            inputs = [
+            inputs: list[ir.Value | None] = [
                 source if source is None else self._copy(source, within, zero, copies)
                 for source in node.inputs
             ]
             if not set(inputs) & set(copies.values()):  # all small, yet the copy must wait
-                first, source = next(
-                    (n, v) for n, v in enumerate(inputs) if v and not v.is_initializer()
-                )
-                inputs[first] = self._append("Add", [source, zero], source)
-            attributes = list(node.attributes.values())
-            copies[node.outputs[0]] = self._append(
-                node.op_type, inputs, node.outputs[0], attributes
-            )
+                self._delay(inputs, zero)
+            attributes = {a.name: a for a in node.attributes.values()}
+            outputs = [self._named(ir.Value(), like) for like in node.outputs]
+            self.graph.append(ir.node(node.op_type, inputs, attributes, outputs=outputs))
+            copies |= dict(zip(node.outputs, outputs, strict=True))
         return copies[value]
 
     @staticmethod
@@ -183,19 +182,24 @@ class _Step:
         made_here = value.producer() is not None and value.producer() in within
         return made_here and _bytes(value) >= LARGE and value not in copies
 
-    def _append(
-        self,
-        operator: str,
-        inputs: list[ir.Value | None],
-        like: ir.Value,
-        attributes: Iterable[ir.Attr] = (),
-    ) -> ir.Value:
-        node = ir.node(operator, inputs, attributes={a.name: a for a in attributes})
-        output = node.outputs[0]
-        output.shape, output.type = like.shape, like.type
-        output.name = f"again.{len(self.graph)}"
-        self.graph.append(node)
+    def _delay(self, inputs: list[ir.Value | None], zero: ir.Value) -> None:
+        """Add the zero to one of the inputs of a node, if any can take it."""
+        for number, source in enumerate(inputs):
+            if source is None or source.is_initializer() or source.dtype != ir.DataType.FLOAT:
+                continue
+            inputs[number] = self._append("Add", [source, zero], source)
+            return
+
+    def _append(self, operator: str, inputs: list[ir.Value | None], like: ir.Value) -> ir.Value:
+        output = self._named(ir.Value(), like)
+        self.graph.append(ir.node(operator, inputs, outputs=[output]))
         return output
+
+    def _named(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """With a name of its own, and the shape and type of another."""
+        self.names += 1
+        value.name, value.shape, value.type = f"again.{self.names}", like.shape, like.type
+        return value
 
     def _late_zero(self, first: ir.Node, segment: set[ir.Node]) -> ir.Value | None:
         """A scalar zero that cannot be known before the backward pass has come to a node.
@@ -213,9 +217,14 @@ class _Step:
             node.outputs[0]
             for node in ready
             if 0 < _bytes(node.outputs[0]) < LARGE
+            and node.outputs[0].dtype == ir.DataType.FLOAT
             and any(self.place.get(use.node, 0) > here for use in node.outputs[0].uses())
         ]
-        gradients = [node for node in ready if _bytes(node.outputs[0]) >= LARGE]
+        gradients = [
+            node
+            for node in ready
+            if _bytes(node.outputs[0]) >= LARGE and node.outputs[0].dtype == ir.DataType.FLOAT
+        ]
         if gradients:
             waited.append(max(gradients, key=self.depth.__getitem__).outputs[0])
         if not waited:

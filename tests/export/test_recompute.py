@@ -123,6 +123,29 @@ def test_every_copy_waits_for_the_backward_pass(step):
         assert seen & zeros, node.name
 
 
+def test_operators_with_two_outputs_and_other_types_are_copied_too(lively, warmed):
+    """The gradient of max pooling reads indices, the second output, which are integers."""
+    named, body = nn.Sequential(), []
+    for pooling in (nn.MaxPool2d(3, 1, 1), nn.MaxPool2d(2)):
+        body += [nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), pooling]
+    first = [nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16)]
+    named.add_module("first", nn.Sequential(*first))
+    named.add_module("body", nn.Sequential(*body))
+    named.add_module("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    model = warmed(attach(lively(named), ["first", "body[4:7]"], torch.zeros(2, 1, SIZE, SIZE)))
+    choices = Choices(BATCH, "full")
+    function = _functions(model, choices, _frame_spec(model, choices))[0]["adapt"]
+    inputs = {name: value.detach().numpy() for name, value in function.inputs.items()}
+    inputs["x"] = np.random.default_rng(0).random(inputs["x"].shape, np.float32)
+    graph = to_onnx(function)
+    assert any(len(node.output) > 1 for node in graph.graph.node)
+    for segments in (None, 2, 3, 5):
+        lean = recompute(graph, segments)
+        onnx.checker.check_model(lean, full_check=True)
+        for mine, theirs in zip(run(lean, inputs), run(graph, inputs), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_step_without_large_activations_stays_as_it_is():
     text = "agraph (float[2,3] x) => (float[2,3] logits) { logits = Relu(x) }"
     model = onnx.parser.parse_model('<ir_version: 10, opset_import: ["" : 20]>' + text)
