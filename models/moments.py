@@ -36,9 +36,13 @@ def per_channel(v: Tensor, x: Tensor) -> Tensor:
 
 
 def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) variance per channel of [n, channels, ...], both [channels]."""
-    var, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
-    return mean, var
+    """Mean and (biased) variance per channel of [n, channels, ...], both [channels].
+
+    In two passes, so exact wherever the mean lies.
+    """
+    dims = [0, *range(2, x.dim())]
+    mean = x.mean(dims)
+    return mean, (x - per_channel(mean, x)).square().mean(dims)
 
 
 def frame_moments(x: Tensor, source_mean: Tensor) -> FrameMoments:
@@ -52,7 +56,10 @@ def distance_moments(distance: Tensor) -> FrameMoments:
 
 
 def pooled_moments(distance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (as a distance to the source mean) and variance of all frames, both [channels]."""
+    """Mean (as a distance to the source mean) and variance of all frames, both [channels].
+
+    The variance is good to about 1e-7 of the squared mean.
+    """
     return _central(*_moments(distance, [0, *range(2, distance.dim())]))
 
 

@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemem.models.moments import FrameMoments, distance_moments, per_channel, pooled_moments
+from edgemem.models.moments import (
+    FrameMoments,
+    batch_moments,
+    distance_moments,
+    per_channel,
+    pooled_moments,
+)
 from edgemem.models.remembered import MEAN, VAR
 
 
@@ -133,7 +139,7 @@ class FrozenNorm(MixedStatistics):
 
     def _key(self, distance: Tensor) -> Tensor:
         """Shift and log-scale of the batch against the source, per channel [2 * channels]."""
-        mean, var = pooled_moments(distance)
+        mean, var = batch_moments(distance)  # exact even for frames that are all alike
         source = self.var + self.eps
         shift = mean / torch.sqrt(source)
         return torch.cat([shift, 0.5 * torch.log((var + self.eps) / source)])

@@ -47,8 +47,8 @@ def open(  # noqa: PLR0913 - each is one choice, by name
             Prediction leaves that core alone if `threads` is 0.
         memory_budget: bytes, or text such as "128MB", for graphs, weights and activations; the
             fastest plan of the step that fits is taken. None = the fastest of all.
-        cache: folder for optimised graphs, so that later starts are faster; made if missing.
-            None = optimise anew each time.
+        cache: folder for optimised graphs, so that later starts are faster; made if missing. It
+            must be writable by you alone: check sums find damage, not malice. None = optimise anew.
 
     Raises:
         BundleError: the bundle is missing, damaged or altered.
@@ -78,7 +78,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
             from edgemem.runtime.session_cache import SessionCache
 
             kept_graphs = SessionCache(Path(cache), opened.identity)
-        spare = max(1, (os.cpu_count() or 2) - 1) if background and threads == 0 else threads
+        spare = max(1, _cores() - 1) if background and threads == 0 else threads
         behind = OnnxRuntimeBackend(1, profile, kept_graphs) if background and adapt else None
         return Runtime(
             opened,
@@ -95,3 +95,10 @@ def open(  # noqa: PLR0913 - each is one choice, by name
         if kept is not None:
             kept.close()
         raise
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

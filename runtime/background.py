@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,6 +53,12 @@ class Background:
         (window, block, future), self._running = self._running, None
         return Learnt(window, block, future.result())
 
+    def drop(self) -> None:
+        """Wait for the step that runs, and forget it, whether or not it failed."""
+        if self._running is not None:
+            self._running[2].exception()
+            self._running = None
+
     def close(self) -> None:
         """Wait for the step that runs, and drop it."""
         self._running = None
@@ -60,5 +67,8 @@ class Background:
 
 def _yield_to_others() -> None:
     """Give this thread less of a processor than those that predict; only Linux can."""
-    with suppress(AttributeError, OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    if sys.platform != "linux":
+        return  # elsewhere the number of a thread may be that of some process
+    with suppress(OSError):
+        least = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(NICENESS, least))

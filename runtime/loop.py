@@ -164,7 +164,7 @@ class Runtime:
         if snapshot is not None:
             self._checked_snapshot(snapshot)
         if self._behind is not None:
-            self._behind.take(wait=True)  # what it learnt is rolled back, too
+            self._behind.drop()  # what it learnt is rolled back, too
         start = self._graphs.zero if to == "zero" else self.bundle.generic
         if to == "commit" and self._state is not None:
             self._take_blocks(snapshot)
@@ -182,8 +182,10 @@ class Runtime:
             StateError: the disk refuses; the last commit is still there.
         """
         self._require_open()
-        self._take_learnt(self._notices, wait=True)
-        self._commit("flush")
+        try:
+            self._take_learnt(self._notices, wait=True)
+        finally:  # a step that failed takes nothing else with it
+            self._commit("flush")
 
     def _commit(self, why: str) -> None:
         if self._state is None:
@@ -217,7 +219,7 @@ class Runtime:
         if self._closed:
             return
         try:
-            if self._changed:
+            if self._changed or (self._behind is not None and self._behind.busy):
                 self.flush()
         finally:
             self._closed = True
@@ -299,6 +301,7 @@ class Runtime:
         """Predict; take what the last step learnt, and start the next one, if none is running."""
         self._take_learnt(events)
         if not behind.busy:
+            window = window.copy()  # the ring goes on filling
             block, slots, parameters = self._block, self._slots, dict(self.hyper_parameters)
             behind.start(
                 window, block, lambda: self._graphs.adapt(window, block, slots, parameters)

@@ -92,8 +92,12 @@ class OnnxRuntimeBackend:
             graph = OnnxRuntimeGraph(path, options)
             self._cache.keep(path.stem, path, self._options())
             return graph
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return OnnxRuntimeGraph(kept, options)
+        as_it_is = self._options()
+        as_it_is.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            return OnnxRuntimeGraph(kept, as_it_is)
+        except BundleError:  # replaced meanwhile, or refused: the bundle itself is still there
+            return OnnxRuntimeGraph(path, options)
 
     def _options(self) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()

@@ -1,6 +1,6 @@
 """Optimised graphs, kept from one start to the next: an engine spends most of its start on them.
 
-One folder a graph: the optimised graph, its weights, and their check sums. What it was made for is
+The check sums find damage, not malice: the folder is for the user alone. One folder a graph: the optimised graph, its weights, and their check sums. What it was made for is
 part of its name, so another engine, processor or bundle never meets it.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import onnxruntime
 
-from edgemem.errors import EdgeMemError
 from edgemem.files import new_folder, sha256_file
 
 GRAPH, WEIGHTS, SUMS = "graph.onnx", "weights.bin", "manifest.json"
@@ -34,9 +33,11 @@ class SessionCache:
         folder = self._place(name)
         try:
             sums = json.loads((folder / SUMS).read_bytes())
-            whole = GRAPH in sums and all(
-                Path(file).name == file and sha256_file(folder / file) == known
-                for file, known in sums.items()
+            here = {file.name for file in folder.iterdir()} - {SUMS}
+            whole = (
+                GRAPH in sums
+                and set(sums) == here
+                and all(sha256_file(folder / file) == known for file, known in sums.items())
             )
         except FileNotFoundError:
             return None
@@ -51,16 +52,18 @@ class SessionCache:
     def keep(self, name: str, path: Path, options: onnxruntime.SessionOptions) -> None:
         """Optimise a graph and keep the outcome; a disk that refuses is no reason to stop."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.find(name) is not None:
+                return  # another process was faster
             with new_folder(self._place(name)) as draft:
                 options.optimized_model_filepath = str(draft / GRAPH)
                 options.add_session_config_entry(
                     "session.optimized_model_external_initializers_file_name", WEIGHTS
                 )
-                onnxruntime.InferenceSession(str(path), options)
+                onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
                 sums = {file.name: sha256_file(file) for file in draft.iterdir()}
                 (draft / SUMS).write_text(json.dumps(sums))
-        except (OSError, EdgeMemError) as error:
+        except Exception as error:  # noqa: BLE001 - the engine has its own for a full disk
             log.warning("the optimised %s is not kept (%s)", name, error)
 
     def _place(self, name: str) -> Path:

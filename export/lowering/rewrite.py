@@ -182,6 +182,8 @@ def _per_channel(x: ir.Value, value: ir.Value) -> bool:
     """Whether value is [1, c, 1, 1] (or [c, 1, 1]) and x an image of c channels."""
     if x.shape is None or value.shape is None or len(x.shape) not in (3, 4):
         return False
+    if x.dtype != ir.DataType.FLOAT:
+        return False
     own = (1,) * (len(x.shape) - len(value.shape)) + tuple(value.shape)
     channels = x.shape[1]
     return isinstance(channels, int) and own == (1, channels, *[1] * (len(x.shape) - 2))

@@ -75,6 +75,57 @@ def test_what_was_learnt_is_used_by_the_next_call_and_equals_a_step_in_front(run
             np.testing.assert_array_equal(runtime._block[name], value)
 
 
+def test_frames_that_come_while_a_step_waits_are_not_mixed_into_it(runtime, gate, frames):
+    runtime.step(frames[:BATCH])
+    for start in range(BATCH, 2 * BATCH - 2, 3):
+        runtime.step(frames[start : start + 3])
+    gate.set()
+    runtime.flush()
+    with edgemem.open(BUNDLE, threads=1, contexts=False) as front:
+        front.step(frames[:BATCH])
+        for name, value in front._block.items():
+            np.testing.assert_array_equal(runtime._block[name], value)
+
+
+def broken(*_):
+    raise edgemem.BundleError("adapt.onnx", "fails", "Export again")
+
+
+def test_a_step_that_fails_takes_nothing_else_with_it(tmp_path, monkeypatch, frames):
+    state = tmp_path / "s.db"
+    runtime = edgemem.open(BUNDLE, state, threads=1, background=True, contexts=False)
+    runtime.step(frames[:BATCH])
+    finished(runtime)
+    runtime.step(frames[BATCH : BATCH + 1])
+    monkeypatch.setattr(runtime._graphs, "adapt", broken)
+    runtime.step(frames[BATCH + 1 : 2 * BATCH])
+    with pytest.raises(edgemem.BundleError):
+        runtime.close()
+    with edgemem.open(BUNDLE, state, threads=1, contexts=False) as again:
+        assert again.counters["frames"] == 2 * BATCH
+        assert again.counters["updates"] == 1
+
+
+def test_a_rollback_works_after_a_step_that_failed(runtime, monkeypatch, frames):
+    monkeypatch.setattr(runtime._graphs, "adapt", broken)
+    runtime.step(frames[:BATCH])
+    finished(runtime)
+    runtime.rollback("zero")
+    for name, value in runtime._graphs.zero.items():
+        np.testing.assert_array_equal(runtime._block[name], value)
+
+
+def test_closing_right_after_a_commit_keeps_what_is_being_learnt(tmp_path, gate, frames):
+    state = tmp_path / "s.db"
+    runtime = edgemem.open(BUNDLE, state, threads=1, background=True, contexts=False)
+    runtime.step(frames[:BATCH])
+    runtime._commit("context change")
+    gate.set()
+    runtime.close()
+    with edgemem.open(BUNDLE, state, threads=1, contexts=False) as again:
+        assert again.counters["updates"] == 1
+
+
 def test_batches_that_come_while_a_step_runs_are_only_predicted(runtime, gate, frames):
     for start in range(0, 5 * BATCH, BATCH):
         runtime.step(frames[start : start + BATCH])
@@ -131,9 +182,6 @@ def test_contexts_are_followed_and_a_whole_stream_gets_better(frames):
 
 
 def test_an_error_of_the_step_reaches_the_caller(runtime, monkeypatch, frames):
-    def broken(*_):
-        raise edgemem.BundleError("adapt.onnx", "fails", "Export again")
-
     monkeypatch.setattr(runtime._graphs, "adapt", broken)
     runtime.step(frames[:BATCH])
     finished(runtime)

@@ -10,6 +10,7 @@ import pytest
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE, STREAM
+from edgemem.files import sha256_file
 from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from edgemem.runtime.session_cache import GRAPH, SUMS, SessionCache
 
@@ -97,6 +98,35 @@ def test_damage_is_found_and_the_graph_made_again(frames, tmp_path, damage):
     assert cache.find("adapt") is None
     np.testing.assert_array_equal(outcome(frames, tmp_path), expected)
     assert cache.find("adapt") is not None
+
+
+def test_weights_without_a_check_sum_are_not_taken(frames, tmp_path):
+    outcome(frames, tmp_path)
+    (kept(tmp_path)["adapt"] / "more.bin").write_bytes(b"not listed")
+    assert SessionCache(tmp_path, open_bundle(BUNDLE).identity).find("adapt") is None
+
+
+def test_a_kept_graph_that_the_engine_refuses_does_no_harm(frames, tmp_path):
+    expected = outcome(frames, tmp_path)
+    folder = kept(tmp_path)["adapt"]
+    (folder / GRAPH).write_bytes(b"no graph")
+    sums = {file.name: sha256_file(file) for file in folder.iterdir() if file.name != SUMS}
+    (folder / SUMS).write_text(json.dumps(sums))
+    np.testing.assert_array_equal(outcome(frames, tmp_path), expected)
+
+
+def test_an_engine_that_cannot_write_costs_a_warning_only(frames, tmp_path, monkeypatch, caplog):
+    class Full(onnxruntime.InferenceSession):
+        def __init__(self, path, options, **rest):
+            if options.optimized_model_filepath:
+                raise RuntimeError("no space left")
+            super().__init__(path, options, **rest)
+
+    expected = outcome(frames, None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Full)
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(outcome(frames, tmp_path), expected)
+    assert "no space left" in caplog.text
 
 
 def test_graphs_of_another_bundle_engine_or_processor_are_not_met(tmp_path, monkeypatch):
