@@ -45,8 +45,8 @@ FROZEN = Event("frozen", "the block gives non-finite logits; the frozen model an
 class Runtime:
     """Predicts and adapts with one bundle. Made by `edgemem.open`; for one thread.
 
-    bundle: the verified bundle. plan: how its step runs; None = as the first plan. counters: frames, steps, updates, unreliable, skipped and
-    restored since the state file was new. hyper_parameters: scalars by name; change them at will.
+    bundle: the verified bundle. plan: how its step runs; None = as the first plan. counters:
+    frames, steps, updates, unreliable, skipped and restored since the state file was new. hyper_parameters: scalars by name; change them at will.
     """
 
     def __init__(  # noqa: PLR0913 - those of `edgemem.open`

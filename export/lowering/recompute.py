@@ -121,7 +121,7 @@ class _Step:
             return
         readers = {value: self._readers(value) for value in lost}
         first = min((n for nodes in readers.values() for n in nodes), key=self.place.__getitem__)
-        zero = self._late_zero(first, set(segment.nodes))
+        zero = self._late_zero(first)
         if zero is None:
             return
         copies: dict[ir.Value, ir.Value] = {}
@@ -201,7 +201,7 @@ class _Step:
         value.name, value.shape, value.type = f"again.{self.names}", like.shape, like.type
         return value
 
-    def _late_zero(self, first: ir.Node, segment: set[ir.Node]) -> ir.Value | None:
+    def _late_zero(self, first: ir.Node) -> ir.Value | None:
         """A scalar zero that cannot be known before the backward pass has come to a node.
 
         It waits for the gradient that has come furthest, and for all small results that are ready
