@@ -132,3 +132,17 @@ def test_a_picture_is_refused_before_the_stream_is_run(refused, tmp_path):
 )
 def test_a_bad_option_is_refused_and_makes_no_state_file(refused, option, value, reason):
     assert reason in refused("run", BUNDLE, "--input", STREAM, "--state", "s.db", option, value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--adapt-when", "often"),
+        ("--adapt-when", "0"),
+        ("--adapt-when", "1.5"),
+        ("--memory-budget", "1KB"),
+        ("--memory-budget", "much"),
+    ],
+)
+def test_a_bad_choice_of_how_to_adapt_is_refused_by_name(refused, option, value):
+    assert value in refused("run", BUNDLE, "--input", STREAM, "--state", "s.db", option, value)
