@@ -14,15 +14,16 @@ from edgemem.bundle import Bundle
 from edgemem.errors import InputError, StateError
 from edgemem.manifest import Plan
 from edgemem.runtime.backend import Backend
+from edgemem.runtime.commits import Commits
 from edgemem.runtime.consolidation import Outlook, Probe, outlook
-from edgemem.runtime.contract import prefixed, stripped
+from edgemem.runtime.contract import stripped
 from edgemem.runtime.frames import checked
 from edgemem.runtime.graphs import Frames, Graphs
-from edgemem.runtime.policy import Verdict, When, due, judge
+from edgemem.runtime.learner import COUNTERS, Learner, Logits
+from edgemem.runtime.policy import When, due
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
-from edgemem.runtime.settings import known_parameters
-from edgemem.runtime.snapshots import carried, checked_snapshot, packed_frames, shared
+from edgemem.runtime.snapshots import carried, checked_snapshot, shared
 from edgemem.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -30,23 +31,15 @@ if TYPE_CHECKING:
     from edgemem.runtime.context_memory import ContextMemory
     from edgemem.state import State
 
-Logits = NDArray[np.float32]
 GENERIC = "generic"
-COUNTERS = ("frames", "steps", "updates", "unreliable", "skipped", "restored")
-# Flash wears out. On a change of context a commit comes at most so often in steps, and only if all
-# commits together stay below so many bytes per 1,000 frames.
-COMMIT_STEPS, COMMIT_BYTES = 16, 1 << 20
 PROBE_EVERY = 2  # one of so many frames of a batch takes part in the probe of a consolidation
-UNRELIABLE = Event("unreliable", "no frame of the batch was reliable enough to learn from")
-SKIPPED = Event("skipped", "the step gave non-finite values; the block stays as it was")
-FROZEN = Event("frozen", "the block gives non-finite logits; the frozen model answered")
 
 
 class Runtime:
     """Predicts and adapts with one bundle. Made by `edgemem.open`; for one thread.
 
     bundle: the verified bundle. plan: how its step runs; None = as the first plan. counters:
-    frames, steps, updates, unreliable, skipped and restored since the state file was new. hyper_parameters: scalars by name; change them at will.
+    frames, steps, updates, unreliable, skipped and restored since the state file was new.
     """
 
     def __init__(  # noqa: PLR0913 - those of `edgemem.open`
@@ -66,24 +59,19 @@ class Runtime:
         self.plan = plan
         manifest = bundle.manifest
         self._adapting, self._adapt_when = adapt, adapt_when
-        self.hyper_parameters = known_parameters(bundle.manifest, hyper_parameters or {})
         step = "adapt" if plan is None else plan.graph
         self._graphs = Graphs(bundle, backend, step, background)
+        self._learner = Learner(bundle, self._graphs, hyper_parameters or {})
         self._behind: Background | None = None
         if background is not None:
             from edgemem.runtime.background import Background  # threads take a while to load
 
             self._behind = Background()
-        self._block = self._good = bundle.generic
-        self._slots = manifest.slots.zero()
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
-        self.counters = dict.fromkeys(COUNTERS, 0)
         self._follows_contexts = contexts and adapt and manifest.source is not None
         self._memory: ContextMemory | None = None
-        self._committed_step = 0
-        self._entropy = 0.0
+        self._commits = None if state is None else Commits(state, manifest)
         self._notices: list[Event] = []
-        self._carried = Snapshot({}, {})
         if state is None and not manifest.levels:
             return  # nothing to go on from, and no file that might be damaged
         try:
@@ -93,6 +81,16 @@ class Runtime:
             if self._memory is not None:
                 self._memory.close()
             raise
+
+    @property
+    def hyper_parameters(self) -> dict[str, float]:
+        """Scalars by name; change them at will."""
+        return self._learner.hyper_parameters
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What happened so often since the state file was new."""
+        return self._learner.counters
 
     def predict(self, frames: Array, *, frozen: bool = False) -> Result:
         """Predict without changing anything.
@@ -112,7 +110,7 @@ class Runtime:
         logits = []
         for chunk in self._chunks(x):
             window = np.concatenate([recent, chunk])[-size:] if self._companions else chunk
-            logits.append(self._predict_or_frozen(window, len(chunk), events))
+            logits.append(self._learner.answer(window, len(chunk), events))
             recent = window
         return make_result(np.concatenate(logits), self._context, events, self._drift)
 
@@ -147,7 +145,7 @@ class Runtime:
                 self._commit_if_due(events)
             else:
                 n = self._ring.count if self._companions else take
-                logits.append(self._predict_or_frozen(self._ring.last(n), take, events))
+                logits.append(self._learner.answer(self._ring.last(n), take, events))
         return make_result(np.concatenate(logits), self._context, events, self._drift)
 
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:
@@ -169,8 +167,7 @@ class Runtime:
         if to == "commit" and self._state is not None:
             self._take_blocks(snapshot)
         else:
-            self._block = self._good = start
-            self._slots = self.bundle.manifest.slots.zero()
+            self._learner.take(start)
             if self._contexts is not None:
                 self._contexts.reset(start)
         self._changed = True
@@ -188,31 +185,12 @@ class Runtime:
             self._commit("flush")
 
     def _commit(self, why: str) -> None:
-        if self._state is None:
+        if self._commits is None:
             return
         if self._contexts is not None:
-            self._take(self._contexts.settle(self._notices))
-        recent = self._ring.last(self._ring.count)
-        arrays = {
-            **prefixed("block", self._block),
-            **prefixed("good", self._good),
-            **prefixed("opt", self._slots),
-            "ring": packed_frames(recent, self.bundle.manifest.frames.uint8_scale),
-        }
-        counters = {**self.counters, "pending": self._ring.pending, **self._carried.counters}
-        before, evicted = self._state.bytes_written, list[int]()
-        with self._state.transaction():
-            if self._contexts is not None:
-                steps, entropy = self.counters["steps"], self._entropy
-                evicted = self._contexts.write(self._block, steps, entropy, why)
-                arrays |= self._contexts.arrays()
-                counters |= self._contexts.counters()
-            self._state.write(Snapshot(arrays | self._carried.arrays, counters))
-        if self._contexts is not None:
-            self._contexts.committed(evicted, self._notices)
-        self._changed, self._moved = False, False
-        self._committed_step = self.counters["steps"]
-        self._commit_bytes = self._state.bytes_written - before
+            self._learner.take(self._contexts.settle(self._notices))
+        self._commits.write(self._learner, self._ring, self._contexts, self._notices, why)
+        self._changed = False
 
     def close(self) -> None:
         """Flush what changed and close. Safe to call twice."""
@@ -232,8 +210,6 @@ class Runtime:
 
     _closed = False
     _changed = False
-    _moved = False
-    _commit_bytes = 0
 
     def __enter__(self) -> Runtime:
         return self
@@ -291,48 +267,31 @@ class Runtime:
         self._follow(window, events)
         batch = self.counters["frames"] // self._ring.size - 1
         if not due(self._adapt_when, batch, self._contexts is None or self._contexts.drifting):
-            return self._predict_or_frozen(window, len(window), events)
+            return self._learner.answer(window, len(window), events)
         if self._behind is not None:
             return self._adapt_behind(self._behind, window, events)
-        outputs = self._graphs.adapt(window, self._block, self._slots, self.hyper_parameters)
-        return self._learn(window, outputs, events)
+        return self._learn(window, self._learner.step(window), events)
 
     def _adapt_behind(self, behind: Background, window: Frames, events: list[Event]) -> Logits:
         """Predict; take what the last step learnt, and start the next one, if none is running."""
         self._take_learnt(events)
         if not behind.busy:
             window = window.copy()  # the ring goes on filling
-            block, slots, parameters = self._block, self._slots, dict(self.hyper_parameters)
+            block, slots = self._learner.block, self._learner.slots
+            parameters = dict(self.hyper_parameters)
             behind.start(
                 window, block, lambda: self._graphs.adapt(window, block, slots, parameters)
             )
-        return self._predict_or_frozen(window, len(window), events)
+        return self._learner.answer(window, len(window), events)
 
     def _take_learnt(self, events: list[Event], *, wait: bool = False) -> None:
         """Go on with what a step in the background learnt, unless its block was left meanwhile."""
         learnt = None if self._behind is None else self._behind.take(wait=wait)
-        if learnt is not None and learnt.block is self._block:
+        if learnt is not None and learnt.block is self._learner.block:
             self._learn(learnt.window, learnt.outputs, events)
 
     def _learn(self, window: Frames, outputs: Arrays, events: list[Event]) -> Logits:
-        """Take the next block of a step, or what is right instead; the logits to answer with."""
-        self.counters["steps"] += 1
-        verdict = judge(outputs)
-        if verdict is Verdict.KEEP and self._contexts is not None and self._contexts.reading:
-            return outputs["logits"]  # of the generic block, which is not the one to learn in
-        if verdict is Verdict.RESTORE:
-            return self._restore(window, events)
-        if verdict is Verdict.SKIP:
-            self._slots = self.bundle.manifest.slots.zero()
-            self._count("skipped", SKIPPED, events)
-        elif verdict is Verdict.UNRELIABLE:
-            self._count("unreliable", UNRELIABLE, events)
-        else:
-            self._note_entropy(outputs)
-            self._good, self._block = self._block, stripped("next.block", outputs)
-            self._slots = stripped("next.opt", outputs)
-            self._count("updates", Event("adapted", f"step {self.counters['steps']}"), events)
-        return outputs["logits"]
+        return self._learner.learn(window, outputs, self._contexts, events)
 
     def _follow(self, window: NDArray[np.float32], events: list[Event]) -> None:
         """Take the block of the context that the frames come from."""
@@ -342,14 +301,9 @@ class Runtime:
         if not is_finite({"": key}):
             return
         context, probe = self._contexts.name, self._probe(window[::PROBE_EVERY])
-        self._take(self._contexts.arrive(key, self._block, probe, events))
-        self._moved |= self._contexts.name != context
-
-    def _take(self, block: Arrays | None) -> None:
-        """Go on with another block, if there is one."""
-        if block is not None:
-            self._block = self._good = block
-            self._slots = self.bundle.manifest.slots.zero()
+        self._learner.take(self._contexts.arrive(key, self._learner.block, probe, events))
+        if self._commits is not None:
+            self._commits.moved |= self._contexts.name != context
 
     def _probe(self, window: NDArray[np.float32]) -> Probe:
         """Judges blocks by frames, beside the frozen model."""
@@ -365,58 +319,16 @@ class Runtime:
 
     def _commit_if_due(self, events: list[Event]) -> None:
         """Commit after a change of context, if that is not too often."""
-        steps = self.counters["steps"] - self._committed_step
-        frames = steps * self._ring.size
-        if steps < COMMIT_STEPS or COMMIT_BYTES * frames < 1000 * self._commit_bytes:
+        steps = self.counters["steps"]
+        if self._commits is None or not self._commits.due(steps):
             return
-        if self._moved and not (self._contexts is not None and self._contexts.reading):
-            try:
-                self._commit("context change")
-            except StateError as error:  # predictions must not be lost with it
-                self._committed_step = self.counters["steps"]
-                events.append(Event("unwritten", str(error)))
-
-    def _restore(self, window: NDArray[np.float32], events: list[Event]) -> Logits:
-        """The present block fails on these frames: back to the last good one, or further."""
-        origin = "last good"
-        if self._good is not self._block:
-            self._block = self._good
-        else:
-            self._block = self._good = self._fall_back(window)
-            origin = "source" if self._block is self.bundle.generic else "context's first"
-        self._slots = self.bundle.manifest.slots.zero()
-        event = Event("restored", f"the loss was not finite; the {origin} block is back")
-        self._count("restored", event, events)
-        return self._predict_or_frozen(window, len(window), events)
-
-    def _fall_back(self, window: NDArray[np.float32]) -> Arrays:
-        """The first block to fall back on that is another one and works on these frames."""
-        for block, take in self._contexts.fall_backs() if self._contexts is not None else ():
-            fails = not np.isfinite(
-                self._graphs.predict(window, block, self.hyper_parameters)
-            ).all()
-            if not fails and shared(self._block, block) is not block:
-                take()
-                return block
-        return self.bundle.generic
-
-    def _note_entropy(self, outputs: Arrays) -> None:
-        entropy = float(outputs.get("stat.entropy", self._entropy))
-        self._entropy = entropy if np.isfinite(entropy) else self._entropy
-
-    def _count(self, counter: str, event: Event, events: list[Event]) -> None:
-        self.counters[counter] += 1
-        events.append(event)
-
-    def _predict_or_frozen(
-        self, window: NDArray[np.float32], n: int, events: list[Event]
-    ) -> Logits:
-        """Logits of the last n frames of a window; the frozen model's if the block fails."""
-        logits = self._graphs.predict(window, self._block, self.hyper_parameters)[-n:]
-        if np.isfinite(logits).all():
-            return logits
-        events.append(FROZEN)
-        return self._graphs.frozen(window)[-n:]
+        if self._contexts is not None and self._contexts.reading:
+            return
+        try:
+            self._commit("context change")
+        except StateError as error:  # predictions must not be lost with it
+            self._commits.step = steps
+            events.append(Event("unwritten", str(error)))
 
     def _continue(self, snapshot: Snapshot | None) -> None:
         """Go on from a snapshot, and from written blocks even without one."""
@@ -425,8 +337,9 @@ class Runtime:
             pending = self._ring.pending
             self._ring.push(ring)
             self._ring.pending = pending
-            self.counters = {name: snapshot.counters.get(name, 0) for name in COUNTERS}
-            self._committed_step = self.counters["steps"]
+            self.counters.update({name: snapshot.counters.get(name, 0) for name in COUNTERS})
+            if self._commits is not None:
+                self._commits.step = self.counters["steps"]
         self._take_blocks(snapshot)
 
     def _checked_snapshot(self, snapshot: Snapshot) -> tuple[Array, int]:
@@ -442,12 +355,15 @@ class Runtime:
         if self._contexts is not None:
             known = block if arrays else None
             changed, self._notices = self._contexts.load(arrays, counters, known)
-        self._block = block
-        self._good = shared(stripped("good", arrays), generic, block) if arrays else block
-        self._slots = stripped("opt", arrays) if arrays else self.bundle.manifest.slots.zero()
-        self._take(None if changed is None else shared(changed, generic))
-        if self._contexts is None:
-            self._carried = carried(arrays, counters)
+        learner = self._learner
+        if arrays:
+            good = shared(stripped("good", arrays), generic, block)
+            learner.go_on(block, good, stripped("opt", arrays))
+        else:
+            learner.take(block)
+        learner.take(None if changed is None else shared(changed, generic))
+        if self._contexts is None and self._commits is not None:
+            self._commits.carried = carried(arrays, counters)
 
     def _require_open(self) -> None:
         if self._closed:

@@ -60,7 +60,7 @@ def test_run_without_adaptation_changes_nothing(short, tmp_path):
     assert found["events"] == {}
     with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
         for name, array in runtime.bundle.generic.items():
-            np.testing.assert_array_equal(runtime._block[name], array)
+            np.testing.assert_array_equal(runtime._learner.block[name], array)
 
 
 def test_run_continues_from_its_state_file(short, tmp_path):

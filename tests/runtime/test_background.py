@@ -53,7 +53,7 @@ def finished(runtime):
 
 
 def blocks(runtime):
-    return {name: value.copy() for name, value in runtime._block.items()}
+    return {name: value.copy() for name, value in runtime._learner.block.items()}
 
 
 def test_a_call_does_not_wait_for_the_step_and_predicts_as_without_it(runtime, gate, frames):
@@ -71,8 +71,8 @@ def test_what_was_learnt_is_used_by_the_next_call_and_equals_a_step_in_front(run
     assert found.adapted
     with edgemem.open(BUNDLE, threads=1, contexts=False) as front:
         front.step(frames[:BATCH])
-        for name, value in front._block.items():
-            np.testing.assert_array_equal(runtime._block[name], value)
+        for name, value in front._learner.block.items():
+            np.testing.assert_array_equal(runtime._learner.block[name], value)
 
 
 def test_frames_that_come_while_a_step_waits_are_not_mixed_into_it(runtime, gate, frames):
@@ -83,8 +83,8 @@ def test_frames_that_come_while_a_step_waits_are_not_mixed_into_it(runtime, gate
     runtime.flush()
     with edgemem.open(BUNDLE, threads=1, contexts=False) as front:
         front.step(frames[:BATCH])
-        for name, value in front._block.items():
-            np.testing.assert_array_equal(runtime._block[name], value)
+        for name, value in front._learner.block.items():
+            np.testing.assert_array_equal(runtime._learner.block[name], value)
 
 
 def broken(*_):
@@ -112,7 +112,7 @@ def test_a_rollback_works_after_a_step_that_failed(runtime, monkeypatch, frames)
     finished(runtime)
     runtime.rollback("zero")
     for name, value in runtime._graphs.zero.items():
-        np.testing.assert_array_equal(runtime._block[name], value)
+        np.testing.assert_array_equal(runtime._learner.block[name], value)
 
 
 def test_closing_right_after_a_commit_keeps_what_is_being_learnt(tmp_path, gate, frames):
@@ -140,18 +140,20 @@ def test_a_rollback_also_drops_what_is_being_learnt(runtime, gate, frames):
     runtime.rollback("source")
     runtime.step(frames[BATCH : BATCH + 3])
     for name, value in runtime.bundle.generic.items():
-        np.testing.assert_array_equal(runtime._block[name], value)
+        np.testing.assert_array_equal(runtime._learner.block[name], value)
 
 
 def test_a_step_whose_block_was_left_is_dropped(runtime, gate, frames):
     runtime.step(frames[:BATCH])
-    runtime._block = runtime._good = blocks(runtime)  # as when another context is taken
+    runtime._learner.block = runtime._learner.good = blocks(
+        runtime
+    )  # as when another context is taken
     gate.set()
     finished(runtime)
     before = blocks(runtime)
     assert not runtime.step(frames[BATCH : BATCH + 1]).adapted
     for name, value in before.items():
-        np.testing.assert_array_equal(runtime._block[name], value)
+        np.testing.assert_array_equal(runtime._learner.block[name], value)
 
 
 def test_closing_commits_what_is_being_learnt(tmp_path, frames):
@@ -161,7 +163,7 @@ def test_closing_commits_what_is_being_learnt(tmp_path, frames):
     with edgemem.open(BUNDLE, state, threads=1, contexts=False) as again:
         assert again.counters["updates"] == 1
         assert not np.array_equal(
-            np.concatenate([v.ravel() for v in again._block.values()]),
+            np.concatenate([v.ravel() for v in again._learner.block.values()]),
             np.concatenate([v.ravel() for v in again.bundle.generic.values()]),
         )
 

@@ -26,7 +26,7 @@ def by_hand(runtime, x):
         stop = min(start + BATCH, len(x))
         window = x[max(0, stop - BATCH) : stop]
         parts.append(
-            runtime._graphs.predict(window, runtime._block, runtime.hyper_parameters)[
+            runtime._graphs.predict(window, runtime._learner.block, runtime.hyper_parameters)[
                 start - stop :
             ]
         )
@@ -88,10 +88,10 @@ def test_frames_one_by_one_teach_what_one_heap_teaches(digits_stream):
         assert single.step(frame).logits.shape == (1, 10)
     heap.step(x[: 5 * BATCH])
     assert single.counters == heap.counters and single.counters["steps"] == 5
-    for name, array in heap._block.items():
-        np.testing.assert_array_equal(single._block[name], array)
-    for name, array in heap._slots.items():
-        np.testing.assert_array_equal(single._slots[name], array)
+    for name, array in heap._learner.block.items():
+        np.testing.assert_array_equal(single._learner.block[name], array)
+    for name, array in heap._learner.slots.items():
+        np.testing.assert_array_equal(single._learner.slots[name], array)
 
 
 def test_a_heap_is_predicted_with_the_block_of_its_time(digits_stream):

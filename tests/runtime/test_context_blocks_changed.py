@@ -60,11 +60,11 @@ def test_imported_blocks_are_known_on_opening_used_and_kept(visits, tmp_path):
     state = imported(tmp_path / "elsewhere.db", tmp_path / "s.db")
     with opened(state) as runtime:
         assert known(runtime) == set(blocks) - {"root"}
-        assert_same_arrays(runtime._block, blocks["root"][1])
+        assert_same_arrays(runtime._learner.block, blocks["root"][1])
         (result,) = step_all(runtime, visits[0][:BATCH])
         assert events([result], "context") == [f"{result.context} is back"]
         expected = total(blocks["root"][1], blocks[result.context][1])
-        assert_same_arrays(runtime._good, expected)
+        assert_same_arrays(runtime._learner.good, expected)
     after = blocks_of(state)
     record = after.pop(result.context)[0]
     assert record.count == blocks.pop(result.context)[0].count + 1
@@ -151,10 +151,10 @@ def test_rolled_back_to_zero_a_new_context_starts_from_zero(reopened, visits, tm
     if reopened:
         runtime.close()
         runtime = opened(state)
-    assert_same_arrays(runtime._block, zero)
+    assert_same_arrays(runtime._learner.block, zero)
     (result,) = step_all(runtime, visits[0][:BATCH])
     assert events([result], "context") == ["context-3 is new"] and result.adapted
-    assert_same_arrays(runtime._good, zero)
+    assert_same_arrays(runtime._learner.good, zero)
     runtime.close()
     blocks = blocks_of(state)
     assert set(blocks) == {"root", "context-3"}

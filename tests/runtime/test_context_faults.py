@@ -20,7 +20,7 @@ from context_runs import (
 
 from edgemem.bank.written import WrittenBlocks
 from edgemem.errors import StateError
-from edgemem.runtime import loop
+from edgemem.runtime import commits
 from edgemem.state import State
 
 PAGES_MORE = 40
@@ -130,7 +130,7 @@ def test_a_block_that_explodes_costs_its_own_context_alone(reopened, visits, tmp
     assert back.context == exploding and events([back], "restored")
     assert np.isfinite(back.logits).all()
     assert known(runtime) == names
-    assert_same_arrays(runtime._block, runtime._contexts.root)
+    assert_same_arrays(runtime._learner.block, runtime._contexts.root)
     assert all(result.adapted for result in step_all(runtime, visits[2][BATCH:]))
     runtime.close()
     after = blocks_of(state)
@@ -154,8 +154,8 @@ def test_steps_whose_entropy_is_not_a_number_can_be_committed(visits, tmp_path):
 
 
 def test_a_refused_commit_on_a_change_of_context_is_an_event(visits, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "COMMIT_STEPS", 6)
-    monkeypatch.setattr(loop, "COMMIT_BYTES", 1 << 40)
+    monkeypatch.setattr(commits, "STEPS", 6)
+    monkeypatch.setattr(commits, "BYTES", 1 << 40)
     frames, tries = np.concatenate(visits), []
 
     def failing(self, snapshot):
@@ -176,8 +176,8 @@ def test_a_refused_commit_on_a_change_of_context_is_an_event(visits, tmp_path, m
 
 
 def test_a_reader_does_not_hold_up_contexts_on_trial(restless, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "COMMIT_STEPS", 1)
-    monkeypatch.setattr(loop, "COMMIT_BYTES", 1 << 60)
+    monkeypatch.setattr(commits, "STEPS", 1)
+    monkeypatch.setattr(commits, "BYTES", 1 << 60)
     state = tmp_path / "s.db"
     with opened(state) as runtime:
         runtime.step(restless[:BATCH])

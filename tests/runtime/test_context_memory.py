@@ -12,7 +12,7 @@ import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import BundleError
-from edgemem.runtime import context_store, loop
+from edgemem.runtime import commits, context_store
 from edgemem.runtime.consolidation import Outlook
 from edgemem.runtime.context_memory import ContextMemory, difference, total
 
@@ -192,7 +192,7 @@ def test_without_a_state_file_the_commit_is_the_opening_and_has_no_contexts(visi
         step_all(runtime, visits[0])
         runtime.rollback("commit")
         assert runtime.predict(visits[0][:BATCH]).context == "generic"
-        assert runtime._block is runtime.bundle.generic
+        assert runtime._learner.block is runtime.bundle.generic
 
 
 def test_a_run_without_contexts_in_between_leaves_the_written_blocks(visits, tmp_path):
@@ -219,9 +219,9 @@ def test_a_run_without_contexts_in_between_leaves_the_written_blocks(visits, tmp
 def test_commits_on_changes_of_context_are_bounded_in_steps_and_bytes(
     restless, tmp_path, monkeypatch
 ):
-    def commits(**limits):
+    def sizes_of_commits(**limits):
         for name, value in limits.items():
-            monkeypatch.setattr(loop, name, value)
+            monkeypatch.setattr(commits, name, value)
         with opened(tmp_path / f"{limits}.db") as runtime:
             seen = []
             for frames in restless * 2:
@@ -230,11 +230,11 @@ def test_commits_on_changes_of_context_are_bounded_in_steps_and_bytes(
                     seen.append(runtime.bytes_written)
         return [b - a for a, b in pairwise([0, *seen]) if b > a], len(seen) * BATCH
 
-    often, _ = commits(COMMIT_STEPS=1, COMMIT_BYTES=1 << 40)
-    seldom, _ = commits(COMMIT_STEPS=16, COMMIT_BYTES=1 << 40)
+    often, _ = sizes_of_commits(STEPS=1, BYTES=1 << 40)
+    seldom, _ = sizes_of_commits(STEPS=16, BYTES=1 << 40)
     assert len(often) > 20 and 2 <= len(seldom) <= 4
     limit = 10 * max(often)
-    sizes, frames = commits(COMMIT_STEPS=1, COMMIT_BYTES=limit)
+    sizes, frames = sizes_of_commits(STEPS=1, BYTES=limit)
     assert 3 <= len(sizes) < len(often)
     assert sum(sizes[:-1]) <= limit * frames / 1000
 

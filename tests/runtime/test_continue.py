@@ -61,8 +61,8 @@ def test_reopened_anywhere_it_continues_bit_for_bit(tmp_path_factory, digits_str
             expected = whole.step(frames).logits
             np.testing.assert_array_equal(runtime.step(frames).logits, expected)
         assert runtime.counters == whole.counters
-        for name, array in whole._slots.items():
-            np.testing.assert_array_equal(runtime._slots[name], array)
+        for name, array in whole._learner.slots.items():
+            np.testing.assert_array_equal(runtime._learner.slots[name], array)
 
 
 def test_versions_grow_with_every_flush_and_steps_write_nothing(tmp_path, digits_stream):
@@ -183,8 +183,8 @@ def test_a_refused_commit_leaves_runtime_and_file_usable(tmp_path, digits_stream
     runtime.rollback()
     expected = opened()
     expected.step(x[:20])
-    for name, array in expected._block.items():
-        np.testing.assert_array_equal(runtime._block[name], array)
+    for name, array in expected._learner.block.items():
+        np.testing.assert_array_equal(runtime._learner.block[name], array)
     with pytest.raises(edgemem.StateError):
         runtime.close()
     runtime.close()  # twice is safe, and the file is free again
@@ -199,11 +199,11 @@ def test_every_rollback_gives_the_block_it_names(tmp_path, digits_stream):
             runtime.step(x[:48])
             runtime.rollback(target)
             for name, array in block.items():
-                np.testing.assert_array_equal(runtime._block[name], array)
-            assert not any(slot.any() for slot in runtime._slots.values())
+                np.testing.assert_array_equal(runtime._learner.block[name], array)
+            assert not any(slot.any() for slot in runtime._learner.slots.values())
         runtime.step(x[:48])
         runtime.rollback("commit")  # nothing was committed yet
-        assert runtime._block is runtime.bundle.generic
+        assert runtime._learner.block is runtime.bundle.generic
 
 
 def test_without_a_state_file_rollback_takes_the_source_and_flush_is_nothing(digits_stream):
@@ -211,7 +211,7 @@ def test_without_a_state_file_rollback_takes_the_source_and_flush_is_nothing(dig
     runtime.step(digits_stream[0][:48])
     runtime.flush()
     runtime.rollback()
-    assert runtime._block is runtime.bundle.generic
+    assert runtime._learner.block is runtime.bundle.generic
 
 
 def test_a_closed_runtime_refuses_every_verb(tmp_path):

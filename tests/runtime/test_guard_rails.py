@@ -75,7 +75,7 @@ def batch(runtime):
 def moved(runtime):
     """How far the block is from the source."""
     name = runtime.bundle.manifest.block.arrays[0].name
-    return round(float((runtime._block[name] - runtime.bundle.generic[name]).mean()), 3)
+    return round(float((runtime._learner.block[name] - runtime.bundle.generic[name]).mean()), 3)
 
 
 def steps(runtime, count):
@@ -121,18 +121,18 @@ def test_a_non_finite_block_is_thrown_away_and_the_present_one_stays():
 def test_a_skipped_step_clears_the_optimiser():
     runtime = opened(GOOD, BAD_NEXT)
     steps(runtime, 1)
-    assert all((slot == 1).all() for slot in runtime._slots.values())
+    assert all((slot == 1).all() for slot in runtime._learner.slots.values())
     steps(runtime, 1)
-    assert all((slot == 0).all() for slot in runtime._slots.values())
+    assert all((slot == 0).all() for slot in runtime._learner.slots.values())
 
 
 def test_an_unreliable_step_changes_neither_block_nor_optimiser():
     runtime = opened(GOOD, UNRELIABLE)
     steps(runtime, 1)
-    block, slots = runtime._block, runtime._slots
+    block, slots = runtime._learner.block, runtime._learner.slots
     kinds, _ = steps(runtime, 1)
     assert kinds == [("unreliable",)] and runtime.counters["unreliable"] == 1
-    assert runtime._block is block and runtime._slots is slots
+    assert runtime._learner.block is block and runtime._learner.slots is slots
 
 
 @pytest.mark.parametrize("bad", [BAD_LOSS, BAD_LOGITS])
@@ -187,7 +187,7 @@ def test_a_hyper_parameter_made_non_finite_never_spoils_block_or_prediction(
         runtime.hyper_parameters[name] = value
         result = runtime.step(x[64:128])
         assert np.isfinite(result.logits).all() and result.events
-        assert all(np.isfinite(array).all() for array in runtime._block.values())
-        assert all(np.isfinite(array).all() for array in runtime._slots.values())
+        assert all(np.isfinite(array).all() for array in runtime._learner.block.values())
+        assert all(np.isfinite(array).all() for array in runtime._learner.slots.values())
         runtime.hyper_parameters[name] = usual
         assert runtime.step(x[128:192]).adapted

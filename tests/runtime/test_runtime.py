@@ -70,8 +70,8 @@ def test_how_frames_are_split_into_calls_does_not_change_what_is_learnt(digits_s
         start += size
     whole.step(x[:start])
     assert split.counters == whole.counters
-    for name, array in whole._block.items():
-        np.testing.assert_array_equal(split._block[name], array)
+    for name, array in whole._learner.block.items():
+        np.testing.assert_array_equal(split._learner.block[name], array)
 
 
 @given(st.lists(st.integers(1, 5), max_size=20))
@@ -91,7 +91,7 @@ def test_without_adaptation_the_block_stays(digits_stream):
     x, _ = digits_stream
     runtime = open_demo(adapt=False)
     assert not runtime.step(x[:64]).adapted
-    assert runtime._block is runtime.bundle.generic
+    assert runtime._learner.block is runtime.bundle.generic
 
 
 def test_no_reliable_frame_means_that_nothing_is_learnt_only_remembered(digits_stream):
@@ -99,9 +99,9 @@ def test_no_reliable_frame_means_that_nothing_is_learnt_only_remembered(digits_s
     runtime = open_demo(hyper_parameters={"entropy_margin": 0.0})
     runtime.step(x[:16])
     for spec in runtime.bundle.manifest.block.arrays:
-        same = (runtime._block[spec.name] == runtime.bundle.generic[spec.name]).all()
+        same = (runtime._learner.block[spec.name] == runtime.bundle.generic[spec.name]).all()
         assert same == (spec.root_share > 0), spec.name
-    for array in runtime._slots.values():
+    for array in runtime._learner.slots.values():
         assert (array == 0).all()
 
 
@@ -113,12 +113,12 @@ def test_rollback_takes_the_commit_the_source_or_zero(tmp_path, digits_stream):
         committed = runtime.predict(x[:16]).logits
         runtime.step(x[64:128])
         runtime.rollback()
-        for name, array in runtime._block.items():
+        for name, array in runtime._learner.block.items():
             assert np.isfinite(array).all(), name
         assert committed.shape == runtime.predict(x[:16]).logits.shape
         np.testing.assert_array_equal(committed, runtime.predict(x[:16]).logits)
         runtime.rollback("zero")
-        assert all(not array.any() for array in runtime._block.values())
+        assert all(not array.any() for array in runtime._learner.block.values())
         with pytest.raises(edgemem.InputError, match="commit, source or zero"):
             runtime.rollback("yesterday")
 
@@ -132,7 +132,7 @@ def test_a_huge_learning_rate_never_leaves_a_broken_block(digits_stream):
         assert np.isfinite(result.logits).all()
         kinds |= {event.kind for event in result.events}
     assert kinds & {"restored", "skipped"}
-    assert all(np.isfinite(array).all() for array in runtime._block.values())
+    assert all(np.isfinite(array).all() for array in runtime._learner.block.values())
 
 
 class FakeGraph:
@@ -182,7 +182,7 @@ def test_bad_blocks_are_skipped_and_good_ones_restored(digits_stream):
     for start in range(0, 80, 16):
         result = runtime.step(x[start : start + 16])
         kinds += [event.kind for event in result.events]
-        moves.append(float((runtime._block[name] - source).mean().round(3)))
+        moves.append(float((runtime._learner.block[name] - source).mean().round(3)))
     assert kinds == ["adapted", "adapted", "skipped", "restored", "restored"]
     assert moves == [1.0, 2.0, 2.0, 1.0, 0.0]
     assert runtime.counters["skipped"] == 1 and runtime.counters["restored"] == 2

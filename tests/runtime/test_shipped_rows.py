@@ -177,7 +177,7 @@ def test_a_commit_waits_for_the_rows(bundle, visits, values, slow_disk, tmp_path
         runtime.step(visits[0][:BATCH])
         threading.Timer(0.2, slow_disk.set).start()
         runtime.flush()
-        spec, block = runtime.bundle.manifest.block, runtime._block
+        spec, block = runtime.bundle.manifest.block, runtime._learner.block
         change = spec.flatten(block) - spec.flatten(runtime.bundle.generic)
     np.testing.assert_allclose(change, values[0], atol=1e-6)
 

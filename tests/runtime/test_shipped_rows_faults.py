@@ -18,7 +18,7 @@ from edgemem.bank.shipped import ShippedBank
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import StateError
-from edgemem.runtime import context_memory, loop
+from edgemem.runtime import commits, context_memory
 from edgemem.runtime.consolidation import moved
 from edgemem.runtime.context_memory import total
 from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -76,8 +76,8 @@ def hanging_disk(monkeypatch):
 
 
 def test_no_step_waits_for_the_rows(bundle, visits, hanging_disk, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "COMMIT_STEPS", 1)
-    monkeypatch.setattr(loop, "COMMIT_BYTES", 1 << 60)
+    monkeypatch.setattr(commits, "STEPS", 1)
+    monkeypatch.setattr(commits, "BYTES", 1 << 60)
     frames = np.concatenate(visits)
     with opened(bundle, tmp_path / "s.db") as runtime:
         runtime.step(frames[:3])
@@ -200,7 +200,7 @@ def test_a_block_rolled_back_between_two_runs_is_taken(whose, bundle, visits, tm
             for half in np.split(frames, 2):
                 present = step_all(runtime, half)[-1].context
                 runtime.flush()
-        before = runtime._block
+        before = runtime._learner.block
     with written(state) as blocks:
         again = blocks.rollback(present if whose == "present" else "root")
         root, leaf = blocks.read("root")[1], blocks.read(present)[1]
@@ -210,7 +210,7 @@ def test_a_block_rolled_back_between_two_runs_is_taken(whose, bundle, visits, tm
         assert rows.path
         expected = total(moved(root, rows.values), leaf)
         for name, array in expected.items():
-            np.testing.assert_array_equal(runtime._block[name], array)
+            np.testing.assert_array_equal(runtime._learner.block[name], array)
         assert any((expected[name] != before[name]).any() for name in expected)
         result = runtime.step(visits[3][:BATCH])
     assert result.context == present

@@ -1,0 +1,124 @@
+"""The block in use: what a step makes of it, and what comes back when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemem.block import Arrays
+from edgemem.bundle import Bundle
+from edgemem.runtime.contract import stripped
+from edgemem.runtime.graphs import Frames, Graphs
+from edgemem.runtime.policy import Verdict, judge
+from edgemem.runtime.result import Event
+from edgemem.runtime.settings import known_parameters
+from edgemem.runtime.snapshots import shared
+
+if TYPE_CHECKING:
+    from edgemem.runtime.context_memory import ContextMemory
+
+Logits = NDArray[np.float32]
+COUNTERS = ("frames", "steps", "updates", "unreliable", "skipped", "restored")
+UNRELIABLE = Event("unreliable", "no frame of the batch was reliable enough to learn from")
+SKIPPED = Event("skipped", "the step gave non-finite values; the block stays as it was")
+FROZEN = Event("frozen", "the block gives non-finite logits; the frozen model answered")
+
+
+class Learner:
+    """block: the one in use. good: the one before it, which worked. slots: the optimiser's.
+
+    hyper_parameters: scalars by name. counters: see `Runtime`. entropy: mean of the last step.
+    """
+
+    def __init__(
+        self, bundle: Bundle, graphs: Graphs, hyper_parameters: Mapping[str, float]
+    ) -> None:
+        self._bundle, self._graphs = bundle, graphs
+        self.hyper_parameters = known_parameters(bundle.manifest, hyper_parameters)
+        self.block = self.good = bundle.generic
+        self.slots = bundle.manifest.slots.zero()
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.entropy = 0.0
+
+    def take(self, block: Arrays | None) -> None:
+        """Go on with another block, if there is one; the optimiser starts afresh."""
+        if block is not None:
+            self.block = self.good = block
+            self.slots = self._bundle.manifest.slots.zero()
+
+    def go_on(self, block: Arrays, good: Arrays, slots: Arrays) -> None:
+        """Go on from what a commit held."""
+        self.block, self.good, self.slots = block, good, slots
+
+    def step(self, window: Frames) -> Arrays:
+        """Outputs of one step on a full batch; nothing changes."""
+        return self._graphs.adapt(window, self.block, self.slots, self.hyper_parameters)
+
+    def predict(self, window: Frames) -> Logits:
+        """Logits of a window with the block in use."""
+        return self._graphs.predict(window, self.block, self.hyper_parameters)
+
+    def answer(self, window: Frames, n: int, events: list[Event]) -> Logits:
+        """Logits of the last n frames of a window; the frozen model's if the block fails."""
+        logits = self.predict(window)[-n:]
+        if np.isfinite(logits).all():
+            return logits
+        events.append(FROZEN)
+        return self._graphs.frozen(window)[-n:]
+
+    def learn(
+        self, window: Frames, outputs: Arrays, contexts: ContextMemory | None, events: list[Event]
+    ) -> Logits:
+        """Take the next block of a step, or what is right instead; the logits to answer with."""
+        self.counters["steps"] += 1
+        verdict = judge(outputs)
+        if verdict is Verdict.KEEP and contexts is not None and contexts.reading:
+            return outputs["logits"]  # of the generic block, which is not the one to learn in
+        if verdict is Verdict.RESTORE:
+            return self._restore(window, contexts, events)
+        if verdict is Verdict.SKIP:
+            self.slots = self._bundle.manifest.slots.zero()
+            self._count("skipped", SKIPPED, events)
+        elif verdict is Verdict.UNRELIABLE:
+            self._count("unreliable", UNRELIABLE, events)
+        else:
+            self._note_entropy(outputs)
+            self.good, self.block = self.block, stripped("next.block", outputs)
+            self.slots = stripped("next.opt", outputs)
+            self._count("updates", Event("adapted", f"step {self.counters['steps']}"), events)
+        return outputs["logits"]
+
+    def _restore(
+        self, window: Frames, contexts: ContextMemory | None, events: list[Event]
+    ) -> Logits:
+        """The present block fails on these frames: back to the last good one, or further."""
+        origin = "last good"
+        if self.good is not self.block:
+            self.block = self.good
+        else:
+            self.block = self.good = self._fall_back(window, contexts)
+            origin = "source" if self.block is self._bundle.generic else "context's first"
+        self.slots = self._bundle.manifest.slots.zero()
+        event = Event("restored", f"the loss was not finite; the {origin} block is back")
+        self._count("restored", event, events)
+        return self.answer(window, len(window), events)
+
+    def _fall_back(self, window: Frames, contexts: ContextMemory | None) -> Arrays:
+        """The first block to fall back on that is another one and works on these frames."""
+        for block, take in contexts.fall_backs() if contexts is not None else ():
+            works = np.isfinite(self._graphs.predict(window, block, self.hyper_parameters)).all()
+            if works and shared(self.block, block) is not block:
+                take()
+                return block
+        return self._bundle.generic
+
+    def _note_entropy(self, outputs: Arrays) -> None:
+        entropy = float(outputs.get("stat.entropy", self.entropy))
+        self.entropy = entropy if np.isfinite(entropy) else self.entropy
+
+    def _count(self, counter: str, event: Event, events: list[Event]) -> None:
+        self.counters[counter] += 1
+        events.append(event)
