@@ -1,6 +1,7 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
-# make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-bank | bench-drift | bench-recurring
+# make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
+#      bench-method-memory | bench-bank | bench-drift | bench-recurring
 #             what README and docs claim
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ TEST := .venv-test
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test bench-cifar bench-recurring bench-step bench-memory bench-stream \
-	bench-startup bench-bank bench-drift clean
+	bench-startup bench-engines bench-method-memory bench-bank bench-drift clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -38,6 +39,12 @@ bench-stream: $(TEST)/installed
 
 bench-startup: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/startup.py
+
+bench-engines: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/engines.py
+
+bench-method-memory: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/method_memory.py
 
 bench-bank: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/bank_fetch.py

@@ -160,6 +160,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog="example: python benchmarks/step_cost.py --quick --json s.json"
     )
     parser.add_argument("--quick", action="store_true", help="ResNet-20, batch 16 only")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--threads", type=int, default=2, help="default 2")
     parser.add_argument("--repeats", type=int, help="timed calls of each; default 15, quick 5")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
@@ -172,7 +173,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure, print, save."""
     options = read_options()
-    cases = [(name, batch) for name in NETWORKS for batch in (16, 64)]
+    cases = [(name, batch) for name in options.networks for batch in (16, 64)]
     if options.quick:
         cases = [("ResNet-20", 16)]
     results = {}

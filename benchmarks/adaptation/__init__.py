@@ -1,0 +1,1 @@
+"""One harness for adaptation methods: models, streams, methods, measures, tables."""
