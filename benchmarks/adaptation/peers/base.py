@@ -58,7 +58,7 @@ def copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def batch_norms(model: nn.Module) -> list[nn.Module]:
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
     """All batch norms of a model."""
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
     return [module for module in model.modules() if isinstance(module, kinds)]
