@@ -29,13 +29,13 @@ COLOURS = {"predict": "#3a7ebf", "meta": "#d1495b", "full": "#7b2d3b"}
 Times = dict[str, float]
 
 
-def torch_calls(name: str, statistics: str, batch: int) -> dict[str, Callable[[], Any]]:
+def torch_calls(name: str, statistics: str, batch: int, learn: str) -> dict[str, Callable[[], Any]]:
     """Frozen forward pass and both steps in torch eager."""
     import torch
 
     from edgemem.export.objective import ecotta
 
-    adaptive = adaptive_model(name, statistics)
+    adaptive = adaptive_model(name, statistics, learn)
     x, objective, block = torch.rand(batch, *NETWORKS[name][2]), ecotta(10), adaptive.block()
     hp = {k: torch.tensor(v) for k, v in (objective.hyper_parameters | HP).items()}
     weight = adaptive.alpha(batch)
@@ -112,11 +112,12 @@ def measure(
         for statistics in STATISTICS:
             place = folder / statistics
             place.mkdir()
-            write_steps(adaptive_model(name, statistics), batch, place, KINDS[1:])
+            model = adaptive_model(name, statistics, options.learn)
+            write_steps(model, batch, place, KINDS[1:])
             for kind in KINDS:
                 call = onnx_call(place / f"{kind}.onnx", place / "inputs.npz", threads)
                 calls[f"{statistics} {kind}"] = call
-            calls |= torch_calls(name, statistics, batch)
+            calls |= torch_calls(name, statistics, batch, options.learn)
         return time_all(calls, options.repeats, lambda: note("timing"))
 
 
@@ -161,6 +162,10 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="ResNet-20, batch 16 only")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument(
+        "--learn", choices=("all", "norms"), default="all",
+        help="of the meta networks: everything, or scales and shifts of norms; default all",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=2, help="default 2")
     parser.add_argument("--repeats", type=int, help="timed calls of each; default 15, quick 5")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
@@ -188,8 +193,9 @@ def main() -> None:
             results[title] = measure(name, batch, options, note)
     for title, times in results.items():
         show(title, times)
-    about = setting(threads=options.threads, repeats=options.repeats)
-    print(setting_text(about, f"{options.threads} threads, median of {options.repeats}"))
+    about = setting(threads=options.threads, repeats=options.repeats, learn=options.learn)
+    choices = f"learns {options.learn}; {options.threads} threads, median of {options.repeats}"
+    print(setting_text(about, choices))
     found = {"benchmark": "step_cost", "setting": about, "results": results}
     save_json(found, options.out / "step_cost.json", options.json)
     draw(options.out / "step_cost.png", results)

@@ -40,15 +40,17 @@ def network(name: str) -> Any:
     return getattr(networks, NETWORKS[name][0])().eval()
 
 
-def adaptive_model(name: str, statistics: str) -> Any:
-    """With live meta networks, as after a warm-up."""
+def adaptive_model(name: str, statistics: str, learn: str = "all") -> Any:
+    """With live meta networks, as after a warm-up; learn: as in `Choices`."""
     import torch
 
     from edgemem.models import attach
 
     _, parts, shape = NETWORKS[name]
-    model = attach(network(name), parts, torch.rand(2, *shape), statistics=statistics)
-    return enlivened(model)
+    model = enlivened(attach(network(name), parts, torch.rand(2, *shape), statistics=statistics))
+    for parameter in model.meta.parameters():
+        parameter.requires_grad_(learn == "all" or parameter.dim() == 1)
+    return model
 
 
 def enlivened(model: Any) -> Any:

@@ -29,7 +29,7 @@ from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files import new_folder, sha256_file
 from edgemem.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, to_json
-from edgemem.models.adaptive import AdaptiveModel, Gradient
+from edgemem.models.adaptive import AdaptiveModel, Gradient, Learn
 from edgemem.models.source_keys import source_keys
 from edgemem.reference import reference_frames
 
@@ -47,7 +47,9 @@ class Choices:
     """What is fixed at export.
 
     batch: frames in one adaptation step. gradient: "meta", where the frozen parts are constants in
-    the backward pass (little dearer than inference), or "full", through them. objective and optimizer: a name, or your own.
+    the backward pass (little dearer than inference), or "full", through them. learn: "all", or
+    scales and shifts of "norms" alone; the convolutions of meta networks are constants then, which
+    engines run faster. objective and optimizer: a name, or your own.
     learning_rate: default of `hp.learning_rate`; None = the optimizer's, ten times that where
     statistics are remembered, for contexts have blocks of their own then. hyper_parameters: other
     defaults by name. labels: class names in the order of the logits.
@@ -55,6 +57,7 @@ class Choices:
 
     batch: int = 16
     gradient: Gradient = "meta"
+    learn: Learn = "all"
     objective: str | Objective = "ecotta"
     optimizer: str | Optimizer = "sgd"
     learning_rate: float | None = None
@@ -88,6 +91,7 @@ def export_bundle(
         raise InputError(str(path), "exists and is not a bundle", "Choose another folder")
     _check(model, choices)
     with ExitStack() as trimmed:
+        trimmed.enter_context(model.learning(choices.learn))
         if not model.warm:
             for meta in model.meta_networks():
                 trimmed.enter_context(meta.without_branch())
@@ -147,6 +151,8 @@ def _check(model: AdaptiveModel, choices: Choices) -> None:
         raise ExportError(f"batch {choices.batch}", "is too small for a step", "Use 2 or more")
     if choices.gradient not in ("full", "meta"):
         raise ExportError(f"gradient {choices.gradient!r}", "is unknown", "Use full or meta")
+    if choices.learn not in ("all", "norms"):
+        raise ExportError(f"learn {choices.learn!r}", "is unknown", "Use all or norms")
     if choices.gradient == "meta" and model.attachment.norm_affine:
         raise ExportError(
             "gradient 'meta'",
@@ -263,6 +269,7 @@ def _origin(
         "norm_affine": attachment.norm_affine,
         "normalization": vars(attachment.normalization) if attachment.normalization else None,
         "gradient": choices.gradient,
+        "learn": choices.learn,
         "objective": objective.name,
         "optimizer": choices.optimizer
         if isinstance(choices.optimizer, str)

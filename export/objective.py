@@ -13,6 +13,8 @@ from torch import Tensor
 from edgemem.models.adaptive import Output
 
 HyperParameters = Mapping[str, Tensor]
+HIGHEST = 0.99  # probability in a likelihood ratio
+ALIKE = 1e-3  # differences below it are rounding
 
 
 class Loss(NamedTuple):
@@ -83,4 +85,52 @@ def tent(classes: int) -> Objective:
     return Objective("tent", {}, loss)
 
 
-OBJECTIVES: dict[str, Callable[[int], Objective]] = {"ecotta": ecotta, "tent": tent}
+def likelihood_ratio(classes: int) -> Objective:
+    """Weighted soft likelihood ratio + weight * L1 to the frozen outputs.
+
+    ROID (Marsden et al., WACV 2024, section 3): each sample's loss is -sum p log(p / (1 - p)), whose
+    gradient does not vanish for certain predictions, and weighs the more, the more certain the
+    prediction is and the less it is like the mean one; those whose diversity is below
+    `diversity_margin` times the mean weigh nothing. The mean prediction is the batch's own, where
+    the published code averages over batches.
+    """
+
+    def loss(output: Output, hp: HyperParameters) -> Loss:
+        probabilities = torch.softmax(output.logits, 1)
+        certain = probabilities.clamp(max=HIGHEST)
+        losses = -(probabilities * torch.log(certain / (1.0 - certain) + 1e-5)).sum(1)
+        entropy = entropies(output.logits)
+        weights = _weights(probabilities.detach(), entropy.detach(), hp)
+        value = (weights * losses).mean()
+        distance = sum(output.distances, start=entropy.new_zeros(()))
+        value = value + hp["regularization_weight"] * distance
+        stats = {"entropy": entropy.mean(), "distance": distance}
+        return Loss(value, torch.isfinite(value), stats)
+
+    defaults = {"regularization_weight": 0.25, "weight_sharpness": 3.0, "diversity_margin": 1.0}
+    # A threshold within the batch would let rounding decide which samples count.
+    exercise = {"diversity_margin": -1.0}
+    return Objective("likelihood_ratio", defaults, loss, exercise)
+
+
+def _weights(probabilities: Tensor, entropy: Tensor, hp: HyperParameters) -> Tensor:
+    """Weight of each sample, [n]."""
+    mean = probabilities.mean(0)
+    likeness = probabilities @ mean / (probabilities.norm(dim=1) * mean.norm())
+    diversity = _rescaled(1.0 - likeness)
+    weights = torch.exp(hp["weight_sharpness"] * diversity * _rescaled(-entropy))
+    enough = diversity + ALIKE >= hp["diversity_margin"] * diversity.mean()
+    return weights * enough.to(weights.dtype)
+
+
+def _rescaled(values: Tensor) -> Tensor:
+    """From 0 to 1 within the batch."""
+    low = values.min()
+    return (values - low) / (values.max() - low).clamp(min=ALIKE)
+
+
+OBJECTIVES: dict[str, Callable[[int], Objective]] = {
+    "ecotta": ecotta,
+    "likelihood_ratio": likelihood_ratio,
+    "tent": tent,
+}

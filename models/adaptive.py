@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from edgemem.models.remembered import CLASS_PRIOR, FRAMES, MEAN, VAR
 from edgemem.models.statistics import FrozenNorm, MixedStatistics, Settings
 
 Gradient = Literal["full", "meta"]
+Learn = Literal["all", "norms"]
 Statistics = Literal["source", "batch", "mix", "remembered"] | float
 REMEMBERED_ALPHA = 0.6
 PRIOR_FRAMES = 16  # BN-alpha, Schneider et al. 2020, figure 2: the source counts as N = 16 frames
@@ -133,6 +135,18 @@ class AdaptiveModel(nn.Module):
     def block(self) -> dict[str, Tensor]:
         """The arrays that adapt, by name."""
         return self.learned() | self.remembered()
+
+    @contextmanager
+    def learning(self, what: Learn) -> Iterator[None]:
+        """While active, the block learns "all", or scales and shifts of "norms" alone."""
+        kernels = [p for p in self.meta.parameters() if p.requires_grad and p.dim() > 1]
+        for kernel in kernels:
+            kernel.requires_grad_(what == "all")
+        try:
+            yield
+        finally:
+            for kernel in kernels:
+                kernel.requires_grad_(True)
 
     def learned(self) -> dict[str, Tensor]:
         """The arrays of the block that follow a gradient."""

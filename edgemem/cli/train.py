@@ -113,7 +113,10 @@ def export(
             "--norm-affine", help="Adapt the frozen BN affine pairs, too; needs --gradient full."
         ),
     ] = False,
-    objective: Annotated[str, typer.Option(help="ecotta or tent.")] = "ecotta",
+    learn: Annotated[
+        str, typer.Option(help="all, or norms: scales and shifts alone, which is cheaper.")
+    ] = "all",
+    objective: Annotated[str, typer.Option(help="ecotta, likelihood_ratio or tent.")] = "ecotta",
     optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
     learning_rate: Annotated[float | None, typer.Option(help="Default of the step.")] = None,
     labels: Annotated[str | None, typer.Option(help="Class names, comma-separated.")] = None,
@@ -139,6 +142,7 @@ def export(
     choices = Choices(
         batch=batch,
         gradient=gradient,  # type: ignore[arg-type]
+        learn=learn,  # type: ignore[arg-type]
         objective=objective,
         optimizer=optimizer,
         learning_rate=learning_rate,

@@ -192,7 +192,8 @@ def test_what_is_not_a_bundle_is_never_replaced(content, instant, tmp_path):
     [
         (Choices(batch=1), "batch 1.*too small"),
         (Choices(gradient="half"), "gradient 'half'.*Use full or meta"),
-        (Choices(objective="rotta"), "objective 'rotta'.*Use ecotta or tent"),
+        (Choices(objective="rotta"), "objective 'rotta'.*Use ecotta or likelihood_ratio"),
+        (Choices(learn="some"), "learn 'some'.*Use all or norms"),
         (Choices(optimizer="lion"), "optimizer 'lion'.*Use sgd or adam"),
         (Choices(labels=("yes", "no")), "2 names for 10 classes"),
         (Choices(hyper_parameters={"rate": 1.0}), "hyper-parameter 'rate'.*learning_rate"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
-from edgemem.export.objective import OBJECTIVES, ecotta, tent
+from edgemem.export.objective import OBJECTIVES, ecotta, likelihood_ratio, tent
 from edgemem.models import Output
 
 CLASSES = 5
@@ -68,13 +68,50 @@ def test_without_a_reliable_sample_nothing_is_updated_and_no_gradient_is_nan():
     assert torch.autograd.grad(loss.value, logits)[0].equal(torch.zeros_like(logits))
 
 
-@pytest.mark.parametrize("objective", [ecotta(CLASSES), tent(CLASSES)], ids=lambda o: o.name)
-def test_overconfident_logits_give_finite_gradients(objective):
+@pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_overconfident_logits_give_finite_gradients(make):
     """p log p at p = 0 is where entropies go wrong."""
     logits = torch.diag(torch.full((CLASSES,), 1e4)).requires_grad_()
-    loss = objective.loss(output(logits), scalars(objective))
-    assert loss.value == 0
+    loss = make(CLASSES).loss(output(logits), scalars(make(CLASSES)))
+    assert loss.value.isfinite()
     assert torch.autograd.grad(loss.value, logits)[0].isfinite().all()
+
+
+def test_the_likelihood_ratio_weighs_certain_predictions_unlike_the_mean(logits):
+    objective = likelihood_ratio(CLASSES)
+    loss = objective.loss(output(logits, torch.tensor(0.4)), scalars(objective))
+    rows = [row.softmax(0) for row in logits]
+    ratios = [-sum(p * torch.log(p.clamp(max=0.99) / (1 - p.clamp(max=0.99)) + 1e-5) for p in row)
+              for row in rows]  # fmt: skip
+    mean = sum(row.detach() for row in rows) / len(rows)
+    unlike = [1 - torch.cosine_similarity(mean, row.detach(), 0).item() for row in rows]
+    sure = [-Categorical(probs=row.detach()).entropy().item() for row in rows]
+
+    def rescaled(values):
+        return [(v - min(values)) / (max(values) - min(values)) for v in values]
+
+    diversity, certainty = rescaled(unlike), rescaled(sure)
+    weights = [
+        math.exp(3 * d * c) if d + 1e-3 >= sum(diversity) / len(rows) else 0.0
+        for d, c in zip(diversity, certainty, strict=True)
+    ]
+    assert 0 < weights.count(0.0) < len(rows)
+    total = sum(w * ratio for w, ratio in zip(weights, ratios, strict=True))
+    expected = total / len(rows) + 0.25 * 0.4
+    torch.testing.assert_close(loss.value, expected)
+    theirs = torch.autograd.grad(expected, logits)[0]
+    torch.testing.assert_close(torch.autograd.grad(loss.value, logits)[0], theirs)
+    every = objective.loss(output(logits), scalars(objective, **objective.exercise))
+    assert bool(every.update) and every.value != loss.value
+
+
+def test_equal_predictions_all_weigh_the_same():
+    objective = likelihood_ratio(CLASSES)
+    alike = torch.tensor([[2.0, 0, 0, 0, 0]]).repeat(6, 1).requires_grad_()
+    loss = objective.loss(output(alike), scalars(objective))
+    (gradient,) = torch.autograd.grad(loss.value, alike)
+    assert gradient.any()
+    torch.testing.assert_close(gradient, gradient[:1].expand_as(gradient))
 
 
 def test_exercise_makes_every_sample_reliable():
@@ -98,4 +135,4 @@ def test_tent_does_not_update_on_a_loss_that_is_not_finite():
 
 
 def test_the_names_on_the_command_line_are_these():
-    assert set(OBJECTIVES) == {"ecotta", "tent"}
+    assert set(OBJECTIVES) == {"ecotta", "likelihood_ratio", "tent"}
