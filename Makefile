@@ -1,7 +1,8 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
-#      bench-method-memory | bench-bank | bench-drift | bench-recurring
+#      bench-method-memory | bench-bank | bench-drift | bench-recurring |
+#      bench-adaptation | bench-adaptation-quick
 #             what README and docs claim
 
 PYTHON ?= python3
@@ -10,7 +11,8 @@ TEST := .venv-test
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test bench-cifar bench-recurring bench-step bench-memory bench-stream \
-	bench-startup bench-engines bench-method-memory bench-bank bench-drift clean
+	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
+	bench-adaptation bench-adaptation-quick clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -45,6 +47,12 @@ bench-engines: $(TEST)/installed
 
 bench-method-memory: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/method_memory.py
+
+bench-adaptation: $(TEST)/installed
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation
+
+bench-adaptation-quick: $(TEST)/installed
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation --quick
 
 bench-bank: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/bank_fetch.py

@@ -13,7 +13,6 @@ from torch import Tensor
 from edgemem.models.adaptive import Output
 
 HyperParameters = Mapping[str, Tensor]
-HIGHEST = 0.99  # probability in a likelihood ratio
 ALIKE = 1e-3  # differences below it are rounding
 
 
@@ -97,7 +96,7 @@ def likelihood_ratio(classes: int) -> Objective:
 
     def loss(output: Output, hp: HyperParameters) -> Loss:
         probabilities = torch.softmax(output.logits, 1)
-        certain = probabilities.clamp(max=HIGHEST)
+        certain = torch.minimum(probabilities, hp["highest_probability"])
         losses = -(probabilities * torch.log(certain / (1.0 - certain) + 1e-5)).sum(1)
         entropy = entropies(output.logits)
         weights = _weights(probabilities.detach(), entropy.detach(), hp)
@@ -107,9 +106,14 @@ def likelihood_ratio(classes: int) -> Objective:
         stats = {"entropy": entropy.mean(), "distance": distance}
         return Loss(value, torch.isfinite(value), stats)
 
-    defaults = {"regularization_weight": 0.25, "weight_sharpness": 3.0, "diversity_margin": 1.0}
-    # A threshold within the batch would let rounding decide which samples count.
-    exercise = {"diversity_margin": -1.0}
+    defaults = {
+        "regularization_weight": 0.25,
+        "weight_sharpness": 3.0,
+        "diversity_margin": 1.0,
+        "highest_probability": 0.99,
+    }
+    # A threshold would let rounding decide which samples count; near 0.99 the ratio multiplies it.
+    exercise = {"diversity_margin": -1.0, "highest_probability": 0.5, "weight_sharpness": 1.0}
     return Objective("likelihood_ratio", defaults, loss, exercise)
 
 

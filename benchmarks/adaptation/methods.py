@@ -1,0 +1,57 @@
+"""Every method of the harness by name: ours as ways to open a bundle, peers by their modules.
+
+Nothing here imports torch: a process that runs one of ours must not load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+NO_MEMORY = {"least_batch_weight": 1.0, "prior_weight": 0.0}
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A bundle and how it is opened.
+
+    bundle: see `setups.BUNDLES`. zero: nothing warmed up. frozen: answers of the frozen model.
+    """
+
+    bundle: str = "remembered"
+    adapt: bool = True
+    contexts: bool = True
+    zero: bool = False
+    frozen: bool = False
+    hyper_parameters: Mapping[str, float] = field(default_factory=dict)
+
+
+OURS: dict[str, Ours] = {
+    "EdgeMem": Ours(),
+    "EdgeMem, leaves alone": Ours(bundle="flat"),
+    # Slowly, which is better for one state than the bundle's own rate.
+    "EdgeMem, one state": Ours(
+        contexts=False, hyper_parameters={**NO_MEMORY, "learning_rate": 0.001}
+    ),
+    "EdgeMem, norms": Ours(bundle="norms"),
+    "EdgeMem, ratio": Ours(bundle="ratio"),
+    "EdgeMem, one state, ratio, full": Ours(bundle="mix ratio full", contexts=False),
+    "warm, not adapted": Ours(adapt=False, contexts=False, hyper_parameters=NO_MEMORY),
+}
+PEERS: dict[str, str] = {
+    "source": "statistics",
+    "batch statistics": "statistics",
+    "Tent": "entropy",
+    "ETA": "entropy",
+    "EATA": "entropy",
+    "RDumb": "entropy",
+    "SAR": "sar",
+    "ROID": "roid",
+    "CoTTA": "cotta",
+    "RoTTA": "rotta",
+    "PeTTA": "petta",
+    "ReservoirTTA": "reservoir_tta",
+    "LAME": "forward_only",
+    "T3A": "forward_only",
+}
+METHODS = (*OURS, *PEERS)

@@ -1,0 +1,122 @@
+"""Methods as the runner sees them: uint8 frames in, predicted labels out."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptation.methods import OURS, PEERS, Ours
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from adaptation.peers.base import Method
+
+Frames = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+WINDOW = 64  # frames a peer keeps when frames come one by one
+EVALUATION_BATCH = 64
+
+
+class Running(Protocol):
+    """One method on one stream."""
+
+    def answer(self, frames: Frames) -> Labels:
+        """Labels of the next frames of the stream; it may learn from them."""
+
+    def evaluate(self, frames: Frames) -> Labels:
+        """Labels with what has been learnt so far; learns nothing."""
+
+
+class RunningBundle:
+    """One of ours, in the runtime."""
+
+    def __init__(self, folder: Path, way: Ours, state: Path, threads: int) -> None:
+        import edgemem
+
+        self._way = way
+        self._runtime = edgemem.open(
+            folder / "bundles" / f"{way.bundle}.edgemem",
+            state,
+            adapt=way.adapt,
+            contexts=way.contexts,
+            threads=threads,
+            hyper_parameters=way.hyper_parameters,
+        )
+        if way.zero:
+            self._runtime.rollback("zero")
+
+    def answer(self, frames: Frames) -> Labels:
+        """One call of `step`."""
+        if self._way.frozen:
+            return self._runtime.predict(frames, frozen=True).labels
+        return self._runtime.step(frames).labels
+
+    def evaluate(self, frames: Frames) -> Labels:
+        """In batches, with the block that is in use."""
+        parts = range(0, len(frames), EVALUATION_BATCH)
+        found = [self._runtime.predict(frames[i : i + EVALUATION_BATCH]).labels for i in parts]
+        return np.concatenate(found)
+
+
+class RunningPeer:
+    """A peer in torch; single frames go through a window of the last 64."""
+
+    def __init__(
+        self, folder: Path, name: str, rate: float | None, seed: int, threads: int
+    ) -> None:
+        import torch
+
+        from adaptation.setups import frozen_network, source_of
+
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        peer = importlib.import_module(f"adaptation.peers.{PEERS[name]}").PEERS[name]
+        rate = peer.learning_rate if rate is None else rate
+        self._method: Method = peer.make(frozen_network(folder), source_of(folder), rate)
+        self._window: list[Tensor] = []
+        self._seen = 0
+
+    def answer(self, frames: Frames) -> Labels:
+        """One batch; or one frame, which is answered in its window."""
+        x = _tensor(frames)
+        if len(x) > 1:
+            return _labels(self._method.adapt(x))
+        self._window = [*self._window, x][-WINDOW:]
+        self._seen += 1
+        import torch
+
+        window = torch.cat(self._window)
+        act = self._method.adapt if self._seen % WINDOW == 0 else self._method.predict
+        return _labels(act(window)[-1:])
+
+    def evaluate(self, frames: Frames) -> Labels:
+        """In batches."""
+        x = _tensor(frames)
+        return np.concatenate(
+            [_labels(self._method.predict(part)) for part in x.split(EVALUATION_BATCH)]
+        )
+
+
+def _tensor(frames: Frames) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(frames)).float() / 255
+
+
+def _labels(logits: Tensor) -> Labels:
+    found: Labels = logits.argmax(1).numpy()
+    return found
+
+
+def running(
+    folder: Path, name: str, state: Path, rate: float | None, seed: int, threads: int
+) -> Running:
+    """The method of that name, ready."""
+    if name in OURS:
+        return RunningBundle(folder, OURS[name], state, threads)
+    return RunningPeer(folder, name, rate, seed, threads)
