@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,7 +27,8 @@ from edgemem.cli.show import Stages, print_table, progress
 
 WORKER = Path(__file__).with_name("engines_worker.py")
 ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".venv-engines"
-REFERENCE = "torch eager"
+OURS, REFERENCE = "EdgeMem", "torch eager"
+PREFIX = "engines: "
 PAUSE = 0.05
 TORCH = "torch==2.13.0"
 Arrays = dict[str, Any]
@@ -42,7 +44,7 @@ class Engine:
 
 
 ENGINES = (
-    Engine("EdgeMem"),
+    Engine(OURS),
     Engine("EdgeMem, lean"),
     Engine(REFERENCE),
     Engine("torch.compile"),
@@ -104,30 +106,32 @@ class Served:
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         )
-        if self._line() != "ready":
-            self.process.kill()
-            raise Skipped(f"cannot run the step (see {log.name})")
+        self._log = log.name
+        self._line()  # ready
         with np.load(folder / f"{engine.name}.npz") as outputs:
             self.outputs = dict(outputs)
 
     def time(self) -> None:
         """One more step."""
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # then it says why below
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
         self.times.append(float(self._line()))
 
     def peak_mb(self) -> float:
         """The process's peak memory; it ends."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         return float(self._line())
 
     def _line(self) -> str:
         assert self.process.stdout is not None
-        while (line := self.process.stdout.readline()) and line[0] not in "r0123456789":
-            pass  # what the engine itself prints
-        return line.strip()
+        for line in self.process.stdout:
+            if line.startswith(PREFIX):
+                return line.removeprefix(PREFIX).strip()
+        raise Skipped(f"ended with code {self.process.wait()} (see {self._log})")
 
 
 def measure(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
@@ -142,28 +146,39 @@ def measure(options: argparse.Namespace, stages: Stages) -> dict[str, Any]:
         for number, engine in enumerate(ENGINES):
             stages("preparing engines", number, len(ENGINES))
             log = options.out / f"engines-{engine.name.replace(' ', '-')}.log"
-            try:
-                opened = logs.enter_context(log.open("w"))
+            opened = logs.enter_context(log.open("w"))
+            with skipping(engine.name, found, served):
                 served[engine.name] = Served(engine, folder, options.threads, opened)
-            except Skipped as why:
-                found[engine.name] = {"skipped": str(why)}
         stages("preparing engines", len(ENGINES), len(ENGINES))
         for turn in range(options.repeats):
             stages("timing in turns", turn, options.repeats)
-            for engine in served.values():
+            for name, engine in list(served.items()):
                 time.sleep(PAUSE)
-                engine.time()
+                with skipping(name, found, served):
+                    engine.time()
         stages("timing in turns", options.repeats, options.repeats)
-        reference = served[REFERENCE].outputs
         with np.load(folder / "inputs.npz") as inputs:
             start = dict(inputs)
-        for name, engine in served.items():
-            found[name] = {
-                "ms": float(np.median(engine.times)),
-                "peak_mb": engine.peak_mb(),
-                "off": off(engine.outputs, reference, start),
-            }
+        for name, engine in list(served.items()):
+            with skipping(name, found, served):
+                found[name] = {
+                    "ms": float(np.median(engine.times)),
+                    "peak_mb": engine.peak_mb(),
+                    "off": off(engine.outputs, served[REFERENCE].outputs, start),
+                }
     return {engine.name: found[engine.name] for engine in ENGINES}
+
+
+@contextmanager
+def skipping(name: str, found: dict[str, Any], served: dict[str, Served]) -> Iterator[None]:
+    """An engine that fails is left out from then on; ours and the reference must not fail."""
+    try:
+        yield
+    except Skipped as why:
+        if name in (OURS, REFERENCE):
+            raise
+        found[name] = {"skipped": str(why)}
+        served.pop(name, None)
 
 
 def off(outputs: Arrays, reference: Arrays, start: Arrays) -> float:
@@ -178,7 +193,7 @@ def off(outputs: Arrays, reference: Arrays, start: Arrays) -> float:
 
 def show(found: dict[str, Any]) -> None:
     """One table."""
-    ours = found["EdgeMem"]["ms"]
+    ours = found[OURS]["ms"]
     rows = []
     for name, row in found.items():
         if "skipped" in row:
@@ -219,8 +234,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    with progress("stages") as bar:
-        found = measure(options, Stages(bar))
+    try:
+        with progress("stages") as bar:
+            found = measure(options, Stages(bar))
+    except Skipped as why:
+        sys.exit(f"failed: {why}")
     show(found)
     about = setting(threads=options.threads, repeats=options.repeats)
     print(setting_text(about, f"{options.threads} threads, median of {options.repeats}"))

@@ -221,13 +221,18 @@ def serve(engine: str, folder: Path, threads: int) -> None:
     """Answer every line with one step's time, preceded by one that is not timed."""
     step = LOAD[engine](folder, threads)
     np.savez(folder / f"{engine}.npz", **getattr(step, "first", step)())
-    print("ready", flush=True)
+    say("ready")
     for _ in sys.stdin:
         step()
         began = time.perf_counter()
         step()
-        print(1000 * (time.perf_counter() - began), flush=True)
-    print(peak_mb(), flush=True)
+        say(1000 * (time.perf_counter() - began))
+    say(peak_mb())
+
+
+def say(what: object) -> None:
+    """One line to the parent; the prefix tells it from what an engine prints."""
+    print(f"engines: {what}", flush=True)
 
 
 def peak_mb() -> float:

@@ -28,7 +28,7 @@ from cifar import data_folder, frost_folder, load_cifar10
 from corruptions import corrupt
 from recurring_streams import BATCH, CONTEXTS, PROTOCOLS, VISIT, visits
 from recurring_ways import FLAT, HIERARCHY, WAYS, load_images, run_way
-from report import save_json, setting, setting_text
+from report import save_json, setting, setting_text, whole
 
 import edgemem
 from edgemem.bank.build import build_bank
@@ -185,14 +185,6 @@ def draw(path: Path, results: dict[str, Any]) -> None:
     figure.axes[0].set_ylabel("error (%)")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=110)
-
-
-def whole(text: str) -> int:
-    """Parser of a number above zero."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
 
 
 def read_options() -> argparse.Namespace:

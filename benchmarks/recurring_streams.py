@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from adaptation.streams import correlated
 from numpy.typing import NDArray
 
 BATCH, VISIT = 64, 256
@@ -14,7 +15,7 @@ CONTEXTS = (
     "fog", "contrast", "pixelate", "brightness", "elastic_transform",
 )  # fmt: skip
 PROTOCOLS = ("balanced", "skewed", "correlated", "contradicting")
-CONCENTRATION, SLOT_CONCENTRATION, SLOTS = 0.3, 0.1, 10
+CONCENTRATION = 0.3
 Images = dict[str, NDArray[np.uint8]]
 
 
@@ -46,19 +47,3 @@ def visits(
             for batch in range(VISIT // BATCH):
                 part = chosen[batch * BATCH : (batch + 1) * BATCH]
                 yield visit, k, batch, images[name][part], labels[part]
-
-
-def correlated(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Classes in PeTTA's order: each spread over slots by Dirichlet, contiguous within a slot.
-
-    Source: Hoang et al., NeurIPS 2024, section 6, and the authors' code.
-    """
-    slots: list[list[NDArray[np.int64]]] = [[] for _ in range(SLOTS)]
-    for c in np.unique(classes):
-        count = int((classes == c).sum())
-        shares = rng.multinomial(count, rng.dirichlet([SLOT_CONCENTRATION] * SLOTS))
-        for slot, share in zip(slots, shares, strict=True):
-            slot.append(np.full(share, c))
-    for slot in slots:
-        rng.shuffle(slot)  # type: ignore[arg-type]
-    return np.concatenate([chunk for slot in slots for chunk in slot])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -39,3 +40,11 @@ def save_json(found: Mapping[str, Any], *paths: Path | None) -> None:
     for path in filter(None, paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def whole(text: str) -> int:
+    """Parser of a number above zero."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value

@@ -160,8 +160,10 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="example: python benchmarks/step_cost.py --quick --json s.json"
     )
-    parser.add_argument("--quick", action="store_true", help="ResNet-20, batch 16 only")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument(
+        "--quick", action="store_true", help="one network (ResNet-20), batch 16 only"
+    )
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="default all")
     parser.add_argument(
         "--learn", choices=("all", "norms"), default="all",
         help="of the meta networks: everything, or scales and shifts of norms; default all",
@@ -172,6 +174,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     options.repeats = options.repeats or (5 if options.quick else 15)
+    options.networks = options.networks or (["ResNet-20"] if options.quick else list(NETWORKS))
     return options
 
 
@@ -180,7 +183,7 @@ def main() -> None:
     options = read_options()
     cases = [(name, batch) for name in options.networks for batch in (16, 64)]
     if options.quick:
-        cases = [("ResNet-20", 16)]
+        cases = [(name, 16) for name in options.networks[:1]]
     results = {}
     with progress("stages") as bar:
         for name, batch in cases:
@@ -197,9 +200,10 @@ def main() -> None:
     choices = f"learns {options.learn}; {options.threads} threads, median of {options.repeats}"
     print(setting_text(about, choices))
     found = {"benchmark": "step_cost", "setting": about, "results": results}
-    save_json(found, options.out / "step_cost.json", options.json)
-    draw(options.out / "step_cost.png", results)
-    print(f"Picture: {options.out / 'step_cost.png'}")
+    stem = "step_cost" if options.learn == "all" else f"step_cost_{options.learn}"
+    save_json(found, options.out / f"{stem}.json", options.json)
+    draw(options.out / f"{stem}.png", results)
+    print(f"Picture: {options.out / stem}.png")
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def adaptive_model(name: str, statistics: str, learn: str = "all") -> Any:
 
     _, parts, shape = NETWORKS[name]
     model = enlivened(attach(network(name), parts, torch.rand(2, *shape), statistics=statistics))
-    for parameter in model.meta.parameters():
-        parameter.requires_grad_(learn == "all" or parameter.dim() == 1)
+    for kernel in model.kernels():
+        kernel.requires_grad_(learn == "all")
     return model
 
 

@@ -87,17 +87,17 @@ def tent(classes: int) -> Objective:
 def likelihood_ratio(classes: int) -> Objective:
     """Weighted soft likelihood ratio + weight * L1 to the frozen outputs.
 
-    ROID (Marsden et al., WACV 2024, section 3): each sample's loss is -sum p log(p / (1 - p)), whose
-    gradient does not vanish for certain predictions, and weighs the more, the more certain the
-    prediction is and the less it is like the mean one; those whose diversity is below
-    `diversity_margin` times the mean weigh nothing. The mean prediction is the batch's own, where
-    the published code averages over batches.
+    ROID (Marsden et al., WACV 2024): each sample's loss is -sum p log(p / (1 - p)), p up to
+    `highest_probability`, and weighs the more, the more certain the prediction is and the less it
+    is like the mean one; those whose diversity is below `diversity_margin` times the mean weigh
+    nothing. The mean prediction is the batch's own, where the published code averages over
+    batches, and diversities that differ by less than 0.001 count as equal.
     """
 
     def loss(output: Output, hp: HyperParameters) -> Loss:
         probabilities = torch.softmax(output.logits, 1)
-        certain = torch.minimum(probabilities, hp["highest_probability"])
-        losses = -(probabilities * torch.log(certain / (1.0 - certain) + 1e-5)).sum(1)
+        p = torch.minimum(probabilities, hp["highest_probability"])
+        losses = -(p * torch.log(p / (1.0 - p) + 1e-5)).sum(1)
         entropy = entropies(output.logits)
         weights = _weights(probabilities.detach(), entropy.detach(), hp)
         value = (weights * losses).mean()
@@ -128,7 +128,7 @@ def _weights(probabilities: Tensor, entropy: Tensor, hp: HyperParameters) -> Ten
 
 
 def _rescaled(values: Tensor) -> Tensor:
-    """From 0 to 1 within the batch."""
+    """From 0 to 1 within the batch; from 0 to less where values hardly differ."""
     low = values.min()
     return (values - low) / (values.max() - low).clamp(min=ALIKE)
 

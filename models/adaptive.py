@@ -136,16 +136,19 @@ class AdaptiveModel(nn.Module):
         """The arrays that adapt, by name."""
         return self.learned() | self.remembered()
 
+    def kernels(self) -> list[nn.Parameter]:
+        """Those of the convolutions in meta networks."""
+        return [parameter for parameter in self.meta.parameters() if parameter.dim() > 1]
+
     @contextmanager
     def learning(self, what: Learn) -> Iterator[None]:
         """While active, the block learns "all", or scales and shifts of "norms" alone."""
-        kernels = [p for p in self.meta.parameters() if p.requires_grad and p.dim() > 1]
-        for kernel in kernels:
+        for kernel in self.kernels():
             kernel.requires_grad_(what == "all")
         try:
             yield
         finally:
-            for kernel in kernels:
+            for kernel in self.kernels():
                 kernel.requires_grad_(True)
 
     def learned(self) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,6 @@ from edgemem.runtime.contract import stripped
 from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.policy import Verdict, judge
 from edgemem.runtime.result import Event
-from edgemem.runtime.settings import known_parameters
 from edgemem.runtime.snapshots import shared
 
 if TYPE_CHECKING:
@@ -33,11 +31,9 @@ class Learner:
     hyper_parameters: scalars by name. counters: see `Runtime`. entropy: mean of the last step.
     """
 
-    def __init__(
-        self, bundle: Bundle, graphs: Graphs, hyper_parameters: Mapping[str, float]
-    ) -> None:
+    def __init__(self, bundle: Bundle, graphs: Graphs, hyper_parameters: dict[str, float]) -> None:
         self._bundle, self._graphs = bundle, graphs
-        self.hyper_parameters = known_parameters(bundle.manifest, hyper_parameters)
+        self.hyper_parameters = hyper_parameters
         self.block = self.good = bundle.generic
         self.slots = bundle.manifest.slots.zero()
         self.counters = dict.fromkeys(COUNTERS, 0)
@@ -57,13 +53,9 @@ class Learner:
         """Outputs of one step on a full batch; nothing changes."""
         return self._graphs.adapt(window, self.block, self.slots, self.hyper_parameters)
 
-    def predict(self, window: Frames) -> Logits:
-        """Logits of a window with the block in use."""
-        return self._graphs.predict(window, self.block, self.hyper_parameters)
-
     def answer(self, window: Frames, n: int, events: list[Event]) -> Logits:
         """Logits of the last n frames of a window; the frozen model's if the block fails."""
-        logits = self.predict(window)[-n:]
+        logits = self._graphs.predict(window, self.block, self.hyper_parameters)[-n:]
         if np.isfinite(logits).all():
             return logits
         events.append(FROZEN)

@@ -23,6 +23,7 @@ from edgemem.runtime.learner import COUNTERS, Learner, Logits
 from edgemem.runtime.policy import When, due
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
+from edgemem.runtime.settings import known_parameters
 from edgemem.runtime.snapshots import carried, checked_snapshot, shared
 from edgemem.snapshot import Snapshot
 
@@ -59,9 +60,10 @@ class Runtime:
         self.plan = plan
         manifest = bundle.manifest
         self._adapting, self._adapt_when = adapt, adapt_when
+        parameters = known_parameters(manifest, hyper_parameters or {})
         step = "adapt" if plan is None else plan.graph
         self._graphs = Graphs(bundle, backend, step, background)
-        self._learner = Learner(bundle, self._graphs, hyper_parameters or {})
+        self._learner = Learner(bundle, self._graphs, parameters)
         self._behind: Background | None = None
         if background is not None:
             from edgemem.runtime.background import Background  # threads take a while to load
@@ -84,12 +86,12 @@ class Runtime:
 
     @property
     def hyper_parameters(self) -> dict[str, float]:
-        """Scalars by name; change them at will."""
+        """Scalars by name; change the values at will."""
         return self._learner.hyper_parameters
 
     @property
     def counters(self) -> dict[str, int]:
-        """What happened so often since the state file was new."""
+        """How often each thing happened since the state file was new."""
         return self._learner.counters
 
     def predict(self, frames: Array, *, frozen: bool = False) -> Result:
@@ -350,7 +352,7 @@ class Runtime:
         """Take what a snapshot holds; nothing changes if the written blocks do not fit."""
         generic, changed = self.bundle.generic, None
         arrays, counters = ({}, {}) if snapshot is None else (snapshot.arrays, snapshot.counters)
-        # Equal blocks become one object again: `_restore` must not try the same values twice.
+        # Equal blocks become one object again: `Learner` must not try the same values twice.
         block = shared(stripped("block", arrays), generic) if arrays else generic
         if self._contexts is not None:
             known = block if arrays else None

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 from cifar import data_folder
-from report import save_json, setting, setting_text
+from report import save_json, setting, setting_text, whole
 
 from adaptation.methods import METHODS, OURS
 from adaptation.protocols import Protocol, pool_contexts, protocols
-from adaptation.show import draw, show
+from adaptation.show import Runs, draw, show
 from adaptation.streams import Builder
 from edgemem.cli.show import percent, progress
 from edgemem.errors import EdgeMemError
@@ -35,7 +35,6 @@ FULL = {"frames": 2000, "images": 2000, "visits": 20, "seeds": 3}
 QUICK_PROTOCOLS = ("continual", "recurring, correlated", "clean")
 QUICK_METHODS = ("EdgeMem", "source", "batch statistics", "Tent", "ROID", "RoTTA", "LAME")
 LONG_FRAMES = {True: 5120, False: 100_000}
-Runs = dict[str, dict[str, list[dict[str, Any]]]]
 
 
 def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
@@ -60,7 +59,7 @@ def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
 
 def run(folder: Path, method: str, protocol: str, seed: int, threads: int) -> dict[str, Any]:
     """Figures of one run."""
-    words = ("-m", "adaptation.worker", folder, method, protocol, seed, "-", threads)
+    words = ("-m", "adaptation.worker", folder, method, protocol, seed, threads)
     benchmarks = Path(__file__).resolve().parents[1]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(benchmarks)}
     finished = subprocess.run(
@@ -68,7 +67,7 @@ def run(folder: Path, method: str, protocol: str, seed: int, threads: int) -> di
         check=False, capture_output=True, text=True, env=environment,
     )  # fmt: skip
     if finished.returncode:
-        sys.exit(f"{method}, {protocol}, seed {seed}:\n{finished.stderr[-2000:]}")
+        return {"failed": finished.stderr[-2000:]}
     found: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     return found
 
@@ -84,19 +83,14 @@ def run_all(folder: Path, options: argparse.Namespace) -> Runs:
             for name, method, seed in tasks
         ]
         for (name, method, seed), future in zip(tasks, waiting, strict=True):
-            found = future.result()
+            found, title = future.result(), f"{name}, {method}, seed {seed}"
+            if "failed" in found:
+                bar.console.print(f"{title} failed and is left out:\n{found['failed']}")
+                bar.update(task, advance=1)
+                continue
             runs[name][method].append(found)
-            note = f"{name}, {method}, seed {seed}: {percent(found['error'])}"
-            bar.update(task, advance=1, note=note)
+            bar.update(task, advance=1, note=f"{title}: {percent(found['error'])}")
     return runs
-
-
-def whole(text: str) -> int:
-    """Parser of a number above zero."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
 
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -145,9 +139,14 @@ def main() -> None:
             folder = Path(text)
             prepare(data, options, folder)
             runs = run_all(folder, options)
-            draw(options.out, folder, options)
+            report(runs, options)
+            draw(options.out, folder, options, runs)
     except (EdgeMemError, OSError) as error:
         sys.exit(f"failed: {error}")
+
+
+def report(runs: Runs, options: argparse.Namespace) -> None:
+    """Tables, and the figures as a file."""
     for name, rows in runs.items():
         show(name, rows)
     about = setting(**{k: getattr(options, k) for k in (*FULL, "threads", "jobs", "quick")})

@@ -15,14 +15,12 @@ NO_MEMORY = {"least_batch_weight": 1.0, "prior_weight": 0.0}
 class Ours:
     """A bundle and how it is opened.
 
-    bundle: see `setups.BUNDLES`. zero: nothing warmed up. frozen: answers of the frozen model.
+    bundle: see `setups.BUNDLES`.
     """
 
     bundle: str = "remembered"
     adapt: bool = True
     contexts: bool = True
-    zero: bool = False
-    frozen: bool = False
     hyper_parameters: Mapping[str, float] = field(default_factory=dict)
 
 

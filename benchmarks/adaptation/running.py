@@ -31,6 +31,9 @@ class Running(Protocol):
     def evaluate(self, frames: Frames) -> Labels:
         """Labels with what has been learnt so far; learns nothing."""
 
+    def close(self) -> None:
+        """No frames come any more."""
+
 
 class RunningBundle:
     """One of ours, in the runtime."""
@@ -38,7 +41,6 @@ class RunningBundle:
     def __init__(self, folder: Path, way: Ours, state: Path, threads: int) -> None:
         import edgemem
 
-        self._way = way
         self._runtime = edgemem.open(
             folder / "bundles" / f"{way.bundle}.edgemem",
             state,
@@ -47,13 +49,9 @@ class RunningBundle:
             threads=threads,
             hyper_parameters=way.hyper_parameters,
         )
-        if way.zero:
-            self._runtime.rollback("zero")
 
     def answer(self, frames: Frames) -> Labels:
         """One call of `step`."""
-        if self._way.frozen:
-            return self._runtime.predict(frames, frozen=True).labels
         return self._runtime.step(frames).labels
 
     def evaluate(self, frames: Frames) -> Labels:
@@ -62,13 +60,15 @@ class RunningBundle:
         found = [self._runtime.predict(frames[i : i + EVALUATION_BATCH]).labels for i in parts]
         return np.concatenate(found)
 
+    def close(self) -> None:
+        """Commit what was learnt."""
+        self._runtime.close()
+
 
 class RunningPeer:
     """A peer in torch; single frames go through a window of the last 64."""
 
-    def __init__(
-        self, folder: Path, name: str, rate: float | None, seed: int, threads: int
-    ) -> None:
+    def __init__(self, folder: Path, name: str, seed: int, threads: int) -> None:
         import torch
 
         from adaptation.setups import frozen_network, source_of
@@ -76,8 +76,8 @@ class RunningPeer:
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
         peer = importlib.import_module(f"adaptation.peers.{PEERS[name]}").PEERS[name]
-        rate = peer.learning_rate if rate is None else rate
-        self._method: Method = peer.make(frozen_network(folder), source_of(folder), rate)
+        model, source = frozen_network(folder), source_of(folder)
+        self._method: Method = peer.make(model, source, peer.learning_rate)
         self._window: list[Tensor] = []
         self._seen = 0
 
@@ -101,6 +101,9 @@ class RunningPeer:
             [_labels(self._method.predict(part)) for part in x.split(EVALUATION_BATCH)]
         )
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 def _tensor(frames: Frames) -> Tensor:
     import torch
@@ -113,10 +116,8 @@ def _labels(logits: Tensor) -> Labels:
     return found
 
 
-def running(
-    folder: Path, name: str, state: Path, rate: float | None, seed: int, threads: int
-) -> Running:
+def running(folder: Path, name: str, state: Path, seed: int, threads: int) -> Running:
     """The method of that name, ready."""
     if name in OURS:
         return RunningBundle(folder, OURS[name], state, threads)
-    return RunningPeer(folder, name, rate, seed, threads)
+    return RunningPeer(folder, name, seed, threads)

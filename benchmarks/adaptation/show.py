@@ -12,6 +12,7 @@ from adaptation.streams import Stream
 from edgemem.cli.show import print_table
 
 SMOOTHED = 500  # frames
+Runs = dict[str, dict[str, list[dict[str, Any]]]]
 COLUMNS = ("method", "error", "worst", "first", "visit 1", "last", "source", "ms", "MB")
 
 
@@ -19,6 +20,8 @@ def show(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
     """One table: means over seeds, with the standard deviation of the error."""
     table = []
     for name, runs in rows.items():
+        if not runs:
+            continue
         mean = {key: _mean(runs, key) for key in ("worst", "first", "source_after")}
         visits = np.mean([run["by_visit"] for run in runs], 0)
         errors = 100 * np.array([run["error"] for run in runs])
@@ -48,7 +51,7 @@ def _short(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def draw(out: Path, folder: Path, options: argparse.Namespace) -> None:
+def draw(out: Path, folder: Path, options: argparse.Namespace, runs: Runs) -> None:
     """Rolling error over time, one picture a protocol, seed 0."""
     from matplotlib.figure import Figure
 
@@ -57,8 +60,8 @@ def draw(out: Path, folder: Path, options: argparse.Namespace) -> None:
         stream = Stream.load(folder / "streams" / f"{protocol}-0.npz")
         figure = Figure(figsize=(10, 4.5), layout="constrained")
         axes = figure.subplots()
-        for name in options.methods:
-            wrong = np.load(folder / "curves" / f"{protocol}-0-{name}--.npy")
+        for name in (m for m in options.methods if runs[protocol][m]):
+            wrong = np.load(folder / "curves" / f"{protocol}-0-{name}.npy")
             size = min(SMOOTHED, len(wrong))
             smooth = 100 * np.convolve(wrong, np.full(size, 1 / size), "valid")
             ours = name.startswith("EdgeMem")

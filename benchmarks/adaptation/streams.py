@@ -87,20 +87,26 @@ class Builder:
         return Stream(tuple(self._names), context, image, self.labels[image], visit, batch)
 
 
-def correlated(classes: Numbers, rng: np.random.Generator) -> Numbers:
-    """Classes in PeTTA's order: each spread over slots by Dirichlet, contiguous within a slot.
+def by_slots(classes: Numbers, rng: np.random.Generator) -> Numbers:
+    """Places of frames in PeTTA's order: each class is spread over slots by Dirichlet, and is
+    contiguous within a slot.
 
     Source: Hoang et al., NeurIPS 2024, section 6, and the authors' code.
     """
     slots: list[list[Numbers]] = [[] for _ in range(SLOTS)]
     for c in np.unique(classes):
-        count = int((classes == c).sum())
-        shares = rng.multinomial(count, rng.dirichlet([SLOT_CONCENTRATION] * SLOTS))
-        for slot, share in zip(slots, shares, strict=True):
-            slot.append(np.full(share, c))
+        places = np.flatnonzero(classes == c)
+        shares = rng.multinomial(len(places), rng.dirichlet([SLOT_CONCENTRATION] * SLOTS))
+        for slot, part in zip(slots, np.split(places, np.cumsum(shares)[:-1]), strict=True):
+            slot.append(part)
     for slot in slots:
         rng.shuffle(slot)  # type: ignore[arg-type]
-    return np.concatenate([chunk for slot in slots for chunk in slot])
+    return np.concatenate([part for slot in slots for part in slot])
+
+
+def correlated(classes: Numbers, rng: np.random.Generator) -> Numbers:
+    """Classes in that order."""
+    return classes[by_slots(classes, rng)]
 
 
 def continual(builder: Builder, contexts: Sequence[str], frames: int) -> Stream:
@@ -136,8 +142,7 @@ def label_correlated(builder: Builder, contexts: Sequence[str], frames: int) -> 
     """Contexts once each, labels in PeTTA's order."""
     for name in contexts:
         images = builder.some(frames)
-        classes = correlated(builder.labels[images], builder.rng)
-        builder.add(name, builder.of_classes(classes))
+        builder.add(name, images[by_slots(builder.labels[images], builder.rng)])
     return builder.build()
 
 

@@ -1,7 +1,6 @@
 """One method on one stream, in a process of its own: prints its figures as a JSON line.
 
-One of ours runs without torch. Arguments: folder, method, protocol, seed, learning rate or "-",
-threads.
+One of ours runs without torch. Arguments: folder, method, protocol, seed, threads.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import json
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +62,18 @@ def run(folder: Path, method: Running, stream: Stream) -> dict[str, Any]:
 
 def main() -> None:
     """See above."""
-    place, name, protocol, seed, rate, threads = sys.argv[1:]
+    place, name, protocol, seed, threads = sys.argv[1:]
     folder = Path(place)
     stream = Stream.load(folder / "streams" / f"{protocol}-{seed}.npz")
     with tempfile.TemporaryDirectory(dir=folder) as text:
-        state, chosen = Path(text) / "state.db", None if rate == "-" else float(rate)
-        found = run(folder, running(folder, name, state, chosen, int(seed), int(threads)), stream)
+        state = Path(text) / "state.db"
+        with closing(running(folder, name, state, int(seed), int(threads))) as method:
+            found = run(folder, method, stream)
     wrong = found.pop("wrong")
     assert name not in OURS or "torch" not in sys.modules
     curves = folder / "curves"
     curves.mkdir(exist_ok=True)
-    np.save(curves / f"{protocol}-{seed}-{name}-{rate}.npy", wrong)
+    np.save(curves / f"{protocol}-{seed}-{name}.npy", wrong)
     print(json.dumps({**found, **measures(wrong, stream)}))
 
 

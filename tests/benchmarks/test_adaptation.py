@@ -1,10 +1,18 @@
 """The streams of the adaptation harness and what a run is judged by, against brute force."""
 
+import importlib
+import shutil
+
 import numpy as np
 import pytest
+import torch
 from adaptation.measures import WINDOW, measures, trend, worst_window
+from adaptation.methods import OURS, PEERS
 from adaptation.protocols import RETURNING, pool_contexts, protocols
+from adaptation.running import RunningPeer, running
+from adaptation.setups import BUNDLES
 from adaptation.streams import VISIT, Builder, Stream, correlated
+from adaptation.worker import pool_path, run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,7 +65,7 @@ def test_mixed_contexts_change_all_the_time():
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name.startswith("recurring")])
-def test_contexts_return_in_the_same_order_with_frames_of_their_own(name):
+def test_contexts_return_in_the_same_order(name):
     made = stream(name)
     expected = np.tile(np.repeat(np.arange(len(RETURNING)), VISIT), 2)
     np.testing.assert_array_equal(made.context, expected)
@@ -77,6 +85,15 @@ def test_correlated_labels_are_the_same_ones_in_longer_runs(seed):
         return 1 + int((labels[1:] != labels[:-1]).sum())
 
     assert runs(found) <= 100 and runs(found) < runs(classes) / 2
+
+
+def test_label_correlated_contexts_show_the_frames_of_the_continual_ones_in_longer_runs():
+    made, plain = stream("label-correlated"), stream("continual")
+    for k in range(len(made.contexts)):
+        here, there = made.context == k, plain.context == k
+        assert len(set(made.image[here])) == FRAMES
+        changes = [(np.diff(s.label[p]) != 0).sum() for s, p in ((made, here), (plain, there))]
+        assert changes[0] < changes[1]
 
 
 def test_a_stream_survives_its_file(tmp_path):
@@ -122,3 +139,78 @@ def test_a_trend_is_the_slope_of_the_second_half():
     rising = rng.random(40_000) < np.linspace(0.1, 0.5, 40_000)
     assert trend(rising) == pytest.approx(0.1, abs=0.01)
     assert abs(trend(rng.random(40_000) < 0.3)) < 0.01
+
+
+class Echo:
+    """Answers with the first number of each frame; knows source frames only after 100 frames."""
+
+    def __init__(self):
+        self.calls = []
+
+    def answer(self, frames):
+        self.calls.append(len(frames))
+        return frames[:, 0].astype(np.int64)
+
+    def evaluate(self, frames):
+        return frames[:, 0].astype(np.int64) if sum(self.calls) > 100 else np.full(len(frames), -1)
+
+    def close(self):
+        raise AssertionError("who opens it closes it")
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_the_runner_gives_every_frame_once_and_compares_with_its_label(tmp_path, batch):
+    labels = np.arange(50) % 10
+    (tmp_path / "pool").mkdir()
+    np.save(tmp_path / "labels.npy", labels)
+    right, off = np.stack([labels, labels], 1), np.stack([labels + 1, labels], 1)
+    for name, frames in (("clean", right), ("fog/3", right), ("snow", off)):
+        np.save(pool_path(tmp_path, name), frames.astype(np.uint8))
+    image = np.random.default_rng(0).integers(0, 50, 130)
+    context = np.repeat([0, 1], [70, 60])
+    made = Stream(("fog/3", "snow"), context, image, labels[image], 0 * image, batch)
+    method = Echo()
+    found = run(tmp_path, method, made)
+    np.testing.assert_array_equal(found["wrong"], context == 1)
+    assert method.calls == ([1] * 130 if batch == 1 else [64, 64, 2])
+    assert found["source_after"] == 0 and found["peak_mb"] > 0 and found["ms_per_frame"] > 0
+
+
+def test_every_method_is_where_the_registry_says():
+    for name, module in PEERS.items():
+        peers = importlib.import_module(f"adaptation.peers.{module}").PEERS
+        assert name in peers and peers[name].paper
+    assert {way.bundle for way in OURS.values()} <= set(BUNDLES)
+
+
+def test_a_bundle_runs_as_a_method_and_keeps_what_it_learnt(tmp_path, bundle, digits_stream):
+    (tmp_path / "bundles").mkdir()
+    shutil.copytree(bundle, tmp_path / "bundles" / "remembered.edgemem")
+    x, y = (array[:64] for array in digits_stream)
+    method = running(tmp_path, "EdgeMem", tmp_path / "state.db", 0, 1)
+    before = method.evaluate(x)
+    wrong = np.mean([method.answer(x[i : i + 16]) != y[i : i + 16] for i in range(0, 64, 16)])
+    assert wrong < 0.9 and before.shape == (64,)
+    method.close()
+    assert (tmp_path / "state.db").stat().st_size > 0
+
+
+def test_single_frames_of_a_peer_go_through_a_window_that_is_learnt_from_when_full():
+    seen = []
+
+    class Noting:
+        def predict(self, frames):
+            seen.append(("predict", len(frames)))
+            return torch.eye(3)[frames.flatten(1)[:, 0].long()]
+
+        def adapt(self, frames):
+            seen.append(("adapt", len(frames)))
+            return torch.eye(3)[frames.flatten(1)[:, 0].long()]
+
+    peer = RunningPeer.__new__(RunningPeer)
+    peer._method, peer._window, peer._seen = Noting(), [], 0
+    frames = np.random.default_rng(0).integers(0, 2, (130, 1, 1, 1)).astype(np.uint8) * 255
+    labels = [peer.answer(frames[i : i + 1])[0] for i in range(130)]
+    np.testing.assert_array_equal(labels, frames[:, 0, 0, 0] // 255)
+    assert [i for i, (kind, _) in enumerate(seen) if kind == "adapt"] == [63, 127]
+    assert [size for _, size in seen] == [min(i + 1, 64) for i in range(130)]

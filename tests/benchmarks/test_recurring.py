@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from recurring_streams import BATCH, CONTEXTS, PROTOCOLS, VISIT, class_priors, correlated, visits
+from recurring_streams import BATCH, CONTEXTS, PROTOCOLS, VISIT, class_priors, visits
 from recurring_ways import Noted
 
 from edgemem.runtime.result import Event, make_result
@@ -20,19 +18,6 @@ def test_priors_are_probabilities_of_the_classes_of_each_context(protocol):
         assert not (even & odd).any()
     elif protocol != "skewed":
         np.testing.assert_allclose(priors, 0.1)
-
-
-@given(st.integers(0, 1000))
-def test_correlated_labels_are_the_same_ones_in_longer_runs(seed):
-    rng = np.random.default_rng(seed)
-    classes = rng.integers(0, 10, VISIT)
-    found = correlated(classes, rng)
-    np.testing.assert_array_equal(np.sort(found), np.sort(classes))
-
-    def runs(labels):
-        return 1 + int((labels[1:] != labels[:-1]).sum())
-
-    assert runs(found) <= 100 and runs(found) < runs(classes) / 2
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

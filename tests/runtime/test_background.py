@@ -145,9 +145,7 @@ def test_a_rollback_also_drops_what_is_being_learnt(runtime, gate, frames):
 
 def test_a_step_whose_block_was_left_is_dropped(runtime, gate, frames):
     runtime.step(frames[:BATCH])
-    runtime._learner.block = runtime._learner.good = blocks(
-        runtime
-    )  # as when another context is taken
+    runtime._learner.take(blocks(runtime))  # as when another context is taken
     gate.set()
     finished(runtime)
     before = blocks(runtime)
