@@ -22,7 +22,7 @@ import numpy as np
 from cifar import data_folder
 from report import save_json, setting, setting_text, whole
 
-from adaptation.methods import METHODS, OURS
+from adaptation.methods import METHODS, OURS, WARM
 from adaptation.protocols import Protocol, pool_contexts, protocols
 from adaptation.show import Runs, draw, show
 from adaptation.streams import Builder
@@ -33,20 +33,23 @@ SKIPPED = "skipped: no data; set EDGEMEM_DATA to a folder with cifar10/, cifar10
 QUICK = {"frames": 256, "images": 500, "visits": 3, "seeds": 1}
 FULL = {"frames": 2000, "images": 2000, "visits": 20, "seeds": 3}
 QUICK_PROTOCOLS = ("continual", "recurring, correlated", "clean")
-QUICK_METHODS = ("EdgeMem", "source", "batch statistics", "Tent", "ROID", "RoTTA", "LAME")
+QUICK_METHODS = (
+    "EdgeMem", "source", "batch statistics", "Tent", "ROID", "RoTTA", "LAME", "ROID, warm",
+)  # fmt: skip
 LONG_FRAMES = {True: 5120, False: 100_000}
 
 
 def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
     """Frames, source data, bundles and streams."""
-    from adaptation.setups import write_bundles, write_pool, write_source
+    from adaptation.setups import warmed, write_bundles, write_pool, write_source
 
     contexts = pool_contexts(list(options.chosen.values()))
     with progress("contexts") as bar:
         task = bar.add_task("frames", total=len(contexts), note="")
         write_pool(data, contexts, options.images, folder,
                    lambda name: bar.update(task, advance=1, note=name))  # fmt: skip
-    write_source(data, folder)
+    any_warm = any(name in WARM for name in options.methods)
+    write_source(data, warmed(data, "mix", options.quick) if any_warm else None, folder)
     needed = {OURS[name].bundle for name in options.methods if name in OURS}
     write_bundles(data, sorted(needed), options.quick, folder)
     (folder / "streams").mkdir()

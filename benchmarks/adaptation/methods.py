@@ -52,4 +52,6 @@ PEERS: dict[str, str] = {
     "LAME": "forward_only",
     "T3A": "forward_only",
 }
-METHODS = (*OURS, *PEERS)
+# Peers on our warmed-up network: what the warm-up gains, and what our steps do.
+WARM = {f"{name}, warm": name for name in ("batch statistics", "Tent", "ETA", "ROID")}
+METHODS = (*OURS, *PEERS, *WARM)

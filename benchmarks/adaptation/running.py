@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptation.methods import OURS, PEERS, Ours
+from adaptation.methods import OURS, PEERS, WARM, Ours
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,13 +71,14 @@ class RunningPeer:
     def __init__(self, folder: Path, name: str, seed: int, threads: int) -> None:
         import torch
 
-        from adaptation.setups import frozen_network, source_of
+        from adaptation.setups import frozen_network, source_of, warm_network
 
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
+        network = warm_network if name in WARM else frozen_network
+        name = WARM.get(name, name)
         peer = importlib.import_module(f"adaptation.peers.{PEERS[name]}").PEERS[name]
-        model, source = frozen_network(folder), source_of(folder)
-        self._method: Method = peer.make(model, source, peer.learning_rate)
+        self._method: Method = peer.make(network(folder), source_of(folder), peer.learning_rate)
         self._window: list[Tensor] = []
         self._seen = 0
 

@@ -20,7 +20,7 @@ from adaptation.peers.base import Source
 from adaptation.streams import CLEAN
 from adaptation.worker import pool_path
 from edgemem.export import Choices, export_bundle
-from edgemem.models import Recipe, load_adaptive
+from edgemem.models import AdaptiveModel, Recipe, load_adaptive
 
 NATURAL = "JPEG files"
 SEVERITY = 5
@@ -49,6 +49,32 @@ def frozen_network(folder: Path) -> nn.Module:
     return Normalized(frozen_model(data)).eval()
 
 
+class WarmNetwork(nn.Module):
+    """Our adaptive model after its warm-up, as peers take a network; its norms mix statistics."""
+
+    def __init__(self, model: AdaptiveModel) -> None:
+        super().__init__()
+        self.model = model
+        model.add_norm_affine()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 3, h, w] -> logits."""
+        alpha = self.model.alpha(len(x))
+        logits: Tensor = self.model(x, None if alpha is None else torch.tensor(alpha)).logits
+        return logits
+
+    def norm_parameters(self) -> list[nn.Parameter]:
+        """Scales and shifts, of frozen norms and of meta networks."""
+        return [p for p in self.model.parameters() if p.dim() == 1]
+
+
+def warm_network(folder: Path) -> nn.Module:
+    """The warmed-up model, for peers."""
+    held = json.loads((folder / "setup.json").read_text())
+    model, _ = load_adaptive(Path(held["warm"]), frozen_model(Path(held["data"])))
+    return WarmNetwork(model).eval()
+
+
 def source_of(folder: Path) -> Source:
     """Source frames, for peers."""
     with np.load(folder / "source.npz") as held:
@@ -74,12 +100,13 @@ def write_pool(data: Path, contexts: Sequence[str], images: int, folder: Path, n
         np.save(pool_path(folder, name), np.ascontiguousarray(made.transpose(0, 3, 1, 2)))
 
 
-def write_source(data: Path, folder: Path) -> None:
-    """Some training images, and where the rest of the data lies."""
+def write_source(data: Path, warm: Path | None, folder: Path) -> None:
+    """Some training images; where the rest of the data and the warmed-up checkpoint lie."""
     frames, labels = load_cifar10(data, "train")
     x = np.ascontiguousarray(frames[:SOURCE_FRAMES].transpose(0, 3, 1, 2))
     np.savez(folder / "source.npz", x=x, y=labels[:SOURCE_FRAMES])
-    (folder / "setup.json").write_text(json.dumps({"data": str(data.resolve())}))
+    places = {"data": str(data.resolve()), "warm": None if warm is None else str(warm)}
+    (folder / "setup.json").write_text(json.dumps(places))
 
 
 @dataclass(frozen=True)
@@ -109,15 +136,10 @@ BUNDLES = {
 
 def write_bundles(data: Path, names: Iterable[str], quick: bool, folder: Path) -> None:
     """The bundles of these names, warmed up."""
-    recipe, frames = Recipe(epochs=1 if quick else 3), 3200 if quick else 25_600
     (folder / "bundles").mkdir()
     for name in names:
         made = BUNDLES[name]
-        gradient: Literal["meta", "full"] = "full" if made.statistics == "mix" else "meta"
-        variant = Variant(
-            warm=True, statistics=made.statistics, norm_affine=False, gradient=gradient
-        )
-        checkpoint = warmed_checkpoint(data, recipe, frames, variant)
+        checkpoint = warmed(data, made.statistics, quick)
         model, _ = load_adaptive(checkpoint, frozen_model(data))
         if made.norm_affine:
             model.add_norm_affine()
@@ -125,6 +147,15 @@ def write_bundles(data: Path, names: Iterable[str], quick: bool, folder: Path) -
         export_bundle(model, path, Choices(batch=BATCH, **made.choices))
         if made.flat:
             flatten(path / "manifest.json")
+
+
+def warmed(data: Path, statistics: Literal["mix", "remembered"], quick: bool) -> Path:
+    """The checkpoint after a warm-up with these statistics."""
+    recipe, frames = Recipe(epochs=1 if quick else 3), 3200 if quick else 25_600
+    # The gradient path plays no part in a warm-up; it names the cached files of other benchmarks.
+    gradient: Literal["meta", "full"] = "full" if statistics == "mix" else "meta"
+    variant = Variant(warm=True, statistics=statistics, norm_affine=False, gradient=gradient)
+    return warmed_checkpoint(data, recipe, frames, variant)
 
 
 def flatten(path: Path) -> None:

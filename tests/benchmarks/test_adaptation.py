@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 import torch
 from adaptation.measures import WINDOW, measures, trend, worst_window
-from adaptation.methods import OURS, PEERS
+from adaptation.methods import OURS, PEERS, WARM
+from adaptation.peers.entropy import PEERS as ENTROPY_PEERS
 from adaptation.protocols import RETURNING, pool_contexts, protocols
 from adaptation.running import RunningPeer, running
-from adaptation.setups import BUNDLES
+from adaptation.setups import BUNDLES, WarmNetwork
 from adaptation.streams import VISIT, Builder, Stream, correlated
 from adaptation.worker import pool_path, run
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgemem.models import attach
+from edgemem.models.networks import resnet20
 
 LABELS = np.random.default_rng(0).permutation(np.arange(300) % 10)
 FRAMES = 40
@@ -181,6 +185,23 @@ def test_every_method_is_where_the_registry_says():
         peers = importlib.import_module(f"adaptation.peers.{module}").PEERS
         assert name in peers and peers[name].paper
     assert {way.bundle for way in OURS.values()} <= set(BUNDLES)
+
+
+def test_peers_adapt_the_norms_of_our_warm_network_and_leave_it_alone():
+    network = attach(resnet20().eval(), ["layer1"], torch.rand(2, 3, 32, 32))
+    network.mark_warm()
+    warm, x = WarmNetwork(network).eval(), torch.rand(16, 3, 32, 32)
+    before = {name: value.clone() for name, value in warm.state_dict().items()}
+    assert set(WARM.values()) <= set(PEERS)
+    method = ENTROPY_PEERS["Tent"].make(warm, None, 1e-2)
+    with torch.no_grad():
+        torch.testing.assert_close(method.predict(x), warm(x))
+        first = method.predict(x)
+    method.adapt(x)
+    assert not torch.equal(method.predict(x), first)
+    assert all(torch.equal(before[name], value) for name, value in warm.state_dict().items())
+    moved = [p for p in method.parameters if p.grad is not None and p.grad.any()]
+    assert len(moved) > 20 and all(p.dim() == 1 for p in method.parameters)
 
 
 def test_a_bundle_runs_as_a_method_and_keeps_what_it_learnt(tmp_path, bundle, digits_stream):

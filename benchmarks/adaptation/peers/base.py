@@ -72,8 +72,10 @@ def use_batch_statistics(model: nn.Module) -> None:
 
 
 def norm_affine(model: nn.Module) -> list[nn.Parameter]:
-    """Scales and shifts of all batch norms, now trainable."""
+    """Scales and shifts of all batch norms, now trainable; a model may name its own."""
+    own = getattr(model, "norm_parameters", None)
     parameters = [p for norm in batch_norms(model) for p in (norm.weight, norm.bias)]
+    parameters = own() if own is not None else parameters
     for parameter in parameters:
         parameter.requires_grad_(True)
     return parameters
