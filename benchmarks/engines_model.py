@@ -48,7 +48,9 @@ def _write_program(step: Function, path: Path, *, plain: bool) -> None:
     from edgemem.export.lowering.table import decompositions
 
     table = decompositions()
-    table[torch.ops.edgemem.positive.default] = lambda x: torch.where(x > 0, 1.0, 0.0)
+    table[torch.ops.edgemem.beyond.default] = lambda x, limit, above: torch.where(
+        x > limit if above else x < limit, 1.0, 0.0
+    )
     if plain:
         table[torch.ops.aten.convolution_backward.default] = _plain_backward
     arguments = tuple(step.inputs.values())

@@ -1,13 +1,15 @@
 """Gradients that pass where something is positive: a product with a gate of zeros and ones.
 
 Comparing and selecting run on one thread in onnxruntime, HardSigmoid and Mul on all; so the gate is
-a HardSigmoid so steep that it is one for every normal number above zero.
+a HardSigmoid that rises from zero to one between a limit and the next number of single precision.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from onnxscript import opset20
 from torch import Tensor
@@ -15,25 +17,25 @@ from torch import Tensor
 STEEP = 2.0**127  # exact in single precision
 
 
-@torch.library.custom_op("edgemem::positive", mutates_args=())
-def positive(x: Tensor) -> Tensor:
-    """1.0 where x > 0, else 0.0; the same shape and dtype."""
-    return (x > 0).to(x.dtype)
+@torch.library.custom_op("edgemem::beyond", mutates_args=())
+def beyond(x: Tensor, limit: float, above: bool) -> Tensor:
+    """1.0 where x > limit (or x < limit, if not `above`), else 0.0; the same shape and dtype."""
+    return ((x > limit) if above else (x < limit)).to(x.dtype)
 
 
-@positive.register_fake
-def _positive_shape(x: Tensor) -> Tensor:
+@beyond.register_fake
+def _beyond_shape(x: Tensor, limit: float, above: bool) -> Tensor:
     return torch.empty_like(x)
 
 
 def threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
     """Gradient of ReLU and threshold: passes where x > threshold."""
-    return grad * _gate(x - threshold if threshold else x)
+    return grad * _gate(x, threshold)
 
 
 def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     """Gradient of ReLU6 and hardtanh: passes where low < x < high."""
-    return grad * (_gate(x - low if low else x) * _gate(high - x))
+    return grad * (_gate(x, low) * _gate(x, high, above=False))
 
 
 def leaky_relu_backward(grad: Tensor, x: Tensor, slope: float, _is_result: bool = False) -> Tensor:
@@ -50,14 +52,23 @@ def elu_backward(
     return grad * (gate * scale + (1.0 - gate) * exponential.clamp(max=alpha * scale) * input_scale)
 
 
-def _gate(x: Tensor) -> Tensor:
-    gate: Tensor = torch.ops.edgemem.positive.default(x)
+def _gate(x: Tensor, limit: float = 0.0, above: bool = True) -> Tensor:
+    gate: Tensor = torch.ops.edgemem.beyond.default(x, float(limit), above)
     return gate
 
 
-def positive_onnx(x: Any) -> Any:
-    """ONNX form of `positive`."""
-    return opset20.HardSigmoid(x, alpha=STEEP, beta=0.0)
+def beyond_onnx(x: Any, limit: float, above: bool) -> Any:
+    """ONNX form of `beyond`.
+
+    With the distance to the next number as a power of two, slope * x and slope * limit are exact,
+    and their difference is at least one from the next number on.
+    """
+    bound = np.float32(limit)
+    following = np.nextafter(bound, np.float32(np.inf if above else -np.inf))
+    spacing = abs(float(following) - float(bound))
+    slope = min(1.0 / spacing, STEEP) if spacing >= 1.0 / STEEP else STEEP
+    slope = math.copysign(slope, 1.0 if above else -1.0)
+    return opset20.HardSigmoid(x, alpha=slope, beta=-slope * float(bound))
 
 
 def sign_onnx(x: Any) -> Any:

@@ -25,7 +25,7 @@ RULES: dict[Any, Callable[..., Any]] = {
 }
 # Operators that have a better ONNX form than the exporter's own.
 ONNX_FORMS: dict[Any, Callable[..., Any]] = {
-    torch.ops.edgemem.positive.default: gate.positive_onnx,
+    torch.ops.edgemem.beyond.default: gate.beyond_onnx,
     aten.sign.default: gate.sign_onnx,
 }
 

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from onnxscript.tensor import Tensor
 
+from edgemem.export.lowering import gate
 from edgemem.export.step import Function
 from edgemem.export.trace import to_onnx
 
@@ -58,6 +60,18 @@ def test_gradients_equal_torchs(both, x, w):
     x = np.where(np.abs(x) < SMALL, 0, x).astype(np.float32)
     expected = gradient(torch.from_numpy(x), torch.from_numpy(w))[0].numpy()
     np.testing.assert_allclose(run(x, w), expected, rtol=1e-6, atol=1e-6)
+
+
+@quick
+@given(limit=st.floats(-1e6, 1e6, width=32), above=st.booleans(), others=values)
+def test_a_gate_opens_at_the_very_next_number(limit, above, others):
+    limit = 0.0 if abs(limit) < SMALL else limit
+    near = np.float32(limit)
+    around = [np.nextafter(near, np.float32(side * np.inf)) for side in (1, -1)]
+    x = np.concatenate([others.ravel(), [near, *around]]).astype(np.float32)
+    x[np.abs(x) < SMALL] = 0
+    found = np.asarray(gate.beyond_onnx(Tensor(x), limit, above).value)
+    np.testing.assert_array_equal(found, x > near if above else x < near)
 
 
 def test_the_kink_the_smallest_and_the_largest_numbers(both):
