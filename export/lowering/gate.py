@@ -1,4 +1,4 @@
-"""Gradients that pass where something is positive: a product with a gate of zeros and ones.
+"""Gradients that pass beyond a limit: a product with a gate of zeros and ones.
 
 Comparing and selecting run on one thread in onnxruntime, HardSigmoid and Mul on all; so the gate is
 a HardSigmoid that rises from zero to one between a limit and the next number of single precision.
@@ -66,8 +66,7 @@ def beyond_onnx(x: Any, limit: float, above: bool) -> Any:
     bound = np.float32(limit)
     following = np.nextafter(bound, np.float32(np.inf if above else -np.inf))
     spacing = abs(float(following) - float(bound))
-    slope = min(1.0 / spacing, STEEP) if spacing >= 1.0 / STEEP else STEEP
-    slope = math.copysign(slope, 1.0 if above else -1.0)
+    slope = math.copysign(min(1.0 / spacing, STEEP), 1.0 if above else -1.0)
     return opset20.HardSigmoid(x, alpha=slope, beta=-slope * float(bound))
 
 
