@@ -143,12 +143,13 @@ class AdaptiveModel(nn.Module):
     @contextmanager
     def learning(self, what: Learn) -> Iterator[None]:
         """While active, the block learns "all", or scales and shifts of "norms" alone."""
-        for kernel in self.kernels():
-            kernel.requires_grad_(what == "all")
+        constant = [k for k in self.kernels() if k.requires_grad] if what == "norms" else []
+        for kernel in constant:
+            kernel.requires_grad_(False)
         try:
             yield
         finally:
-            for kernel in self.kernels():
+            for kernel in constant:
                 kernel.requires_grad_(True)
 
     def learned(self) -> dict[str, Tensor]:
