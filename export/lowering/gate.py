@@ -34,8 +34,13 @@ def threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
 
 
 def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
-    """Gradient of ReLU6 and hardtanh: passes where low < x < high."""
-    return grad * (_gate(x, low) * _gate(x, high, above=False))
+    """Gradient of ReLU6 and hardtanh: passes where low < x < high.
+
+    The result is between the limits where x is; the graph has it already, and a convolution whose x
+    nothing else needs takes the activation along.
+    """
+    result = torch.nn.functional.hardtanh(x, low, high)
+    return grad * (_gate(result, low) * _gate(result, high, above=False))
 
 
 def leaky_relu_backward(grad: Tensor, x: Tensor, slope: float, _is_result: bool = False) -> Tensor:
