@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgemem.manifest import Manifest
 from edgemem.runtime.contract import prefixed
+from edgemem.runtime.guard import Guard
 from edgemem.runtime.learner import Learner
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.snapshots import packed_frames
@@ -42,6 +43,7 @@ class Commits:
         self,
         learner: Learner,
         ring: Ring,
+        guard: Guard,
         contexts: ContextMemory | None,
         events: list[Event],
         why: str,
@@ -58,7 +60,12 @@ class Commits:
             "ring": packed_frames(ring.last(ring.count), self._manifest.frames.uint8_scale),
         }
         steps = learner.counters["steps"]
-        counters = {**learner.counters, "pending": ring.pending, **self.carried.counters}
+        counters = {
+            **learner.counters,
+            **guard.counters(),
+            "pending": ring.pending,
+            **self.carried.counters,
+        }
         before, evicted = self._state.bytes_written, list[int]()
         with self._state.transaction():
             if contexts is not None:

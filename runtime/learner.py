@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,9 +27,10 @@ FROZEN = Event("frozen", "the block gives non-finite logits; the frozen model an
 
 
 class Learner:
-    """block: the one in use. good: the one before it, which worked. slots: the optimiser's.
+    """block: the one in use. good: the last that was found to be sound. slots: the optimiser's.
 
     hyper_parameters: scalars by name. counters: see `Runtime`. entropy: mean of the last step.
+    frozen: whether the frozen model answers in place of the block.
     """
 
     def __init__(self, bundle: Bundle, graphs: Graphs, hyper_parameters: dict[str, float]) -> None:
@@ -38,6 +40,7 @@ class Learner:
         self.slots = bundle.manifest.slots.zero()
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.entropy = 0.0
+        self.frozen = False
 
     def take(self, block: Arrays | None) -> None:
         """Go on with another block, if there is one; the optimiser starts afresh."""
@@ -55,6 +58,8 @@ class Learner:
 
     def answer(self, window: Frames, n: int, events: list[Event]) -> Logits:
         """Logits of the last n frames of a window; the frozen model's if the block fails."""
+        if self.frozen:
+            return self._graphs.frozen(window)[-n:]
         logits = self._graphs.predict(window, self.block, self.hyper_parameters)[-n:]
         if np.isfinite(logits).all():
             return logits
@@ -78,7 +83,7 @@ class Learner:
             self._count("unreliable", UNRELIABLE, events)
         else:
             self._note_entropy(outputs)
-            self.good, self.block = self.block, stripped("next.block", outputs)
+            self.block = stripped("next.block", outputs)
             self.slots = stripped("next.opt", outputs)
             self._count("updates", Event("adapted", f"step {self.counters['steps']}"), events)
         return outputs["logits"]
@@ -91,21 +96,23 @@ class Learner:
         if self.good is not self.block:
             self.block = self.good
         else:
-            self.block = self.good = self._fall_back(window, contexts)
+            self.block = self.good = self.fall_back(contexts, lambda b: self._works(window, b))
             origin = "source" if self.block is self._bundle.generic else "context's first"
         self.slots = self._bundle.manifest.slots.zero()
         event = Event("restored", f"the loss was not finite; the {origin} block is back")
         self._count("restored", event, events)
         return self.answer(window, len(window), events)
 
-    def _fall_back(self, window: Frames, contexts: ContextMemory | None) -> Arrays:
-        """The first block to fall back on that is another one and works on these frames."""
+    def fall_back(self, contexts: ContextMemory | None, works: Callable[[Arrays], bool]) -> Arrays:
+        """The first block to fall back on that is another one and works; the source's at last."""
         for block, take in contexts.fall_backs() if contexts is not None else ():
-            works = np.isfinite(self._graphs.predict(window, block, self.hyper_parameters)).all()
-            if works and shared(self.block, block) is not block:
+            if works(block) and shared(self.block, block) is not block:
                 take()
                 return block
         return self._bundle.generic
+
+    def _works(self, window: Frames, block: Arrays) -> bool:
+        return bool(np.isfinite(self._graphs.predict(window, block, self.hyper_parameters)).all())
 
     def _note_entropy(self, outputs: Arrays) -> None:
         entropy = float(outputs.get("stat.entropy", self.entropy))

@@ -19,6 +19,7 @@ from edgemem.runtime.consolidation import Outlook, Probe, outlook
 from edgemem.runtime.contract import stripped
 from edgemem.runtime.frames import checked
 from edgemem.runtime.graphs import Frames, Graphs
+from edgemem.runtime.guard import STILL, Guard, is_still
 from edgemem.runtime.learner import COUNTERS, Learner, Logits
 from edgemem.runtime.policy import When, due
 from edgemem.runtime.result import Event, Result, make_result
@@ -64,6 +65,7 @@ class Runtime:
         step = "adapt" if plan is None else plan.graph
         self._graphs = Graphs(bundle, backend, step, background)
         self._learner = Learner(bundle, self._graphs, parameters)
+        self._guard = Guard(bundle, self._graphs, self._learner)
         self._behind: Background | None = None
         if background is not None:
             from edgemem.runtime.background import Background  # threads take a while to load
@@ -172,6 +174,7 @@ class Runtime:
             self._learner.take(start)
             if self._contexts is not None:
                 self._contexts.reset(start)
+            self._guard.reset()
         self._changed = True
 
     def flush(self) -> None:
@@ -191,7 +194,9 @@ class Runtime:
             return
         if self._contexts is not None:
             self._learner.take(self._contexts.settle(self._notices))
-        self._commits.write(self._learner, self._ring, self._contexts, self._notices, why)
+        self._commits.write(
+            self._learner, self._ring, self._guard, self._contexts, self._notices, why
+        )
         self._changed = False
 
     def close(self) -> None:
@@ -266,7 +271,12 @@ class Runtime:
     def _adapt(self, events: list[Event]) -> Logits:
         """One adaptation step on the ring, if it is due; logits of all its frames, from before."""
         window = self._ring.last(self._ring.size)
+        if is_still(window):
+            events.append(STILL)
+            return self._learner.answer(window, len(window), events)
         self._follow(window, events)
+        if not self._guard.may_learn(window, self._contexts, events):
+            return self._learner.answer(window, len(window), events)
         batch = self.counters["frames"] // self._ring.size - 1
         if not due(self._adapt_when, batch, self._contexts is None or self._contexts.drifting):
             return self._learner.answer(window, len(window), events)
@@ -303,7 +313,10 @@ class Runtime:
         if not is_finite({"": key}):
             return
         context, probe = self._contexts.name, self._probe(window[::PROBE_EVERY])
-        self._learner.take(self._contexts.arrive(key, self._learner.block, probe, events))
+        arrived = self._contexts.arrive(key, self._learner.block, probe, events)
+        if arrived is not None:
+            self._learner.take(arrived)
+            self._guard.arrived()
         if self._commits is not None:
             self._commits.moved |= self._contexts.name != context
 
@@ -366,6 +379,7 @@ class Runtime:
         learner.take(None if changed is None else shared(changed, generic))
         if self._contexts is None and self._commits is not None:
             self._commits.carried = carried(arrays, counters)
+        self._guard.load(counters)
 
     def _require_open(self) -> None:
         if self._closed:

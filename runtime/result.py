@@ -13,8 +13,10 @@ class Event:
     """Something that happened besides predicting.
 
     kind: "adapted" (the block changed), "unreliable" (the step found nothing to learn from),
-    "skipped" (a non-finite block was thrown away), "restored" (the last good block came back),
-    "frozen" (the frozen model answered instead), "context" (another context began), "damaged" (a
+    "skipped" (a step's block was thrown away, or none was made, for something is wrong with it),
+    "restored" (the last good block came back), "reset" (what the context learnt was dropped),
+    "frozen" (the frozen model answers instead), "recovered" (a block is trusted again), "still"
+    (frames without any difference), "context" (another context began), "damaged" (a
     written block or a shipped row could not be read; it counts as zero), "reading" (shipped rows
     are not there yet; the generic block predicts), "consolidated" (the root took its part of what a
     context learnt), "refused" (it did not, for another context would suffer), "evicted" (a written
