@@ -1,11 +1,11 @@
 """The ladder of guard rails: what becomes of the block when checks of it fail, and how it recovers.
 
-Each failed check is one rung up, and calm ones lead back to the ground in one stride.
+Each failed check is one rung up, and calm ones lead back to the ground in one stride, later each time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 
@@ -19,20 +19,29 @@ class Rung(IntEnum):
     FROZEN = 4  # the frozen model answers
 
 
-# Checks in a row that must pass before a rung is left.
-CALM = {Rung.LEARN: 1, Rung.SKIP: 1, Rung.LAST_GOOD: 2, Rung.SOURCE: 2, Rung.FROZEN: 4}
+# Checks in a row that must pass before a rung is left; twice as many for every relapse.
+CALM = {Rung.LEARN: 4, Rung.SKIP: 1, Rung.LAST_GOOD: 2, Rung.SOURCE: 2, Rung.FROZEN: 4}
+MOST_RELAPSES = 6
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """rung: where it stands. calm: how many checks in a row have passed there."""
+    """rung: where it stands. calm: how many checks in a row have passed there. relapses: how often
+    learning has led to an alarm lately; calm times on the ground make up for them."""
 
     rung: Rung = Rung.LEARN
     calm: int = 0
+    relapses: int = 0
 
     def after(self, alarm: bool) -> Ladder:
         """After one more check."""
+        learning = self.rung is Rung.LEARN
         if alarm:
-            return Ladder(Rung(min(self.rung + 1, Rung.FROZEN)))
+            rung = Rung(min(self.rung + 1, Rung.FROZEN))
+            return Ladder(rung, 0, min(self.relapses + learning, MOST_RELAPSES))
         calm = self.calm + 1
-        return Ladder() if calm >= CALM[self.rung] else Ladder(self.rung, calm)
+        if learning and calm >= CALM[Rung.LEARN]:
+            return Ladder(relapses=max(self.relapses - 1, 0))
+        if not learning and calm >= CALM[self.rung] << max(self.relapses - 1, 0):
+            return Ladder(relapses=self.relapses)
+        return replace(self, calm=calm)

@@ -57,19 +57,23 @@ class Learner:
         return self._graphs.adapt(window, self.block, self.slots, self.hyper_parameters)
 
     def answer(self, window: Frames, n: int, events: list[Event]) -> Logits:
-        """Logits of the last n frames of a window; the frozen model's if the block fails."""
+        """Logits of the last n frames of a window: the frozen model's while that is to answer."""
         if self.frozen:
             return self._graphs.frozen(window)[-n:]
-        logits = self._graphs.predict(window, self.block, self.hyper_parameters)[-n:]
+        return self.own(window, events)[-n:]
+
+    def own(self, window: Frames, events: list[Event]) -> Logits:
+        """Logits of the block; the frozen model's if it fails."""
+        logits = self._graphs.predict(window, self.block, self.hyper_parameters)
         if np.isfinite(logits).all():
             return logits
         events.append(FROZEN)
-        return self._graphs.frozen(window)[-n:]
+        return self._graphs.frozen(window)
 
     def learn(
         self, window: Frames, outputs: Arrays, contexts: ContextMemory | None, events: list[Event]
     ) -> Logits:
-        """Take the next block of a step, or what is right instead; the logits to answer with."""
+        """Take the next block of a step, or what is right instead; the logits of the one before."""
         self.counters["steps"] += 1
         verdict = judge(outputs)
         if verdict is Verdict.KEEP and contexts is not None and contexts.reading:
@@ -78,14 +82,14 @@ class Learner:
             return self._restore(window, contexts, events)
         if verdict is Verdict.SKIP:
             self.slots = self._bundle.manifest.slots.zero()
-            self._count("skipped", SKIPPED, events)
+            self.count("skipped", SKIPPED, events)
         elif verdict is Verdict.UNRELIABLE:
-            self._count("unreliable", UNRELIABLE, events)
+            self.count("unreliable", UNRELIABLE, events)
         else:
             self._note_entropy(outputs)
             self.block = stripped("next.block", outputs)
             self.slots = stripped("next.opt", outputs)
-            self._count("updates", Event("adapted", f"step {self.counters['steps']}"), events)
+            self.count("updates", Event("adapted", f"step {self.counters['steps']}"), events)
         return outputs["logits"]
 
     def _restore(
@@ -100,8 +104,8 @@ class Learner:
             origin = "source" if self.block is self._bundle.generic else "context's first"
         self.slots = self._bundle.manifest.slots.zero()
         event = Event("restored", f"the loss was not finite; the {origin} block is back")
-        self._count("restored", event, events)
-        return self.answer(window, len(window), events)
+        self.count("restored", event, events)
+        return self.own(window, events)
 
     def fall_back(self, contexts: ContextMemory | None, works: Callable[[Arrays], bool]) -> Arrays:
         """The first block to fall back on that is another one and works; the source's at last."""
@@ -118,6 +122,7 @@ class Learner:
         entropy = float(outputs.get("stat.entropy", self.entropy))
         self.entropy = entropy if np.isfinite(entropy) else self.entropy
 
-    def _count(self, counter: str, event: Event, events: list[Event]) -> None:
+    def count(self, counter: str, event: Event, events: list[Event]) -> None:
+        """Note that something happened."""
         self.counters[counter] += 1
         events.append(event)

@@ -269,17 +269,21 @@ class Runtime:
         return [x[i : i + self._ring.size] for i in range(0, len(x), self._ring.size)]
 
     def _adapt(self, events: list[Event]) -> Logits:
-        """One adaptation step on the ring, if it is due; logits of all its frames, from before."""
+        """Logits of all frames of the ring, from before the step that follows if one is due."""
         window = self._ring.last(self._ring.size)
         if is_still(window):
             events.append(STILL)
             return self._learner.answer(window, len(window), events)
         self._follow(window, events)
-        if not self._guard.may_learn(window, self._contexts, events):
-            return self._learner.answer(window, len(window), events)
+        return self._guard.second_opinion(window, self._adapted(window, events), events)
+
+    def _adapted(self, window: Frames, events: list[Event]) -> Logits:
+        """The block's own logits; adapts it, if all agrees."""
         batch = self.counters["frames"] // self._ring.size - 1
-        if not due(self._adapt_when, batch, self._contexts is None or self._contexts.drifting):
-            return self._learner.answer(window, len(window), events)
+        sound = self._guard.may_learn(window, self._contexts, events)
+        drifting = self._contexts is None or self._contexts.drifting
+        if not sound or not due(self._adapt_when, batch, drifting):
+            return self._learner.own(window, events)
         if self._behind is not None:
             return self._adapt_behind(self._behind, window, events)
         return self._learn(window, self._learner.step(window), events)
@@ -294,7 +298,7 @@ class Runtime:
             behind.start(
                 window, block, lambda: self._graphs.adapt(window, block, slots, parameters)
             )
-        return self._learner.answer(window, len(window), events)
+        return self._learner.own(window, events)
 
     def _take_learnt(self, events: list[Event], *, wait: bool = False) -> None:
         """Go on with what a step in the background learnt, unless its block was left meanwhile."""
