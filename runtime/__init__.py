@@ -11,8 +11,8 @@ from edgemem.errors import InputError
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from edgemem.runtime.plans import choose_plan
-from edgemem.runtime.policy import When
 from edgemem.runtime.result import Event, Result
+from edgemem.runtime.schedule import Schedule, When
 
 __all__ = ["Event", "Result", "Runtime", "open"]
 
@@ -37,7 +37,9 @@ def open(  # noqa: PLR0913 - each is one choice, by name
         state: file to keep what is learnt in, made if missing; None = forget on close.
         adapt: False = predict only, whatever `step` is given.
         adapt_when: n = the step runs on one full batch in n; "drift" = while the present context is
-            young, or when its key moves further than it usually does. Contexts are followed always.
+            young, or when its key moves further than it usually does; "2s/min" = as long as steps
+            take no more than so many seconds of a minute. For a budget of energy, divide joules by
+            the watts that the device draws more while it adapts. Contexts are followed always.
         contexts: keep a block for each context, where the bundle was warmed up. False = one block
             for all; statistics that a block remembers are then stale whenever the context changes.
         hyper_parameters: other values than the bundle's defaults, such as {"alpha": 0.5}.
@@ -58,8 +60,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
     """
     if threads < 0:
         raise InputError(f"threads={threads}", "is negative", "Pass 0 for all cores")
-    if adapt_when != "drift" and not (isinstance(adapt_when, int) and adapt_when >= 1):
-        raise InputError(f"adapt_when={adapt_when!r}", "is unknown", 'Pass 1 or more, or "drift"')
+    Schedule(adapt_when)  # refuses what it does not know, before anything is opened
     opened = open_bundle(bundle)
     if adapt and adapt_when == "drift" and (opened.manifest.source is None or not contexts):
         raise InputError(

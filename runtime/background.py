@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -18,11 +19,13 @@ NICENESS = 10
 
 @dataclass(frozen=True)
 class Learnt:
-    """A finished step. window: its frames. block: the one it started from. outputs: of `adapt`."""
+    """A finished step. window: its frames. block: the one it started from. outputs: of `adapt`.
+    seconds: that it took."""
 
     window: Frames
     block: Arrays
     outputs: Arrays
+    seconds: float
 
 
 class Background:
@@ -30,7 +33,7 @@ class Background:
 
     def __init__(self) -> None:
         self._worker = ThreadPoolExecutor(1, "edgemem-step", initializer=_yield_to_others)
-        self._running: tuple[Frames, Arrays, Future[Arrays]] | None = None
+        self._running: tuple[Frames, Arrays, Future[tuple[Arrays, float]]] | None = None
 
     @property
     def busy(self) -> bool:
@@ -40,7 +43,7 @@ class Background:
     def start(self, window: Frames, block: Arrays, step: Callable[[], Arrays]) -> None:
         """Run a step; not while busy."""
         assert self._running is None
-        self._running = window, block, self._worker.submit(step)
+        self._running = window, block, self._worker.submit(_timed, step)
 
     def take(self, *, wait: bool = False) -> Learnt | None:
         """The outcome of the step, once; None while it runs or where there is none.
@@ -51,7 +54,7 @@ class Background:
         if self._running is None or not (wait or self._running[2].done()):
             return None
         (window, block, future), self._running = self._running, None
-        return Learnt(window, block, future.result())
+        return Learnt(window, block, *future.result())
 
     def drop(self) -> None:
         """Wait for the step that runs, and forget it, whether or not it failed."""
@@ -63,6 +66,12 @@ class Background:
         """Wait for the step that runs, and drop it."""
         self._running = None
         self._worker.shutdown()
+
+
+def _timed(step: Callable[[], Arrays]) -> tuple[Arrays, float]:
+    """Outputs of a step, and the seconds that it took."""
+    began = time.monotonic()
+    return step(), time.monotonic() - began
 
 
 def _yield_to_others() -> None:

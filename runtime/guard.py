@@ -71,6 +71,7 @@ class Guard:
             "guard.relapses": self.ladder.relapses,
             "guard.checked": self._checked,
             "guard.doubted": int(self.doubted),
+            "guard.suspected": int(self._suspected),
             "guard.batches": self._batches,
         }
 
@@ -81,12 +82,14 @@ class Guard:
         ladder = Ladder(rung, counters.get("guard.calm", 0), relapses)
         self._go_on(ladder, counters.get("guard.checked", 0))
         self.doubted = bool(counters.get("guard.doubted", 0))
+        self._suspected = bool(counters.get("guard.suspected", 0))
         self._batches = counters.get("guard.batches", 0)
         self._choose()
 
     def _go_on(self, ladder: Ladder, checked: int) -> None:
         self.ladder, self._checked = ladder, checked
-        self.doubted, self._batches = False, 0  # batches since the last second opinion
+        self.doubted = self._suspected = False  # doubted: suspected twice in a row
+        self._batches = 0  # asked for a second opinion
         self._choose()
 
     @property
@@ -128,15 +131,16 @@ class Guard:
             return self._graphs.frozen(window)
         self._batches += 1
         before = self.doubted
-        if not before and (self._batches - 1) % OPINION_EVERY:
+        if not (before or self._suspected or self._batches % OPINION_EVERY == 1):
             return own
         share = 1 if before else SHARE
         frozen = self._graphs.frozen(window[::share])
         found = doubt(own[::share], frozen)
-        self.doubted = found is not None
-        if found is not None and not before:
+        self.doubted = found is not None and (before or self._suspected)
+        self._suspected = found is not None and not self.doubted
+        if self.doubted and not before:
             events.append(Event("frozen", f"{found}; the frozen model answers"))
-        elif before and found is None:
+        elif before and not self.doubted:
             events.append(Event("recovered", "the adapted model is certain again; it answers"))
         self._choose()
         return frozen if before else own

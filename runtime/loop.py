@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -21,9 +22,9 @@ from edgemem.runtime.frames import checked
 from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.guard import STILL, Guard, is_still
 from edgemem.runtime.learner import COUNTERS, Learner, Logits
-from edgemem.runtime.policy import When, due
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
+from edgemem.runtime.schedule import Schedule, When
 from edgemem.runtime.settings import known_parameters
 from edgemem.runtime.snapshots import carried, checked_snapshot, shared
 from edgemem.snapshot import Snapshot
@@ -60,7 +61,7 @@ class Runtime:
         self.bundle, self._state = bundle, state
         self.plan = plan
         manifest = bundle.manifest
-        self._adapting, self._adapt_when = adapt, adapt_when
+        self._adapting, self._schedule = adapt, Schedule(adapt_when)
         parameters = known_parameters(manifest, hyper_parameters or {})
         step = "adapt" if plan is None else plan.graph
         self._graphs = Graphs(bundle, backend, step, background)
@@ -282,11 +283,14 @@ class Runtime:
         batch = self.counters["frames"] // self._ring.size - 1
         sound = self._guard.may_learn(window, self._contexts, events)
         drifting = self._contexts is None or self._contexts.drifting
-        if not sound or not due(self._adapt_when, batch, drifting):
+        if not sound or not self._schedule.due(batch, drifting):
             return self._learner.own(window, events)
         if self._behind is not None:
             return self._adapt_behind(self._behind, window, events)
-        return self._learn(window, self._learner.step(window), events)
+        began = time.monotonic()
+        outputs = self._learner.step(window)
+        self._schedule.spend(time.monotonic() - began)
+        return self._learn(window, outputs, events)
 
     def _adapt_behind(self, behind: Background, window: Frames, events: list[Event]) -> Logits:
         """Predict; take what the last step learnt, and start the next one, if none is running."""
@@ -303,6 +307,8 @@ class Runtime:
     def _take_learnt(self, events: list[Event], *, wait: bool = False) -> None:
         """Go on with what a step in the background learnt, unless its block was left meanwhile."""
         learnt = None if self._behind is None else self._behind.take(wait=wait)
+        if learnt is not None:
+            self._schedule.spend(learnt.seconds)
         if learnt is not None and learnt.block is self._learner.block:
             self._learn(learnt.window, learnt.outputs, events)
 

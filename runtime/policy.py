@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Literal
 
 import numpy as np
 
 from edgemem.block import Arrays, is_finite
 from edgemem.runtime.contract import stripped
-
-When = int | Literal["drift"]
-
-
-def due(when: When, batch: int, drifting: bool) -> bool:
-    """Whether the step runs on a batch: on one in `when`, or only while its context is drifting.
-
-    batch: how many full batches came before it.
-    """
-    return drifting if when == "drift" else batch % when == 0
 
 
 class Verdict(Enum):

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -36,7 +36,7 @@ def run(
         bool, typer.Option("--contexts/--no-contexts", help="Keep a block for each context.")
     ] = True,
     adapt_when: Annotated[
-        str, typer.Option(help="A step on one batch in so many, or on drift.")
+        str, typer.Option(help="A step on one batch in so many; drift; or 2s/min.")
     ] = "1",
     memory_budget: Annotated[
         str | None, typer.Option(help="For graphs and activations, such as 128MB.")
@@ -243,15 +243,8 @@ def _hyper_parameters(settings: list[str]) -> dict[str, float]:
     return values
 
 
-def _adapt_when(text: str) -> int | Literal["drift"]:
-    if text == "drift":
-        return "drift"
-    try:
-        return int(text)
-    except ValueError as error:
-        raise InputError(
-            f"--adapt-when {text}", "is neither a number nor drift", "Write it as --adapt-when 10"
-        ) from error
+def _adapt_when(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdecimal() else text
 
 
 def _version(package: str) -> str | None:

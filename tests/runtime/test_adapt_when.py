@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import edgemem
 from edgemem.demo import BUNDLE, STREAM
 from edgemem.errors import InputError
 from edgemem.runtime.contexts import YOUNG, Context, Contexts, drifting
-from edgemem.runtime.policy import due
+from edgemem.runtime.schedule import Schedule
 
 BATCH = 16
 
@@ -69,13 +71,50 @@ def test_a_young_context_drifts_and_a_settled_one_does_when_its_key_moves():
     assert drifting(contexts(YOUNG + 1, 1.3), novelty=1.0)
 
 
-def test_the_rule_is_a_pure_function():
-    assert [due(3, batch, drifting=False) for batch in range(4)] == [True, False, False, True]
-    assert due("drift", 1, drifting=True)
-    assert not due("drift", 0, drifting=False)
+def test_one_in_so_many_and_drift():
+    assert [Schedule(3).due(b, drifting=False) for b in range(4)] == [True, False, False, True]
+    assert Schedule("drift").due(1, drifting=True)
+    assert not Schedule("drift").due(0, drifting=False)
 
 
-@pytest.mark.parametrize("when", [0, -1, "often", 1.5, None])
+@given(
+    st.floats(0.1, 20),
+    st.lists(st.tuples(st.floats(0, 30), st.floats(0.01, 5)), min_size=1, max_size=200),
+)
+def test_a_budget_is_kept_but_for_the_last_step(seconds, batches):
+    """However batches come: steps take no more than the budget, its start and one step."""
+    now, spent, longest = 0.0, 0.0, 0.0
+    schedule = Schedule(f"{seconds:.3f}s/min", lambda: now)
+    for pause, cost in batches:
+        now += pause
+        if schedule.due(0, drifting=False):
+            schedule.spend(cost)
+            now, spent, longest = now + cost, spent + cost, max(longest, cost)
+        assert spent <= (round(seconds, 3) / 60) * (now + 60) + longest + 1e-6
+
+
+def test_a_budget_is_used_up():
+    now = 0.0
+    schedule, spent = Schedule("6s/min", lambda: now), 0.0
+    for _ in range(6000):
+        now += 0.1
+        if schedule.due(0, drifting=False):
+            schedule.spend(0.05)
+            spent += 0.05
+    assert spent == pytest.approx(66, rel=0.02)  # ten minutes, and the one it starts with
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_steps_are_counted_against_the_budget(frames, background):
+    when = {"adapt_when": "0.001s/min", "contexts": False}
+    with edgemem.open(BUNDLE, background=background, **when) as runtime:
+        for start in range(0, 40 * BATCH, BATCH):
+            runtime.step(frames[start : start + BATCH])
+        runtime.flush()
+        assert 0 < runtime.counters["steps"] < 10
+
+
+@pytest.mark.parametrize("when", [0, -1, "often", 1.5, None, "0s/min", "61s/min", "2s", "-1s/min"])
 def test_an_unknown_rule_is_refused(when):
     with pytest.raises(InputError, match="adapt_when"):
         edgemem.open(BUNDLE, adapt_when=when)
