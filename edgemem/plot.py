@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,17 @@ from edgemem.errors import InputError, MissingExtraError
 from edgemem.files import explain_write_errors
 
 COLOURS = {"frozen": "#9a9a9a", "statistics": "#3a7ebf", "adapted": "#d1495b"}
+MARKS = {
+    "skipped": "x",
+    "restored": "<",
+    "reset": "v",
+    "frozen": "s",
+    "recovered": "^",
+    "still": "_",
+}
+MARK_COLOURS = {"frozen": "#9a9a9a", "recovered": "#4c956c"} | dict.fromkeys(
+    ("skipped", "restored", "reset", "still"), "#e08e1b"
+)
 SHADES = ("#ffffff", "#eef1f5")
 MANY_VISITS = 10  # with more, names beside one another need a slant
 SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
@@ -56,11 +67,13 @@ def plot_errors(
     window: int = 200,
     used: NDArray[np.str_] | None = None,
     drift: NDArray[np.float32] | None = None,
+    rails: Sequence[tuple[int, str]] = (),
 ) -> None:
     """Draw the rolling error of several methods over a stream, contexts shaded and named.
 
     With used and drift (per frame, as in a report), a second panel shows the drift and, as a strip
-    of colours, which context the runtime took: the same colour is the same block.
+    of colours, which context the runtime took: the same colour is the same block. rails: guard rails
+    that fired, by frame and kind, as marks along the bottom.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -96,9 +109,23 @@ def plot_errors(
         _draw_contexts(rows[1, 0], used, drift)
     axes.set_xlim(0, max(len(values) for values in wrong.values()))
     axes.set_ylim(bottom=0)
-    figure.legend(loc="outside lower center", ncols=len(wrong), frameon=False)
+    kinds = _draw_rails(axes, rails)
+    figure.legend(loc="outside lower center", ncols=len(wrong) + kinds, frameon=False)
     with explain_write_errors(path):
         figure.savefig(path, dpi=110)
+
+
+def _draw_rails(axes: Any, rails: Sequence[tuple[int, str]]) -> int:
+    """Marks, a kind each; how many kinds there were."""
+    kinds = sorted({kind for _, kind in rails})
+    for kind in kinds:
+        frames = [frame for frame, other in rails if other == kind]
+        height = [0.02] * len(frames)
+        axes.scatter(
+            frames, height, s=24, marker=MARKS.get(kind, "."), label=kind, zorder=4,
+            transform=axes.get_xaxis_transform(), clip_on=False, color=MARK_COLOURS.get(kind),
+        )  # fmt: skip
+    return len(kinds)
 
 
 def _draw_contexts(axes: Any, used: NDArray[np.str_], drift: NDArray[np.float32]) -> None:

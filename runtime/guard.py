@@ -11,35 +11,28 @@ lasts, while the block goes on learning.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgemem.block import Array, Arrays, BlockSpec
+from edgemem.block import Arrays
 from edgemem.bundle import Bundle
 from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.ladder import MOST_RELAPSES, Ladder, Rung
 from edgemem.runtime.learner import Learner
-from edgemem.runtime.result import Event, entropies
+from edgemem.runtime.result import Event
+from edgemem.runtime.symptoms import FARTHEST, Logits, dissent, doubt, farthest
 
 if TYPE_CHECKING:
     from edgemem.runtime.context_memory import ContextMemory
 
-Logits = NDArray[np.float32]
 CHECK_EVERY, PROBATION = 8, 2  # updates between checks: in general, and after an alarm
 SHARE = 2  # one of so many frames of a batch takes part in a check
-LEAST = 8  # frames on which the references must agree for a verdict
-DISSENT = 0.5  # part of these frames on which a sound block does not contradict both
-ONE_CLASS = 0.9  # part of the predictions
-FARTHEST = 1.0  # see `farthest`
-# docs/benchmarks.md has what these were taken from.
 OPINION_EVERY = 4  # batches
-UNCERTAIN = 1.8  # times the frozen model's mean entropy
-CERTAIN = 0.15  # of the entropy of a guess, at most, has a model whose opinion counts
-STILL = Event("still", "all frames of the batch are the same; nothing is learnt from them")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,7 +113,7 @@ class Guard:
         elif self.ladder.rung is Rung.LEARN:
             self._learner.good = self._learner.block
             if before is not Rung.LEARN:
-                events.append(Event("recovered", "the block passes its checks; it learns again"))
+                tell(events, "recovered", "the block passes its checks; it learns again")
         self._choose()
         return self.ladder.rung is Rung.LEARN
 
@@ -139,9 +132,9 @@ class Guard:
         self.doubted = found is not None and (before or self._suspected)
         self._suspected = found is not None and not self.doubted
         if self.doubted and not before:
-            events.append(Event("frozen", f"{found}; the frozen model answers"))
+            tell(events, "frozen", f"{found}; the frozen model answers")
         elif before and not self.doubted:
-            events.append(Event("recovered", "the adapted model is certain again; it answers"))
+            tell(events, "recovered", "the adapted model is certain again; it answers")
         self._choose()
         return frozen if before else own
 
@@ -173,62 +166,25 @@ class Guard:
             self.ladder = replace(self.ladder, rung=Rung.SOURCE)
         rung = self.ladder.rung
         if rung is Rung.SKIP:
-            learner.count("skipped", Event("skipped", f"{found.text}; nothing is learnt"), events)
+            learner.counters["skipped"] += 1
+            tell(events, "skipped", f"{found.text}; nothing is learnt")
         elif rung is Rung.LAST_GOOD:
             learner.take(learner.good)
-            event = Event("restored", f"{found.text}; the last good block is back")
-            learner.count("restored", event, events)
+            learner.counters["restored"] += 1
+            tell(events, "restored", f"{found.text}; the last good block is back")
         elif rung is Rung.SOURCE:
             learner.take(
                 learner.fall_back(contexts, lambda block: self._examine(window, block) is None)
             )
-            events.append(Event("reset", f"{found.text}; what this context learnt is dropped"))
+            tell(events, "reset", f"{found.text}; what this context learnt is dropped")
         elif before is not Rung.FROZEN:
             learner.take(self._source)
-            events.append(Event("frozen", f"{found.text}; the frozen model answers"))
+            tell(events, "frozen", f"{found.text}; the frozen model answers")
 
 
-def dissent(own: Logits, source: Logits, frozen: Logits) -> str | None:
-    """What speaks against a block, from logits [n, classes] of it and of the references."""
-    labels, trusted = own.argmax(1), frozen.argmax(1)
-    agreed = trusted == source.argmax(1)
-    if agreed.sum() < LEAST or not np.isfinite(source).all():
-        return None
-    against = float((labels != trusted)[agreed].mean())
-    if against <= DISSENT:
-        return None
-    top = np.bincount(labels).max() / len(labels)
-    name = "one class for nearly all frames" if top >= ONE_CLASS else "other classes"
-    return f"the block predicts {name}, against source and frozen model on {against:.0%}"
-
-
-def doubt(own: Logits, frozen: Logits) -> str | None:
-    """What speaks for answering with the frozen model's logits [n, classes], or None."""
-    uncertain, certain = float(entropies(own).mean()), float(entropies(frozen).mean())
-    guess = np.log(max(2, own.shape[1]))
-    if certain > CERTAIN * guess or uncertain <= UNCERTAIN * certain:
-        return None
-    return f"entropy {uncertain:.2f}, the frozen model's is {certain:.2f}"
-
-
-def farthest(spec: BlockSpec, source: Arrays, block: Arrays) -> float:
-    """How far the array that went farthest is from the source.
-
-    Only arrays that learn count, not statistics. A kernel's distance is in lengths of the source's;
-    the root mean square of a scale's or shift's is taken as it is, for one is their natural unit.
-    """
-    names = [array.name for array in spec.arrays if array.root_share]
-    return max((_moved(source[name], block[name]) for name in names), default=0.0)
-
-
-def _moved(source: Array, array: Array) -> float:
-    if source is array:
-        return 0.0
-    length = float(np.linalg.norm(source)) if array.ndim > 1 else 0.0
-    change = np.subtract(array, source, dtype=np.float64)
-    return float(np.linalg.norm(change)) / (length or np.sqrt(array.size))
-
-
-def is_still(window: Frames) -> bool:
-    """Whether all frames of a batch are the same: a covered lens, a stuck sensor."""
-    return len(window) > 1 and bool((window[1:] == window[0]).all())
+def tell(events: list[Event], kind: str, message: str) -> None:
+    """An event, and a line in the log."""
+    log.log(
+        logging.INFO if kind in ("recovered", "still") else logging.WARNING, "%s: %s", kind, message
+    )
+    events.append(Event(kind, message))

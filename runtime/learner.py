@@ -82,14 +82,14 @@ class Learner:
             return self._restore(window, contexts, events)
         if verdict is Verdict.SKIP:
             self.slots = self._bundle.manifest.slots.zero()
-            self.count("skipped", SKIPPED, events)
+            self._count("skipped", SKIPPED, events)
         elif verdict is Verdict.UNRELIABLE:
-            self.count("unreliable", UNRELIABLE, events)
+            self._count("unreliable", UNRELIABLE, events)
         else:
             self._note_entropy(outputs)
             self.block = stripped("next.block", outputs)
             self.slots = stripped("next.opt", outputs)
-            self.count("updates", Event("adapted", f"step {self.counters['steps']}"), events)
+            self._count("updates", Event("adapted", f"step {self.counters['steps']}"), events)
         return outputs["logits"]
 
     def _restore(
@@ -104,7 +104,7 @@ class Learner:
             origin = "source" if self.block is self._bundle.generic else "context's first"
         self.slots = self._bundle.manifest.slots.zero()
         event = Event("restored", f"the loss was not finite; the {origin} block is back")
-        self.count("restored", event, events)
+        self._count("restored", event, events)
         return self.own(window, events)
 
     def fall_back(self, contexts: ContextMemory | None, works: Callable[[Arrays], bool]) -> Arrays:
@@ -122,7 +122,6 @@ class Learner:
         entropy = float(outputs.get("stat.entropy", self.entropy))
         self.entropy = entropy if np.isfinite(entropy) else self.entropy
 
-    def count(self, counter: str, event: Event, events: list[Event]) -> None:
-        """Note that something happened."""
+    def _count(self, counter: str, event: Event, events: list[Event]) -> None:
         self.counters[counter] += 1
         events.append(event)

@@ -20,13 +20,14 @@ from edgemem.runtime.consolidation import Outlook, Probe, outlook
 from edgemem.runtime.contract import stripped
 from edgemem.runtime.frames import checked
 from edgemem.runtime.graphs import Frames, Graphs
-from edgemem.runtime.guard import STILL, Guard, is_still
+from edgemem.runtime.guard import Guard, tell
 from edgemem.runtime.learner import COUNTERS, Learner, Logits
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.schedule import Schedule, When
 from edgemem.runtime.settings import known_parameters
 from edgemem.runtime.snapshots import carried, checked_snapshot, shared
+from edgemem.runtime.symptoms import is_still
 from edgemem.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ class Runtime:
         """Logits of all frames of the ring, from before the step that follows if one is due."""
         window = self._ring.last(self._ring.size)
         if is_still(window):
-            events.append(STILL)
+            tell(events, "still", "all frames of the batch are the same; nothing is learnt")
             return self._learner.answer(window, len(window), events)
         self._follow(window, events)
         return self._guard.second_opinion(window, self._adapted(window, events), events)

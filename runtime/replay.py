@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgemem.errors import InputError
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.memory import peak_rss_mb
-from edgemem.runtime.result import Result
+from edgemem.runtime.result import RAILS, Result
 from edgemem.runtime.stream import Stream
 from edgemem.runtime.visits import Returns, Visit, returns_of, visits_of
 
@@ -21,12 +21,21 @@ Labels = NDArray[np.int64]
 Wrong = NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Rail:
+    """A guard rail that fired. frame: the first of the call. kind, message: as of the event."""
+
+    frame: int
+    kind: str
+    message: str
+
+
 @dataclass
 class Report:
     """What a replay measured. Errors are fractions, None without labels.
 
     ms_per_frame: time in `step` alone, prediction and adaptation together. events: how often each
-    kind happened. per_context: frames, error and frozen_error of each context. visits: every stay
+    kind happened. rails: guard rails, in order. per_context: frames, error and frozen_error of each context. visits: every stay
     in a context of the stream. returns: first visits beside later ones. kilobytes_written: to the
     state file, per 1,000 frames.
 
@@ -44,6 +53,7 @@ class Report:
     visits: list[Visit] = field(default_factory=list)
     returns: Returns | None = None
     kilobytes_written: float = 0.0
+    rails: list[Rail] = field(default_factory=list)
     wrong: Wrong | None = field(default=None, repr=False)
     frozen_wrong: Wrong | None = field(default=None, repr=False)
     used: NDArray[np.str_] | None = field(default=None, repr=False)
@@ -66,6 +76,7 @@ class _Record:
         self.used = np.zeros(frames, "U16")
         self.drift = np.full(frames, np.nan, np.float32)
         self.events: dict[str, int] = {}
+        self.rails: list[Rail] = []
         self.seconds = 0.0
 
     def take(self, span: slice, result: Result) -> None:
@@ -74,6 +85,8 @@ class _Record:
         self.drift[span] = np.nan if result.drift is None else result.drift
         for event in result.events:
             self.events[event.kind] = self.events.get(event.kind, 0) + 1
+            if event.kind in RAILS:
+                self.rails.append(Rail(span.start, event.kind, event.message))
 
 
 def replay(
@@ -131,6 +144,7 @@ def _report(stream: Stream, record: _Record, first: int) -> Report:
         ms_per_frame=1000 * record.seconds / stream.frames,
         peak_rss_mb=round(peak_rss_mb(), 1),
         events=record.events,
+        rails=record.rails,
         visits=visits,
         returns=returns_of(visits) if visits else None,
         wrong=wrong,

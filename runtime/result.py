@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+RAILS = ("skipped", "restored", "reset", "frozen", "recovered", "still")  # kinds of guard rails
+
 
 @dataclass(frozen=True)
 class Event:

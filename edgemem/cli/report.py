@@ -9,6 +9,9 @@ from edgemem.cli.show import percent, print_table
 from edgemem.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgemem.demo import DemoResult
     from edgemem.runtime.replay import Report
     from edgemem.runtime.stream import Stream
@@ -73,10 +76,18 @@ def check_plot(path: Path, stream: Stream) -> None:
     check_picture(path)
 
 
-def draw_report(path: Path, report: Report, contexts: object, name: str) -> None:
+def draw_report(path: Path, report: Report, contexts: NDArray[np.str_] | None, name: str) -> None:
     """Draw the rolling error of a replay, and which contexts were in use."""
     from edgemem.plot import plot_errors
 
     assert report.wrong is not None and report.frozen_wrong is not None, "checked before"
     curves = {"frozen": report.frozen_wrong, "adapted": report.wrong}
-    plot_errors(path, curves, contexts, title=name, used=report.used, drift=report.drift)  # type: ignore[arg-type]
+    plot_errors(
+        path,
+        curves,
+        contexts,
+        title=name,
+        used=report.used,
+        drift=report.drift,
+        rails=[(rail.frame, rail.kind) for rail in report.rails],
+    )

@@ -46,7 +46,7 @@ def test_run_prints_exactly_the_promised_keys_and_what_a_replay_gives(short):
     found = as_json("run", BUNDLE, "--input", short, "--threads", 1)
     assert list(found) == [
         "frames", "error", "frozen_error", "per_context", "ms_per_frame", "peak_rss_mb", "events",
-        "visits", "returns", "kilobytes_written",
+        "visits", "returns", "kilobytes_written", "rails",
     ]  # fmt: skip
     with edgemem.open(BUNDLE, threads=1) as runtime:
         expected = replay(runtime, Stream(short), chunk=16).as_dict()
