@@ -7,7 +7,6 @@ labels in random order, in PeTTA's correlated order, and of one class in each co
 from __future__ import annotations
 
 import argparse
-import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
     parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options, data = parser.parse_args(), data_folder()
-    logging.getLogger("edgemem").setLevel(logging.ERROR)  # guard rails are what this is about
     if data is None:
         print(SKIPPED)
         return

@@ -79,8 +79,9 @@ class Manifest:
     in the same way. labels: class names in the order of the logits. key: size of the
     context key. reference: file with outputs that every device must reproduce. source: file that
     tells what keys of source data look like; None = contexts are not told apart. exported_from:
-    names and hashes of what the bundle was made from, and the figures of its parity check; for
-    people, never read by the runtime.
+    names and hashes of what the bundle was made from, the figures of its parity check, and what
+    tuning found; for people, never read by the runtime. adapt_when: the step runs on one batch in
+    so many, if the caller does not say otherwise.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Manifest:
     source: str | None
     files: dict[str, FileRecord]
     exported_from: dict[str, Any] = field(default_factory=dict)
+    adapt_when: int = 1
 
     @property
     def levels(self) -> list[str]:
@@ -133,6 +135,7 @@ def to_json(manifest: Manifest) -> bytes:
         "source": manifest.source,
         "files": {name: vars(record) for name, record in manifest.files.items()},
         "exported_from": manifest.exported_from,
+        "adapt_when": manifest.adapt_when,
     }
     return (json.dumps(document, indent=1) + "\n").encode()
 
@@ -194,6 +197,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
             for name, record in document["files"].items()
         },
         exported_from=dict(document["exported_from"]),
+        adapt_when=_count(document["adapt_when"]),
     )
 
 

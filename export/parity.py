@@ -131,7 +131,7 @@ def check_parity(
         "frozen.logits": frozen_logits,
         "adapt.logits": expected["logits"],
         "adapted.logits": _call(predict, later)["logits"],
-        **{f"hp.{n}": np.asarray(v, np.float32) for n, v in exercise.items()},
+        **{n: np.asarray(v, np.float32) for n, v in inputs.items() if n.startswith("hp.")},
     }
     return figures, reference
 

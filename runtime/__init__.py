@@ -22,7 +22,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
     state: Path | str | None = None,
     *,
     adapt: bool = True,
-    adapt_when: When = 1,
+    adapt_when: When | None = None,
     contexts: bool = True,
     hyper_parameters: Mapping[str, float] | None = None,
     threads: int = 0,
@@ -36,7 +36,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
         bundle: folder written by `edgemem export`.
         state: file to keep what is learnt in, made if missing; None = forget on close.
         adapt: False = predict only, whatever `step` is given.
-        adapt_when: n = the step runs on one full batch in n; "drift" = while the present context is
+        adapt_when: None = as the bundle says, which is 1 unless it was tuned; n = the step runs on one full batch in n; "drift" = while the present context is
             young, or when its key moves further than it usually does; "2s/min" = as long as steps
             take no more than so many seconds of a minute. For a budget of energy, divide joules by
             the watts that the device draws more while it adapts. Contexts are followed always.
@@ -60,7 +60,9 @@ def open(  # noqa: PLR0913 - each is one choice, by name
     """
     if threads < 0:
         raise InputError(f"threads={threads}", "is negative", "Pass 0 for all cores")
-    Schedule(adapt_when)  # refuses what it does not know, before anything is opened
+    Schedule(
+        1 if adapt_when is None else adapt_when
+    )  # refuses what it does not know, before anything is opened
     opened = open_bundle(bundle)
     if adapt and adapt_when == "drift" and (opened.manifest.source is None or not contexts):
         raise InputError(
@@ -86,7 +88,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
             OnnxRuntimeBackend(spare, profile, kept_graphs),
             state=kept,
             adapt=adapt,
-            adapt_when=adapt_when,
+            adapt_when=opened.manifest.adapt_when if adapt_when is None else adapt_when,
             contexts=contexts,
             hyper_parameters=hyper_parameters,
             plan=plan,

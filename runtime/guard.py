@@ -113,7 +113,12 @@ class Guard:
         elif self.ladder.rung is Rung.LEARN:
             self._learner.good = self._learner.block
             if before is not Rung.LEARN:
-                tell(events, "recovered", "the block passes its checks; it learns again")
+                tell(
+                    events,
+                    "recovered",
+                    "the block passes its checks; it learns again",
+                    logging.INFO,
+                )
         self._choose()
         return self.ladder.rung is Rung.LEARN
 
@@ -132,9 +137,11 @@ class Guard:
         self.doubted = found is not None and (before or self._suspected)
         self._suspected = found is not None and not self.doubted
         if self.doubted and not before:
-            tell(events, "frozen", f"{found}; the frozen model answers")
+            tell(events, "frozen", f"{found}; the frozen model answers", logging.INFO)
         elif before and not self.doubted:
-            tell(events, "recovered", "the adapted model is certain again; it answers")
+            tell(
+                events, "recovered", "the adapted model is certain again; it answers", logging.INFO
+            )
         self._choose()
         return frozen if before else own
 
@@ -182,9 +189,7 @@ class Guard:
             tell(events, "frozen", f"{found.text}; the frozen model answers")
 
 
-def tell(events: list[Event], kind: str, message: str) -> None:
+def tell(events: list[Event], kind: str, message: str, level: int = logging.WARNING) -> None:
     """An event, and a line in the log."""
-    log.log(
-        logging.INFO if kind in ("recovered", "still") else logging.WARNING, "%s: %s", kind, message
-    )
+    log.log(level, "%s: %s", kind, message)
     events.append(Event(kind, message))

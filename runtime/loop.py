@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -274,7 +275,7 @@ class Runtime:
         """Logits of all frames of the ring, from before the step that follows if one is due."""
         window = self._ring.last(self._ring.size)
         if is_still(window):
-            tell(events, "still", "all frames of the batch are the same; nothing is learnt")
+            tell(events, "still", "all frames of the batch are the same", logging.INFO)
             return self._learner.answer(window, len(window), events)
         self._follow(window, events)
         return self._guard.second_opinion(window, self._adapted(window, events), events)

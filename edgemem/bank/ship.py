@@ -10,7 +10,8 @@ from pathlib import Path
 from edgemem.bank.folder import IN_BUNDLE, level_numbers, level_path, open_levels
 from edgemem.bank.verify import verify_bank
 from edgemem.bundle import MANIFEST, Bundle, open_bundle
-from edgemem.errors import BankError, BundleError, InputError
+from edgemem.bundle_copy import check_beside, copy_files
+from edgemem.errors import BankError, BundleError
 from edgemem.files import explain_write_errors, new_folder, sha256_file
 from edgemem.manifest import FileRecord, Manifest, to_json
 
@@ -41,24 +42,17 @@ def ship(
     if reason := opened.manifest.refuses_levels():
         remedy = "Warm the model up and export it again, with a block of float32 arrays"
         raise BundleError(str(bundle), f"cannot hold levels: {reason}", remedy)
-    _check_out(out, opened.path, bank.absolute())
+    check_beside(out, opened.path, bank.absolute())
     for level in open_levels(bank, opened.manifest.block.elements, opened.manifest.key):
         level.close()
     for fault in verify_bank(bank, progress):
         raise BankError(str(bank), f"is damaged, {fault}", "Build it again or get a fresh copy")
     with explain_write_errors(out), new_folder(out) as draft:
-        _copy(opened, draft)
+        copy_files(opened, draft, set(opened.manifest.files) - set(opened.manifest.levels))
         manifest = _with_levels(opened.manifest, bank, draft, progress)
         (draft / MANIFEST).write_bytes(to_json(manifest))
         open_bundle(draft)
     return open_bundle(out)
-
-
-def _copy(bundle: Bundle, draft: Path) -> None:
-    """Copy all files of a bundle but the manifest and levels."""
-    for name in set(bundle.manifest.files) - set(bundle.manifest.levels):
-        (draft / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.path / name, draft / name)
 
 
 def _with_levels(manifest: Manifest, bank: Path, draft: Path, progress: Progress) -> Manifest:
@@ -73,14 +67,3 @@ def _with_levels(manifest: Manifest, bank: Path, draft: Path, progress: Progress
         files[f"{IN_BUNDLE}/{path.name}"] = FileRecord(copy.stat().st_size, sha256_file(copy))
         progress("copy levels", done + 1, len(numbers))
     return replace(manifest, files=files)
-
-
-def _check_out(out: Path, bundle: Path, bank: Path) -> None:
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise InputError(str(out), "exists and is not a bundle", "Choose another folder")
-    for place in (bundle, bank):
-        one, other = out.resolve(), place.resolve()
-        if one == other or one in other.parents or other in one.parents:
-            raise InputError(
-                str(out), f"and {place} lie in each other", "Choose a folder beside the bundle"
-            )

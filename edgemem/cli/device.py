@@ -36,8 +36,11 @@ def run(
         bool, typer.Option("--contexts/--no-contexts", help="Keep a block for each context.")
     ] = True,
     adapt_when: Annotated[
-        str, typer.Option(help="A step on one batch in so many; drift; or 2s/min.")
-    ] = "1",
+        str | None,
+        typer.Option(
+            help="A step on one batch in so many; drift; or 2s/min. Default: the bundle's."
+        ),
+    ] = None,
     memory_budget: Annotated[
         str | None, typer.Option(help="For graphs and activations, such as 128MB.")
     ] = None,
@@ -243,8 +246,8 @@ def _hyper_parameters(settings: list[str]) -> dict[str, float]:
     return values
 
 
-def _adapt_when(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdecimal() else text
+def _adapt_when(text: str | None) -> int | str | None:
+    return None if text is None else int(text) if text.lstrip("-").isdecimal() else text
 
 
 def _version(package: str) -> str | None:

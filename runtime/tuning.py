@@ -1,0 +1,192 @@
+"""Choosing hyper-parameters for the user, from labelled source frames and synthetic shifts alone.
+
+One after another, each hyper-parameter takes the value that does best on streams of shifted source
+frames. Fresh draws then decide whether the whole is taken: it must be better than the bundle's own
+values, and no worse on frames without a shift.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemem.bundle import Bundle
+from edgemem.errors import InputError
+from edgemem.runtime.frames import checked
+from edgemem.runtime.loop import Runtime
+from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from edgemem.runtime.shifts import SHIFTS
+from edgemem.runtime.stream import Stream
+
+# Factors of the bundle's own values.
+FACTORS = {
+    "learning_rate": (0.1, 0.3, 3.0),
+    "entropy_margin": (0.5, 1.5),
+    "regularization_weight": (0.25, 4.0),
+    "alpha": (0.5, 1.5),
+}
+LARGEST = {"alpha": 1.0}
+EVERY = (3, 10)  # batches, of which the step runs on one
+GAIN = 0.002  # least gain in error for which a value is changed
+TOLERANCE = 0.003  # most that a rarer step may lose; frames without a shift: two deviations more
+CLEAN = "clean"
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is chosen. parameters: only those that differ from the bundle's."""
+
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    adapt_when: int = 1
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of one choice: mean over everything, on frames without a shift (and the standard error of
+    that), and by labels and shift."""
+
+    all: float
+    clean: float
+    clean_deviation: float
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """before, after: errors of the bundle's own values and of the choice, on draws that did not
+    choose it. trials: how many choices were tried."""
+
+    choice: Choice
+    before: Errors
+    after: Errors
+    trials: int
+
+
+class SourceFrames:
+    """Labelled source frames in memory.
+
+    Raises:
+        InputError: no labels, labels that the bundle has no class for, frames that do not fit, or
+            fewer than two batches.
+    """
+
+    def __init__(self, path: Path, bundle: Bundle) -> None:
+        stream, manifest = Stream(path), bundle.manifest
+        if stream.labels is None:
+            raise InputError(str(path), "has no labels", "Save the classes as y beside x")
+        if stream.labels.min() < 0 or stream.labels.max() >= len(manifest.labels):
+            reason = f"has labels beyond the bundle's {len(manifest.labels)} classes"
+            raise InputError(str(path), reason, "Use frames of the classes it was trained on")
+        if stream.frames < 2 * manifest.frames.batch:
+            reason = f"has {stream.frames} frames, fewer than two batches"
+            raise InputError(str(path), reason, "Use some hundred source frames")
+        self.y = stream.labels
+        self.x = np.concatenate([checked(part, manifest.frames) for _, part in stream.chunks(256)])
+
+    def streams(
+        self, frames: int, seed: int
+    ) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.int64]]]:
+        """Name, frames and labels of each segment: labels in random order, then in runs."""
+        rng, low, high = np.random.default_rng(seed), self.x.min(), self.x.max()
+        for order in ("random", "runs"):
+            for name in (CLEAN, *rng.permutation(list(SHIFTS))):
+                chosen = rng.permutation(len(self.y))[:frames]
+                if order == "runs":
+                    chosen = chosen[np.argsort(rng.permutation(self.y.max() + 1)[self.y[chosen]])]
+                x = self.x[chosen]
+                if name != CLEAN:
+                    x = np.clip(SHIFTS[name](x, rng), low, high)
+                yield f"{order}, {name}", x, self.y[chosen]
+
+
+def trials_needed(bundle: Bundle) -> int:
+    """How many choices a tuning tries."""
+    known = bundle.manifest.hyper_parameters
+    return 3 + sum(len(FACTORS[name]) for name in FACTORS if name in known) + len(EVERY)
+
+
+def tune(
+    bundle: Bundle,
+    source: SourceFrames,
+    *,
+    frames: int = 256,
+    seed: int = 0,
+    threads: int = 0,
+    note: Note = lambda text: None,
+) -> Tuned:
+    """Choose hyper-parameters, and on how many batches the step runs.
+
+    Args:
+        frames: of every shift, in each order of labels. note: called before every trial.
+
+    Raises:
+        InputError: the bundle does not adapt.
+    """
+    if "adapt" not in bundle.manifest.graphs:
+        raise InputError(bundle.manifest.name, "does not adapt", "Export it with a step")
+
+    def error(choice: Choice, draw: int) -> Errors:
+        found = errors_of(bundle, source, choice, frames, seed + draw, threads)
+        note(f"error {100 * found.all:.1f} %")
+        return found
+
+    choice, best, trials = Choice(), error(Choice(), 0), 1
+    for candidates in _candidates(bundle):
+        others = [Choice({**choice.parameters, name: value}) for name, value in candidates]
+        tried = [(error(other, 0), other) for other in others]
+        trials += len(tried)
+        errors, other = min(tried, key=lambda pair: pair[0].all)
+        if errors.all <= best.all - GAIN and _keeps_clean(errors, best):
+            choice, best = other, errors
+    for every in EVERY:
+        rarer = Choice(choice.parameters, every)
+        trials += 1
+        if error(rarer, 0).all <= best.all + TOLERANCE:
+            choice = rarer
+    before, after = error(Choice(), 1), error(choice, 1)
+    slack = TOLERANCE if choice.adapt_when > 1 else 0.0
+    if after.all > before.all + slack or not _keeps_clean(after, before):
+        choice, after = Choice(), before
+    return Tuned(choice, before, after, trials + 2)
+
+
+def errors_of(
+    bundle: Bundle, source: SourceFrames, choice: Choice, frames: int, seed: int, threads: int
+) -> Errors:
+    """Errors of a choice on one draw."""
+    batch, parts = bundle.manifest.frames.batch, {}
+    with Runtime(
+        bundle,
+        OnnxRuntimeBackend(threads),
+        adapt_when=choice.adapt_when,
+        hyper_parameters=choice.parameters,
+    ) as runtime:
+        for name, x, y in source.streams(frames, seed):
+            found = [runtime.step(x[i : i + batch]).labels for i in range(0, len(x), batch)]
+            parts[name] = float((np.concatenate(found) != y).mean())
+    clean = [error for name, error in parts.items() if name.endswith(CLEAN)]
+    mean, seen = float(np.mean(clean)), len(clean) * min(frames, len(source.y))
+    return Errors(
+        float(np.mean(list(parts.values()))), mean, (mean * (1 - mean) / seen) ** 0.5, parts
+    )
+
+
+def _keeps_clean(errors: Errors, before: Errors) -> bool:
+    """Whether frames without a shift are predicted as well as before, as far as can be told."""
+    deviation = math.hypot(errors.clean_deviation, before.clean_deviation)
+    return errors.clean <= before.clean + TOLERANCE + 2 * deviation
+
+
+def _candidates(bundle: Bundle) -> Iterator[list[tuple[str, float]]]:
+    """Other values, hyper-parameter by hyper-parameter."""
+    for name, factors in FACTORS.items():
+        known = bundle.manifest.hyper_parameters.get(name)
+        if known is not None:
+            most = LARGEST.get(name, np.inf)
+            yield [(name, min(factor * known.default, most)) for factor in factors]
