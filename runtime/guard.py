@@ -5,8 +5,8 @@ mostly right, whatever the shift and however labels are ordered; so a block that
 most such frames has gone astray, and goes up the ladder.
 
 Second opinion: batches of few classes spoil statistics that are taken from them, which no block can
-help. Predictions are then far less certain than the frozen model's, which answers as long as that
-lasts, while the block goes on learning.
+help. Where frames are like the source, predictions are then far less certain than the frozen
+model's, which answers as long as that lasts, while the block goes on learning.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.ladder import MOST_RELAPSES, Ladder, Rung
 from edgemem.runtime.learner import Learner
 from edgemem.runtime.result import Event
+from edgemem.runtime.source_keys import source_keys
 from edgemem.runtime.symptoms import FARTHEST, Logits, dissent, doubt, farthest
 
 if TYPE_CHECKING:
     from edgemem.runtime.context_memory import ContextMemory
+    from edgemem.runtime.contexts import SourceKeys
 
 CHECK_EVERY, PROBATION = 8, 2  # updates between checks: in general, and after an alarm
 SHARE = 2  # one of so many frames of a batch takes part in a check
 OPINION_EVERY = 4  # batches
+NEAR = (
+    1.0  # root mean square of a whitened key, beyond which the frozen model's opinion is not asked
+)
 log = logging.getLogger(__name__)
 
 
@@ -48,7 +53,8 @@ class Guard:
     answers because it is more certain."""
 
     def __init__(self, bundle: Bundle, graphs: Graphs, learner: Learner) -> None:
-        self._source, self._spec = bundle.generic, bundle.manifest.block
+        self._bundle, self._source, self._spec = bundle, bundle.generic, bundle.manifest.block
+        self._keys: SourceKeys | None = None
         self._graphs, self._learner = graphs, learner
         self.reset()
 
@@ -131,9 +137,11 @@ class Guard:
         before = self.doubted
         if not (before or self._suspected or self._batches % OPINION_EVERY == 1):
             return own
-        share = 1 if before else SHARE
-        frozen = self._graphs.frozen(window[::share])
-        found = doubt(own[::share], frozen)
+        found, frozen, share = None, own, 1 if before else SHARE
+        like_source = self._is_like_source(window)
+        if before or like_source:
+            frozen = self._graphs.frozen(window[::share])
+            found = doubt(own[::share], frozen) if like_source else None
         self.doubted = found is not None and (before or self._suspected)
         self._suspected = found is not None and not self.doubted
         if self.doubted and not before:
@@ -144,6 +152,15 @@ class Guard:
             )
         self._choose()
         return frozen if before else own
+
+    def _is_like_source(self, window: Frames) -> bool:
+        """Whether a batch is so near to the source that the frozen model is likely right."""
+        if self._bundle.manifest.source is None:
+            return False
+        if self._keys is None:
+            self._keys = source_keys(self._bundle)
+        key = self._keys.normal(self._graphs.key(window))
+        return float(np.sqrt(np.mean(np.square(key)))) <= NEAR
 
     def _examine(self, window: Frames, block: Arrays) -> Finding | None:
         """What is wrong with a block, or None."""
