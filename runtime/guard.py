@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 CHECK_EVERY, PROBATION = 8, 2  # updates between checks: in general, and after an alarm
 SHARE = 2  # one of so many frames of a batch takes part in a check
 OPINION_EVERY = 4  # batches
-NEAR = (
-    1.0  # root mean square of a whitened key, beyond which the frozen model's opinion is not asked
-)
+NEAR = 2.0  # root mean square of a whitened key: farther frames are not like the source
 log = logging.getLogger(__name__)
 
 
