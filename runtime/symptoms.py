@@ -14,7 +14,7 @@ LEAST = 8  # frames on which the references must agree for a verdict
 DISSENT = 0.5  # part of these frames on which a sound block does not contradict both
 ONE_CLASS = 0.9  # part of the predictions
 FARTHEST = 1.0  # see `farthest`
-# `python benchmarks/second_opinion.py` has what these two were taken from.
+# Chosen in trials; `python benchmarks/second_opinion.py` measures other thresholds.
 UNCERTAIN = 1.8  # times the frozen model's mean entropy
 CERTAIN = 0.15  # of the entropy of a guess, at most, has a model whose opinion counts
 
