@@ -1,15 +1,15 @@
 """Choosing hyper-parameters for the user, from labelled source frames and synthetic shifts alone.
 
 One after another, each hyper-parameter takes the value that does best on streams of shifted source
-frames. Fresh draws then decide whether the whole is taken: it must be better than the bundle's own
-values, and no worse on frames without a shift.
+frames. Fresh draws then decide whether the whole is taken: it must be no worse than the bundle's own
+values, on frames without a shift, too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +108,7 @@ class SourceFrames:
 def trials_needed(bundle: Bundle) -> int:
     """How many choices a tuning tries."""
     known = bundle.manifest.hyper_parameters
-    return 3 + sum(len(FACTORS[name]) for name in FACTORS if name in known) + len(EVERY)
+    return 3 + sum(len(FACTORS[name]) for name in FACTORS if name in known) + len(_rarer(bundle))
 
 
 def tune(
@@ -123,7 +123,7 @@ def tune(
     """Choose hyper-parameters, and on how many batches the step runs.
 
     Args:
-        frames: of every shift, in each order of labels. note: called before every trial.
+        frames: of every shift, in each order of labels. note: called after every trial.
 
     Raises:
         InputError: the bundle does not adapt.
@@ -136,23 +136,27 @@ def tune(
         note(f"error {100 * found.all:.1f} %")
         return found
 
-    choice, best, trials = Choice(), error(Choice(), 0), 1
+    own = Choice(adapt_when=bundle.manifest.adapt_when)
+    choice, best, trials = own, error(own, 0), 1
     for candidates in _candidates(bundle):
-        others = [Choice({**choice.parameters, name: value}) for name, value in candidates]
+        others = [
+            replace(choice, parameters={**choice.parameters, name: value})
+            for name, value in candidates
+        ]
         tried = [(error(other, 0), other) for other in others]
         trials += len(tried)
         errors, other = min(tried, key=lambda pair: pair[0].all)
         if errors.all <= best.all - GAIN and _keeps_clean(errors, best):
             choice, best = other, errors
-    for every in EVERY:
+    for every in _rarer(bundle):
         rarer = Choice(choice.parameters, every)
         trials += 1
         if error(rarer, 0).all <= best.all + TOLERANCE:
             choice = rarer
-    before, after = error(Choice(), 1), error(choice, 1)
-    slack = TOLERANCE if choice.adapt_when > 1 else 0.0
+    before, after = error(own, 1), error(choice, 1)
+    slack = TOLERANCE if choice.adapt_when > own.adapt_when else 0.0
     if after.all > before.all + slack or not _keeps_clean(after, before):
-        choice, after = Choice(), before
+        choice, after = own, before
     return Tuned(choice, before, after, trials + 2)
 
 
@@ -175,6 +179,11 @@ def errors_of(
     return Errors(
         float(np.mean(list(parts.values()))), mean, (mean * (1 - mean) / seen) ** 0.5, parts
     )
+
+
+def _rarer(bundle: Bundle) -> list[int]:
+    """Steps on fewer batches than the bundle's own."""
+    return [every for every in EVERY if every > bundle.manifest.adapt_when]
 
 
 def _keeps_clean(errors: Errors, before: Errors) -> bool:

@@ -73,6 +73,15 @@ def test_the_rarest_step_that_loses_nothing_is_taken(bundle, source_path, monkey
     assert tune(bundle, SourceFrames(source_path, bundle)).choice == Choice({}, 3)
 
 
+def test_a_bundle_that_steps_rarely_is_compared_with_itself(bundle, source_path, monkeypatch):
+    rare = replace(bundle, manifest=replace(bundle.manifest, adapt_when=3))
+    scripted(monkeypatch, lambda choice, seed: flat(0.3 - 0.01 * choice.adapt_when))
+    assert tune(rare, SourceFrames(source_path, rare)).choice == Choice({}, 10)
+    scripted(monkeypatch, lambda choice, seed: flat(0.3 + 0.01 * choice.adapt_when))
+    found = tune(rare, SourceFrames(source_path, rare))
+    assert found.choice == Choice({}, 3) and found.trials == trials_needed(rare)
+
+
 def test_streams_hold_every_shift_in_both_orders_and_repeat(bundle, source_path):
     source = SourceFrames(source_path, bundle)
     one, other = (list(source.streams(64, 3)) for _ in range(2))
