@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from cifar import MEAN, STD, load_cifar10, resnet_checkpoint
+from numpy.typing import NDArray
 from torch import nn
+from warm_cache import cached_warm_up
 
-import edgemem.models
-from edgemem.cli.show import percent, progress
+from edgemem.cli.show import progress
 from edgemem.export import Choices, export_bundle
 from edgemem.files import sha256_file
 from edgemem.models import (
     AdaptiveModel,
     Normalization,
-    Progress,
     Recipe,
     attach,
     load_adaptive,
     load_into,
-    save_adaptive,
-    warm_up,
 )
-from edgemem.models.networks import resnet20
+from edgemem.models.networks import resnet20, resnet32
 
-PARTS = ("layer1[0:2]", "layer1[2:3]", "layer2", "layer3")
+Depth = Literal[20, 32]
+PARTS: dict[Depth, tuple[str, ...]] = {
+    20: ("layer1[0:2]", "layer1[2:3]", "layer2", "layer3"),
+    32: ("layer1[0:3]", "layer1[3:5]", "layer2", "layer3"),
+}
+NETWORKS = {20: resnet20, 32: resnet32}
 BATCH = 64
-WARM_UP_CODE = ("attach", "augment", "meta_network", "source_keys", "statistics", "warm_up")
 
 
 @dataclass(frozen=True)
@@ -54,18 +53,18 @@ VARIANTS = {
 }
 
 
-def frozen_model(data: Path) -> nn.Module:
-    """ResNet-20 with the weights by others."""
-    model = resnet20()
-    load_into(model, resnet_checkpoint(data, 20))
+def frozen_model(data: Path, depth: Depth = 20) -> nn.Module:
+    """A ResNet with the weights by others."""
+    model = NETWORKS[depth]()
+    load_into(model, resnet_checkpoint(data, depth))
     return model.eval()
 
 
-def attached(data: Path, variant: Variant) -> AdaptiveModel:
+def attached(data: Path, variant: Variant, depth: Depth = 20) -> AdaptiveModel:
     """The frozen model with fresh meta networks."""
     return attach(
-        frozen_model(data),
-        PARTS,
+        frozen_model(data, depth),
+        PARTS[depth],
         torch.zeros(2, 3, 32, 32),
         statistics=variant.statistics,
         norm_affine=variant.norm_affine,
@@ -73,45 +72,28 @@ def attached(data: Path, variant: Variant) -> AdaptiveModel:
     )
 
 
-def cache_path(data: Path, recipe: Recipe, frames: int, variant: Variant) -> Path:
-    """Where a warmed-up checkpoint of these settings lies, in the user's cache."""
-    code = Path(edgemem.models.__file__).parent
-    settings = {
-        "recipe": asdict(recipe),
-        "frames": frames,
-        "parts": PARTS,
-        "variant": asdict(variant),
-        "checkpoint": sha256_file(resnet_checkpoint(data, 20)),
-        "code": [sha256_file(code / f"{name}.py") for name in WARM_UP_CODE],
-    }
-    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "edgemem" / "cifar10c" / f"resnet20-{digest}.safetensors"
-
-
 def warmed_checkpoint(
-    data: Path, recipe: Recipe, source_frames: int, variant: Variant = VARIANTS["full"]
+    data: Path,
+    recipe: Recipe,
+    source_frames: int,
+    variant: Variant = VARIANTS["full"],
+    depth: Depth = 20,
 ) -> Path:
-    """The checkpoint after warm-up, from the cache if it is there; continues after an abort."""
-    path = cache_path(data, recipe, source_frames, variant)
-    if path.exists():
-        print(f"warm-up: taken from the cache, {path.name}", file=sys.stderr)
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images, labels = load_cifar10(data, "train")
-    frames = images[:source_frames].transpose(0, 3, 1, 2)
-    model, resume = attached(data, variant), path.with_suffix(".progress.safetensors")
-    with progress("steps") as bar:
-        task = bar.add_task("warm-up", total=None, note="")
+    """The checkpoint after warm-up, from the cache if it is there."""
+    settings = {
+        "frames": source_frames,
+        "parts": PARTS[depth],
+        "variant": asdict(variant),
+        "checkpoint": sha256_file(resnet_checkpoint(data, depth)),
+    }
 
-        def note(p: Progress) -> None:
-            text = f"loss {p.loss:.3f}, accuracy {percent(p.accuracy)}"
-            bar.update(task, completed=p.step, total=p.steps, note=text)
+    def source() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        images, labels = load_cifar10(data, "train")
+        return images[:source_frames].transpose(0, 3, 1, 2), labels[:source_frames]
 
-        warm_up(model, frames, labels[: len(frames)], recipe, resume=resume, report=note)
-    save_adaptive(model, path, {"checkpoint": resnet_checkpoint(data, 20).name})
-    resume.unlink(missing_ok=True)
-    return path
+    return cached_warm_up(
+        f"resnet{depth}", settings, recipe, lambda: attached(data, variant, depth), source
+    )
 
 
 def export_bundles(data: Path, checkpoint: Path, folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""When should the frozen model answer? Errors by the threshold of the second opinion.
+"""When should the frozen model have a share of the answer? Errors by the ratio of entropies at
+which both models answer alike.
 
 Sixteen contexts one after another (corruptions of CIFAR-10 at severity 5, and clean frames), with
 labels in random order, in PeTTA's correlated order, and of one class in each context.
@@ -21,7 +22,7 @@ from report import save_json, setting, setting_text, whole
 
 import edgemem
 from edgemem.cli.show import percent, print_table, progress
-from edgemem.runtime import symptoms
+from edgemem.runtime import opinion
 
 SKIPPED = "skipped: no data; set EDGEMEM_DATA to a folder with cifar10/, cifar10c/ and models/"
 CONTEXTS = (*CORRUPTIONS, CLEAN)
@@ -58,7 +59,7 @@ def error(folder: Path, order: str, frames: int, seed: int, adapt: bool) -> floa
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Order -> what answers -> error."""
     found: dict[str, dict[str, float]] = {}
-    shipped = symptoms.UNCERTAIN
+    shipped = opinion.EQUAL
     with progress("second opinion") as bar:
         task = bar.add_task("runs", total=len(ORDERS) * (len(THRESHOLDS) + 1), note="")
         for order in ORDERS:
@@ -66,22 +67,26 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, fl
             row["frozen"] = error(folder, order, options.frames, options.seed, False)
             bar.update(task, advance=1, note=order)
             for threshold in THRESHOLDS:
-                symptoms.UNCERTAIN = threshold  # type: ignore[misc]
+                opinion.EQUAL = threshold  # type: ignore[misc]
                 name = "never" if np.isinf(threshold) else f"{threshold:g}"
                 row[name] = error(folder, order, options.frames, options.seed, True)
                 bar.update(task, advance=1, note=f"{order}, {name}: {percent(row[name])}")
-    symptoms.UNCERTAIN = shipped  # type: ignore[misc]
+    opinion.EQUAL = shipped  # type: ignore[misc]
     return found
 
 
 def prepare(data: Path, folder: Path) -> None:
     """Frames and the bundle."""
     from adaptation.setups import write_bundles, write_pool
+    from adaptation.tasks import task_of
+
+    resnet20 = task_of("ResNet-20", data)
 
     with progress("contexts") as bar:
         task = bar.add_task("frames", total=len(CONTEXTS), note="")
-        write_pool(data, CONTEXTS, IMAGES, folder, lambda n: bar.update(task, advance=1, note=n))
-    write_bundles(data, ["remembered"], False, folder)
+        write_pool(resnet20, CONTEXTS, IMAGES, folder,
+                   lambda n: bar.update(task, advance=1, note=n))  # fmt: skip
+    write_bundles(resnet20, ["remembered"], folder, quick=False)
 
 
 def main() -> None:

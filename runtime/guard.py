@@ -5,8 +5,8 @@ mostly right, whatever the shift and however labels are ordered; so a block that
 most such frames has gone astray, and goes up the ladder.
 
 Second opinion: batches of few classes spoil statistics that are taken from them, which no block can
-help. Where frames are like the source, predictions are then far less certain than the frozen
-model's, which answers as long as that lasts, while the block goes on learning.
+help. The adapted model is then far less certain than the frozen one, which gets the larger a share
+of the answer, while the block goes on learning.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from edgemem.block import Arrays
 from edgemem.bundle import Bundle
 from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.ladder import MOST_RELAPSES, Ladder, Rung
-from edgemem.runtime.learner import Learner
+from edgemem.runtime.learner import Learner, Logits
+from edgemem.runtime.opinion import SHARES, blended, frozen_share
 from edgemem.runtime.result import Event
 from edgemem.runtime.source_keys import source_keys
-from edgemem.runtime.symptoms import FARTHEST, Logits, dissent, doubt, farthest
+from edgemem.runtime.symptoms import FARTHEST, dissent, farthest
 
 if TYPE_CHECKING:
     from edgemem.runtime.context_memory import ContextMemory
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 CHECK_EVERY, PROBATION = 8, 2  # updates between checks: in general, and after an alarm
 SHARE = 2  # one of so many frames of a batch takes part in a check
-OPINION_EVERY = 4  # batches
-NEAR = 2.0  # root mean square of a whitened key: farther frames are not like the source
+OPINION_EVERY = 4  # batches, while the frozen model has no share of the answer
+HALF = 0.5  # a share that is worth telling
 log = logging.getLogger(__name__)
 
 
@@ -47,12 +48,15 @@ class Finding:
 
 
 class Guard:
-    """Watches the block of a learner. ladder: where it stands. doubted: whether the frozen model
-    answers because it is more certain."""
+    """Watches the block of a learner. ladder: where it stands. share: of the frozen model in the
+    answer, because it is more certain."""
 
     def __init__(self, bundle: Bundle, graphs: Graphs, learner: Learner) -> None:
         self._bundle, self._source, self._spec = bundle, bundle.generic, bundle.manifest.block
         self._keys: SourceKeys | None = None
+        manifest = bundle.manifest
+        # Statistics of the source no batch can spoil; without its keys nothing is known of it.
+        self._asks = manifest.frames.companions and manifest.source is not None
         self._graphs, self._learner = graphs, learner
         self.reset()
 
@@ -67,8 +71,7 @@ class Guard:
             "guard.calm": self.ladder.calm,
             "guard.relapses": self.ladder.relapses,
             "guard.checked": self._checked,
-            "guard.doubted": int(self.doubted),
-            "guard.suspected": int(self._suspected),
+            "guard.share": round(SHARES * self.share),
             "guard.batches": self._batches,
         }
 
@@ -78,15 +81,14 @@ class Guard:
         relapses = min(max(counters.get("guard.relapses", 0), 0), MOST_RELAPSES)
         ladder = Ladder(rung, counters.get("guard.calm", 0), relapses)
         self._go_on(ladder, counters.get("guard.checked", 0))
-        self.doubted = bool(counters.get("guard.doubted", 0))
-        self._suspected = bool(counters.get("guard.suspected", 0))
+        self.share = min(max(counters.get("guard.share", 0), 0), SHARES) / SHARES
         self._batches = counters.get("guard.batches", 0)
         self._choose()
 
     def _go_on(self, ladder: Ladder, checked: int) -> None:
         self.ladder, self._checked = ladder, checked
-        self.doubted = self._suspected = False  # doubted: suspected twice in a row
-        self._batches = 0  # asked for a second opinion
+        self.share = 0.0
+        self._batches = 0  # that a second opinion might have been asked for
         self._choose()
 
     @property
@@ -95,7 +97,7 @@ class Guard:
         return PROBATION if self.ladder.relapses else CHECK_EVERY
 
     def _choose(self) -> None:
-        self._learner.frozen = self.doubted or self.ladder.rung is Rung.FROZEN
+        self._learner.frozen_share = 1.0 if self.ladder.rung is Rung.FROZEN else self.share
 
     def arrived(self) -> None:
         """Another context's block has been taken: check it on the next batch."""
@@ -127,38 +129,29 @@ class Guard:
         return self.ladder.rung is Rung.LEARN
 
     def second_opinion(self, window: Frames, own: Logits, events: list[Event]) -> Logits:
-        """The logits to answer a full batch with, the block's own [n, classes] or the frozen
-        model's; who answers from the next frame on is settled by the way."""
+        """The logits [n, classes] to answer a full batch with: the block's own, or those of block
+        and frozen model together; what is found holds for the frames after it, too."""
         if self.ladder.rung is Rung.FROZEN:
             return self._graphs.frozen(window)
         self._batches += 1
-        before = self.doubted
-        if not (before or self._suspected or self._batches % OPINION_EVERY == 1):
+        if not self._asks or (not self.share and self._batches % OPINION_EVERY != 1):
             return own
-        found, frozen, share = None, own, 1 if before else SHARE
-        like_source = self._is_like_source(window)
-        if before or like_source:
-            frozen = self._graphs.frozen(window[::share])
-            found = doubt(own[::share], frozen) if like_source else None
-        self.doubted = found is not None and (before or self._suspected)
-        self._suspected = found is not None and not self.doubted
-        if self.doubted and not before:
-            tell(events, "frozen", f"{found}; the frozen model answers", logging.INFO)
-        elif before and not self.doubted:
-            tell(
-                events, "recovered", "the adapted model is certain again; it answers", logging.INFO
-            )
+        frozen, before = self._graphs.frozen(window), self.share
+        self.share = frozen_share(own, frozen, self._distance(window))
+        if before < HALF <= self.share:
+            text = f"the adapted model is unsure; the frozen one has {self.share:.0%} of the answer"
+            tell(events, "frozen", text, logging.INFO)
+        elif self.share < HALF <= before:
+            tell(events, "recovered", "the adapted model is sure again", logging.INFO)
         self._choose()
-        return frozen if before else own
+        return blended(own, frozen, self.share)
 
-    def _is_like_source(self, window: Frames) -> bool:
-        """Whether a batch is so near to the source that the frozen model is likely right."""
-        if self._bundle.manifest.source is None:
-            return False
+    def _distance(self, window: Frames) -> float:
+        """Of a batch from the source."""
         if self._keys is None:
             self._keys = source_keys(self._bundle)
         key = self._keys.normal(self._graphs.key(window))
-        return float(np.sqrt(np.mean(np.square(key)))) <= NEAR
+        return float(np.sqrt(np.mean(np.square(key))))
 
     def _examine(self, window: Frames, block: Arrays) -> Finding | None:
         """What is wrong with a block, or None."""

@@ -12,6 +12,7 @@ from edgemem.block import Arrays
 from edgemem.bundle import Bundle
 from edgemem.runtime.contract import stripped
 from edgemem.runtime.graphs import Frames, Graphs
+from edgemem.runtime.opinion import blended
 from edgemem.runtime.policy import Verdict, judge
 from edgemem.runtime.result import Event
 from edgemem.runtime.snapshots import shared
@@ -30,7 +31,7 @@ class Learner:
     """block: the one in use. good: the last that was found to be sound. slots: the optimiser's.
 
     hyper_parameters: scalars by name. counters: see `Runtime`. entropy: mean of the last step.
-    frozen: whether the frozen model answers in place of the block.
+    frozen_share: of the frozen model in an answer.
     """
 
     def __init__(self, bundle: Bundle, graphs: Graphs, hyper_parameters: dict[str, float]) -> None:
@@ -40,7 +41,7 @@ class Learner:
         self.slots = bundle.manifest.slots.zero()
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.entropy = 0.0
-        self.frozen = False
+        self.frozen_share = 0.0
 
     def take(self, block: Arrays | None) -> None:
         """Go on with another block, if there is one; the optimiser starts afresh."""
@@ -57,10 +58,13 @@ class Learner:
         return self._graphs.adapt(window, self.block, self.slots, self.hyper_parameters)
 
     def answer(self, window: Frames, n: int, events: list[Event]) -> Logits:
-        """Logits of the last n frames of a window: the frozen model's while that is to answer."""
-        if self.frozen:
-            return self._graphs.frozen(window)[-n:]
-        return self.own(window, events)[-n:]
+        """Logits of the last n frames of a window: the block's, the frozen model's, or both's."""
+        if self.frozen_share == 1.0:
+            return self._graphs.frozen(window[-n:])
+        own = self.own(window, events)[-n:]
+        if not self.frozen_share:
+            return own
+        return blended(own, self._graphs.frozen(window[-n:]), self.frozen_share)
 
     def own(self, window: Frames, events: list[Event]) -> Logits:
         """Logits of the block; the frozen model's if it fails."""

@@ -7,16 +7,12 @@ from numpy.typing import NDArray
 
 from edgemem.block import Array, Arrays, BlockSpec
 from edgemem.runtime.graphs import Frames
-from edgemem.runtime.result import entropies
 
 Logits = NDArray[np.float32]
 LEAST = 8  # frames on which the references must agree for a verdict
 DISSENT = 0.5  # part of these frames on which a sound block does not contradict both
 ONE_CLASS = 0.9  # part of the predictions
 FARTHEST = 1.0  # see `farthest`
-# Chosen in trials; `python benchmarks/second_opinion.py` measures other thresholds.
-UNCERTAIN = 1.8  # times the frozen model's mean entropy
-CERTAIN = 0.15  # of the entropy of a guess, at most, has a model whose opinion counts
 
 
 def dissent(own: Logits, source: Logits, frozen: Logits) -> str | None:
@@ -31,15 +27,6 @@ def dissent(own: Logits, source: Logits, frozen: Logits) -> str | None:
     top = np.bincount(labels).max() / len(labels)
     name = "one class for nearly all frames" if top >= ONE_CLASS else "other classes"
     return f"the block predicts {name}, against source and frozen model on {against:.0%}"
-
-
-def doubt(own: Logits, frozen: Logits) -> str | None:
-    """What speaks for answering with the frozen model's logits [n, classes], or None."""
-    uncertain, certain = float(entropies(own).mean()), float(entropies(frozen).mean())
-    guess = np.log(max(2, own.shape[1]))
-    if certain > CERTAIN * guess or uncertain <= UNCERTAIN * certain:
-        return None
-    return f"entropy {uncertain:.2f}, the frozen model's is {certain:.2f}"
 
 
 def farthest(spec: BlockSpec, source: Arrays, block: Arrays) -> float:

@@ -22,7 +22,7 @@ import numpy as np
 from cifar import data_folder
 from report import save_json, setting, setting_text, whole
 
-from adaptation.methods import METHODS, OURS, WARM
+from adaptation.methods import METHODS, OURS, WARM, named, with_factor
 from adaptation.protocols import Protocol, pool_contexts, protocols
 from adaptation.show import Runs, draw, show
 from adaptation.streams import Builder
@@ -40,28 +40,36 @@ LONG_FRAMES = {True: 5120, False: 100_000}
 
 
 def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
-    """Frames, source data, bundles and streams."""
-    from adaptation.setups import warmed, write_bundles, write_pool, write_source
+    """Frames, source data, bundles and streams, a folder for each task."""
+    from adaptation.setups import write_bundles, write_pool, write_setup
+    from adaptation.tasks import task_of
 
-    contexts = pool_contexts(list(options.chosen.values()))
+    methods = [named(name)[0] for name in options.methods]
+    tasks = sorted({name for protocol in options.chosen.values() for name in protocol.tasks})
+    wanted = {name: pool_contexts(list(options.chosen.values()), name) for name in tasks}
     with progress("contexts") as bar:
-        task = bar.add_task("frames", total=len(contexts), note="")
-        write_pool(data, contexts, options.images, folder,
-                   lambda name: bar.update(task, advance=1, note=name))  # fmt: skip
-    any_warm = any(name in WARM for name in options.methods)
-    write_source(data, warmed(data, "mix", options.quick) if any_warm else None, folder)
-    needed = {OURS[name].bundle for name in options.methods if name in OURS}
-    write_bundles(data, sorted(needed), options.quick, folder)
-    (folder / "streams").mkdir()
-    labels = np.load(folder / "labels.npy")
+        total = sum(len(contexts) for contexts in wanted.values())
+        task_bar = bar.add_task("frames", total=total, note="")
+        for name, contexts in wanted.items():
+            task, place = task_of(name, data), folder / name
+            write_pool(task, contexts, options.images, place,
+                       lambda note: bar.update(task_bar, advance=1, note=note))  # fmt: skip
+    for name in tasks:
+        warm, ecotta = any(method in WARM for method in methods), "EcoTTA" in methods
+        write_setup(name, data, folder / name, warm=warm, ecotta=ecotta, quick=options.quick)
+        needed = {OURS[method].bundle for method in methods if method in OURS}
+        write_bundles(task_of(name, data), sorted(needed), folder / name, quick=options.quick)
+        (folder / name / "streams").mkdir()
     for (name, protocol), seed in product(options.chosen.items(), range(options.seeds)):
-        frames = round(options.frames * protocol.share)
-        stream = protocol.make(Builder(labels, seed), protocol.contexts, frames)
-        stream.save(folder / "streams" / f"{name}-{seed}.npz")
+        for task_name in protocol.tasks:
+            labels = np.load(folder / task_name / "labels.npy")
+            frames = round(options.frames * protocol.share)
+            stream = protocol.make(Builder(labels, seed), protocol.contexts, frames)
+            stream.save(folder / task_name / "streams" / f"{name}-{seed}.npz")
 
 
 def run(folder: Path, method: str, protocol: str, seed: int, threads: int) -> dict[str, Any]:
-    """Figures of one run."""
+    """Figures of one run. folder: of its task."""
     words = ("-m", "adaptation.worker", folder, method, protocol, seed, threads)
     benchmarks = Path(__file__).resolve().parents[1]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(benchmarks)}
@@ -76,23 +84,27 @@ def run(folder: Path, method: str, protocol: str, seed: int, threads: int) -> di
 
 
 def run_all(folder: Path, options: argparse.Namespace) -> Runs:
-    """Every method under every protocol with every seed."""
-    tasks = list(product(options.chosen, options.methods, range(options.seeds)))
+    """Every method under every protocol with every seed, in every task of the protocol."""
+    tasks = [
+        (protocol, task, method, seed)
+        for protocol, method, seed in product(options.chosen, options.methods, range(options.seeds))
+        for task in options.chosen[protocol].tasks
+    ]
     runs: Runs = {name: {method: [] for method in options.methods} for name in options.chosen}
     with progress("runs") as bar, ThreadPoolExecutor(options.jobs) as pool:
-        task = bar.add_task("methods", total=len(tasks), note="")
+        bar_task = bar.add_task("methods", total=len(tasks), note="")
         waiting = [
-            pool.submit(run, folder, method, name, seed, options.threads)
-            for name, method, seed in tasks
+            pool.submit(run, folder / task, method, protocol, seed, options.threads)
+            for protocol, task, method, seed in tasks
         ]
-        for (name, method, seed), future in zip(tasks, waiting, strict=True):
-            found, title = future.result(), f"{name}, {method}, seed {seed}"
+        for (protocol, task, method, seed), future in zip(tasks, waiting, strict=True):
+            found, title = future.result(), f"{protocol}, {task}, {method}, seed {seed}"
             if "failed" in found:
                 bar.console.print(f"{title} failed and is left out:\n{found['failed']}")
-                bar.update(task, advance=1)
+                bar.update(bar_task, advance=1)
                 continue
-            runs[name][method].append(found)
-            bar.update(task, advance=1, note=f"{title}: {percent(found['error'])}")
+            runs[protocol][method].append({"task": task, "seed": seed, **found})
+            bar.update(bar_task, advance=1, note=f"{title}: {percent(found['error'])}")
     return runs
 
 
@@ -104,6 +116,8 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--quick", action="store_true", help="a few of all, few frames, a short warm-up")
     add("--protocols", nargs="+", metavar="NAME", help="default all")
     add("--methods", nargs="+", metavar="NAME", choices=METHODS, help="default all")
+    add("--rates", nargs="+", type=float, default=[1.0], metavar="FACTOR",
+        help="of every method's learning rate, to sweep it")  # fmt: skip
     add("--frames", type=whole, help="per context; default 2000")
     add("--images", type=whole, help="different ones per context; default 2000")
     add("--visits", type=whole, help="of recurring contexts; default 20")
@@ -116,7 +130,8 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, value in (QUICK if options.quick else FULL).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    options.methods = options.methods or (QUICK_METHODS if options.quick else METHODS)
+    methods = options.methods or (QUICK_METHODS if options.quick else METHODS)
+    options.methods = [with_factor(name, k) for name in methods for k in options.rates]
     options.chosen = _chosen(parser, options)
     return options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,3 +74,23 @@ def trend(wrong: Wrong) -> float:
     """Slope of the error over the second half, per 10,000 frames."""
     half = wrong[len(wrong) // 2 :]
     return float(1e4 * np.polyfit(np.arange(len(half)), half.astype(float), 1)[0])
+
+
+def known(names: Sequence[str | None], stream: Stream) -> float | None:
+    """Part of all batches of a return that got a name which their context had before.
+
+    names: of every batch, as the method takes it; None where it does not tell contexts apart.
+    """
+    first = slice(0, len(stream), stream.batch)
+    batches = list(zip(stream.visit[first], stream.context[first], names, strict=True))
+    if any(name is None for name in names) or not stream.visit.any():
+        return None
+    before: dict[int, set[tuple[int, str | None]]] = {}
+    for visit, context, name in batches:
+        before.setdefault(int(context), set()).add((int(visit), name))
+    hits = [
+        any(earlier < visit and name == other for earlier, other in before[int(context)])
+        for visit, context, name in batches
+        if visit
+    ]
+    return float(np.mean(hits))

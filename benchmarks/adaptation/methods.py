@@ -45,6 +45,7 @@ PEERS: dict[str, str] = {
     "RDumb": "entropy",
     "SAR": "sar",
     "ROID": "roid",
+    "EcoTTA": "ecotta",
     "CoTTA": "cotta",
     "RoTTA": "rotta",
     "PeTTA": "petta",
@@ -55,3 +56,14 @@ PEERS: dict[str, str] = {
 # Peers on our warmed-up network: what the warm-up gains, and what our steps do.
 WARM = {f"{name}, warm": name for name in ("batch statistics", "Tent", "ETA", "ROID")}
 METHODS = (*OURS, *PEERS, *WARM)
+
+
+def named(text: str) -> tuple[str, float]:
+    """A method's name, and the factor of its learning rate: "Tent x0.3" is Tent at 0.3 times."""
+    name, _, factor = text.partition(" x")
+    return name, float(factor or 1)
+
+
+def with_factor(name: str, factor: float) -> str:
+    """The other way round."""
+    return name if factor == 1 else f"{name} x{factor:g}"

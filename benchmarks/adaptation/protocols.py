@@ -17,16 +17,19 @@ RETURNING = (
     "gaussian_noise", "impulse_noise", "defocus_blur", "glass_blur", "snow",
     "fog", "contrast", "pixelate", "brightness", "elastic_transform",
 )  # fmt: skip
+SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 GRADUAL = tuple(f"{name}/{level}" for name in CORRUPTIONS for level in sorted(set(LEVELS))[:-1])
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """make: (builder, contexts, frames per context) -> stream. share: of the frames per context."""
+    """make: (builder, contexts, frames per context) -> stream. share: of the frames per context.
+    tasks: a run is the mean over these."""
 
     make: Callable[[Builder, Sequence[str], int], Stream]
     contexts: tuple[str, ...] = CORRUPTIONS
     share: float = 1.0
+    tasks: tuple[str, ...] = ("ResNet-20",)
 
 
 def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
@@ -46,16 +49,22 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
         "gradual": Protocol(streams.gradual),
         "mixed": Protocol(streams.mixed),
         "label-correlated": Protocol(streams.label_correlated),
+        "bursts of one class": Protocol(streams.bursts),
         "single frames": Protocol(streams.single, share=0.15),
         "clean": Protocol(streams.clean),
         "JPEG files": Protocol(streams.continual, ("JPEG files",)),
+        "continual, ResNet-32": Protocol(streams.continual, tasks=("ResNet-32",)),
+        "speech": Protocol(
+            streams.speech, ("unseen speaker",), tasks=tuple(f"speech, {name}" for name in SPEAKERS)
+        ),
         **come_back,
         "long run": Protocol(long_run, RETURNING),
     }
 
 
-def pool_contexts(chosen: Sequence[Protocol]) -> tuple[str, ...]:
-    """Contexts whose frames these protocols need."""
+def pool_contexts(chosen: Sequence[Protocol], task: str) -> tuple[str, ...]:
+    """Contexts of a task whose frames these protocols need."""
+    chosen = [protocol for protocol in chosen if task in protocol.tasks]
     needed = {name for protocol in chosen for name in protocol.contexts} | {CLEAN}
     if any(protocol.make is streams.gradual for protocol in chosen):
         needed |= set(GRADUAL)

@@ -1,29 +1,33 @@
-"""Methods as the runner sees them: uint8 frames in, predicted labels out."""
+"""Methods as the runner sees them: frames in, predicted labels out."""
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptation.methods import OURS, PEERS, WARM, Ours
+from adaptation.methods import OURS, PEERS, WARM, Ours, named
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from adaptation.peers.base import Method
 
-Frames = NDArray[np.uint8]
+Frames = NDArray[Any]
 Labels = NDArray[np.int64]
 WINDOW = 64  # frames a peer keeps when frames come one by one
 EVALUATION_BATCH = 64
 
 
 class Running(Protocol):
-    """One method on one stream."""
+    """One method on one stream. context: what it takes the last frames' context for, if it tells
+    contexts apart."""
+
+    context: str | None
+    bytes_written: int | None
 
     def answer(self, frames: Frames) -> Labels:
         """Labels of the next frames of the stream; it may learn from them."""
@@ -38,7 +42,11 @@ class Running(Protocol):
 class RunningBundle:
     """One of ours, in the runtime."""
 
-    def __init__(self, folder: Path, way: Ours, state: Path, threads: int) -> None:
+    context: str | None = None
+
+    def __init__(
+        self, folder: Path, way: Ours, state: Path, threads: int, factor: float = 1.0
+    ) -> None:
         import edgemem
 
         self._runtime = edgemem.open(
@@ -49,10 +57,19 @@ class RunningBundle:
             threads=threads,
             hyper_parameters=way.hyper_parameters,
         )
+        self._runtime.hyper_parameters["learning_rate"] *= factor
+        self._names = way.contexts
 
     def answer(self, frames: Frames) -> Labels:
         """One call of `step`."""
-        return self._runtime.step(frames).labels
+        result = self._runtime.step(frames)
+        self.context = result.context if self._names else None
+        return result.labels
+
+    @property
+    def bytes_written(self) -> int:
+        """To the state file."""
+        return self._runtime.bytes_written
 
     def evaluate(self, frames: Frames) -> Labels:
         """In batches, with the block that is in use."""
@@ -68,17 +85,22 @@ class RunningBundle:
 class RunningPeer:
     """A peer in torch; single frames go through a window of the last 64."""
 
+    context: str | None = None
+    bytes_written: int | None = None
+
     def __init__(self, folder: Path, name: str, seed: int, threads: int) -> None:
         import torch
 
-        from adaptation.setups import frozen_network, source_of, warm_network
+        from adaptation.setups import Setup
 
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
-        network = warm_network if name in WARM else frozen_network
+        setup, (name, factor) = Setup(folder), named(name)
+        network = setup.warm() if name in WARM else setup.frozen()
         name = WARM.get(name, name)
         peer = importlib.import_module(f"adaptation.peers.{PEERS[name]}").PEERS[name]
-        self._method: Method = peer.make(network(folder), source_of(folder), peer.learning_rate)
+        rate = factor * peer.learning_rate
+        self._method: Method = peer.make(network, setup.source(), rate)
         self._window: list[Tensor] = []
         self._seen = 0
 
@@ -109,7 +131,8 @@ class RunningPeer:
 def _tensor(frames: Frames) -> Tensor:
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(frames)).float() / 255
+    x = torch.from_numpy(np.array(frames))
+    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def _labels(logits: Tensor) -> Labels:
@@ -119,6 +142,7 @@ def _labels(logits: Tensor) -> Labels:
 
 def running(folder: Path, name: str, state: Path, seed: int, threads: int) -> Running:
     """The method of that name, ready."""
-    if name in OURS:
-        return RunningBundle(folder, OURS[name], state, threads)
+    ours, factor = named(name)
+    if ours in OURS:
+        return RunningBundle(folder, OURS[ours], state, threads, factor)
     return RunningPeer(folder, name, seed, threads)

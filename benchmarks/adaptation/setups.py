@@ -1,4 +1,8 @@
-"""What a run needs, prepared once in a folder: frames of every context, source data, bundles."""
+"""What the runs of a task need, prepared once in a folder: frames, source data, bundles.
+
+A prepared folder holds pool/<context>.npy, labels.npy and clean_labels.npy; source.npz with some
+training frames; setup.json, which says where checkpoints lie; and bundles/<name>.edgemem.
+"""
 
 from __future__ import annotations
 
@@ -6,47 +10,41 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from cifar import MEAN, STD, frost_folder, load_cifar10, load_test_jpeg
-from cifar10c_model import BATCH, Variant, frozen_model, warmed_checkpoint
-from corruptions import corrupt
 from torch import Tensor, nn
+from warm_cache import cache_path
 
-from adaptation.peers.augment import image_view
 from adaptation.peers.base import Source
-from adaptation.streams import CLEAN
+from adaptation.peers.ecotta import warm_up as ecotta_warm_up
+from adaptation.tasks import Statistics, Task, task_of
 from adaptation.worker import pool_path
 from edgemem.export import Choices, export_bundle
-from edgemem.models import AdaptiveModel, Recipe, load_adaptive
+from edgemem.models import AdaptiveModel, Normalization, load_adaptive
+from edgemem.models.checkpoint import read_tensors, write_tensors
+from edgemem.models.data import to_float
 
-NATURAL = "JPEG files"
-SEVERITY = 5
 SOURCE_FRAMES = 2000  # that peers may use
+ECOTTA_FRAMES = 25_600  # of its warm-up: as many as ours has
 Note = Callable[[str], None]
 
 
 class Normalized(nn.Module):
-    """A network that takes frames in [0, 1]."""
+    """A network that takes frames before they are normalised."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, by: Normalization, dimensions: int) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(MEAN).view(-1, 1, 1))
-        self.register_buffer("deviation", torch.tensor(STD).view(-1, 1, 1))
+        shape = [1, -1] + [1] * (dimensions - 2)
+        self.register_buffer("mean", torch.tensor(by.mean).view(shape))
+        self.register_buffer("deviation", torch.tensor(by.deviation).view(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, 3, h, w] -> logits."""
+        """[n, ...] -> logits."""
         logits: Tensor = self.network((x - self.mean) / self.deviation)
         return logits
-
-
-def frozen_network(folder: Path) -> nn.Module:
-    """The frozen model, for peers."""
-    data = Path(json.loads((folder / "setup.json").read_text())["data"])
-    return Normalized(frozen_model(data)).eval()
 
 
 class WarmNetwork(nn.Module):
@@ -58,7 +56,7 @@ class WarmNetwork(nn.Module):
         model.add_norm_affine()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, 3, h, w] -> logits."""
+        """[n, ...] -> logits."""
         alpha = self.model.alpha(len(x))
         logits: Tensor = self.model(x, None if alpha is None else torch.tensor(alpha)).logits
         return logits
@@ -68,52 +66,92 @@ class WarmNetwork(nn.Module):
         return [p for p in self.model.parameters() if p.dim() == 1]
 
 
-def warm_network(folder: Path) -> nn.Module:
-    """The warmed-up model, for peers."""
-    held = json.loads((folder / "setup.json").read_text())
-    model, _ = load_adaptive(Path(held["warm"]), frozen_model(Path(held["data"])))
-    return WarmNetwork(model).eval()
+class Setup:
+    """A prepared folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._held = json.loads((folder / "setup.json").read_text())
+        self._folder = folder
+        self.task = task_of(self._held["task"], Path(self._held["data"]))
+
+    def frozen(self) -> nn.Module:
+        """The frozen model."""
+        dimensions = self.source().frames.dim()
+        return Normalized(self.task.frozen(), self.task.normalization, dimensions).eval()
+
+    def warm(self) -> nn.Module:
+        """Our warmed-up model."""
+        model, _ = load_adaptive(Path(self._held["warm"]), self.task.frozen())
+        return WarmNetwork(model).eval()
+
+    def source(self) -> Source:
+        """Source frames, for peers, and EcoTTA's own meta networks."""
+        with np.load(self._folder / "source.npz") as held:
+            frames, labels = to_float(held["x"]), torch.from_numpy(held["y"])
+        path = self._held["ecotta"]
+        warmed = None if path is None else read_tensors(Path(path))[0]
+        classes = int(labels.max()) + 1
+        return Source(frames, labels, classes, self.task.view, network_parts(self.task), warmed)
 
 
-def source_of(folder: Path) -> Source:
-    """Source frames, for peers."""
-    with np.load(folder / "source.npz") as held:
-        frames, labels = torch.from_numpy(held["x"]).float() / 255, torch.from_numpy(held["y"])
-    return Source(frames, labels, int(labels.max()) + 1, image_view)
+def network_parts(task: Task) -> tuple[str, ...]:
+    """The task's parts in a `Normalized` network."""
+    return tuple(f"network.{name}" for name in task.parts)
 
 
-def write_pool(data: Path, contexts: Sequence[str], images: int, folder: Path, note: Note) -> None:
-    """The first test images under every context, "name" at severity 5 or "name/severity"."""
-    frames, labels = load_cifar10(data, "test")
-    (folder / "pool").mkdir()
-    np.save(folder / "labels.npy", labels[:images])
-    for name in contexts:
-        note(name)
-        kind, _, level = name.partition("/")
-        if kind == CLEAN:
-            made = frames[:images]
-        elif kind == NATURAL:
-            made = load_test_jpeg(data)[:images]
-        else:
-            severity = int(level or SEVERITY)
-            made = corrupt(frames[:images], kind, severity, seed=0, frost_folder=frost_folder(data))
-        np.save(pool_path(folder, name), np.ascontiguousarray(made.transpose(0, 3, 1, 2)))
+def write_pool(task: Task, contexts: Sequence[str], images: int, folder: Path, note: Note) -> None:
+    """Frames of every context, and labels."""
+    frames, labels, clean_labels = task.pool(contexts, images, note)
+    (folder / "pool").mkdir(parents=True)
+    np.save(folder / "labels.npy", labels)
+    np.save(folder / "clean_labels.npy", clean_labels)
+    for name, held in frames.items():
+        np.save(pool_path(folder, name), np.ascontiguousarray(held))
 
 
-def write_source(data: Path, warm: Path | None, folder: Path) -> None:
-    """Some training images; where the rest of the data and the warmed-up checkpoint lie."""
-    frames, labels = load_cifar10(data, "train")
-    x = np.ascontiguousarray(frames[:SOURCE_FRAMES].transpose(0, 3, 1, 2))
-    np.savez(folder / "source.npz", x=x, y=labels[:SOURCE_FRAMES])
-    places = {"data": str(data.resolve()), "warm": None if warm is None else str(warm)}
+def write_setup(
+    name: str, data: Path, folder: Path, *, warm: bool, ecotta: bool, quick: bool
+) -> None:
+    """Some training frames; where the rest of the data and the warmed-up checkpoints lie."""
+    task = task_of(name, data)
+    frames, labels = task.source()
+    np.savez(
+        folder / "source.npz",
+        x=np.ascontiguousarray(frames[:SOURCE_FRAMES]),
+        y=labels[:SOURCE_FRAMES],
+    )
+    places = {
+        "task": name,
+        "data": str(data.resolve()),
+        "warm": str(task.warmed("mix", quick=quick)) if warm else None,
+        "ecotta": str(ecotta_warmed(name, task, quick=quick)) if ecotta else None,
+    }
     (folder / "setup.json").write_text(json.dumps(places))
+
+
+def ecotta_warmed(name: str, task: Task, *, quick: bool) -> Path:
+    """EcoTTA's own meta networks after its own warm-up, on as many frames and epochs as ours."""
+    count, epochs = (3200, 1) if quick else (ECOTTA_FRAMES, 3)
+    settings = {"frames": count, "epochs": epochs, "batch": task.batch, "parts": task.parts}
+    path = cache_path(f"ecotta-{name.replace(', ', '-')}", settings)
+    if not path.exists():
+        frames, labels = task.source()
+        x, y = to_float(frames[:count]), torch.from_numpy(labels[:count])
+        torch.manual_seed(0)
+        network = Normalized(task.frozen(), task.normalization, x.dim()).eval()
+        source = Source(x, y, int(y.max()) + 1, task.view)
+        parts, view = network_parts(task), task.warm_up_view
+        states = ecotta_warm_up(network, source, parts, epochs=epochs, milestones=(2, 3), view=view)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, states, {})
+    return path
 
 
 @dataclass(frozen=True)
 class Exported:
     """How a bundle is made. flat: no array has a share of the root."""
 
-    statistics: Literal["mix", "remembered"] = "remembered"
+    statistics: Statistics = "remembered"
     norm_affine: bool = False
     flat: bool = False
     choices: Mapping[str, Any] = field(default_factory=dict)
@@ -134,28 +172,18 @@ BUNDLES = {
 }
 
 
-def write_bundles(data: Path, names: Iterable[str], quick: bool, folder: Path) -> None:
+def write_bundles(task: Task, names: Iterable[str], folder: Path, *, quick: bool) -> None:
     """The bundles of these names, warmed up."""
     (folder / "bundles").mkdir()
     for name in names:
         made = BUNDLES[name]
-        checkpoint = warmed(data, made.statistics, quick)
-        model, _ = load_adaptive(checkpoint, frozen_model(data))
+        model, _ = load_adaptive(task.warmed(made.statistics, quick=quick), task.frozen())
         if made.norm_affine:
             model.add_norm_affine()
         path = folder / "bundles" / f"{name}.edgemem"
-        export_bundle(model, path, Choices(batch=BATCH, **made.choices))
+        export_bundle(model, path, Choices(batch=task.batch, **made.choices))
         if made.flat:
             flatten(path / "manifest.json")
-
-
-def warmed(data: Path, statistics: Literal["mix", "remembered"], quick: bool) -> Path:
-    """The checkpoint after a warm-up with these statistics."""
-    recipe, frames = Recipe(epochs=1 if quick else 3), 3200 if quick else 25_600
-    # The gradient path plays no part in a warm-up; it names the cached files of other benchmarks.
-    gradient: Literal["meta", "full"] = "full" if statistics == "mix" else "meta"
-    variant = Variant(warm=True, statistics=statistics, norm_affine=False, gradient=gradient)
-    return warmed_checkpoint(data, recipe, frames, variant)
 
 
 def flatten(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adaptation.streams import Stream
 from edgemem.cli.show import print_table
@@ -24,7 +25,7 @@ def show(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
             continue
         mean = {key: _mean(runs, key) for key in ("worst", "first", "source_after")}
         visits = np.mean([run["by_visit"] for run in runs], 0)
-        errors = 100 * np.array([run["error"] for run in runs])
+        errors = 100 * errors_by_seed(runs)
         several = len(visits) > 1
         table.append(
             (
@@ -42,6 +43,12 @@ def show(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
     print_table(title, COLUMNS, table)
 
 
+def errors_by_seed(runs: list[dict[str, Any]]) -> NDArray[np.float64]:
+    """Mean over tasks, for each seed."""
+    seeds = sorted({run["seed"] for run in runs})
+    return np.array([np.mean([r["error"] for r in runs if r["seed"] == k]) for k in seeds])
+
+
 def _mean(runs: list[dict[str, Any]], key: str) -> float | None:
     values = [run[key] for run in runs]
     return None if values[0] is None else float(np.mean(values))
@@ -52,16 +59,17 @@ def _short(value: float | None) -> str:
 
 
 def draw(out: Path, folder: Path, options: argparse.Namespace, runs: Runs) -> None:
-    """Rolling error over time, one picture a protocol, seed 0."""
+    """Rolling error over time, one picture a protocol: its first task, seed 0."""
     from matplotlib.figure import Figure
 
     out.mkdir(parents=True, exist_ok=True)
     for protocol in options.chosen:
-        stream = Stream.load(folder / "streams" / f"{protocol}-0.npz")
+        place = folder / options.chosen[protocol].tasks[0]
+        stream = Stream.load(place / "streams" / f"{protocol}-0.npz")
         figure = Figure(figsize=(10, 4.5), layout="constrained")
         axes = figure.subplots()
         for name in (m for m in options.methods if runs[protocol][m]):
-            wrong = np.load(folder / "curves" / f"{protocol}-0-{name}.npy")
+            wrong = np.load(place / "curves" / f"{protocol}-0-{name}.npy")
             size = min(SMOOTHED, len(wrong))
             smooth = 100 * np.convolve(wrong, np.full(size, 1 / size), "valid")
             ours = name.startswith("EdgeMem")

@@ -20,6 +20,7 @@ SLOTS, SLOT_CONCENTRATION, PRIOR_CONCENTRATION = 10, 0.1, 0.3
 VISIT = 256  # frames of a visit, where contexts come back
 LEVELS = (1, 2, 3, 4, 5, 4, 3, 2, 1)  # severities of a gradual change
 CLEAN = "clean"
+SPEECH_BATCH = 16  # a speaker has no more than 500 recordings
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,13 @@ def single(builder: Builder, contexts: Sequence[str], frames: int) -> Stream:
     return builder.build(batch=1)
 
 
+def speech(builder: Builder, contexts: Sequence[str], frames: int) -> Stream:
+    """Every recording of a speaker once, in small batches."""
+    for name in contexts:
+        builder.add(name, builder.some(len(builder.labels)))
+    return builder.build(batch=SPEECH_BATCH)
+
+
 def gradual(builder: Builder, contexts: Sequence[str], frames: int) -> Stream:
     """Each context from severity 1 up to 5 and down again."""
     for name in contexts:
@@ -143,6 +151,15 @@ def label_correlated(builder: Builder, contexts: Sequence[str], frames: int) -> 
     for name in contexts:
         images = builder.some(frames)
         builder.add(name, images[by_slots(builder.labels[images], builder.rng)])
+    return builder.build()
+
+
+def bursts(builder: Builder, contexts: Sequence[str], frames: int) -> Stream:
+    """Contexts once each, in runs of 64 to 256 frames of one class."""
+    rng, classes = builder.rng, int(builder.labels.max()) + 1
+    for name in contexts:
+        runs = [np.full(rng.integers(64, 257), rng.integers(classes)) for _ in range(frames // 64)]
+        builder.add(name, builder.of_classes(np.concatenate([*runs, runs[0]])[:frames]))
     return builder.build()
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from adaptation.measures import measures
-from adaptation.methods import OURS
+from adaptation.measures import known, measures
+from adaptation.methods import OURS, named
 from adaptation.running import Running, running
 from adaptation.streams import CLEAN, Stream
 from edgemem.runtime.memory import peak_rss_mb
@@ -43,6 +43,7 @@ def pool_path(folder: Path, context: str) -> Path:
 def run(folder: Path, method: Running, stream: Stream) -> dict[str, Any]:
     """Figures of one run; wrong: of every frame."""
     pool, wrong, seconds = Pool(folder, stream.contexts), np.zeros(len(stream), np.bool_), 0.0
+    names: list[str | None] = []
     for start in range(0, len(stream), stream.batch):
         part = slice(start, start + stream.batch)
         frames = pool.frames(stream.context[part], stream.image[part])
@@ -50,10 +51,14 @@ def run(folder: Path, method: Running, stream: Stream) -> dict[str, Any]:
         labels = method.answer(frames)
         seconds += time.perf_counter() - began
         wrong[part] = labels != stream.label[part]
+        names.append(method.context)
     clean = np.load(pool_path(folder, CLEAN), mmap_mode="r")[:SOURCE_FRAMES]
-    truth = np.load(folder / "labels.npy")[:SOURCE_FRAMES]
+    truth = np.load(folder / "clean_labels.npy")[:SOURCE_FRAMES]
+    written = method.bytes_written
     return {
         "wrong": wrong,
+        "known": known(names, stream),
+        "kilobytes_per_1000_frames": None if written is None else written / len(stream),
         "source_after": float((method.evaluate(clean) != truth).mean()),
         "ms_per_frame": 1000 * seconds / len(stream),
         "peak_mb": peak_rss_mb(),
@@ -70,7 +75,7 @@ def main() -> None:
         with closing(running(folder, name, state, int(seed), int(threads))) as method:
             found = run(folder, method, stream)
     wrong = found.pop("wrong")
-    assert name not in OURS or "torch" not in sys.modules
+    assert named(name)[0] not in OURS or "torch" not in sys.modules
     curves = folder / "curves"
     curves.mkdir(exist_ok=True)
     np.save(curves / f"{protocol}-{seed}-{name}.npy", wrong)

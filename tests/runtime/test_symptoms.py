@@ -5,7 +5,7 @@ import pytest
 
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
-from edgemem.runtime.symptoms import FARTHEST, dissent, doubt, farthest, is_still
+from edgemem.runtime.symptoms import FARTHEST, dissent, farthest, is_still
 
 
 def one_hot(labels):
@@ -22,13 +22,6 @@ def test_dissent_counts_only_where_both_references_agree():
     half = np.where(np.arange(20) % 2, ten, other)
     assert dissent(one_hot(half), one_hot(ten), one_hot(ten)) is None
     assert dissent(one_hot(other)[:6], one_hot(ten)[:6], one_hot(ten)[:6]) is None
-
-
-def test_a_doubt_needs_a_frozen_model_that_is_certain():
-    certain, vague, guess = (scale * one_hot(np.arange(10)) for scale in (1.0, 0.4, 0.0))
-    assert doubt(vague, certain) is not None
-    assert doubt(certain, certain) is None and doubt(certain, vague) is None
-    assert doubt(guess, vague) is None
 
 
 def test_the_distance_is_that_of_the_array_that_went_farthest():

@@ -32,13 +32,16 @@ class Source:
     """What a method may use before deployment.
 
     frames: [n, ...] float32 source frames as the model takes them. labels: [n] int64. classes: how
-    many. augment: random view of a batch of frames, for methods that need one.
+    many. augment: random view of a batch of frames, for methods that need one. parts: of the model,
+    for methods with networks beside them; warmed: what these learnt from source frames.
     """
 
     frames: Tensor
     labels: Tensor
     classes: int
     augment: Augment
+    parts: tuple[str, ...] = ()
+    warmed: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from adaptation.peers.base import Source, copied, entropies, use_batch_statistics
+from adaptation.peers.base import Peer, Source, copied, entropies, use_batch_statistics
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -207,3 +207,12 @@ def warm_up(
             functional.cross_entropy(logits, source.labels[chosen]).backward()
             optimizer.step()
     return warmed.metas.state_dict()
+
+
+def _from_source(model: nn.Module, source: Source, learning_rate: float) -> EcoTta:
+    return make_ecotta(model, source, learning_rate, source.parts, source.warmed)
+
+
+PEERS: dict[str, Peer] = {
+    "EcoTTA": Peer(_from_source, LEARNING_RATE, "Song et al., CVPR 2023"),
+}
