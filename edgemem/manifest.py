@@ -26,12 +26,14 @@ class FrameSpec:
     """The frames a bundle takes: [n, *shape] float32, or uint8 to be divided by `uint8_scale`.
 
     batch: frames in one adaptation step. companions: whether the prediction of a frame depends on
-    the frames beside it (batch statistics), so that short calls are filled with recent frames.
+    the frames beside it (batch statistics), so that short calls are filled with recent frames;
+    known_companions: how many are enough once the block remembers its context.
     """
 
     shape: tuple[int, ...]
     batch: int
     companions: bool
+    known_companions: int
     uint8_scale: float = 255.0
 
 
@@ -178,6 +180,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
             tuple(_count(n) for n in frames["shape"]),
             _count(frames["batch"]),
             bool(frames["companions"]),
+            _count(frames["known_companions"], least=0),
             _positive(frames["uint8_scale"]),
         ),
         labels=tuple(_text(label) for label in document["labels"]),

@@ -36,6 +36,7 @@ from edgemem.reference import reference_frames
 GENERIC = "bank/generic.safetensors"
 REFERENCE = "reference.safetensors"
 SOURCE = "source.safetensors"
+KNOWN_COMPANIONS = 7  # beside a frame, where the block remembers statistics
 ROOT_SHARE = 1.0  # of what is learnt, over contexts; what is remembered belongs to its context
 LEARNING_RATES = {"sgd": 1e-3, "adam": 1e-4}
 # A block that serves one context alone is not pulled to and fro, so it may learn faster.
@@ -208,6 +209,7 @@ def _frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:
         shape=model.attachment.input_shape,
         batch=choices.batch,
         companions=model.alpha(choices.batch) is not None,
+        known_companions=KNOWN_COMPANIONS if model.remembered() else choices.batch,
     )
 
 

@@ -18,7 +18,7 @@ from edgemem.bundle import Bundle
 from edgemem.runtime.consolidation import Probe, moved, shared_part
 from edgemem.runtime.context_snapshot import arrived_of, contexts_of, to_arrays, to_counters
 from edgemem.runtime.context_store import PREFIX, ContextStore, Loaded
-from edgemem.runtime.contexts import HOLD, NONE, Contexts, drifting, follow
+from edgemem.runtime.contexts import HOLD, NONE, Contexts, drifting, elsewhere, follow
 from edgemem.runtime.result import Event
 from edgemem.runtime.shipped_rows import LAST_PATIENCE, NOTHING, PATIENCE, Rows, ShippedRows
 from edgemem.runtime.source_keys import source_keys
@@ -97,6 +97,19 @@ class ContextMemory:
             self._consolidate(before.present, learnt, probe, events)
             arrived = self._arrived
         return self._bundle.generic if arrived is None else arrived
+
+    def glimpse(self, key: Array, noise: float) -> Arrays | None:
+        """The block for a few frames with this key, where they are clearly not of the present
+        context; None where they may be. Nothing changes.
+
+        noise: how many times as far as that of a full batch such a key scatters.
+        """
+        number = elsewhere(self.contexts, self._source.normal(key), noise * self._source.novelty)
+        if number is None:
+            return None
+        if number == NONE or self._store.kept.paths.get(number):
+            return self.root  # shipped rows take too long to read
+        return total(self.root, self._store.leaf(number, []))
 
     def settle(self, events: list[Event]) -> Arrays | None:
         """Wait for the rows that are being read, but not for ever; the block to go on with."""

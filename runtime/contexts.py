@@ -91,6 +91,20 @@ def drifting(contexts: Contexts, novelty: float) -> bool:
     return contexts.drift > present.reach(novelty)
 
 
+def elsewhere(contexts: Contexts, key: Key, novelty: float) -> int | None:
+    """The context that a (normal) key speaks for, clearly not the present one: its number, or NONE
+    for one that is not known; None where the present one may hold.
+
+    novelty: for keys of few frames, larger than that of batches.
+    """
+    present = contexts.known.get(contexts.present)
+    distances = {n: float(np.linalg.norm(c.key - key)) for n, c in contexts.known.items()}
+    if present is None or distances[present.number] <= max(novelty, present.reach(0.0)):
+        return None
+    nearest = min(distances, key=distances.__getitem__)
+    return nearest if distances[nearest] <= novelty else NONE
+
+
 def follow(contexts: Contexts, key: Key, novelty: float, capacity: int) -> Contexts:
     """The contexts after one more batch with this (normal) key."""
     distances = {n: float(np.linalg.norm(c.key - key)) for n, c in contexts.known.items()}

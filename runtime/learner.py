@@ -57,18 +57,24 @@ class Learner:
         """Outputs of one step on a full batch; nothing changes."""
         return self._graphs.adapt(window, self.block, self.slots, self.hyper_parameters)
 
-    def answer(self, window: Frames, n: int, events: list[Event]) -> Logits:
-        """Logits of the last n frames of a window: the block's, the frozen model's, or both's."""
+    def answer(
+        self, window: Frames, n: int, events: list[Event], block: Arrays | None = None
+    ) -> Logits:
+        """Logits of the last n frames of a window: the block's, the frozen model's, or both's.
+
+        block: another one than that in use.
+        """
         if self.frozen_share == 1.0:
             return self._graphs.frozen(window[-n:])
-        own = self.own(window, events)[-n:]
+        own = self.own(window, events, block)[-n:]
         if not self.frozen_share:
             return own
         return blended(own, self._graphs.frozen(window[-n:]), self.frozen_share)
 
-    def own(self, window: Frames, events: list[Event]) -> Logits:
+    def own(self, window: Frames, events: list[Event], block: Arrays | None = None) -> Logits:
         """Logits of the block; the frozen model's if it fails."""
-        logits = self._graphs.predict(window, self.block, self.hyper_parameters)
+        block = self.block if block is None else block
+        logits = self._graphs.predict(window, block, self.hyper_parameters)
         if np.isfinite(logits).all():
             return logits
         events.append(FROZEN)

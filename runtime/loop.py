@@ -23,6 +23,7 @@ from edgemem.runtime.frames import checked
 from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.guard import Guard, tell
 from edgemem.runtime.learner import COUNTERS, Learner, Logits
+from edgemem.runtime.lookout import Lookout
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.schedule import Schedule, When
@@ -75,6 +76,7 @@ class Runtime:
 
             self._behind = Background()
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
+        self._lookout = Lookout(bundle, self._graphs, self._ring)
         self._follows_contexts = contexts and adapt and manifest.source is not None
         self._memory: ContextMemory | None = None
         self._commits = None if state is None else Commits(state, manifest)
@@ -113,12 +115,11 @@ class Runtime:
         if frozen:
             logits = [self._graphs.frozen(chunk) for chunk in self._chunks(x)]
             return make_result(np.concatenate(logits), GENERIC, events, self._drift)
-        size, recent = self._ring.size, self._ring.last(self._ring.count)
-        logits = []
+        recent, logits = self._ring.last(self._ring.count), []
         for chunk in self._chunks(x):
-            window = np.concatenate([recent, chunk])[-size:] if self._companions else chunk
-            logits.append(self._learner.answer(window, len(chunk), events))
-            recent = window
+            block, n = self._lookout.chosen(self._learner.block, len(chunk))
+            recent = np.concatenate([recent, chunk])[-self._ring.size :]
+            logits.append(self._learner.answer(recent[-n:], len(chunk), events, block))
         return make_result(np.concatenate(logits), self._context, events, self._drift)
 
     def step(self, frames: Array) -> Result:
@@ -147,12 +148,18 @@ class Runtime:
             due = self._ring.missing == 0
             if due:
                 self._ring.pending = 0
+                self._lookout.reset()
             if due and self._adapting:
                 logits.append(self._adapt(events)[-take:])
                 self._commit_if_due(events)
             else:
-                n = self._ring.count if self._companions else take
-                logits.append(self._learner.answer(self._ring.last(n), take, events))
+                self._lookout.look(take, self._memory)
+                block, n = self._lookout.chosen(self._learner.block, take)
+                logits.append(
+                    self._learner.answer(
+                        self._ring.last(min(n, self._ring.count)), take, events, block
+                    )
+                )
         return make_result(np.concatenate(logits), self._context, events, self._drift)
 
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:
@@ -259,10 +266,6 @@ class Runtime:
     def bytes_written(self) -> int:
         """Bytes written to the state file since opening."""
         return 0 if self._state is None else self._state.bytes_written
-
-    @property
-    def _companions(self) -> bool:
-        return self.bundle.manifest.frames.companions
 
     def _checked(self, frames: Array) -> NDArray[np.float32]:
         self._require_open()

