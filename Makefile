@@ -1,7 +1,7 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
-#      bench-method-memory | bench-bank | bench-drift | bench-recurring |
+#      bench-method-memory | bench-bank | bench-drift |
 #      bench-adaptation | bench-adaptation-quick
 #             what README and docs claim
 
@@ -10,7 +10,7 @@ DEMO := .venv-demo
 TEST := .venv-test
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test bench-cifar bench-recurring bench-step bench-memory bench-stream \
+.PHONY: demo test bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick clean
 
@@ -26,9 +26,6 @@ test: $(TEST)/installed
 
 bench-cifar: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/cifar10c.py
-
-bench-recurring: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/recurring.py
 
 bench-step: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/step_cost.py

@@ -22,7 +22,7 @@ import numpy as np
 from cifar import data_folder
 from report import save_json, setting, setting_text, whole
 
-from adaptation.methods import METHODS, OURS, WARM, named, with_factor
+from adaptation.methods import METHODS, OURS, SHIPPED, WARM, named, with_factor
 from adaptation.protocols import Protocol, pool_contexts, protocols
 from adaptation.show import Runs, draw, show
 from adaptation.streams import Builder
@@ -42,6 +42,7 @@ LONG_FRAMES = {True: 5120, False: 100_000}
 def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
     """Frames, source data, bundles and streams, a folder for each task."""
     from adaptation.setups import write_bundles, write_pool, write_setup
+    from adaptation.shipping import write_shipped
     from adaptation.tasks import task_of
 
     methods = [named(name)[0] for name in options.methods]
@@ -58,7 +59,8 @@ def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
         warm, ecotta = any(method in WARM for method in methods), "EcoTTA" in methods
         write_setup(name, data, folder / name, warm=warm, ecotta=ecotta, quick=options.quick)
         needed = {OURS[method].bundle for method in methods if method in OURS}
-        write_bundles(task_of(name, data), sorted(needed), folder / name, quick=options.quick)
+        made = sorted(needed - {SHIPPED} | ({"remembered"} if SHIPPED in needed else set()))
+        write_bundles(task_of(name, data), made, folder / name, quick=options.quick)
         (folder / name / "streams").mkdir()
     for (name, protocol), seed in product(options.chosen.items(), range(options.seeds)):
         for task_name in protocol.tasks:
@@ -66,6 +68,9 @@ def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
             frames = round(options.frames * protocol.share)
             stream = protocol.make(Builder(labels, seed), protocol.contexts, frames)
             stream.save(folder / task_name / "streams" / f"{name}-{seed}.npz")
+    if "EdgeMem, shipped levels" in methods:
+        for name, protocol in options.chosen.items():
+            write_shipped(folder / protocol.tasks[0], name, protocol)
 
 
 def run(folder: Path, method: str, protocol: str, seed: int, threads: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+SHIPPED = "shipped"
 NO_MEMORY = {"least_batch_weight": 1.0, "prior_weight": 0.0}
 
 
@@ -15,7 +16,8 @@ NO_MEMORY = {"least_batch_weight": 1.0, "prior_weight": 0.0}
 class Ours:
     """A bundle and how it is opened.
 
-    bundle: see `setups.BUNDLES`.
+    bundle: see `setups.BUNDLES`; SHIPPED, which holds what another device learnt in two visits to
+    the contexts of a protocol, on other frames.
     """
 
     bundle: str = "remembered"
@@ -31,6 +33,10 @@ OURS: dict[str, Ours] = {
     "EdgeMem, one state": Ours(
         contexts=False, hyper_parameters={**NO_MEMORY, "learning_rate": 0.001}
     ),
+    "EdgeMem, forgetful state": Ours(
+        contexts=False, hyper_parameters={"least_batch_weight": 0.9, "memory_rate": 0.1}
+    ),
+    "EdgeMem, shipped levels": Ours(bundle=SHIPPED),
     "EdgeMem, norms": Ours(bundle="norms"),
     "EdgeMem, ratio": Ours(bundle="ratio"),
     "EdgeMem, one state, ratio, full": Ours(bundle="mix ratio full", contexts=False),

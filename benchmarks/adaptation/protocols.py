@@ -24,18 +24,23 @@ GRADUAL = tuple(f"{name}/{level}" for name in CORRUPTIONS for level in sorted(se
 @dataclass(frozen=True)
 class Protocol:
     """make: (builder, contexts, frames per context) -> stream. share: of the frames per context.
-    tasks: a run is the mean over these."""
+    tasks: a run is the mean over these. two_visits: a recurring one, cut short."""
 
     make: Callable[[Builder, Sequence[str], int], Stream]
     contexts: tuple[str, ...] = CORRUPTIONS
     share: float = 1.0
     tasks: tuple[str, ...] = ("ResNet-20",)
+    two_visits: Callable[[Builder, Sequence[str], int], Stream] | None = None
 
 
 def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
     """All by name. visits: of the recurring ones; long_visits: of the long run."""
     come_back = {
-        name: Protocol(streams.recurring(priors, order, visits), RETURNING)
+        name: Protocol(
+            streams.recurring(priors, order, visits),
+            RETURNING,
+            two_visits=streams.recurring(priors, order, 2),
+        )
         for name, priors, order in (
             ("recurring, balanced", "flat", None),
             ("recurring, skewed", "skewed", None),

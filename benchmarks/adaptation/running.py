@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptation.methods import OURS, PEERS, WARM, Ours, named
+from adaptation.methods import OURS, PEERS, SHIPPED, WARM, Ours, named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,12 +45,12 @@ class RunningBundle:
     context: str | None = None
 
     def __init__(
-        self, folder: Path, way: Ours, state: Path, threads: int, factor: float = 1.0
+        self, bundle: Path, way: Ours, state: Path, threads: int, factor: float = 1.0
     ) -> None:
         import edgemem
 
         self._runtime = edgemem.open(
-            folder / "bundles" / f"{way.bundle}.edgemem",
+            bundle,
             state,
             adapt=way.adapt,
             contexts=way.contexts,
@@ -140,9 +140,18 @@ def _labels(logits: Tensor) -> Labels:
     return found
 
 
-def running(folder: Path, name: str, state: Path, seed: int, threads: int) -> Running:
-    """The method of that name, ready."""
+def bundle_path(folder: Path, way: Ours, protocol: str) -> Path:
+    """Where the bundle of one of ours lies."""
+    name = f"{SHIPPED}, {protocol}" if way.bundle == SHIPPED else way.bundle
+    return folder / "bundles" / f"{name}.edgemem"
+
+
+def running(
+    folder: Path, name: str, protocol: str, state: Path, seed: int, threads: int
+) -> Running:
+    """The method of that name, ready for a protocol."""
     ours, factor = named(name)
     if ours in OURS:
-        return RunningBundle(folder, OURS[ours], state, threads, factor)
+        way = OURS[ours]
+        return RunningBundle(bundle_path(folder, way, protocol), way, state, threads, factor)
     return RunningPeer(folder, name, seed, threads)

@@ -158,8 +158,10 @@ def bursts(builder: Builder, contexts: Sequence[str], frames: int) -> Stream:
     """Contexts once each, in runs of 64 to 256 frames of one class."""
     rng, classes = builder.rng, int(builder.labels.max()) + 1
     for name in contexts:
-        runs = [np.full(rng.integers(64, 257), rng.integers(classes)) for _ in range(frames // 64)]
-        builder.add(name, builder.of_classes(np.concatenate([*runs, runs[0]])[:frames]))
+        runs = [
+            np.full(rng.integers(64, 257), rng.integers(classes)) for _ in range(-(-frames // 64))
+        ]
+        builder.add(name, builder.of_classes(np.concatenate(runs)[:frames]))
     return builder.build()
 
 

@@ -72,7 +72,7 @@ def main() -> None:
     stream = Stream.load(folder / "streams" / f"{protocol}-{seed}.npz")
     with tempfile.TemporaryDirectory(dir=folder) as text:
         state = Path(text) / "state.db"
-        with closing(running(folder, name, state, int(seed), int(threads))) as method:
+        with closing(running(folder, name, protocol, state, int(seed), int(threads))) as method:
             found = run(folder, method, stream)
     wrong = found.pop("wrong")
     assert named(name)[0] not in OURS or "torch" not in sys.modules

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from adaptation.measures import WINDOW, measures, trend, worst_window
-from adaptation.methods import OURS, PEERS, WARM
+from adaptation.measures import WINDOW, known, measures, trend, worst_window
+from adaptation.methods import OURS, PEERS, SHIPPED, WARM, named, with_factor
 from adaptation.peers.entropy import PEERS as ENTROPY_PEERS
 from adaptation.protocols import RETURNING, pool_contexts, protocols
 from adaptation.running import RunningPeer, running
@@ -16,6 +16,7 @@ from adaptation.streams import VISIT, Builder, Stream, correlated
 from adaptation.worker import pool_path, run
 from hypothesis import given
 from hypothesis import strategies as st
+from speech import BANDS, RATE, STEPS, features, mel_bands
 
 from edgemem.models import attach
 from edgemem.models.networks import resnet20
@@ -36,8 +37,9 @@ def test_every_frame_has_the_label_of_its_image_and_a_context_that_is_in_the_poo
     np.testing.assert_array_equal(made.label, LABELS[made.image])
     assert len(made.context) == len(made.visit) == len(made)
     assert set(np.unique(made.context)) == set(range(len(made.contexts)))
-    assert set(made.contexts) <= set(pool_contexts([ALL[name]]))
-    assert made.batch == (1 if name == "single frames" else 64)
+    task = ALL[name].tasks[0]
+    assert set(made.contexts) <= set(pool_contexts([ALL[name]], task))
+    assert made.batch == {"single frames": 1, "speech": 16}.get(name, 64)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -148,6 +150,8 @@ def test_a_trend_is_the_slope_of_the_second_half():
 class Echo:
     """Answers with the first number of each frame; knows source frames only after 100 frames."""
 
+    context = bytes_written = None
+
     def __init__(self):
         self.calls = []
 
@@ -166,7 +170,7 @@ class Echo:
 def test_the_runner_gives_every_frame_once_and_compares_with_its_label(tmp_path, batch):
     labels = np.arange(50) % 10
     (tmp_path / "pool").mkdir()
-    np.save(tmp_path / "labels.npy", labels)
+    np.save(tmp_path / "clean_labels.npy", labels)
     right, off = np.stack([labels, labels], 1), np.stack([labels + 1, labels], 1)
     for name, frames in (("clean", right), ("fog/3", right), ("snow", off)):
         np.save(pool_path(tmp_path, name), frames.astype(np.uint8))
@@ -184,7 +188,7 @@ def test_every_method_is_where_the_registry_says():
     for name, module in PEERS.items():
         peers = importlib.import_module(f"adaptation.peers.{module}").PEERS
         assert name in peers and peers[name].paper
-    assert {way.bundle for way in OURS.values()} <= set(BUNDLES)
+    assert {way.bundle for way in OURS.values()} <= {*BUNDLES, SHIPPED}
 
 
 def test_peers_adapt_the_norms_of_our_warm_network_and_leave_it_alone():
@@ -208,7 +212,7 @@ def test_a_bundle_runs_as_a_method_and_keeps_what_it_learnt(tmp_path, bundle, di
     (tmp_path / "bundles").mkdir()
     shutil.copytree(bundle, tmp_path / "bundles" / "remembered.edgemem")
     x, y = (array[:64] for array in digits_stream)
-    method = running(tmp_path, "EdgeMem", tmp_path / "state.db", 0, 1)
+    method = running(tmp_path, "EdgeMem", "continual", tmp_path / "state.db", 0, 1)
     before = method.evaluate(x)
     wrong = np.mean([method.answer(x[i : i + 16]) != y[i : i + 16] for i in range(0, 64, 16)])
     assert wrong < 0.9 and before.shape == (64,)
@@ -235,3 +239,41 @@ def test_single_frames_of_a_peer_go_through_a_window_that_is_learnt_from_when_fu
     np.testing.assert_array_equal(labels, frames[:, 0, 0, 0] // 255)
     assert [i for i, (kind, _) in enumerate(seen) if kind == "adapt"] == [63, 127]
     assert [size for _, size in seen] == [min(i + 1, 64) for i in range(130)]
+
+
+def test_batches_are_known_by_a_name_that_their_context_had_before():
+    zeros = np.zeros(1024, np.int64)
+    context, visit = np.repeat([0, 1, 0, 1], 256), np.repeat([0, 0, 1, 1], 256)
+    made = Stream(("fog", "snow"), context, zeros, zeros, visit, 64)
+    assert known(list("aabbccccbxaacacd"), made) == 5 / 8
+    assert known([None] * 16, made) is None
+    once = Stream(("fog",), zeros[:128], zeros[:128], zeros[:128], zeros[:128], 64)
+    assert known(["a", "a"], once) is None
+
+
+@pytest.mark.parametrize("factor", [0.3, 1.0, 3.0])
+def test_a_factor_of_the_learning_rate_is_part_of_the_name(factor):
+    assert named(with_factor("ROID, warm", factor)) == ("ROID, warm", factor)
+
+
+def test_bursts_are_long_runs_of_one_class():
+    made = stream("bursts of one class")
+    assert (np.bincount(made.context) == FRAMES).all()
+    assert all(len(set(made.label[made.context == k])) == 1 for k in range(len(made.contexts)))
+
+
+def test_speech_shows_every_recording_once():
+    made = stream("speech")
+    np.testing.assert_array_equal(np.sort(made.image), np.arange(len(LABELS)))
+
+
+def test_features_of_speech_follow_the_pitch():
+    """A tone's energy lies in the band of its frequency, wherever the recording ends."""
+    seconds = np.arange(3000) / RATE
+    for hertz in (500, 1000, 2000):
+        found = features(0.5 * np.sin(2 * np.pi * hertz * seconds))
+        assert found.shape == (BANDS, STEPS)
+        filters = mel_bands()
+        nearest = filters[:, round(hertz / (RATE / 2) * (filters.shape[1] - 1))].argmax()
+        assert abs(int(found[:, 5].argmax()) - int(nearest)) <= 1
+        assert (found[:, -1] == found[:, -1].min()).all()

@@ -1,0 +1,45 @@
+"""The bundle with what another device learnt: its blocks become levels that are shipped."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+import edgemem
+from adaptation.protocols import Protocol
+from adaptation.streams import Builder, recurring
+from adaptation.worker import Pool
+from edgemem.bank.build import build_bank
+from edgemem.bank.learnt import learnt_opener
+from edgemem.bank.ship import ship
+from edgemem.bank.transfer import export_blocks
+from edgemem.bundle import open_bundle
+from edgemem.state import State
+
+LEVELS, BRANCH, SEED = 2, 4, 1000
+VISITS = 2
+
+
+def write_shipped(folder: Path, name: str, protocol: Protocol) -> None:
+    """Run a device for two visits to a protocol's contexts, where it is a recurring one; export its
+    blocks, build levels of them, ship these. A protocol without returns ships what labels in random
+    order teach."""
+    builder = Builder(np.load(folder / "labels.npy"), SEED)
+    make = protocol.two_visits or recurring("flat", None, VISITS)
+    stream = make(builder, protocol.contexts, 0)
+    pool = Pool(folder, stream.contexts)
+    bundle = open_bundle(folder / "bundles" / "remembered.edgemem")
+    with tempfile.TemporaryDirectory(dir=folder) as text:
+        other = Path(text)
+        with edgemem.open(bundle.path, other / "state.db", threads=1) as runtime:
+            for start in range(0, len(stream), stream.batch):
+                part = slice(start, start + stream.batch)
+                runtime.step(pool.frames(stream.context[part], stream.image[part]))
+        with closing(State(other / "state.db", None)) as state:
+            export_blocks(state, other / "blocks.safetensors")
+        learnt = learnt_opener(bundle, [other / "blocks.safetensors"])
+        build_bank(learnt, other / "bank", levels=LEVELS, branch=BRANCH)
+        ship(other / "bank", bundle.path, folder / "bundles" / f"shipped, {name}.edgemem")
