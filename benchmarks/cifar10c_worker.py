@@ -58,7 +58,7 @@ def measure(bundle: Path, mode: str, path: Path, threads: int, wrong_path: Path)
     """Figures of one method (frozen, predict or adapt) on one stream; `wrong` goes to a file."""
     stream = Stream(path)
     assert stream.contexts is not None
-    # One state: what contexts are worth is measured where they come back, by recurring.py.
+    # One state: what contexts are worth is measured where they come back, by the harness.
     options = {"adapt": mode == "adapt", "contexts": False, "threads": threads}
     with edgemem.open(bundle, **options) as runtime:  # type: ignore[arg-type]
         run = run_frozen if mode == "frozen" else run_steps

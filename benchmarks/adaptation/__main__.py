@@ -24,7 +24,7 @@ from report import save_json, setting, setting_text, whole
 
 from adaptation.methods import METHODS, OURS, SHIPPED, WARM, named, with_factor
 from adaptation.protocols import Protocol, pool_contexts, protocols
-from adaptation.show import Runs, draw, show
+from adaptation.show import Runs, draw, markdown, show
 from adaptation.streams import Builder
 from edgemem.cli.show import percent, progress
 from edgemem.errors import EdgeMemError
@@ -175,6 +175,9 @@ def report(runs: Runs, options: argparse.Namespace) -> None:
     about = setting(**{k: getattr(options, k) for k in (*FULL, "threads", "jobs", "quick")})
     choices = f"{options.frames} frames per context, {options.seeds} seeds, batch 64"
     print(setting_text(about, choices))
+    options.out.mkdir(parents=True, exist_ok=True)
+    page = markdown(runs, setting_text(about, choices))
+    (options.out / "adaptation.md").write_text(page)
     found = {"benchmark": "adaptation", "setting": about, "results": runs}
     save_json(found, options.out / "adaptation.json", options.json)
 

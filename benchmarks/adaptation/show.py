@@ -14,33 +14,47 @@ from edgemem.cli.show import print_table
 
 SMOOTHED = 500  # frames
 Runs = dict[str, dict[str, list[dict[str, Any]]]]
-COLUMNS = ("method", "error", "worst", "first", "visit 1", "last", "source", "ms", "MB")
+NOTHING = "–"
+COLUMNS = (
+    "method", "error", "worst", "first", "visit 1", "2", "last", "source", "known", "ms", "MB",
+)  # fmt: skip
 
 
 def show(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
-    """One table: means over seeds, with the standard deviation of the error."""
-    table = []
-    for name, runs in rows.items():
-        if not runs:
-            continue
-        mean = {key: _mean(runs, key) for key in ("worst", "first", "source_after")}
-        visits = np.mean([run["by_visit"] for run in runs], 0)
-        errors = 100 * errors_by_seed(runs)
-        several = len(visits) > 1
-        table.append(
-            (
-                name,
-                f"{errors.mean():.1f}±{errors.std():.1f}",
-                _short(mean["worst"]),
-                _short(mean["first"]),
-                _short(visits[0] if several else None),
-                _short(visits[-1] if several else None),
-                _short(mean["source_after"]),
-                f"{np.mean([run['ms_per_frame'] for run in runs]):.1f}",
-                f"{max(run['peak_mb'] for run in runs):.0f}",
-            )
-        )
-    print_table(title, COLUMNS, table)
+    """One table: means over seeds and tasks."""
+    print_table(title, COLUMNS, table(rows))
+
+
+def table(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, ...]]:
+    """Rows of a table; error: with the standard deviation over seeds."""
+    return [(name, *_figures(runs)) for name, runs in rows.items() if runs]
+
+
+def _figures(runs: list[dict[str, Any]]) -> tuple[str, ...]:
+    visits, errors = np.mean([run["by_visit"] for run in runs], 0), 100 * errors_by_seed(runs)
+    some = [visits[k] if k < len(visits) > 1 else None for k in (0, 1, len(visits) - 1)]
+    spread = f"±{errors.std():.1f}" if len(errors) > 1 else ""
+    return (
+        f"{errors.mean():.1f}{spread}",
+        *(_short(_mean(runs, key)) for key in ("worst", "first")),
+        *map(_short, some),
+        *(_short(_mean(runs, key)) for key in ("source_after", "known")),
+        f"{np.mean([run['ms_per_frame'] for run in runs]):.1f}",
+        f"{max(run['peak_mb'] for run in runs):.0f}",
+    )
+
+
+def markdown(runs: Runs, about: str) -> str:
+    """All tables as a page; columns in which nothing stands are left out."""
+    parts = [f"{about}\n"]
+    for title, rows in runs.items():
+        held = table(rows)
+        columns = [k for k in range(len(COLUMNS)) if any(row[k] != NOTHING for row in held)]
+        lines = [[COLUMNS[k] for k in columns], ["---"] * len(columns)]
+        lines += [[row[k] for k in columns] for row in held]
+        parts.append(f"## {title}\n")
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    return "\n".join(parts)
 
 
 def errors_by_seed(runs: list[dict[str, Any]]) -> NDArray[np.float64]:
@@ -55,7 +69,7 @@ def _mean(runs: list[dict[str, Any]], key: str) -> float | None:
 
 
 def _short(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+    return NOTHING if value is None else f"{100 * value:.1f}"
 
 
 def draw(out: Path, folder: Path, options: argparse.Namespace, runs: Runs) -> None:
