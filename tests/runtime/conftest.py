@@ -8,3 +8,9 @@ from context_runs import BATCH, bright_and_dark
 def visits(even_frames):
     """Bright, dark, bright, dark: four batches each, of all classes alike."""
     return bright_and_dark(even_frames[: 4 * BATCH])
+
+
+@pytest.fixture
+def no_opinion(monkeypatch):
+    """The block answers alone, however unsure it is."""
+    monkeypatch.setattr("edgemem.runtime.guard.frozen_share", lambda *_: 0.0)

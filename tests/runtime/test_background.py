@@ -56,6 +56,7 @@ def blocks(runtime):
     return {name: value.copy() for name, value in runtime._learner.block.items()}
 
 
+@pytest.mark.usefixtures("no_opinion")
 def test_a_call_does_not_wait_for_the_step_and_predicts_as_without_it(runtime, gate, frames):
     expected = edgemem.open(BUNDLE, threads=1, adapt=False).predict(frames[:BATCH]).logits
     found = runtime.step(frames[:BATCH])

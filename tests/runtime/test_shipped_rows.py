@@ -20,6 +20,8 @@ from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
 
+pytestmark = pytest.mark.usefixtures("no_opinion")
+
 
 @pytest.fixture(scope="module")
 def bright_key(visits):
