@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cache import cache_home
 from numpy.typing import NDArray
 
 import edgemem.models
@@ -26,9 +26,8 @@ def cache_path(kind: str, settings: Mapping[str, Any]) -> Path:
     code = Path(edgemem.models.__file__).parent
     hashes = [sha256_file(code / f"{name}.py") for name in WARM_UP_CODE]
     text = json.dumps({**settings, "code": hashes})
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return home / "edgemem" / "warm" / f"{kind}-{digest}.safetensors"
+    return cache_home() / "warm" / f"{kind}-{digest}.safetensors"
 
 
 def cached_warm_up(

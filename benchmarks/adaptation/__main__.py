@@ -7,13 +7,13 @@ predicted before a method learns from them, except where it answers with what it
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,19 @@ import numpy as np
 from cifar import data_folder
 from report import save_json, setting, setting_text, whole
 
-from adaptation.methods import METHODS, OURS, SHIPPED, WARM, named, with_factor
-from adaptation.protocols import Protocol, pool_contexts, protocols
+from adaptation.kept import kept, run_path
+from adaptation.measures import Wrong, measures
+from adaptation.methods import METHODS, OURS, SHIPPED, WARM, Ours, named, with_factor
+from adaptation.protocols import RETURNING, Protocol, pool_contexts, protocols
+from adaptation.shipping import write_shipped
 from adaptation.show import Runs, draw, markdown, show
-from adaptation.streams import Builder
+from adaptation.streams import VISIT, Builder, Stream
 from edgemem.cli.show import percent, progress
 from edgemem.errors import EdgeMemError
 
 SKIPPED = "skipped: no data; set EDGEMEM_DATA to a folder with cifar10/, cifar10c/ and models/"
 QUICK = {"frames": 256, "images": 500, "visits": 3, "seeds": 1}
-FULL = {"frames": 2000, "images": 2000, "visits": 20, "seeds": 3}
+FULL = {"frames": 500, "images": 1000, "visits": 20, "seeds": 3}
 QUICK_PROTOCOLS = ("continual", "recurring, correlated", "clean")
 QUICK_METHODS = (
     "EdgeMem", "source", "batch statistics", "Tent", "ROID", "RoTTA", "LAME", "ROID, warm",
@@ -39,14 +42,23 @@ QUICK_METHODS = (
 LONG_FRAMES = {True: 5120, False: 100_000}
 
 
+@dataclass(frozen=True)
+class Run:
+    """One line of the work to do."""
+
+    protocol: str
+    task: str
+    method: str
+    seed: int
+
+
 def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
-    """Frames, source data, bundles and streams, a folder for each task."""
-    from adaptation.setups import write_bundles, write_pool, write_setup
-    from adaptation.shipping import write_shipped
+    """Frames, source data and streams, a folder for each task."""
+    from adaptation.setups import write_pool, write_setup
     from adaptation.tasks import task_of
 
     methods = [named(name)[0] for name in options.methods]
-    tasks = sorted({name for protocol in options.chosen.values() for name in protocol.tasks})
+    tasks = sorted({run.task for run in options.runs})
     wanted = {name: pool_contexts(list(options.chosen.values()), name) for name in tasks}
     with progress("contexts") as bar:
         total = sum(len(contexts) for contexts in wanted.values())
@@ -58,59 +70,85 @@ def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
     for name in tasks:
         warm, ecotta = any(method in WARM for method in methods), "EcoTTA" in methods
         write_setup(name, data, folder / name, warm=warm, ecotta=ecotta, quick=options.quick)
-        needed = {OURS[method].bundle for method in methods if method in OURS}
-        made = sorted(needed - {SHIPPED} | ({"remembered"} if SHIPPED in needed else set()))
-        write_bundles(task_of(name, data), made, folder / name, quick=options.quick)
         (folder / name / "streams").mkdir()
-    for (name, protocol), seed in product(options.chosen.items(), range(options.seeds)):
-        for task_name in protocol.tasks:
-            labels = np.load(folder / task_name / "labels.npy")
-            frames = round(options.frames * protocol.share)
-            stream = protocol.make(Builder(labels, seed), protocol.contexts, frames)
-            stream.save(folder / task_name / "streams" / f"{name}-{seed}.npz")
-    if "EdgeMem, shipped levels" in methods:
-        for name, protocol in options.chosen.items():
-            write_shipped(folder / protocol.tasks[0], name, protocol)
+    for name, task_name, seed in sorted(
+        {(run.protocol, run.task, run.seed) for run in options.runs}
+    ):
+        protocol, labels = options.chosen[name], np.load(folder / task_name / "labels.npy")
+        frames = round(options.frames * protocol.share)
+        stream = protocol.make(Builder(labels, seed), protocol.contexts, frames)
+        stream.save(folder / task_name / "streams" / f"{name}-{seed}.npz")
 
 
-def run(folder: Path, method: str, protocol: str, seed: int, threads: int) -> dict[str, Any]:
-    """Figures of one run. folder: of its task."""
-    words = ("-m", "adaptation.worker", folder, method, protocol, seed, threads)
+def prepare_bundles(
+    data: Path, options: argparse.Namespace, folder: Path, runs: Sequence[Run]
+) -> None:
+    """The bundles that these runs open."""
+    from adaptation.setups import write_bundles
+    from adaptation.tasks import task_of
+
+    ways = [(run, OURS[named(run.method)[0]]) for run in runs if named(run.method)[0] in OURS]
+    for task in sorted({run.task for run, _ in ways}):
+        needed = {way.bundle for run, way in ways if run.task == task}
+        made = sorted(needed - {SHIPPED} | ({"remembered"} if SHIPPED in needed else set()))
+        write_bundles(task_of(task, data), made, folder / task, quick=options.quick)
+    shipped = {(run.task, run.protocol) for run, way in ways if way.bundle == SHIPPED}
+    for task, protocol in sorted(shipped):
+        write_shipped(folder / task, protocol, options.chosen[protocol])
+
+
+def work(options: argparse.Namespace) -> list[Run]:
+    """Every method under every protocol with every seed, in every task of the protocol; the first
+    seed first, so that an aborted table has whole seeds."""
+    return [
+        Run(name, task, method, seed)
+        for seed, (name, protocol) in product(range(options.seeds), options.chosen.items())
+        for method, task in product(options.methods, protocol.tasks)
+        if seed < protocol.seeds
+        and (options.protocols or named(method)[0] in protocol.methods)
+        and (OURS.get(named(method)[0], Ours()).bundle != SHIPPED or protocol.two_visits)
+    ]
+
+
+def make(folder: Path, run: Run, threads: int, path: Path) -> str | None:
+    """Make a run whose outcome is not kept at the path yet; why it failed, or None."""
+    if path.exists():
+        return None
+    words = (folder / run.task, run.method, run.protocol, run.seed, threads, path)
     benchmarks = Path(__file__).resolve().parents[1]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(benchmarks)}
     finished = subprocess.run(
-        [sys.executable, *map(str, words)],
+        [sys.executable, "-m", "adaptation.worker", *map(str, words)],
         check=False, capture_output=True, text=True, env=environment,
     )  # fmt: skip
-    if finished.returncode:
-        return {"failed": finished.stderr[-2000:]}
-    found: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
-    return found
+    return finished.stderr[-2000:] if finished.returncode else None
 
 
-def run_all(folder: Path, options: argparse.Namespace) -> Runs:
-    """Every method under every protocol with every seed, in every task of the protocol."""
-    tasks = [
-        (protocol, task, method, seed)
-        for protocol, method, seed in product(options.chosen, options.methods, range(options.seeds))
-        for task in options.chosen[protocol].tasks
-    ]
+def make_all(folder: Path, options: argparse.Namespace, paths: Mapping[Run, Path]) -> Runs:
+    """Figures of all runs, made where they are not kept."""
     runs: Runs = {name: {method: [] for method in options.methods} for name in options.chosen}
     with progress("runs") as bar, ThreadPoolExecutor(options.jobs) as pool:
-        bar_task = bar.add_task("methods", total=len(tasks), note="")
+        bar_task = bar.add_task("methods", total=len(paths), note="")
         waiting = [
-            pool.submit(run, folder / task, method, protocol, seed, options.threads)
-            for protocol, task, method, seed in tasks
+            pool.submit(make, folder, run, options.threads, path) for run, path in paths.items()
         ]
-        for (protocol, task, method, seed), future in zip(tasks, waiting, strict=True):
-            found, title = future.result(), f"{protocol}, {task}, {method}, seed {seed}"
-            if "failed" in found:
-                bar.console.print(f"{title} failed and is left out:\n{found['failed']}")
+        for (run, path), future in zip(paths.items(), waiting, strict=True):
+            failed = future.result()
+            title = f"{run.protocol}, {run.task}, {run.method}, seed {run.seed}"
+            if failed is not None:
+                bar.console.print(f"{title} failed and is left out:\n{failed}")
                 bar.update(bar_task, advance=1)
                 continue
-            runs[protocol][method].append({"task": task, "seed": seed, **found})
+            wrong, found = kept(path)
+            found |= measures(wrong, Stream.load(stream_path(folder, run)))
+            runs[run.protocol][run.method].append({"task": run.task, "seed": run.seed, **found})
             bar.update(bar_task, advance=1, note=f"{title}: {percent(found['error'])}")
     return runs
+
+
+def stream_path(folder: Path, run: Run) -> Path:
+    """Where its stream lies."""
+    return folder / run.task / "streams" / f"{run.protocol}-{run.seed}.npz"
 
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -119,12 +157,17 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adaptation", description=__doc__, epilog=example)
     add: Callable[..., Any] = parser.add_argument
     add("--quick", action="store_true", help="a few of all, few frames, a short warm-up")
-    add("--protocols", nargs="+", metavar="NAME", help="default all")
+    add(
+        "--protocols",
+        nargs="+",
+        metavar="NAME",
+        help="default all, each with the methods that it is meant for",
+    )
     add("--methods", nargs="+", metavar="NAME", choices=METHODS, help="default all")
     add("--rates", nargs="+", type=float, default=[1.0], metavar="FACTOR",
         help="of every method's learning rate, to sweep it")  # fmt: skip
-    add("--frames", type=whole, help="per context; default 2000")
-    add("--images", type=whole, help="different ones per context; default 2000")
+    add("--frames", type=whole, help="per context; default 500")
+    add("--images", type=whole, help="different ones per context; default 1000")
     add("--visits", type=whole, help="of recurring contexts; default 20")
     add("--seeds", type=whole, help="default 3")
     add("--threads", type=whole, default=1, help="of one run; default 1")
@@ -138,11 +181,12 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     methods = options.methods or (QUICK_METHODS if options.quick else METHODS)
     options.methods = [with_factor(name, k) for name in methods for k in options.rates]
     options.chosen = _chosen(parser, options)
+    options.runs = work(options)
     return options
 
 
 def _chosen(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Protocol]:
-    long_visits = LONG_FRAMES[options.quick] // 2560
+    long_visits = -(-LONG_FRAMES[options.quick] // (VISIT * len(RETURNING)))
     known = protocols(options.visits, long_visits)
     for name in options.protocols or ():
         if name not in known:
@@ -161,11 +205,35 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="edgemem-") as text:
             folder = Path(text)
             prepare(data, options, folder)
-            runs = run_all(folder, options)
+            paths = {
+                run: run_path(
+                    folder / run.task, run.method, run.protocol, run.seed, options.threads
+                )
+                for run in options.runs
+            }
+            missing = [run for run, path in paths.items() if not path.exists()]
+            prepare_bundles(data, options, folder, missing)
+            runs = make_all(folder, options, paths)
             report(runs, options)
-            draw(options.out, folder, options, runs)
+            draw(options.out, curves(folder, options, paths))
     except (EdgeMemError, OSError) as error:
         sys.exit(f"failed: {error}")
+
+
+def curves(
+    folder: Path, options: argparse.Namespace, paths: Mapping[Run, Path]
+) -> dict[str, tuple[Stream, dict[str, Wrong]]]:
+    """For pictures: the first seed of every protocol in its first task."""
+    found = {}
+    for name, protocol in options.chosen.items():
+        runs = [
+            run
+            for run in paths
+            if (run.protocol, run.task, run.seed) == (name, protocol.tasks[0], 0)
+        ]
+        answers = {run.method: kept(paths[run])[0] for run in runs if paths[run].exists()}
+        found[name] = Stream.load(stream_path(folder, runs[0])), answers
+    return found
 
 
 def report(runs: Runs, options: argparse.Namespace) -> None:

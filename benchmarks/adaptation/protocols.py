@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adaptation import streams
+from adaptation.methods import EVERYWHERE, LASTING, MEMORIES, METHODS, SINGLE
 from adaptation.streams import CLEAN, LEVELS, Builder, Stream
 
 CORRUPTIONS = (
@@ -13,10 +14,7 @@ CORRUPTIONS = (
     "motion_blur", "zoom_blur", "snow", "frost", "fog",
     "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
 )  # fmt: skip
-RETURNING = (
-    "gaussian_noise", "impulse_noise", "defocus_blur", "glass_blur", "snow",
-    "fog", "contrast", "pixelate", "brightness", "elastic_transform",
-)  # fmt: skip
+RETURNING = ("gaussian_noise", "defocus_blur", "snow", "contrast", "pixelate")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 GRADUAL = tuple(f"{name}/{level}" for name in CORRUPTIONS for level in sorted(set(LEVELS))[:-1])
 
@@ -24,28 +22,33 @@ GRADUAL = tuple(f"{name}/{level}" for name in CORRUPTIONS for level in sorted(se
 @dataclass(frozen=True)
 class Protocol:
     """make: (builder, contexts, frames per context) -> stream. share: of the frames per context.
-    tasks: a run is the mean over these. two_visits: a recurring one, cut short."""
+    tasks: a run is the mean over these. two_visits: a recurring one, cut short. methods and seeds:
+    no others and no more, where a run takes long."""
 
     make: Callable[[Builder, Sequence[str], int], Stream]
     contexts: tuple[str, ...] = CORRUPTIONS
     share: float = 1.0
     tasks: tuple[str, ...] = ("ResNet-20",)
     two_visits: Callable[[Builder, Sequence[str], int], Stream] | None = None
+    methods: tuple[str, ...] = EVERYWHERE
+    seeds: int = 1000
 
 
 def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
-    """All by name. visits: of the recurring ones; long_visits: of the long run."""
+    """All by name. visits: of the recurring one whose labels are correlated, a quarter of them
+    of the others; long_visits: of the long run."""
     come_back = {
         name: Protocol(
-            streams.recurring(priors, order, visits),
+            streams.recurring(priors, order, visits // part or 2),
             RETURNING,
+            methods=METHODS if part == 1 else MEMORIES,
             two_visits=streams.recurring(priors, order, 2),
         )
-        for name, priors, order in (
-            ("recurring, balanced", "flat", None),
-            ("recurring, skewed", "skewed", None),
-            ("recurring, correlated", "flat", streams.correlated),
-            ("recurring, contradicting", "halves", None),
+        for name, priors, order, part in (
+            ("recurring, correlated", "flat", streams.correlated, 1),
+            ("recurring, balanced", "flat", None, 4),
+            ("recurring, skewed", "skewed", None, 4),
+            ("recurring, contradicting", "halves", None, 4),
         )
     }
     long_run = streams.recurring("flat", streams.correlated, long_visits)
@@ -55,7 +58,8 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
         "mixed": Protocol(streams.mixed),
         "label-correlated": Protocol(streams.label_correlated),
         "bursts of one class": Protocol(streams.bursts),
-        "single frames": Protocol(streams.single, share=0.15),
+        "single frames": Protocol(streams.single, share=0.25, methods=SINGLE),
+        "the same frames in batches": Protocol(streams.continual, share=0.25, methods=SINGLE),
         "clean": Protocol(streams.clean),
         "JPEG files": Protocol(streams.continual, ("JPEG files",)),
         "continual, ResNet-32": Protocol(streams.continual, tasks=("ResNet-32",)),
@@ -63,7 +67,7 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
             streams.speech, ("unseen speaker",), tasks=tuple(f"speech, {name}" for name in SPEAKERS)
         ),
         **come_back,
-        "long run": Protocol(long_run, RETURNING),
+        "long run": Protocol(long_run, RETURNING, methods=LASTING, seeds=1),
     }
 
 

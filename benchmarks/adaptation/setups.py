@@ -6,6 +6,7 @@ training frames; setup.json, which says where checkpoints lie; and bundles/<name
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +20,8 @@ from warm_cache import cache_path
 
 from adaptation.peers.base import Source
 from adaptation.peers.ecotta import warm_up as ecotta_warm_up
+from adaptation.streams import pool_path
 from adaptation.tasks import Statistics, Task, task_of
-from adaptation.worker import pool_path
 from edgemem.export import Choices, export_bundle
 from edgemem.models import AdaptiveModel, Normalization, load_adaptive
 from edgemem.models.checkpoint import read_tensors, write_tensors
@@ -120,11 +121,15 @@ def write_setup(
         x=np.ascontiguousarray(frames[:SOURCE_FRAMES]),
         y=labels[:SOURCE_FRAMES],
     )
+    held = task.frozen().state_dict().values()
+    weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in held)).hexdigest()
     places = {
         "task": name,
         "data": str(data.resolve()),
         "warm": str(task.warmed("mix", quick=quick)) if warm else None,
         "ecotta": str(ecotta_warmed(name, task, quick=quick)) if ecotta else None,
+        # What decides how runs come out, beside frames and code.
+        "decides": [name, quick, weights],
     }
     (folder / "setup.json").write_text(json.dumps(places))
 

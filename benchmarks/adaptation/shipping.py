@@ -10,7 +10,7 @@ import numpy as np
 
 import edgemem
 from adaptation.protocols import Protocol
-from adaptation.streams import Builder, recurring
+from adaptation.streams import Builder
 from adaptation.worker import Pool
 from edgemem.bank.build import build_bank
 from edgemem.bank.learnt import learnt_opener
@@ -20,16 +20,14 @@ from edgemem.bundle import open_bundle
 from edgemem.state import State
 
 LEVELS, BRANCH, SEED = 2, 4, 1000
-VISITS = 2
 
 
 def write_shipped(folder: Path, name: str, protocol: Protocol) -> None:
-    """Run a device for two visits to a protocol's contexts, where it is a recurring one; export its
-    blocks, build levels of them, ship these. A protocol without returns ships what labels in random
-    order teach."""
+    """Run a device for two visits to a recurring protocol's contexts, export its blocks, build
+    levels of them, ship these."""
+    assert protocol.two_visits is not None
     builder = Builder(np.load(folder / "labels.npy"), SEED)
-    make = protocol.two_visits or recurring("flat", None, VISITS)
-    stream = make(builder, protocol.contexts, 0)
+    stream = protocol.two_visits(builder, protocol.contexts, 0)
     pool = Pool(folder, stream.contexts)
     bundle = open_bundle(folder / "bundles" / "remembered.edgemem")
     with tempfile.TemporaryDirectory(dir=folder) as text:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptation.measures import Wrong
 from adaptation.streams import Stream
 from edgemem.cli.show import print_table
 
@@ -72,22 +73,22 @@ def _short(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f}"
 
 
-def draw(out: Path, folder: Path, options: argparse.Namespace, runs: Runs) -> None:
-    """Rolling error over time, one picture a protocol: its first task, seed 0."""
+def draw(out: Path, curves: Mapping[str, tuple[Stream, Mapping[str, Wrong]]]) -> None:
+    """Rolling error over time, one picture a protocol.
+
+    curves: by protocol, a stream and the wrong answers of every method on it.
+    """
     from matplotlib.figure import Figure
 
     out.mkdir(parents=True, exist_ok=True)
-    for protocol in options.chosen:
-        place = folder / options.chosen[protocol].tasks[0]
-        stream = Stream.load(place / "streams" / f"{protocol}-0.npz")
+    for protocol, (stream, answers) in curves.items():
         figure = Figure(figsize=(10, 4.5), layout="constrained")
         axes = figure.subplots()
-        for name in (m for m in options.methods if runs[protocol][m]):
-            wrong = np.load(place / "curves" / f"{protocol}-0-{name}.npy")
+        for name, wrong in answers.items():
             size = min(SMOOTHED, len(wrong))
             smooth = 100 * np.convolve(wrong, np.full(size, 1 / size), "valid")
-            ours = name.startswith("EdgeMem")
-            axes.plot(smooth, label=name, linewidth=2.2 if ours else 1.0, zorder=3 if ours else 2)
+            ours = name == "EdgeMem"
+            axes.plot(smooth, label=name, linewidth=2.4 if ours else 0.9, zorder=3 if ours else 2)
         changes = np.flatnonzero(np.diff(stream.context)) + 1
         if len(changes) < 40:
             for change in changes:

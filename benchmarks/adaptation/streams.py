@@ -52,6 +52,11 @@ class Stream:
             return Stream(tuple(held["contexts"].tolist()), **arrays, batch=int(held["batch"]))
 
 
+def pool_path(folder: Path, context: str) -> Path:
+    """Where the frames of a context lie."""
+    return folder / "pool" / f"{context.replace('/', '-')}.npy"
+
+
 class Builder:
     """Gathers a stream visit by visit. labels: of the images of every context alike."""
 
@@ -135,7 +140,7 @@ def gradual(builder: Builder, contexts: Sequence[str], frames: int) -> Stream:
     """Each context from severity 1 up to 5 and down again."""
     for name in contexts:
         for level in LEVELS:
-            builder.add(f"{name}/{level}" if level < 5 else name, builder.some(frames // 4))
+            builder.add(f"{name}/{level}" if level < 5 else name, builder.some(frames // 8))
     return builder.build()
 
 

@@ -1,11 +1,10 @@
-"""One method on one stream, in a process of its own: prints its figures as a JSON line.
+"""One method on one stream, in a process of its own: writes what it answered, and figures.
 
-One of ours runs without torch. Arguments: folder, method, protocol, seed, threads.
+One of ours runs without torch. Arguments: folder, method, protocol, seed, threads, path to write.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -15,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from adaptation.measures import known, measures
+from adaptation.kept import keep
+from adaptation.measures import known
 from adaptation.methods import OURS, named
 from adaptation.running import Running, running
-from adaptation.streams import CLEAN, Stream
+from adaptation.streams import CLEAN, Stream, pool_path
 from edgemem.runtime.memory import peak_rss_mb
 
 SOURCE_FRAMES = 1024  # of the error on source frames after the stream
@@ -35,21 +35,17 @@ class Pool:
         return np.stack([self._images[c][i] for c, i in zip(context, image, strict=True)])
 
 
-def pool_path(folder: Path, context: str) -> Path:
-    """Where the frames of a context lie."""
-    return folder / "pool" / f"{context.replace('/', '-')}.npy"
-
-
 def run(folder: Path, method: Running, stream: Stream) -> dict[str, Any]:
-    """Figures of one run; wrong: of every frame."""
+    """Figures of one run; wrong: of every frame. Times are the processor's: other work on the
+    machine does not count."""
     pool, wrong, seconds = Pool(folder, stream.contexts), np.zeros(len(stream), np.bool_), 0.0
     names: list[str | None] = []
     for start in range(0, len(stream), stream.batch):
         part = slice(start, start + stream.batch)
         frames = pool.frames(stream.context[part], stream.image[part])
-        began = time.perf_counter()
+        began = time.process_time()
         labels = method.answer(frames)
-        seconds += time.perf_counter() - began
+        seconds += time.process_time() - began
         wrong[part] = labels != stream.label[part]
         names.append(method.context)
     clean = np.load(pool_path(folder, CLEAN), mmap_mode="r")[:SOURCE_FRAMES]
@@ -67,19 +63,15 @@ def run(folder: Path, method: Running, stream: Stream) -> dict[str, Any]:
 
 def main() -> None:
     """See above."""
-    place, name, protocol, seed, threads = sys.argv[1:]
+    place, name, protocol, seed, threads, path = sys.argv[1:]
     folder = Path(place)
     stream = Stream.load(folder / "streams" / f"{protocol}-{seed}.npz")
     with tempfile.TemporaryDirectory(dir=folder) as text:
         state = Path(text) / "state.db"
         with closing(running(folder, name, protocol, state, int(seed), int(threads))) as method:
             found = run(folder, method, stream)
-    wrong = found.pop("wrong")
     assert named(name)[0] not in OURS or "torch" not in sys.modules
-    curves = folder / "curves"
-    curves.mkdir(exist_ok=True)
-    np.save(curves / f"{protocol}-{seed}-{name}.npy", wrong)
-    print(json.dumps({**found, **measures(wrong, stream)}))
+    keep(Path(path), found.pop("wrong"), found)
 
 
 if __name__ == "__main__":

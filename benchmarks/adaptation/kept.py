@@ -1,0 +1,88 @@
+"""Runs that were made before, in the user's cache: the full table takes hours, so what was made is
+not made again as long as nothing that decides its outcome has changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cache import cache_home
+from numpy.typing import NDArray
+
+from adaptation.methods import OURS, SHIPPED, WARM, named
+from adaptation.streams import CLEAN, Stream, pool_path
+from edgemem.files import sha256_file
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HARNESS_CODE = ("benchmarks/adaptation/running.py", "benchmarks/adaptation/worker.py")
+LIBRARY = ("edgemem/*.py", "edgemem/bank/*.py", "runtime/*.py", "export/**/*.py", "models/*.py")
+PEERS_CODE = ("benchmarks/adaptation/peers/*.py",)
+CODE = {"ours": LIBRARY, "peer": PEERS_CODE, "warm peer": (*PEERS_CODE, "models/*.py")}
+
+
+def run_path(folder: Path, method: str, protocol: str, seed: int, threads: int) -> Path:
+    """Where the run's outcome is kept. folder: of its task, prepared."""
+    stream = Stream.load(folder / "streams" / f"{protocol}-{seed}.npz")
+    setup = json.loads((folder / "setup.json").read_text())
+    name, _ = named(method)
+    kind = "ours" if name in OURS else "warm peer" if name in WARM else "peer"
+    way = asdict(OURS[name]) if name in OURS else None
+    shipped_for = protocol if way and way["bundle"] == SHIPPED else None
+    decides = [method, way, shipped_for, seed, threads, setup["decides"], _code(kind)]
+    text = json.dumps([decides, _stream(stream), _frames(folder, stream.contexts)])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:24]
+    return cache_home() / "runs" / f"{digest}.npz"
+
+
+def keep(path: Path, wrong: NDArray[np.bool_], figures: dict[str, Any]) -> None:
+    """Write a run's outcome; wrong: of every frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft.npz")
+    np.savez(draft, wrong=np.packbits(wrong), frames=len(wrong), figures=json.dumps(figures))
+    draft.replace(path)
+
+
+def kept(path: Path) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+    """What `keep` wrote."""
+    with np.load(path) as held:
+        wrong = np.unpackbits(held["wrong"], count=int(held["frames"])).astype(np.bool_)
+        figures: dict[str, Any] = json.loads(str(held["figures"]))
+    return wrong, figures
+
+
+def _stream(stream: Stream) -> str:
+    held = [getattr(stream, field.name) for field in fields(stream)]
+    parts = [array.tobytes() for array in held if isinstance(array, np.ndarray)]
+    return _digest([*parts, repr(stream.contexts).encode(), str(stream.batch).encode()])
+
+
+def _frames(folder: Path, contexts: Iterable[str]) -> list[str]:
+    return [_file(pool_path(folder, name)) for name in (*contexts, CLEAN)]
+
+
+@functools.cache
+def _file(path: Path) -> str:
+    return sha256_file(path)
+
+
+@functools.cache
+def _code(kind: str) -> str:
+    """Digest of the code that a run passes."""
+    patterns = (*HARNESS_CODE, *CODE[kind])
+    paths = [path for pattern in patterns for path in sorted(REPOSITORY.glob(pattern))]
+    return _digest(path.read_bytes() for path in paths)
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(len(part).to_bytes(8, "little"))
+        found.update(part)
+    return found.hexdigest()
