@@ -176,7 +176,7 @@ def _forward(
 ) -> Output:
     weight = None
     if model.remembered():
-        weight = remembered.batch_weight(count, block[remembered.FRAMES], hp)
+        weight = remembered.batch_weight(count, block, hp)
     model.gradient = gradient
     try:
         output: Output = functional_call(model, block, (x, hp.get("alpha"), weight))

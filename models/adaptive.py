@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgemem.models.meta_network import Form, MetaNetwork
 from edgemem.models.moments import FrameMoments
 from edgemem.models.parts import Part
-from edgemem.models.remembered import CLASS_PRIOR, FRAMES, MEAN, VAR
+from edgemem.models.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN, VAR
 from edgemem.models.statistics import FrozenNorm, MixedStatistics, Settings
 
 Gradient = Literal["full", "meta"]
@@ -160,7 +160,8 @@ class AdaptiveModel(nn.Module):
         """The arrays of the block that are moving averages."""
         if self.attachment.statistics != "remembered":
             return {}
-        arrays: dict[str, Tensor] = {name: getattr(self, name) for name in (CLASS_PRIOR, FRAMES)}
+        own = (CLASS_PRIOR, FRAMES, EVENNESS)
+        arrays: dict[str, Tensor] = {name: getattr(self, name) for name in own}
         for name, norm in self._norms():
             if norm.normalizes:
                 arrays |= {f"{name}.{kind}": getattr(norm, kind) for kind in (MEAN, VAR)}
@@ -170,6 +171,7 @@ class AdaptiveModel(nn.Module):
         """Give the block a place for the statistics and the class prior of its context."""
         self.register_buffer(CLASS_PRIOR, torch.zeros(classes))
         self.register_buffer(FRAMES, torch.zeros(()))
+        self.register_buffer(EVENNESS, torch.zeros(()))
         for _, norm in self._norms():
             norm.make_remembering()
 

@@ -11,6 +11,7 @@ as in Saerens et al., Neural Computation 2002, equation 2.4.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -21,20 +22,47 @@ from edgemem.models.moments import FrameMoments
 Arrays = dict[str, Tensor]
 
 CLASS_PRIOR, FRAMES = "remembered_prior", "remembered_frames"
+EVENNESS = "remembered_evenness"
 MEAN, VAR = "remembered_mean", "remembered_var"
-NAMES = (CLASS_PRIOR, FRAMES, MEAN, VAR)
-# least_batch_weight: of the present batch's moments against the remembered ones.
+NAMES = (CLASS_PRIOR, FRAMES, EVENNESS, MEAN, VAR)
+# least_batch_weight, even_batch_weight: least weight of the present batch's moments against the
+# remembered ones, where batches hold one class, and where they hold all classes alike.
 # memory_rate: least share that a batch has in what is remembered.
 # prior_weight: exponent of the class prior.
-HYPER_PARAMETERS = {"least_batch_weight": 0.1, "memory_rate": 0.05, "prior_weight": 1.5}
+HYPER_PARAMETERS = {
+    "least_batch_weight": 0.1,
+    "even_batch_weight": 0.6,
+    "memory_rate": 0.05,
+    "prior_weight": 1.5,
+}
 FLOOR = 0.02  # a class that was never seen may still come
 MOST_FRAMES = 1e6  # float32 counts exactly up to 1.6e7
 SOURCE_FRAMES = 16.0  # the source counts for as many frames when the first batch is remembered
 
 
-def batch_weight(frames: Tensor, remembered: Tensor, hp: Mapping[str, Tensor]) -> Tensor:
-    """Weight of the moments of so many frames against what is remembered; 1 at first."""
-    return torch.maximum(hp["least_batch_weight"], frames / (frames + remembered))
+def batch_weight(frames: Tensor, remembered: Arrays, hp: Mapping[str, Tensor]) -> Tensor:
+    """Weight of the moments of so many frames against what is remembered; 1 at first.
+
+    The least weight rises with the eighth power of the evenness of past batches: a batch of all
+    classes tells more of its context than the past does, one of few classes tells of these.
+    """
+    least, share = hp["least_batch_weight"], remembered[EVENNESS]
+    for _ in range(3):
+        share = share * share
+    least = least + (hp["even_batch_weight"] - least).clamp(min=0.0) * share
+    return torch.maximum(least, frames / (frames + remembered[FRAMES]))
+
+
+def evenness(mean: Tensor, frames: int) -> Tensor:
+    """Of a batch's mean prediction [classes]: 1 where no class is rarer than chance makes it.
+
+    Number of classes that the entropy of `mean` stands for, against that of as many frames drawn
+    from all classes alike; their expected entropy is ln C - (C - 1) / 2n (Miller, 1955).
+    """
+    classes = len(mean)
+    entropy = -(mean * torch.log(mean.clamp(min=1e-9))).sum()
+    expected = max(math.log(classes) - (classes - 1) / (2 * frames), 0.0)
+    return ((entropy.exp() - 1.0) / max(math.exp(expected) - 1.0, 1.0)).clamp(max=1.0)
 
 
 def weighed(logits: Tensor, prior: Tensor, hp: Mapping[str, Tensor]) -> Tensor:
@@ -62,10 +90,11 @@ def next_remembered(
     weights = weights / weights.sum()
     frames = old[FRAMES] + float(len(logits))
     rate = torch.maximum(hp["memory_rate"], len(logits) / (frames + SOURCE_FRAMES))
-    prior = old[CLASS_PRIOR]
+    prior, even = old[CLASS_PRIOR], evenness(mean, len(logits))
     new = {
         CLASS_PRIOR: prior + rate.clamp(max=0.5) * (mean - 1.0 / classes - prior),
         FRAMES: frames.clamp(max=MOST_FRAMES),
+        EVENNESS: torch.minimum(even, old[EVENNESS] + rate * (even - old[EVENNESS])),
     }
     for name, (source_var, moments) in seen.items():
         distance, var = moments.pooled(weights)

@@ -19,6 +19,7 @@ from edgemem.models.networks import digits
 from edgemem.models.networks.digits import Digits
 from edgemem.models.remembered import (
     CLASS_PRIOR,
+    EVENNESS,
     FLOOR,
     FRAMES,
     HYPER_PARAMETERS,
@@ -98,10 +99,10 @@ def test_block_slots_and_scalars_are_specified(bundle):
     model = bundle.model
     assert shapes == {name: tuple(value.shape) for name, value in model.block().items()}
     assert shapes[CLASS_PRIOR] == (CLASSES,)
-    assert shapes[FRAMES] == ()
+    assert shapes[FRAMES] == shapes[EVENNESS] == ()
     assert {name for name in shapes if is_remembered(name)} == set(model.remembered())
     norms = [n for n, m in model.named_modules() if isinstance(m, MixedStatistics)]
-    assert set(model.remembered()) == {CLASS_PRIOR, FRAMES} | {
+    assert set(model.remembered()) == {CLASS_PRIOR, FRAMES, EVENNESS} | {
         f"{norm}.{kind}" for norm in norms for kind in (MEAN, VAR)
     }
     assert all((value == 0).all() for value in manifest.block.zero().values())
@@ -152,7 +153,8 @@ class PlainLoop:
     def step(self, x):
         """Logits from before the update, the class prior included."""
         memory, n = self.model.remembered(), len(x)
-        least = HYPER_PARAMETERS["least_batch_weight"]
+        low, high = (HYPER_PARAMETERS[f"{name}_batch_weight"] for name in ("least", "even"))
+        least = low + (high - low) * memory[EVENNESS].item() ** 8
         weight = max(least, n / (n + memory[FRAMES].item()))
         alpha = torch.tensor(self.model.alpha(n))
         output = self.model(torch.from_numpy(x), alpha, torch.tensor(weight))
@@ -177,7 +179,11 @@ class PlainLoop:
         memory[FRAMES] += n
         total = memory[FRAMES].item()
         rate = max(HYPER_PARAMETERS["memory_rate"], n / (total + SOURCE_FRAMES))
-        now = {CLASS_PRIOR: p.mean(0) - 1 / CLASSES}
+        share = p.mean(0)
+        stand_for = np.exp(-(share * np.log(share)).sum())
+        drawn = np.exp(max(np.log(CLASSES) - (CLASSES - 1) / (2 * n), 0.0))
+        even = min((stand_for - 1) / max(drawn - 1, 1.0), 1.0)
+        now = {CLASS_PRIOR: share - 1 / CLASSES, EVENNESS: np.float64(even)}
         for name, value in self.inputs.items():
             norm = self.model.get_submodule(name)
             values = value.double().flatten(2).transpose(1, 2).numpy()  # frames, places, channels
@@ -188,7 +194,8 @@ class PlainLoop:
             now[f"{name}.{VAR}"] = var - norm.var.numpy()
         for name, value in now.items():
             own = min(rate, 0.5) if name == CLASS_PRIOR else rate
-            memory[name].mul_(1 - own).add_(torch.from_numpy(own * value).float())
+            memory[name].mul_(1 - own).add_(torch.as_tensor(own * value).float())
+        memory[EVENNESS].clamp_(max=even)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 12])

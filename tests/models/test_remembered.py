@@ -18,6 +18,7 @@ from edgemem.models.networks import conv1d, digits, resnet20
 from edgemem.models.networks.digits import Digits
 from edgemem.models.remembered import (
     CLASS_PRIOR,
+    EVENNESS,
     FLOOR,
     FRAMES,
     HYPER_PARAMETERS,
@@ -26,6 +27,7 @@ from edgemem.models.remembered import (
     SOURCE_FRAMES,
     VAR,
     batch_weight,
+    evenness,
     next_remembered,
     weighed,
 )
@@ -140,11 +142,39 @@ def test_a_constant_channel_has_a_variance_of_zero_and_never_less(level):
 def test_the_first_batch_counts_alone_and_later_ones_as_their_share_down_to_the_least(count):
     hp = hyper_parameters(least_batch_weight=0.2)
     past = torch.tensor([0.0, 1.0, 8.0, 20.0, 100.0, 1e4, MOST_FRAMES])
-    found = batch_weight(torch.tensor(count), past, hp)
+    found = batch_weight(torch.tensor(count), {FRAMES: past, EVENNESS: torch.tensor(0.0)}, hp)
     assert found[0] == 1.0
     assert found[-1] == hp["least_batch_weight"]
     assert (found.diff() <= 0).all()
     close(found, [max(0.2, count / (count + p)) for p in past.tolist()])
+
+
+def test_the_least_weight_rises_with_the_evenness_of_past_batches():
+    held = torch.tensor([0.0, 0.5, 0.9, 1.0])
+    memory = {FRAMES: torch.tensor(1e5), EVENNESS: held}
+    found = batch_weight(
+        torch.tensor(8.0), memory, hyper_parameters(least_batch_weight=0.2, even_batch_weight=0.7)
+    )
+    close(found, 0.2 + 0.5 * held.numpy().astype(np.float64) ** 8)
+    high = hyper_parameters(least_batch_weight=0.8, even_batch_weight=0.7)
+    assert (batch_weight(torch.tensor(8.0), memory, high) == high["least_batch_weight"]).all()
+
+
+@pytest.mark.parametrize(("classes", "frames"), [(2, 16), (10, 16), (10, 64), (100, 64)])
+def test_evenness_is_one_for_balanced_draws_and_near_zero_for_one_class(classes, frames):
+    drawn = np.random.default_rng(0).integers(classes, size=(200, frames))
+    share = np.stack([np.bincount(d, minlength=classes) / frames for d in drawn])
+    found = [evenness(torch.tensor(s, dtype=torch.float32), frames).item() for s in share]
+    assert 0.85 < np.mean(found) <= 1.0
+    assert abs(evenness(torch.eye(classes)[0], frames).item()) < 1e-5
+    few = max(classes // 5, 1)
+    assert evenness(torch.eye(classes)[:few].mean(0), frames) < 0.5
+
+
+@pytest.mark.parametrize(("classes", "frames"), [(2, 1), (10, 1), (1000, 8)])
+def test_evenness_is_finite_and_at_most_one_where_frames_are_fewer_than_classes(classes, frames):
+    for mean in (torch.full((classes,), 1 / classes), torch.eye(classes)[0]):
+        assert 0.0 <= evenness(mean, frames).item() + 1e-5 <= 1.0 + 1e-5
 
 
 def test_no_remembered_prior_leaves_logits_bit_for_bit():
@@ -194,6 +224,10 @@ def brute_force(old, values, source_mean, source_var, logits, hp):
     slow = min(rate, 0.5)
     new[CLASS_PRIOR] = (1 - slow) * old[CLASS_PRIOR] + slow * (np.array(share) - 1 / classes)
     new[FRAMES] = min(total, MOST_FRAMES)
+    stand_for = np.exp(-sum(s * np.log(s) for s in share))
+    drawn = np.exp(max(np.log(classes) - (classes - 1) / (2 * n), 0.0))
+    even = min((stand_for - 1) / max(drawn - 1, 1.0), 1.0)
+    new[EVENNESS] = min(even, (1 - rate) * old[EVENNESS] + rate * even)
     return new
 
 
@@ -207,6 +241,7 @@ def test_what_is_remembered_next_equals_a_brute_force_computation(count, past):
     old = {
         CLASS_PRIOR: np.float32([0.3, -0.1, -0.1, -0.1]),
         FRAMES: np.float32(past),
+        EVENNESS: np.float32(0.4),
         f"norm.{MEAN}": rng.normal(0, 0.3, 3).astype(np.float32),
         f"norm.{VAR}": rng.uniform(-0.3, 0.3, 3).astype(np.float32),
     }
@@ -240,6 +275,7 @@ def remembered_of(values, logits):
         {
             CLASS_PRIOR: torch.empty(logits.shape[1]),
             FRAMES: torch.empty(()),
+            EVENNESS: torch.empty(()),
             f"norm.{MEAN}": torch.empty(1),
             f"norm.{VAR}": torch.empty(1),
         }
@@ -283,7 +319,9 @@ def step(old, distance, count, **values):
 
 
 def nothing(past=0.0):
-    arrays = {CLASS_PRIOR: torch.zeros(3), FRAMES: torch.tensor(past)}
+    arrays = {
+        CLASS_PRIOR: torch.zeros(3), FRAMES: torch.tensor(past), EVENNESS: torch.tensor(0.0)
+    }  # fmt: skip
     return arrays | {f"norm.{kind}": torch.zeros(1) for kind in (MEAN, VAR)}
 
 
@@ -381,7 +419,7 @@ def test_source_remembered_and_present_moments_are_mixed_as_the_formula_says(cou
     x = 2.0 * torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     model = attach(network, [], x, statistics="remembered", norm_affine=True)
     fill(model)
-    hp = {"alpha": 0.7, "least_batch_weight": 0.05, "prior_weight": 0.0}
+    hp = {"alpha": 0.7, "least_batch_weight": 0.05, "even_batch_weight": 0.05, "prior_weight": 0.0}
     scalars = {f"hp.{name}": torch.tensor(value) for name, value in hp.items()}
     found = call(predict_function(model, torch.zeros(BATCH, 3, 4, 4)), x=x, **scalars)["logits"]
 
@@ -421,7 +459,7 @@ def test_an_attached_model_remembers_nothing_and_learns_only_what_it_learned_bef
     _, model = build(name, lively)
     _, plain = build(name, lively, statistics="mix")
     arrays = model.remembered()
-    assert {FRAMES, CLASS_PRIOR} < set(arrays)
+    assert {FRAMES, CLASS_PRIOR, EVENNESS} < set(arrays)
     assert all((value == 0).all() for value in arrays.values())
     assert not any(value.requires_grad for value in arrays.values())
     assert list(model.learned()) == list(plain.learned()) == list(plain.block())
@@ -441,7 +479,7 @@ def test_every_norm_that_uses_moments_remembers_them_and_no_other(name, warm, li
         weight = torch.tensor(1.0)
         seen = functional_call(model, zero(model.block()), (frames(network), weight, weight)).seen
     kinds = {f"{norm}.{kind}" for norm in seen for kind in (MEAN, VAR)}
-    assert kinds | {CLASS_PRIOR, FRAMES} == set(model.remembered())
+    assert kinds | {CLASS_PRIOR, FRAMES, EVENNESS} == set(model.remembered())
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert len([n for n in seen if n.startswith("frozen.")]) == len(norms)
 
