@@ -60,6 +60,27 @@ def mel_bands() -> NDArray[np.float64]:
     return np.maximum(0, np.minimum(rising, falling))
 
 
+def other_voices(frames: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """The recordings [n, 40, 64] as by others: each stretched along the bands by up to 15 %, as by
+    another length of the vocal tract (Jaitly & Hinton, ICML workshop 2013), and along time by up to
+    20 %."""
+    rng = np.random.default_rng(seed)
+    result = np.empty_like(frames)
+    for k, frame in enumerate(frames):
+        wider = _stretched(frame, 0, 1 + rng.uniform(-0.15, 0.15))
+        result[k] = _stretched(wider, 1, 1 + rng.uniform(-0.2, 0.2))
+    return result
+
+
+def _stretched(frame: NDArray[np.float32], axis: int, factor: float) -> NDArray[np.float32]:
+    length = frame.shape[axis]
+    places = np.minimum(factor * np.arange(length), length - 1)
+    low = places.astype(np.intp)
+    share = np.expand_dims(places - low, 1 - axis).astype(np.float32)
+    above = frame.take(np.minimum(low + 1, length - 1), axis)
+    return (1 - share) * frame.take(low, axis) + share * above
+
+
 def network() -> nn.Module:
     """A 1-D network over time, untrained."""
     return conv1d(BANDS, 10, STEPS)

@@ -24,7 +24,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HARNESS_CODE = ("benchmarks/adaptation/running.py", "benchmarks/adaptation/worker.py")
 LIBRARY = ("edgemem/*.py", "edgemem/bank/*.py", "runtime/*.py", "export/**/*.py", "models/*.py")
 PEERS_CODE = ("benchmarks/adaptation/peers/*.py",)
-CODE = {"ours": LIBRARY, "peer": PEERS_CODE, "warm peer": (*PEERS_CODE, "models/*.py")}
+WARM_UP_CODE = ("benchmarks/adaptation/setups.py", "benchmarks/adaptation/tasks.py",
+                "benchmarks/cifar10c_model.py", "benchmarks/speech.py", "models/*.py")  # fmt: skip
+CODE = {
+    "ours": (*LIBRARY, *WARM_UP_CODE),
+    "peer": PEERS_CODE,
+    "warm peer": (*PEERS_CODE, *WARM_UP_CODE),
+}
 
 
 def run_path(folder: Path, method: str, protocol: str, seed: int, threads: int) -> Path:
@@ -32,7 +38,7 @@ def run_path(folder: Path, method: str, protocol: str, seed: int, threads: int) 
     stream = Stream.load(folder / "streams" / f"{protocol}-{seed}.npz")
     setup = json.loads((folder / "setup.json").read_text())
     name, _ = named(method)
-    kind = "ours" if name in OURS else "warm peer" if name in WARM else "peer"
+    kind = "ours" if name in OURS else "warm peer" if name in (*WARM, "EcoTTA") else "peer"
     way = asdict(OURS[name]) if name in OURS else None
     shipped_for = protocol if way and way["bundle"] == SHIPPED else None
     decides = [method, way, shipped_for, seed, threads, setup["decides"], _code(kind)]

@@ -15,7 +15,7 @@ from cifar10c_model import PARTS as IMAGE_PARTS
 from cifar10c_model import Depth, Variant, frozen_model, warmed_checkpoint
 from corruptions import corrupt
 from numpy.typing import NDArray
-from speech import BANDS, STEPS, TRAINING, load_speech, network, trained
+from speech import BANDS, STEPS, TRAINING, load_speech, network, other_voices, trained
 from torch import nn
 from warm_cache import cache_path, cached_warm_up
 
@@ -29,6 +29,7 @@ NATURAL = "JPEG files"
 IMAGE_NORMALIZATION = Normalization(MEAN, STD)
 SPEECH_NORMALIZATION = Normalization((0.0,) * BANDS, (1.0,) * BANDS)  # features come normalised
 SEVERITY = 5
+VOICES = 2  # views of every recording in a warm-up
 OFFICIAL_TEST = 5  # recordings of a digit and speaker, of fifty
 Statistics = Literal["mix", "remembered"]
 Frames = NDArray[Any]
@@ -150,11 +151,18 @@ class Speech:
         """See `Task`."""
         return cached_warm_up(
             f"speech-{self.speaker}",
-            {"statistics": statistics, "parts": self.parts},
-            Recipe(epochs=5 if quick else 20),
+            {"statistics": statistics, "parts": self.parts, "voices": VOICES},
+            Recipe(epochs=1),
             lambda: self._attached(statistics),
-            self.source,
+            self._voices,
         )
+
+    def _voices(self) -> tuple[Frames, Labels]:
+        """Source recordings in other voices. Longer training gains nothing: the network knows the
+        recordings themselves by heart."""
+        frames, labels = self.source()
+        views = [other_voices(frames, seed) for seed in range(VOICES)]
+        return np.concatenate(views), np.tile(labels, VOICES)
 
     def _attached(self, statistics: Statistics) -> AdaptiveModel:
         example = torch.zeros(2, BANDS, STEPS)

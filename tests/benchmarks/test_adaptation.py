@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from adaptation.kept import keep, kept, run_path
 from adaptation.measures import WINDOW, known, measures, trend, worst_window
 from adaptation.methods import OURS, PEERS, SHIPPED, WARM, named, with_factor
 from adaptation.peers.entropy import PEERS as ENTROPY_PEERS
@@ -16,7 +17,7 @@ from adaptation.streams import VISIT, Builder, Stream, correlated
 from adaptation.worker import pool_path, run
 from hypothesis import given
 from hypothesis import strategies as st
-from speech import BANDS, RATE, STEPS, features, mel_bands
+from speech import BANDS, RATE, STEPS, features, mel_bands, other_voices
 
 from edgemem.models import attach
 from edgemem.models.networks import resnet20
@@ -277,3 +278,51 @@ def test_features_of_speech_follow_the_pitch():
         nearest = filters[:, round(hertz / (RATE / 2) * (filters.shape[1] - 1))].argmax()
         assert abs(int(found[:, 5].argmax()) - int(nearest)) <= 1
         assert (found[:, -1] == found[:, -1].min()).all()
+
+
+def test_a_kept_run_comes_back_as_it_was(tmp_path):
+    wrong = np.random.default_rng(0).random(101) < 0.3
+    keep(tmp_path / "runs" / "a.npz", wrong, {"known": None, "ms_per_frame": 1.5})
+    found, figures = kept(tmp_path / "runs" / "a.npz")
+    np.testing.assert_array_equal(found, wrong)
+    assert figures == {"known": None, "ms_per_frame": 1.5}
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a.npz"]
+
+
+def prepared(folder, frame=0, seed=1):
+    """What `run_path` reads of a prepared folder."""
+    (folder / "pool").mkdir(parents=True)
+    (folder / "streams").mkdir()
+    for name in (*ALL["continual"].contexts, "clean"):
+        np.save(pool_path(folder, name), np.full((2, 2), frame))
+    stream("continual", seed).save(folder / "streams" / "continual-0.npz")
+    (folder / "setup.json").write_text('{"decides": ["a", false, "b"]}')
+    return folder
+
+
+def test_a_run_is_kept_for_its_method_stream_and_frames_alone(tmp_path):
+    first, again = prepared(tmp_path / "a"), prepared(tmp_path / "b")
+    ours = run_path(first, "EdgeMem", "continual", 0, 1)
+    assert ours == run_path(again, "EdgeMem", "continual", 0, 1)
+    others = [
+        run_path(first, "Tent", "continual", 0, 1),
+        run_path(first, "Tent x0.3", "continual", 0, 1),
+        run_path(first, "EdgeMem", "continual", 0, 2),
+        run_path(prepared(tmp_path / "c", frame=1), "EdgeMem", "continual", 0, 1),
+        run_path(prepared(tmp_path / "d", seed=2), "EdgeMem", "continual", 0, 1),
+    ]
+    assert len({ours, *others}) == len(others) + 1
+
+
+def test_other_voices_keep_shape_and_loudness_and_leave_the_recording_alone():
+    rng = np.random.default_rng(0)
+    frames = rng.normal(size=(4, BANDS, STEPS)).astype(np.float32)
+    before = frames.copy()
+    made = other_voices(frames, 0)
+    assert made.shape == frames.shape
+    assert made.dtype == np.float32
+    assert (made.max((1, 2)) <= frames.max((1, 2))).all()
+    assert (np.abs(made - frames).mean((1, 2)) > 0.1).all()
+    np.testing.assert_array_equal(frames, before)
+    constant = np.ones((1, BANDS, STEPS), np.float32)
+    np.testing.assert_allclose(other_voices(constant, 1), constant, atol=1e-6)
