@@ -46,7 +46,7 @@ bench-method-memory: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/method_memory.py
 
 bench-adaptation: $(TEST)/installed
-	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation --out docs
 
 bench-adaptation-quick: $(TEST)/installed
 	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation --quick

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from adaptation.measures import Wrong, measures
 from adaptation.methods import METHODS, OURS, SHIPPED, WARM, Ours, named, with_factor
 from adaptation.protocols import RETURNING, Protocol, pool_contexts, protocols
 from adaptation.shipping import write_shipped
-from adaptation.show import Runs, draw, markdown, show
+from adaptation.show import PICTURES, Runs, draw, markdown, show
 from adaptation.streams import VISIT, Builder, Stream
 from edgemem.cli.show import percent, progress
 from edgemem.errors import EdgeMemError
@@ -173,8 +174,15 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--threads", type=whole, default=1, help="of one run; default 1")
     add("--jobs", type=whole, default=2, help="runs at a time; default 2")
     add("--json", type=Path, metavar="PATH", help="write the figures there too")
-    add("--out", type=Path, default=Path("results"), metavar="FOLDER")
+    add(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        metavar="FOLDER",
+        help="of the page and its pictures; default results",
+    )
     options = parser.parse_args(arguments)
+    options.words = sys.argv[1:] if arguments is None else arguments
     for name, value in (QUICK if options.quick else FULL).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -215,7 +223,7 @@ def main() -> None:
             prepare_bundles(data, options, folder, missing)
             runs = make_all(folder, options, paths)
             report(runs, options)
-            draw(options.out, curves(folder, options, paths))
+            draw(options.out / PICTURES, curves(folder, options, paths))
     except (EdgeMemError, OSError) as error:
         sys.exit(f"failed: {error}")
 
@@ -244,10 +252,11 @@ def report(runs: Runs, options: argparse.Namespace) -> None:
     choices = f"{options.frames} frames per context, {options.seeds} seeds, batch 64"
     print(setting_text(about, choices))
     options.out.mkdir(parents=True, exist_ok=True)
-    page = markdown(runs, setting_text(about, choices))
-    (options.out / "adaptation.md").write_text(page)
+    command = f"python -m adaptation {shlex.join(options.words)}".strip()
+    page = markdown(runs, setting_text(about, choices), command)
+    (options.out / "results.md").write_text(page)
     found = {"benchmark": "adaptation", "setting": about, "results": runs}
-    save_json(found, options.out / "adaptation.json", options.json)
+    save_json(found, Path("results/adaptation.json"), options.json)
 
 
 if __name__ == "__main__":

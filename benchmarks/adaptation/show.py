@@ -19,6 +19,26 @@ NOTHING = "–"
 COLUMNS = (
     "method", "error", "worst", "first", "visit 1", "2", "last", "source", "known", "ms", "MB",
 )  # fmt: skip
+PICTURES = "results"
+INTRODUCTION = """# Adaptation: every method on the same streams
+
+Written by `{command}`; do not edit.
+
+{about}
+
+Every method gets the same frames in the same batches, one processor thread, and answers a batch
+before it learns from it, except where its authors let it answer afterwards. Peers run in torch with
+their published settings; checks against their authors' code are in `tests/benchmarks`. Warm-up
+trains on source data before deployment: EdgeMem and EcoTTA need it, and the rows ", warm" give it
+to peers, so that what it gains is told from what the steps gain. Contexts are corruptions of
+severity 5 of CIFAR-10's test images; those of a speaker are his or her recordings.
+
+Columns, in per cent: *error*, mean over contexts, with the standard deviation over seeds where there
+are several; *worst*, of 500 frames in a row; *first*, of the first 128 frames after a change of
+context; *visit 1*, *2*, *last*; *source*, of clean source frames after the stream; *known*, batches
+of a return whose context was recognised. *ms*: processor time per frame. *MB*: peak memory of the
+process.
+"""
 
 
 def show(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
@@ -45,9 +65,9 @@ def _figures(runs: list[dict[str, Any]]) -> tuple[str, ...]:
     )
 
 
-def markdown(runs: Runs, about: str) -> str:
-    """All tables as a page; columns in which nothing stands are left out."""
-    parts = [f"{about}\n"]
+def markdown(runs: Runs, about: str, command: str) -> str:
+    """All tables and pictures as a page; columns in which nothing stands are left out."""
+    parts = [INTRODUCTION.format(command=command, about=about)]
     for title, rows in runs.items():
         held = table(rows)
         columns = [k for k in range(len(COLUMNS)) if any(row[k] != NOTHING for row in held)]
@@ -55,7 +75,13 @@ def markdown(runs: Runs, about: str) -> str:
         lines += [[row[k] for k in columns] for row in held]
         parts.append(f"## {title}\n")
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+        parts.append(f"![Error over time, {title}]({PICTURES}/{picture(title)})\n")
     return "\n".join(parts)
+
+
+def picture(protocol: str) -> str:
+    """Its file's name."""
+    return f"adaptation-{protocol.replace(', ', '-').replace(' ', '-')}.png"
 
 
 def errors_by_seed(runs: list[dict[str, Any]]) -> NDArray[np.float64]:
@@ -95,6 +121,4 @@ def draw(out: Path, curves: Mapping[str, tuple[Stream, Mapping[str, Wrong]]]) ->
                 axes.axvline(change, color="0.85", linewidth=0.6, zorder=1)
         axes.set(xlabel="frames", ylabel="error (%)", title=protocol, ylim=(0, 100))
         axes.legend(fontsize=7, ncols=3)
-        figure.savefig(
-            out / f"adaptation-{protocol.replace(', ', '-').replace(' ', '-')}.png", dpi=110
-        )
+        figure.savefig(out / picture(protocol), dpi=80)
