@@ -35,7 +35,7 @@ from edgemem.errors import EdgeMemError
 
 SKIPPED = "skipped: no data; set EDGEMEM_DATA to a folder with cifar10/, cifar10c/ and models/"
 QUICK = {"frames": 256, "images": 500, "visits": 3, "seeds": 1}
-FULL = {"frames": 500, "images": 1000, "visits": 20, "seeds": 3}
+FULL = {"frames": 320, "images": 1000, "visits": 20, "seeds": 3}
 QUICK_PROTOCOLS = ("continual", "recurring, correlated", "clean")
 QUICK_METHODS = (
     "EdgeMem", "source", "batch statistics", "Tent", "ROID", "RoTTA", "LAME", "ROID, warm",
@@ -76,8 +76,7 @@ def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
         {(run.protocol, run.task, run.seed) for run in options.runs}
     ):
         protocol, labels = options.chosen[name], np.load(folder / task_name / "labels.npy")
-        frames = round(options.frames * protocol.share)
-        stream = protocol.make(Builder(labels, seed), protocol.contexts, frames)
+        stream = protocol.make(Builder(labels, seed), protocol.contexts, options.frames)
         stream.save(folder / task_name / "streams" / f"{name}-{seed}.npz")
 
 
@@ -167,7 +166,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--methods", nargs="+", metavar="NAME", choices=METHODS, help="default all")
     add("--rates", nargs="+", type=float, default=[1.0], metavar="FACTOR",
         help="of every method's learning rate, to sweep it")  # fmt: skip
-    add("--frames", type=whole, help="per context; default 500")
+    add("--frames", type=whole, help="per context; default 320")
     add("--images", type=whole, help="different ones per context; default 1000")
     add("--visits", type=whole, help="of recurring contexts; default 20")
     add("--seeds", type=whole, help="default 3")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adaptation import streams
-from adaptation.methods import EVERYWHERE, LASTING, MEMORIES, METHODS, SINGLE
+from adaptation.methods import LASTING, MEMORIES, METHODS, MOST, SINGLE
 from adaptation.streams import CLEAN, LEVELS, Builder, Stream
 
 CORRUPTIONS = (
@@ -21,16 +21,15 @@ GRADUAL = tuple(f"{name}/{level}" for name in CORRUPTIONS for level in sorted(se
 
 @dataclass(frozen=True)
 class Protocol:
-    """make: (builder, contexts, frames per context) -> stream. share: of the frames per context.
+    """make: (builder, contexts, frames per context) -> stream.
     tasks: a run is the mean over these. two_visits: a recurring one, cut short. methods and seeds:
     no others and no more, where a run takes long."""
 
     make: Callable[[Builder, Sequence[str], int], Stream]
     contexts: tuple[str, ...] = CORRUPTIONS
-    share: float = 1.0
     tasks: tuple[str, ...] = ("ResNet-20",)
     two_visits: Callable[[Builder, Sequence[str], int], Stream] | None = None
-    methods: tuple[str, ...] = EVERYWHERE
+    methods: tuple[str, ...] = MOST
     seeds: int = 1000
 
 
@@ -41,7 +40,8 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
         name: Protocol(
             streams.recurring(priors, order, visits // part or 2),
             RETURNING,
-            methods=METHODS if part == 1 else MEMORIES,
+            methods=MEMORIES,
+            seeds=1000 if part == 1 else 1,
             two_visits=streams.recurring(priors, order, 2),
         )
         for name, priors, order, part in (
@@ -53,18 +53,21 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
     }
     long_run = streams.recurring("flat", streams.correlated, long_visits)
     return {
-        "continual": Protocol(streams.continual),
-        "gradual": Protocol(streams.gradual),
+        "continual": Protocol(streams.continual, methods=METHODS),
+        "gradual": Protocol(streams.gradual, seeds=1),
         "mixed": Protocol(streams.mixed),
-        "label-correlated": Protocol(streams.label_correlated),
-        "bursts of one class": Protocol(streams.bursts),
-        "single frames": Protocol(streams.single, share=0.25, methods=SINGLE),
-        "the same frames in batches": Protocol(streams.continual, share=0.25, methods=SINGLE),
+        "label-correlated": Protocol(streams.label_correlated, methods=(*MOST, "CoTTA")),
+        "bursts of one class": Protocol(streams.bursts, seeds=1),
+        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE),
+        "the same frames in batches": Protocol(streams.continual, RETURNING, methods=SINGLE),
         "clean": Protocol(streams.clean),
         "JPEG files": Protocol(streams.continual, ("JPEG files",)),
-        "continual, ResNet-32": Protocol(streams.continual, tasks=("ResNet-32",)),
+        "continual, ResNet-32": Protocol(streams.continual, tasks=("ResNet-32",), seeds=1),
         "speech": Protocol(
-            streams.speech, ("unseen speaker",), tasks=tuple(f"speech, {name}" for name in SPEAKERS)
+            streams.speech,
+            ("unseen speaker",),
+            tasks=tuple(f"speech, {name}" for name in SPEAKERS),
+            seeds=1,
         ),
         **come_back,
         "long run": Protocol(long_run, RETURNING, methods=LASTING, seeds=1),
