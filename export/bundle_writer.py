@@ -39,8 +39,6 @@ SOURCE = "source.safetensors"
 KNOWN_COMPANIONS = 7  # beside a frame, where the block remembers statistics
 ROOT_SHARE = 1.0  # of what is learnt, over contexts; what is remembered belongs to its context
 LEARNING_RATES = {"sgd": 1e-3, "adam": 1e-4}
-# A block that serves one context alone is not pulled to and fro, so it may learn faster.
-REMEMBERED_RATE = 10.0
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,7 @@ class Choices:
     the backward pass (little dearer than inference), or "full", through them. learn: "all", or
     scales and shifts of "norms" alone; the convolutions of meta networks are constants then, which
     engines run faster. objective and optimizer: a name, or your own.
-    learning_rate: default of `hp.learning_rate`; None = the optimizer's, ten times that where
-    statistics are remembered, for contexts have blocks of their own then. hyper_parameters: other
+    learning_rate: default of `hp.learning_rate`; None = the optimizer's. hyper_parameters: other
     defaults by name. labels: class names in the order of the logits.
     """
 
@@ -189,7 +186,6 @@ def _functions(
     rate = choices.learning_rate
     if rate is None:
         rate = LEARNING_RATES.get(str(choices.optimizer), 1e-3)
-        rate *= REMEMBERED_RATE if model.attachment.statistics == "remembered" else 1.0
     objective: Objective = _chosen(choices.objective, OBJECTIVES, "objective", classes)
     optimizer: Optimizer = _chosen(choices.optimizer, OPTIMIZERS, "optimizer", rate)
     known = hyper_parameters(model, choices.batch, objective, optimizer)

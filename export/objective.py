@@ -112,8 +112,9 @@ def likelihood_ratio(classes: int) -> Objective:
         "diversity_margin": 1.0,
         "highest_probability": 0.99,
     }
-    # A threshold would let rounding decide which samples count; near 0.99 the ratio multiplies it.
-    exercise = {"diversity_margin": -1.0, "highest_probability": 0.5, "weight_sharpness": 1.0}
+    # A threshold would let rounding decide which samples count; near 0.99 the ratio multiplies it,
+    # and so do weights where predictions are nearly alike.
+    exercise = {"diversity_margin": -1.0, "highest_probability": 0.5, "weight_sharpness": 0.1}
     return Objective("likelihood_ratio", defaults, loss, exercise)
 
 

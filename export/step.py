@@ -18,6 +18,8 @@ from edgemem.models import remembered
 from edgemem.models.adaptive import AdaptiveModel, Gradient, Output
 
 Arrays = dict[str, Tensor]
+# Share of the exported values in what the block learns, after every step.
+ENSEMBLING = {"source_share": 0.01}
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def hyper_parameters(
     model: AdaptiveModel, batch: int, objective: Objective, optimizer: Optimizer
 ) -> dict[str, float]:
     """Names and defaults of all scalars that the device may tune."""
-    chosen = optimizer.hyper_parameters | objective.hyper_parameters
+    chosen = optimizer.hyper_parameters | objective.hyper_parameters | ENSEMBLING
     return _predict_parameters(model, batch) | _memory_parameters(model) | chosen
 
 
@@ -93,6 +95,7 @@ def adapt_function(
     what the block learns and the slots come back unchanged; what it remembers moves on.
     """
     block, learned = _detached(model.block()), list(model.learned())
+    source = _detached(model.learned())  # a copy: tracing takes the block's own arrays for inputs
     slots = optimizer.slots({name: block[name] for name in learned})
     defaults = hyper_parameters(model, frames.shape[0], objective, optimizer)
     inputs = {
@@ -120,6 +123,7 @@ def adapt_function(
         over = (value + output.key.sum()).detach().clamp(0.0, 0.0)
         (grads,) = pullback(torch.ones_like(value) + over)
         new_block, new_slots = optimizer.update(old_learned, grads, old_slots, hp)
+        new_block = {k: _towards(v, source[k], hp["source_share"]) for k, v in new_block.items()}
         logits, update, updated = (
             _weighed(model, output, old_block, hp),
             result.update,
@@ -144,6 +148,11 @@ def adapt_function(
         *(f"stat.{name}" for name in stat_names),
     )
     return Function(inputs, outputs, call, dynamic_batch=False)
+
+
+def _towards(value: Tensor, source: Tensor, share: Tensor) -> Tensor:
+    """Weight ensembling with the source's values (as in ROID, Marsden et al., WACV 2024)."""
+    return value + share * (source - value)
 
 
 def _predict_parameters(model: AdaptiveModel, batch: int) -> dict[str, float]:

@@ -29,10 +29,7 @@ class Ours:
 OURS: dict[str, Ours] = {
     "EdgeMem": Ours(),
     "EdgeMem, leaves alone": Ours(bundle="flat"),
-    # Slowly, which is better for one state than the bundle's own rate.
-    "EdgeMem, one state": Ours(
-        contexts=False, hyper_parameters={**NO_MEMORY, "learning_rate": 0.001}
-    ),
+    "EdgeMem, one state": Ours(contexts=False, hyper_parameters=NO_MEMORY),
     "EdgeMem, forgetful state": Ours(
         contexts=False, hyper_parameters={"least_batch_weight": 0.9, "memory_rate": 0.1}
     ),

@@ -45,6 +45,14 @@ def plain_step(model, x, alpha, optimizer, margin=math.inf):
     optimizer.step()
 
 
+def ensemble(model, source, share=0.01):
+    """Weight ensembling with the model that was exported."""
+    with torch.no_grad():
+        pairs = zip(model.learned().values(), source.learned().values(), strict=True)
+        for parameter, value in pairs:
+            parameter.lerp_(value, share)
+
+
 def twin(model):
     """An adaptive model with the same arrays (hooks forbid a deep copy)."""
     a = model.attachment
@@ -81,6 +89,7 @@ def test_consecutive_steps_equal_a_plain_torch_loop(model, gradient, ours, their
         before = reference(x, alpha).logits.detach()
         inputs["hp.entropy_margin"] = entropies(before).quantile(0.5)  # half are reliable
         plain_step(reference, x, alpha, optimizer, inputs["hp.entropy_margin"])
+        ensemble(reference, model)
         outputs = call(function, inputs)
         assert outputs["stat.reliable"] == 0.5
         torch.testing.assert_close(outputs["logits"], before, rtol=1e-5, atol=1e-5)
@@ -101,6 +110,7 @@ def test_the_affine_pairs_learn_as_in_plain_torch(lively, warmed):
     reference = twin(model)
     optimizer = torch.optim.SGD(reference.block().values(), 0.05)
     plain_step(reference, x, function.inputs["hp.alpha"], optimizer)
+    ensemble(reference, model)
     moved = {name for name, p in reference.block().items() if not p.equal(model.block()[name])}
     assert any(name.startswith("frozen.bn1") for name in moved)
     for name, parameter in reference.block().items():
@@ -118,6 +128,17 @@ def test_without_a_reliable_sample_block_and_slots_stay_bit_for_bit(model):
     assert outputs["stat.loss"].isfinite()
     for name, value in following(outputs).items():
         assert value.equal(inputs[name]), name
+
+
+def test_a_full_share_of_the_source_brings_its_values_back(model):
+    function = adapt_function(model, frames(0, 1, 8, 8), tent(CLASSES), sgd(1.0), "full")
+    inputs = dict(function.inputs) | {"hp.source_share": torch.tensor(0.0)}
+    inputs |= following(call(function, inputs))
+    learned = [f"block.{name}" for name in model.learned()]
+    assert any(not inputs[name].equal(function.inputs[name]) for name in learned)
+    back = call(function, inputs | {"hp.source_share": torch.tensor(1.0)})
+    for name in learned:
+        torch.testing.assert_close(back[f"next.{name}"], function.inputs[name])
 
 
 def test_adapt_returns_the_logits_from_before_its_update(model):
