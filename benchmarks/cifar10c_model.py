@@ -103,6 +103,6 @@ def export_bundles(data: Path, checkpoint: Path, folder: Path) -> None:
         for name, variant in VARIANTS.items():
             warm = variant.warm
             model = load_adaptive(checkpoint, frozen_model(data))[0] if warm else None
-            choices = Choices(batch=BATCH, gradient=variant.gradient)
+            choices = Choices(BATCH, variant.gradient, "all", "ecotta")
             export_bundle(model or attached(data, variant), folder / f"{name}.edgemem", choices)
             bar.update(task, advance=1)

@@ -28,7 +28,7 @@ def write_forms(folder: Path) -> None:
     from edgemem.export.bundle_writer import _frame_spec, _functions
 
     model = adaptive_model(NETWORK, STATISTICS)
-    choices = Choices(BATCH, "full")
+    choices = Choices(BATCH, "full", "all", "ecotta")
     step = _functions(model, choices, _frame_spec(model, choices))[0]["adapt"]
     write_steps(model, BATCH, folder, ("full",))
     with np.load(folder / "inputs.npz") as values:

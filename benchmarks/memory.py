@@ -60,7 +60,11 @@ def process(folder: Path, threads: int) -> Found:
     found = {}
     for gradient in ("meta", "full"):
         path = folder / f"{gradient}.edgemem"
-        export_bundle(adaptive_model("ResNet-20", "mix"), path, Choices(PROCESS_BATCH, gradient))
+        export_bundle(
+            adaptive_model("ResNet-20", "mix"),
+            path,
+            Choices(PROCESS_BATCH, gradient, "all", "ecotta"),
+        )
         for budget in ("none", "least"):
             found[f"{gradient}, budget {budget}"] = child("process", path, budget, threads)
     return found

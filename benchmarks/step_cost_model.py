@@ -86,7 +86,7 @@ def write_steps(model: Any, batch: int, folder: Path, gradients: tuple[str, ...]
 
     graphs = {}
     for gradient in gradients:
-        choices = Choices(batch, gradient)
+        choices = Choices(batch, gradient, "all", "ecotta")
         functions, _ = _functions(model, choices, _frame_spec(model, choices))
         if not graphs:
             graphs["predict"] = to_onnx(functions["predict"])

@@ -132,7 +132,7 @@ def main() -> None:
     rounds, batches = (3 if options.quick else 15), 20
     with tempfile.TemporaryDirectory(prefix="edgemem-") as text, progress("rounds") as bar:
         path = Path(text, "stream.edgemem")
-        export_bundle(adaptive_model(NAME, "mix"), path, Choices(BATCH))
+        export_bundle(adaptive_model(NAME, "mix"), path, Choices(BATCH, "meta", "all", "ecotta"))
         task = bar.add_task("stream", total=2 * (rounds + 1), note="")
 
         def advance() -> None:

@@ -38,7 +38,7 @@ REFERENCE = "reference.safetensors"
 SOURCE = "source.safetensors"
 KNOWN_COMPANIONS = 7  # beside a frame, where the block remembers statistics
 ROOT_SHARE = 1.0  # of what is learnt, over contexts; what is remembered belongs to its context
-LEARNING_RATES = {"sgd": 1e-3, "adam": 1e-4}
+LEARNING_RATES = {"sgd": 3e-4, "adam": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,16 @@ class Choices:
     batch: frames in one adaptation step. gradient: "meta", where the frozen parts are constants in
     the backward pass (little dearer than inference), or "full", through them. learn: "all", or
     scales and shifts of "norms" alone; the convolutions of meta networks are constants then, which
-    engines run faster. objective and optimizer: a name, or your own.
+    engines run faster. objective and optimizer: a name, or your own. The defaults are what does best
+    over the protocols of `benchmarks/adaptation`; "meta", "all" and "ecotta" are cheaper and gain less.
     learning_rate: default of `hp.learning_rate`; None = the optimizer's. hyper_parameters: other
     defaults by name. labels: class names in the order of the logits.
     """
 
     batch: int = 16
-    gradient: Gradient = "meta"
-    learn: Learn = "all"
-    objective: str | Objective = "ecotta"
+    gradient: Gradient = "full"
+    learn: Learn = "norms"
+    objective: str | Objective = "likelihood_ratio"
     optimizer: str | Optimizer = "sgd"
     learning_rate: float | None = None
     hyper_parameters: Mapping[str, float] | None = None

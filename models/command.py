@@ -27,7 +27,7 @@ from edgemem.models.warm_up import Progress, Recipe, warm_up
 
 @dataclass(frozen=True)
 class AttachSettings:
-    """Options of `attach` as text; None = not given."""
+    """Options of `attach` as text; None = not given. norm_affine: None = what the step can train."""
 
     parts: str | None
     statistics: str | None = None
@@ -37,7 +37,7 @@ class AttachSettings:
     kernel_size: int = 3
     bottleneck: int = 0
     groups: int = 1
-    norm_affine: bool = False
+    norm_affine: bool | None = False
 
 
 def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
@@ -103,7 +103,7 @@ def load_model(
         torch.zeros(2, *shape),
         statistics=_statistics(settings.statistics),
         form=Form(settings.kernel_size, settings.bottleneck, settings.groups),
-        norm_affine=settings.norm_affine,
+        norm_affine=bool(settings.norm_affine),
         normalization=_normalization(settings, shape[0]),
     )
     source = {

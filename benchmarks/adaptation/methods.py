@@ -29,14 +29,12 @@ class Ours:
 OURS: dict[str, Ours] = {
     "EdgeMem": Ours(),
     "EdgeMem, leaves alone": Ours(bundle="flat"),
-    "EdgeMem, one state": Ours(contexts=False, hyper_parameters=NO_MEMORY),
+    "EdgeMem, one state": Ours(bundle="mix", contexts=False),
     "EdgeMem, forgetful state": Ours(
         contexts=False, hyper_parameters={"least_batch_weight": 0.9, "memory_rate": 0.1}
     ),
     "EdgeMem, shipped levels": Ours(bundle=SHIPPED),
-    "EdgeMem, norms": Ours(bundle="norms"),
-    "EdgeMem, ratio": Ours(bundle="ratio"),
-    "EdgeMem, one state, ratio, full": Ours(bundle="mix ratio full", contexts=False),
+    "EdgeMem, meta path": Ours(bundle="meta path"),
     "warm, not adapted": Ours(adapt=False, contexts=False, hyper_parameters=NO_MEMORY),
 }
 PEERS: dict[str, str] = {
@@ -60,11 +58,8 @@ PEERS: dict[str, str] = {
 WARM = {f"{name}, warm": name for name in ("batch statistics", "Tent", "ETA", "ROID")}
 METHODS = (*OURS, *PEERS, *WARM)
 # Fewer where a run takes long: of contexts that return, of single frames, of the long run. CoTTA
-# takes ten times as long as others; our own variants differ in what they remember.
-VARIANTS = (
-    "EdgeMem, leaves alone", "EdgeMem, forgetful state", "EdgeMem, shipped levels",
-    "EdgeMem, norms", "EdgeMem, ratio",
-)  # fmt: skip
+# takes ten times as long as others; our own variants differ in what they remember and share.
+VARIANTS = ("EdgeMem, leaves alone", "EdgeMem, forgetful state", "EdgeMem, shipped levels")
 MOST = tuple(name for name in METHODS if name not in (*VARIANTS, "CoTTA"))
 MEMORIES = (
     "EdgeMem", "EdgeMem, leaves alone", "EdgeMem, one state", "EdgeMem, forgetful state",

@@ -157,23 +157,17 @@ class Exported:
     """How a bundle is made. flat: no array has a share of the root."""
 
     statistics: Statistics = "remembered"
-    norm_affine: bool = False
+    norm_affine: bool = True
     flat: bool = False
     choices: Mapping[str, Any] = field(default_factory=dict)
 
 
-NORMS = {"learn": "norms"}
-RATIO = {"objective": "likelihood_ratio"}
+META_PATH = {"gradient": "meta", "learn": "all", "objective": "ecotta"}
 BUNDLES = {
     "remembered": Exported(),
     "flat": Exported(flat=True),
-    "norms": Exported(choices=NORMS),
-    "ratio": Exported(choices=NORMS | RATIO | {"learning_rate": 1e-3}),
-    "mix ratio full": Exported(
-        "mix",
-        norm_affine=True,
-        choices=NORMS | RATIO | {"gradient": "full", "learning_rate": 3e-4},
-    ),
+    "mix": Exported("mix"),
+    "meta path": Exported(norm_affine=False, choices=META_PATH),
 }
 
 

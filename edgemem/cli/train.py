@@ -22,7 +22,9 @@ Parts = Annotated[
 Out = Annotated[Path, typer.Option(help="What to write.")]
 Statistics = Annotated[
     str | None,
-    typer.Option(help="source, batch, mix, remembered, or a weight from 0 to 1 (default mix)."),
+    typer.Option(
+        help="source, batch, mix or a weight from 0 to 1; default as warmed up, else mix."
+    ),
 ]
 InputShape = Annotated[
     str | None, typer.Option(help="Shape of one frame, such as 3,32,32; default the model's own.")
@@ -50,7 +52,9 @@ def warmup(
     parts: Annotated[str, typer.Option(help="Parts: 'layer1,layer2,layer3[0:3]'.")],
     out: Out,
     model_arg: ModelArg = None,
-    statistics: Statistics = None,
+    statistics: Annotated[
+        str, typer.Option(help="source, batch, mix, remembered, or a weight from 0 to 1.")
+    ] = "remembered",
     input_shape: InputShape = None,
     mean: Mean = None,
     std: Std = None,
@@ -105,18 +109,18 @@ def export(
     parts: Parts = None,
     model_arg: ModelArg = None,
     batch: Annotated[int, typer.Option(help="Frames in one adaptation step.")] = 16,
-    gradient: Annotated[str, typer.Option(help="meta or full.")] = "meta",
+    gradient: Annotated[
+        str, typer.Option(help="full, or meta: a cheaper step that gains less.")
+    ] = "full",
     statistics: Statistics = None,
     norm_affine: Annotated[
-        bool,
-        typer.Option(
-            "--norm-affine", help="Adapt the frozen BN affine pairs, too; needs --gradient full."
-        ),
-    ] = False,
-    learn: Annotated[
-        str, typer.Option(help="all, or norms: scales and shifts alone, which is cheaper.")
-    ] = "all",
-    objective: Annotated[str, typer.Option(help="ecotta, likelihood_ratio or tent.")] = "ecotta",
+        bool | None,
+        typer.Option(help="Adapt the frozen BN affine pairs, too; default with --gradient full."),
+    ] = None,
+    learn: Annotated[str, typer.Option(help="norms: scales and shifts alone; or all.")] = "norms",
+    objective: Annotated[
+        str, typer.Option(help="ecotta, likelihood_ratio or tent.")
+    ] = "likelihood_ratio",
     optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
     learning_rate: Annotated[float | None, typer.Option(help="Default of the step.")] = None,
     labels: Annotated[str | None, typer.Option(help="Class names, comma-separated.")] = None,
@@ -131,7 +135,7 @@ def export(
     within 1e-5, gradients within 1e-3 of their own size, the block within 1e-4 after 20 steps.
 
     Example: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
-    --batch 16 --gradient meta --out camera.edgemem
+    --batch 16 --out camera.edgemem
     """
     _require_torch("export")
     from edgemem.export.bundle_writer import Choices

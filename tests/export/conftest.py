@@ -101,7 +101,9 @@ def exported(tmp_path_factory):
 def digits_full(lively, warmed, exported):
     network = lively(digits())
     model = warmed(attach(network, ["layer1", "layer2"], torch.zeros(2, 1, 8, 8)))
-    return exported(network, model, Choices(batch=8, gradient="full"))
+    return exported(
+        network, model, Choices(batch=8, gradient="full", learn="all", objective="ecotta")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +111,7 @@ def digits_meta(lively, warmed, exported):
     network = lively(digits())
     model = warmed(attach(network, ["layer1", "layer2"], torch.zeros(2, 1, 8, 8)))
     labels = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    choices = Choices(8, "meta", labels=labels, hyper_parameters={"momentum": 0.5})
+    choices = Choices(8, "meta", "all", "ecotta", labels=labels, hyper_parameters={"momentum": 0.5})
     return exported(network, model, choices)
 
 

@@ -18,7 +18,7 @@ from edgemem.export.parity import STEPS, Parity
 from edgemem.models import attach
 from edgemem.models.networks.digits import Digits
 
-FULL = Choices(batch=8, gradient="full")
+FULL = Choices(batch=8, gradient="full", learn="all", objective="ecotta")
 RIGHT = Parity(
     frozen=1e-7,
     predict=0.0,
@@ -54,7 +54,11 @@ def test_a_backward_rule_that_is_one_percent_off_is_caught(rule, tiny, tmp_path,
     monkeypatch.setattr(convolution, rule, lambda *arguments: 1.01 * right(*arguments))
     model = tiny(parts=("layer1.1",))
     with pytest.raises(ExportError, match="onnxruntime and torch differ by"):
-        export_bundle(model, tmp_path / "net.edgemem", Choices(batch=8, gradient="full"))
+        export_bundle(
+            model,
+            tmp_path / "net.edgemem",
+            Choices(batch=8, gradient="full", learn="all", objective="ecotta"),
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -64,7 +64,7 @@ def test_parts_are_attached_and_the_zero_block_is_the_network(name, attached):
 
 def test_a_hugging_face_network_goes_all_the_way_to_the_runtime(attached, exported):
     network, model = attached("ResNet")
-    bundle = exported(network, model, Choices(4, "meta"))
+    bundle = exported(network, model, Choices(4, "meta", "all", "ecotta"))
     x = np.random.default_rng(0).random((8, 3, 64, 64), np.float32)
     with edgemem.open(bundle.path, hyper_parameters={"entropy_margin": 9.0}) as runtime:
         runtime.step(x)

@@ -54,25 +54,25 @@ CASES = {
         conv1d,
         ["blocks.0", "blocks[1:3]"],
         {"statistics": "batch", "form": Form(kernel_size=5)},
-        Choices(4, "meta", optimizer="adam"),
+        Choices(4, "meta", "all", "ecotta", optimizer="adam"),
     ),
     "depthwise, full, bottleneck": (
         small_depthwise,
         ["features"],
         {"form": Form(bottleneck=4), "normalization": Normalization((0.5,), (0.25,))},
-        Choices(4, "full"),
+        Choices(4, "full", "all", "ecotta"),
     ),
     "every geometry, full, affine pairs": (
         Zoo,
         ["first"],
         {"form": Form(groups=0), "norm_affine": True, "statistics": 0.7},
-        Choices(4, "full"),
+        Choices(4, "full", "all", "ecotta"),
     ),
     "residual, source statistics": (
         lambda: CifarResNet(1),
         ["layer2", "layer3"],
         {"statistics": "source", "form": Form(bottleneck=4)},
-        Choices(4, "full"),
+        Choices(4, "full", "all", "ecotta"),
     ),
 }
 
@@ -153,7 +153,7 @@ def test_an_export_without_warm_up_leaves_the_silent_branches_out(lively, export
     network = lively(CifarResNet(1))
     model = attach(network, ["layer1", "layer2", "layer3"], torch.zeros(2, 3, 32, 32))
     names, state = list(model.block()), {k: v.clone() for k, v in model.state_dict().items()}
-    bundle = exported(network, model, Choices(4, "meta"))
+    bundle = exported(network, model, Choices(4, "meta", "all", "ecotta"))
     manifest = open_bundle(bundle.path).manifest
     assert [spec.name for spec in manifest.block.arrays] == [
         f"meta.layer{i}.output_norm.{array}"

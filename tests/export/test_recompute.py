@@ -34,7 +34,7 @@ def step(request, lively, warmed):
     example = torch.zeros(2, 1, SIZE, SIZE)
     parts = [f"body{part}" for part in parts]
     model = warmed(attach(named.eval(), parts, example, statistics=request.param))
-    choices = Choices(BATCH, "full")
+    choices = Choices(BATCH, "full", "all", "ecotta")
     function = _functions(model, choices, _frame_spec(model, choices))[0]["adapt"]
     inputs = {name: value.detach().numpy() for name, value in function.inputs.items()}
     inputs["x"] = np.random.default_rng(0).random(inputs["x"].shape, np.float32)
@@ -133,7 +133,7 @@ def test_operators_with_two_outputs_and_other_types_are_copied_too(lively, warme
     named.add_module("body", nn.Sequential(*body))
     named.add_module("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     model = warmed(attach(lively(named), ["first", "body[4:7]"], torch.zeros(2, 1, SIZE, SIZE)))
-    choices = Choices(BATCH, "full")
+    choices = Choices(BATCH, "full", "all", "ecotta")
     function = _functions(model, choices, _frame_spec(model, choices))[0]["adapt"]
     inputs = {name: value.detach().numpy() for name, value in function.inputs.items()}
     inputs["x"] = np.random.default_rng(0).random(inputs["x"].shape, np.float32)

@@ -311,7 +311,7 @@ def trained(pictures, exported):
     bundles = {}
     for statistics in ("mix", "remembered"):
         model = attach(network, ["layer1", "layer2"], x[:2], statistics=statistics)
-        bundles[statistics] = exported(network, model, Choices(16, "meta")).path
+        bundles[statistics] = exported(network, model, Choices(16, "meta", "all", "ecotta")).path
     return bundles
 
 

@@ -23,9 +23,7 @@ def bundle(lively, exported):
     network.classifier.weight.data *= 3  # sure enough for entropy to pull
     model = attach(network, [], torch.zeros(2, 1, 8, 8), statistics="batch", norm_affine=True)
     published = {"source_share": 0.0}
-    choices = Choices(
-        BATCH, "full", objective="tent", learning_rate=RATE, hyper_parameters=published
-    )
+    choices = Choices(BATCH, "full", "all", "tent", learning_rate=RATE, hyper_parameters=published)
     return exported(network, model, choices)
 
 
