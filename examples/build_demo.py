@@ -98,7 +98,8 @@ def main():
     adaptive = attach(model, PARTS, torch.zeros(2, 1, 8, 8), statistics="remembered")
     warm_up(adaptive, frames[source], labels[source], Recipe(epochs=20, batch_size=20))
     names = tuple(str(digit) for digit in range(10))
-    choices = Choices(batch=16, gradient="meta", labels=names)
+    # The cheaper step: a small board shall keep up with the picture.
+    choices = Choices(16, "meta", "all", "ecotta", learning_rate=1e-3, labels=names)
     origin = {"data": "scikit-learn digits, CC BY 4.0", "model": "edgemem.models.networks:digits"}
     print(export_bundle(adaptive, out / "digits.edgemem", choices, source=origin))
 
