@@ -42,7 +42,7 @@ def bundle(lively, warmed, exported):
     model = warmed(attach(network, ["layer1", "layer2"], example, statistics="remembered"))
     for value in model.remembered().values():
         value.zero_()
-    choices = Choices(BATCH, "meta", learning_rate=RATE)
+    choices = Choices(BATCH, "meta", "all", "ecotta", learning_rate=RATE)
     return exported(network, model, choices)
 
 
