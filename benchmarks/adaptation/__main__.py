@@ -105,7 +105,7 @@ def work(options: argparse.Namespace) -> list[Run]:
         for seed, (name, protocol) in product(range(options.seeds), options.chosen.items())
         for method, task in product(options.methods, protocol.tasks)
         if seed < protocol.seeds
-        and (options.protocols or named(method)[0] in protocol.methods)
+        and (options.chose_methods or named(method)[0] in protocol.methods)
         and (OURS.get(named(method)[0], Ours()).bundle != SHIPPED or protocol.two_visits)
     ]
 
@@ -158,12 +158,13 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add: Callable[..., Any] = parser.add_argument
     add("--quick", action="store_true", help="a few of all, few frames, a short warm-up")
     add(
-        "--protocols",
+        "--methods",
         nargs="+",
         metavar="NAME",
-        help="default all, each with the methods that it is meant for",
+        choices=METHODS,
+        help="default those that a protocol is meant for",
     )
-    add("--methods", nargs="+", metavar="NAME", choices=METHODS, help="default all")
+    add("--protocols", nargs="+", metavar="NAME", help="default all")
     add("--rates", nargs="+", type=float, default=[1.0], metavar="FACTOR",
         help="of every method's learning rate, to sweep it")  # fmt: skip
     add("--frames", type=whole, help="per context; default 320")
@@ -185,6 +186,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, value in (QUICK if options.quick else FULL).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    options.chose_methods = options.methods is not None
     methods = options.methods or (QUICK_METHODS if options.quick else METHODS)
     options.methods = [with_factor(name, k) for name in methods for k in options.rates]
     options.chosen = _chosen(parser, options)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adaptation import streams
-from adaptation.methods import LASTING, MEMORIES, METHODS, MOST, SINGLE
+from adaptation.methods import LASTING, MEMORIES, MOST, SINGLE
 from adaptation.streams import CLEAN, LEVELS, Builder, Stream
 
 CORRUPTIONS = (
@@ -53,7 +53,7 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
     }
     long_run = streams.recurring("flat", streams.correlated, long_visits)
     return {
-        "continual": Protocol(streams.continual, methods=METHODS),
+        "continual": Protocol(streams.continual, methods=(*MOST, "CoTTA")),
         "gradual": Protocol(streams.gradual, seeds=1),
         "mixed": Protocol(streams.mixed),
         "label-correlated": Protocol(streams.label_correlated, methods=(*MOST, "CoTTA")),
@@ -67,6 +67,7 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
             streams.speech,
             ("unseen speaker",),
             tasks=tuple(f"speech, {name}" for name in SPEAKERS),
+            methods=SINGLE,
             seeds=1,
         ),
         **come_back,
