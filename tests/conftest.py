@@ -30,7 +30,7 @@ def bundle(tmp_path):
 def demo_levels(tmp_path_factory):
     """Two levels of branch 2 that fit the demo bundle, with blocks (do not write there)."""
     folder, random = tmp_path_factory.mktemp("levels"), np.random.default_rng(0)
-    blocks = random.normal(size=(12, 42_971)).astype(np.float32)
+    blocks = random.normal(size=(12, 42_972)).astype(np.float32)
     keys = random.normal(size=(12, 48)).astype(np.float32)
     np.savez(folder / "source.npz", keys=keys, blocks=blocks)
     build_bank(folder / "source.npz", folder / "bank", levels=2, branch=2, storage="float16")

@@ -58,7 +58,8 @@ PEERS: dict[str, str] = {
 WARM = {f"{name}, warm": name for name in ("batch statistics", "Tent", "ETA", "ROID")}
 METHODS = (*OURS, *PEERS, *WARM)
 # Fewer where a run takes long: of contexts that return, of single frames, of six speakers, of the
-# long run. CoTTA takes ten times as long as others. Our own variants run when they are asked for.
+# long run. Our own variants run when they are asked for, and so does CoTTA, which takes ten times
+# as long as others.
 VARIANTS = (
     "EdgeMem, leaves alone", "EdgeMem, forgetful state", "EdgeMem, shipped levels",
     "EdgeMem, meta path",

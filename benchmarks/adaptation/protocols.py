@@ -53,10 +53,10 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
     }
     long_run = streams.recurring("flat", streams.correlated, long_visits)
     return {
-        "continual": Protocol(streams.continual, methods=(*MOST, "CoTTA")),
+        "continual": Protocol(streams.continual),
         "gradual": Protocol(streams.gradual, seeds=1),
         "mixed": Protocol(streams.mixed),
-        "label-correlated": Protocol(streams.label_correlated, methods=(*MOST, "CoTTA")),
+        "label-correlated": Protocol(streams.label_correlated),
         "bursts of one class": Protocol(streams.bursts, seeds=1),
         "single frames": Protocol(streams.single, RETURNING, methods=SINGLE),
         "the same frames in batches": Protocol(streams.continual, RETURNING, methods=SINGLE),

@@ -129,7 +129,7 @@ def test_a_gap_between_levels_is_refused(shipped_bundle, seal):
 
 @pytest.mark.parametrize(
     ("length", "elements", "reason"),
-    [(47, 42_971, "numbers in a key, not 48"), (48, 9, "numbers in a block, not 42971")],
+    [(47, 42_972, "numbers in a key, not 48"), (48, 9, "numbers in a block, not 42972")],
 )
 def test_levels_of_another_bundle_are_refused(
     shipped_bundle, seal, tmp_path, length, elements, reason

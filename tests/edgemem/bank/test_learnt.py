@@ -16,7 +16,7 @@ from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.state import State
 
-SIZE = 42_971
+SIZE = 42_972
 
 
 class Device:

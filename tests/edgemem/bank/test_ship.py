@@ -37,7 +37,7 @@ def test_the_copy_is_the_bundle_with_the_levels(bundle, demo_levels, tmp_path):
 
 def test_levels_that_were_there_make_place(shipped_bundle, tmp_path):
     np.save(tmp_path / "keys.npy", np.eye(9, 48, dtype=np.float32))
-    build_bank(tmp_path / "keys.npy", tmp_path / "b", levels=1, branch=3, elements=42_971)
+    build_bank(tmp_path / "keys.npy", tmp_path / "b", levels=1, branch=3, elements=42_972)
     made = ship(tmp_path / "b", shipped_bundle, tmp_path / "again.edgemem")
     assert made.manifest.levels == ["bank/level-1.safetensors"]
     assert (
@@ -76,7 +76,7 @@ def refused(kind, match, bank, bundle, out):
 
 @pytest.mark.parametrize(
     ("length", "elements", "reason"),
-    [(47, 42_971, "has 47 numbers in a key, not 48"), (48, 0, "has 0 numbers in a block")],
+    [(47, 42_972, "has 47 numbers in a key, not 48"), (48, 0, "has 0 numbers in a block")],
 )
 def test_levels_that_do_not_fit_are_refused(bundle, tmp_path, length, elements, reason):
     np.save(tmp_path / "keys.npy", np.eye(4, length, dtype=np.float32))

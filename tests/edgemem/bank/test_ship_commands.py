@@ -48,7 +48,7 @@ def test_from_a_stream_to_a_bundle_with_levels(tmp_path, stream):
         "bank", "build", tmp_path / "keys.npz", "--bundle", BUNDLE, "--levels", 2,
         "--branch", 3, "--storage", "int8", "--out", tmp_path / "bank", "--json",
     )  # fmt: skip
-    assert [level["elements"] for level in json.loads(out)["levels"]] == [42_971] * 2
+    assert [level["elements"] for level in json.loads(out)["levels"]] == [42_972] * 2
     new = tmp_path / "new.edgemem"
     out, _ = run("bank", "ship", tmp_path / "bank", BUNDLE, "--out", new, "--json")
     made = json.loads(out)
@@ -88,14 +88,14 @@ def test_from_devices_to_a_bundle_with_what_they_learnt(tmp_path, digits_stream)
     bank = tmp_path / "bank"
     build = ("bank", "build", *files, "--levels", 2, "--branch", 2, "--out", bank)
     found = json.loads(run(*build, "--bundle", BUNDLE, "--json")[0])
-    assert found["levels"][0]["elements"] == 42_971
+    assert found["levels"][0]["elements"] == 42_972
     run("bank", "ship", bank, BUNDLE, "--out", tmp_path / "new.edgemem")
     run("verify", tmp_path / "new.edgemem", *THREADS)
     assert "needs the bundle" in refused(*build)
     assert "other bundle" in refused(*build, "--bundle", tmp_path / "new.edgemem")
     mixed = ("bank", "build", files[0], tmp_path / "a.npz", "--bundle", BUNDLE, "--out", bank)
     assert "are not all of edgemem bank export" in refused(*mixed)
-    assert "is not the bundle's 42971" in refused(*build, "--bundle", BUNDLE, "--elements", 5)
+    assert "is not the bundle's 42972" in refused(*build, "--bundle", BUNDLE, "--elements", 5)
 
 
 def test_verify_of_a_bundle_hashes_its_levels(shipped_bundle):
