@@ -250,7 +250,8 @@ def report(runs: Runs, options: argparse.Namespace) -> None:
     for name, rows in runs.items():
         show(name, rows)
     about = setting(**{k: getattr(options, k) for k in (*FULL, "threads", "jobs", "quick")})
-    choices = f"{options.frames} frames per context, {options.seeds} seeds, batch 64"
+    seeds = "1 seed" if options.seeds == 1 else f"{options.seeds} seeds"
+    choices = f"{options.frames} frames per context, {seeds}, batch 64"
     print(setting_text(about, choices))
     options.out.mkdir(parents=True, exist_ok=True)
     command = f"python -m adaptation {shlex.join(options.words)}".strip()
