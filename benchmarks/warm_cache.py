@@ -18,7 +18,9 @@ from edgemem.cli.show import percent, progress
 from edgemem.files import sha256_file
 from edgemem.models import AdaptiveModel, Progress, Recipe, save_adaptive, warm_up
 
-WARM_UP_CODE = ("attach", "augment", "meta_network", "source_keys", "statistics", "warm_up")
+WARM_UP_CODE = (
+    "adaptive", "attach", "augment", "meta_network", "source_keys", "statistics", "warm_up",
+)  # fmt: skip
 
 
 def cache_path(kind: str, settings: Mapping[str, Any]) -> Path:

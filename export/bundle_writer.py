@@ -36,7 +36,7 @@ from edgemem.reference import reference_frames
 GENERIC = "bank/generic.safetensors"
 REFERENCE = "reference.safetensors"
 SOURCE = "source.safetensors"
-KNOWN_COMPANIONS = 7  # beside a frame, where the block remembers statistics
+KNOWN_COMPANIONS = 15  # beside a frame, where the block remembers statistics
 ROOT_SHARE = 1.0  # of what is learnt, over contexts; what is remembered belongs to its context
 LEARNING_RATES = {"sgd": 3e-4, "adam": 1e-4}
 

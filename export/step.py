@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vjp
 
+from edgemem.export import label_order
 from edgemem.export.objective import Loss, Objective
 from edgemem.export.optimizer import Optimizer
 from edgemem.models import remembered
@@ -66,8 +67,8 @@ def predict_function(model: AdaptiveModel, frames: Tensor) -> Function:
         if "alpha" in hp:
             known = count + arrays[remembered.FRAMES] if model.remembered() else count
             hp["alpha"] = hp["alpha"] * (known / full).clamp(max=1.0)
-        output = _forward(model, arrays, x, count, hp)
-        return _weighed(model, output, arrays, hp), output.key
+        output = _forward(model, arrays, x, (count, full), hp)
+        return _answer(model, output, arrays, count, hp), output.key
 
     return Function(inputs, ("logits", "key"), call, dynamic_batch=True)
 
@@ -110,10 +111,10 @@ def adapt_function(
         values = dict(zip(list(inputs)[1:], flat, strict=True))
         old_block, old_slots = _strip("block", values), _strip("opt", values)
         hp, old_learned = _strip("hp", values), {name: old_block[name] for name in learned}
-        count = torch.tensor(float(x.shape[0]))
+        count, full = torch.tensor(float(x.shape[0])), float(x.shape[0])
 
         def loss(arrays: Arrays) -> tuple[Tensor, tuple[Output, Loss]]:
-            output = _forward(model, old_block | arrays, x, count, hp, gradient)
+            output = _forward(model, old_block | arrays, x, (count, full), hp, gradient)
             result = objective.loss(output, hp)
             return result.value, (output, result)
 
@@ -124,11 +125,8 @@ def adapt_function(
         (grads,) = pullback(torch.ones_like(value) + over)
         new_block, new_slots = optimizer.update(old_learned, grads, old_slots, hp)
         new_block = {k: _towards(v, source[k], hp["source_share"]) for k, v in new_block.items()}
-        logits, update, updated = (
-            _weighed(model, output, old_block, hp),
-            result.update,
-            result.update,
-        )
+        logits = _answer(model, output, old_block, count, hp)
+        update = updated = result.update
         moved = dict.fromkeys(learned, update)
         if model.remembered():  # from every batch that gives finite values, reliable or not
             updated = update | torch.isfinite(result.value)
@@ -161,6 +159,7 @@ def _predict_parameters(model: AdaptiveModel, batch: int) -> dict[str, float]:
     own = {} if alpha is None else {"alpha": alpha}
     if model.remembered():
         own |= {n: v for n, v in remembered.HYPER_PARAMETERS.items() if n != "memory_rate"}
+        own |= label_order.HYPER_PARAMETERS
     return own
 
 
@@ -168,24 +167,28 @@ def _memory_parameters(model: AdaptiveModel) -> dict[str, float]:
     return remembered.HYPER_PARAMETERS if model.remembered() else {}
 
 
-def _weighed(model: AdaptiveModel, output: Output, block: Arrays, hp: Arrays) -> Tensor:
-    """Logits after the remembered class prior, where there is one."""
+def _answer(
+    model: AdaptiveModel, output: Output, block: Arrays, count: Tensor, hp: Arrays
+) -> Tensor:
+    """Logits after the remembered class prior and the order of labels, where there is a memory."""
     if not model.remembered():
         return output.logits
-    return remembered.weighed(output.logits, block[remembered.CLASS_PRIOR], hp)
+    logits = remembered.weighed(output.logits, block[remembered.CLASS_PRIOR], hp)
+    return label_order.in_order(logits, count, hp["label_order"])
 
 
 def _forward(
     model: AdaptiveModel,
     block: Arrays,
     x: Tensor,
-    count: Tensor,
+    frames: tuple[Tensor, float],
     hp: Arrays,
     gradient: Gradient = "full",
 ) -> Output:
+    """frames: in x, and in a full batch."""
     weight = None
     if model.remembered():
-        weight = remembered.batch_weight(count, block, hp)
+        weight = remembered.batch_weight(frames[0], block, hp, frames[1])
     model.gradient = gradient
     try:
         output: Output = functional_call(model, block, (x, hp.get("alpha"), weight))

@@ -19,7 +19,7 @@ from edgemem.models.statistics import FrozenNorm, MixedStatistics, Settings
 Gradient = Literal["full", "meta"]
 Learn = Literal["all", "norms"]
 Statistics = Literal["source", "batch", "mix", "remembered"] | float
-REMEMBERED_ALPHA = 0.6
+REMEMBERED_ALPHA = 0.8
 PRIOR_FRAMES = 16  # BN-alpha, Schneider et al. 2020, figure 2: the source counts as N = 16 frames
 
 

@@ -9,6 +9,8 @@ from edgemem.runtime.backend import Graph, TensorSpec
 
 REQUIRED_OUTPUTS = ("logits", "key")
 REQUIRED_STATS = ("loss", "updated")
+# Hyper-parameters of how logits are read, not of the model that gives them.
+READING = frozenset({"label_order"})
 
 
 def check_predict(graph: Graph, manifest: Manifest, thing: str) -> None:

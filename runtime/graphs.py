@@ -11,7 +11,7 @@ from edgemem.block import Array, Arrays
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
 from edgemem.runtime.backend import Backend, Graph
-from edgemem.runtime.contract import check_adapt, check_key, check_predict, prefixed
+from edgemem.runtime.contract import READING, check_adapt, check_key, check_predict, prefixed
 
 Frames = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -80,6 +80,11 @@ class Graphs:
     def frozen(self, window: Frames) -> Logits:
         """Logits of the frozen model."""
         return self.predict(window, self.zero, self.frozen_parameters)
+
+    def frozen_read(self, window: Frames, hyper_parameters: Mapping[str, float]) -> Logits:
+        """Logits of the frozen model, read as those of the block are."""
+        reading = {name: hyper_parameters[name] for name in READING & hyper_parameters.keys()}
+        return self.predict(window, self.zero, self.frozen_parameters | reading)
 
     def adapt(
         self, window: Frames, block: Arrays, slots: Arrays, hyper_parameters: Mapping[str, float]

@@ -144,7 +144,10 @@ class Guard:
         elif self.share < HALF <= before:
             tell(events, "recovered", "the adapted model is sure again", logging.INFO)
         self._choose()
-        return blended(own, frozen, self.share)
+        if not self.share:
+            return own
+        read = self._graphs.frozen_read(window, self._learner.hyper_parameters)
+        return blended(own, read, self.share)
 
     def _distance(self, window: Frames) -> float:
         """Of a batch from the source."""

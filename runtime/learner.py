@@ -69,7 +69,8 @@ class Learner:
         own = self.own(window, events, block)[-n:]
         if not self.frozen_share:
             return own
-        return blended(own, self._graphs.frozen(window[-n:]), self.frozen_share)
+        read = self._graphs.frozen_read(window, self.hyper_parameters)[-n:]
+        return blended(own, read, self.frozen_share)
 
     def own(self, window: Frames, events: list[Event], block: Arrays | None = None) -> Logits:
         """Logits of the block; the frozen model's if it fails."""

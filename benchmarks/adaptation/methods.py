@@ -28,6 +28,7 @@ class Ours:
 
 OURS: dict[str, Ours] = {
     "EdgeMem": Ours(),
+    "EdgeMem, each frame alone": Ours(hyper_parameters={"label_order": 0.0}),
     "EdgeMem, leaves alone": Ours(bundle="flat"),
     "EdgeMem, one state": Ours(bundle="mix", contexts=False),
     "EdgeMem, forgetful state": Ours(
@@ -66,7 +67,7 @@ VARIANTS = (
 )  # fmt: skip
 MOST = tuple(name for name in METHODS if name not in (*VARIANTS, "CoTTA"))
 MEMORIES = (
-    "EdgeMem", "EdgeMem, one state", "source", "batch statistics", "Tent", "ROID", "EcoTTA",
+    "EdgeMem", "EdgeMem, each frame alone", "EdgeMem, one state", "source", "batch statistics", "Tent", "ROID", "EcoTTA",
     "RoTTA", "PeTTA", "ReservoirTTA", "LAME", "T3A", "ROID, warm",
 )  # fmt: skip
 SINGLE = (

