@@ -67,7 +67,7 @@ def predict_function(model: AdaptiveModel, frames: Tensor) -> Function:
         if "alpha" in hp:
             known = count + arrays[remembered.FRAMES] if model.remembered() else count
             hp["alpha"] = hp["alpha"] * (known / full).clamp(max=1.0)
-        output = _forward(model, arrays, x, (count, full), hp)
+        output = _forward(model, arrays, x, count, hp)
         return _answer(model, output, arrays, count, hp), output.key
 
     return Function(inputs, ("logits", "key"), call, dynamic_batch=True)
@@ -111,10 +111,10 @@ def adapt_function(
         values = dict(zip(list(inputs)[1:], flat, strict=True))
         old_block, old_slots = _strip("block", values), _strip("opt", values)
         hp, old_learned = _strip("hp", values), {name: old_block[name] for name in learned}
-        count, full = torch.tensor(float(x.shape[0])), float(x.shape[0])
+        count = torch.tensor(float(x.shape[0]))
 
         def loss(arrays: Arrays) -> tuple[Tensor, tuple[Output, Loss]]:
-            output = _forward(model, old_block | arrays, x, (count, full), hp, gradient)
+            output = _forward(model, old_block | arrays, x, count, hp, gradient)
             result = objective.loss(output, hp)
             return result.value, (output, result)
 
@@ -181,14 +181,13 @@ def _forward(
     model: AdaptiveModel,
     block: Arrays,
     x: Tensor,
-    frames: tuple[Tensor, float],
+    count: Tensor,
     hp: Arrays,
     gradient: Gradient = "full",
 ) -> Output:
-    """frames: in x, and in a full batch."""
     weight = None
     if model.remembered():
-        weight = remembered.batch_weight(frames[0], block, hp, frames[1])
+        weight = remembered.batch_weight(count, block, hp)
     model.gradient = gradient
     try:
         output: Output = functional_call(model, block, (x, hp.get("alpha"), weight))

@@ -25,7 +25,7 @@ CLASS_PRIOR, FRAMES = "remembered_prior", "remembered_frames"
 EVENNESS = "remembered_evenness"
 MEAN, VAR = "remembered_mean", "remembered_var"
 NAMES = (CLASS_PRIOR, FRAMES, EVENNESS, MEAN, VAR)
-# least_batch_weight, even_batch_weight: least weight of a full batch's moments against the
+# least_batch_weight, even_batch_weight: least weight of the present batch's moments against the
 # remembered ones, where batches hold one class, and where they hold all classes alike.
 # memory_rate: least share that a batch has in what is remembered.
 # prior_weight: exponent of the class prior.
@@ -40,20 +40,16 @@ MOST_FRAMES = 1e6  # float32 counts exactly up to 1.6e7
 SOURCE_FRAMES = 16.0  # the source counts for as many frames when the first batch is remembered
 
 
-def batch_weight(
-    frames: Tensor, remembered: Arrays, hp: Mapping[str, Tensor], batch: float
-) -> Tensor:
+def batch_weight(frames: Tensor, remembered: Arrays, hp: Mapping[str, Tensor]) -> Tensor:
     """Weight of the moments of so many frames against what is remembered; 1 at first.
 
     The least weight rises with the eighth power of the evenness of past batches: a batch of all
-    classes tells more of its context than the past does, one of few classes tells of these. It is
-    that of a full batch; fewer frames have their part of it.
+    classes tells more of its context than the past does, one of few classes tells of these.
     """
     least, share = hp["least_batch_weight"], remembered[EVENNESS]
     for _ in range(3):
         share = share * share
     least = least + (hp["even_batch_weight"] - least).clamp(min=0.0) * share
-    least = frames * least / (frames * least + batch * (1.0 - least))
     return torch.maximum(least, frames / (frames + remembered[FRAMES]))
 
 

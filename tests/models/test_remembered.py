@@ -142,31 +142,22 @@ def test_a_constant_channel_has_a_variance_of_zero_and_never_less(level):
 def test_the_first_batch_counts_alone_and_later_ones_as_their_share_down_to_the_least(count):
     hp = hyper_parameters(least_batch_weight=0.2)
     past = torch.tensor([0.0, 1.0, 8.0, 20.0, 100.0, 1e4, MOST_FRAMES])
-    memory = {FRAMES: past, EVENNESS: torch.tensor(0.0)}
-    found = batch_weight(torch.tensor(count), memory, hp, 64.0)
+    found = batch_weight(torch.tensor(count), {FRAMES: past, EVENNESS: torch.tensor(0.0)}, hp)
     assert found[0] == 1.0
+    assert found[-1] == hp["least_batch_weight"]
     assert (found.diff() <= 0).all()
-    # A full batch against what stands for four batches: 0.2 = 64 / (64 + 256).
-    least = count / (count + 256)
-    close(found, [max(least, count / (count + p)) for p in past.tolist()])
+    close(found, [max(0.2, count / (count + p)) for p in past.tolist()])
 
 
 def test_the_least_weight_rises_with_the_evenness_of_past_batches():
     held = torch.tensor([0.0, 0.5, 0.9, 1.0])
     memory = {FRAMES: torch.tensor(1e5), EVENNESS: held}
-    hp = hyper_parameters(least_batch_weight=0.2, even_batch_weight=0.7)
-    found = batch_weight(torch.tensor(8.0), memory, hp, 8.0)
+    found = batch_weight(
+        torch.tensor(8.0), memory, hyper_parameters(least_batch_weight=0.2, even_batch_weight=0.7)
+    )
     close(found, 0.2 + 0.5 * held.numpy().astype(np.float64) ** 8)
     high = hyper_parameters(least_batch_weight=0.8, even_batch_weight=0.7)
-    close(batch_weight(torch.tensor(8.0), memory, high, 8.0), np.full(4, 0.8))
-
-
-@pytest.mark.parametrize("least", [0.0, 1.0])
-def test_a_least_weight_of_all_or_nothing_is_that_for_any_number_of_frames(least):
-    hp = hyper_parameters(least_batch_weight=least, even_batch_weight=least)
-    memory = {FRAMES: torch.tensor(MOST_FRAMES), EVENNESS: torch.tensor(1.0)}
-    found = batch_weight(torch.tensor([1.0, 5.0, 64.0]), memory, hp, 64.0)
-    np.testing.assert_allclose(found, least, atol=1e-4)
+    assert (batch_weight(torch.tensor(8.0), memory, high) == high["least_batch_weight"]).all()
 
 
 @pytest.mark.parametrize(("classes", "frames"), [(2, 16), (10, 16), (10, 64), (100, 64)])
@@ -436,8 +427,7 @@ def test_source_remembered_and_present_moments_are_mixed_as_the_formula_says(cou
     found = call(predict_function(model, torch.zeros(BATCH, 3, 4, 4)), x=x, **scalars)["logits"]
 
     past = {name: value.double() for name, value in model.remembered().items()}
-    least = 0.05 * count / (0.05 * count + 0.95 * BATCH)
-    share = max(least, count / (count + past[FRAMES].item()))
+    share = max(0.05, count / (count + past[FRAMES].item()))
     norm, values = network.norm, x.double()
     moments = values.mean((0, 2, 3)), values.var((0, 2, 3), unbiased=False)
     mixed = []
