@@ -1,6 +1,6 @@
 """Reading frames beside their neighbours in time, against sums over all sequences of classes."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -41,14 +41,16 @@ def test_messages_that_have_come_all_the_way_give_the_chains_marginals():
     even = torch.full((1, classes), 1 / classes, dtype=torch.float64)
     before = after = even.expand(frames, classes)
     for _ in range(frames):
-        forward, backward = messages(own, before, after, prior, torch.tensor(lasting, dtype=torch.float64))
+        forward, backward = messages(
+            own, before, after, prior, torch.tensor(lasting, dtype=torch.float64)
+        )
         before = torch.cat([prior, forward[:-1]])
         after = torch.cat([backward[1:], even])
     found = own * before * after
     step = lasting * np.eye(classes) + (1 - lasting) * prior.numpy()
     expected = np.zeros((frames, classes))
     for path in product(range(classes), repeat=frames):
-        chance = prior.numpy()[0, path[0]] * np.prod([step[i, j] for i, j in zip(path, path[1:])])
+        chance = prior.numpy()[0, path[0]] * np.prod([step[i, j] for i, j in pairwise(path)])
         chance *= np.prod([own[k, c].item() for k, c in enumerate(path)])
         expected[np.arange(frames), path] += chance
     np.testing.assert_allclose(
