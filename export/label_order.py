@@ -15,8 +15,9 @@ from torch import Tensor
 
 HYPER_PARAMETERS = {"label_order": 1.0}  # weight of the neighbours; 0: every frame on its own
 ROUNDS = 6  # a message reaches as many frames
-PRIOR_FRAMES = 64.0  # an even class prior counts for as many frames: batches are small samples
+PRIOR_FRAMES = 32.0  # an even class prior counts for as many frames: batches are small samples
 MOST_LASTING = 0.98
+ROUNDING = 1e-4  # beside the chance of a batch of one class
 # Networks are too certain of what they get wrong. Where frames do go on as they were, their
 # neighbours contradict such certainty: the logits are divided by up to 1 + DOUBT.
 DOUBT = 2.0
@@ -33,11 +34,13 @@ def in_order(logits: Tensor, frames: Tensor, weight: Tensor) -> Tensor:
     before = after = torch.full_like(log_p, 1.0 / classes)
     p, lasting = log_p.exp(), frames * 0.0
     for _ in range(ROUNDS):
-        prior = (p.sum(0, keepdim=True) + PRIOR_FRAMES / classes) / (frames + PRIOR_FRAMES)
+        shares = p.mean(0, keepdim=True)
+        prior = (frames * shares + PRIOR_FRAMES / classes) / (frames + PRIOR_FRAMES)
         agreement = (p * torch.cat([none, p])[:-1]).sum() / (frames - 1.0).clamp(min=1.0)
-        chance = (prior * prior).sum()
-        # How much more often neighbours agree than frames drawn from the prior would.
-        lasting = ((agreement - chance) / (1.0 - chance)).clamp(0.0, MOST_LASTING)
+        # How much more often neighbours agree than frames in random order would: not with the
+        # prior, which hides how rare classes are, for then few classes would pass for order.
+        chance = (shares * shares).sum()
+        lasting = ((agreement - chance) / (1.0 - chance + ROUNDING)).clamp(0.0, MOST_LASTING)
         own = torch.softmax(log_p / (1.0 + DOUBT * lasting), 1)
         forward, backward = messages(own, before, after, prior, lasting)
         # Slices as long as the batch: shorter ones cannot be traced for batches of any size.

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vjp
 
-from edgemem.export import label_order
+from edgemem.export.label_order import HYPER_PARAMETERS as READING
+from edgemem.export.label_order import in_order
 from edgemem.export.objective import Loss, Objective
 from edgemem.export.optimizer import Optimizer
 from edgemem.models import remembered
@@ -159,7 +160,7 @@ def _predict_parameters(model: AdaptiveModel, batch: int) -> dict[str, float]:
     own = {} if alpha is None else {"alpha": alpha}
     if model.remembered():
         own |= {n: v for n, v in remembered.HYPER_PARAMETERS.items() if n != "memory_rate"}
-        own |= label_order.HYPER_PARAMETERS
+        own |= READING
     return own
 
 
@@ -174,7 +175,7 @@ def _answer(
     if not model.remembered():
         return output.logits
     logits = remembered.weighed(output.logits, block[remembered.CLASS_PRIOR], hp)
-    return label_order.in_order(logits, count, hp["label_order"])
+    return in_order(logits, count, hp["label_order"])
 
 
 def _forward(

@@ -59,7 +59,9 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
         "label-correlated": Protocol(streams.label_correlated),
         "bursts of one class": Protocol(streams.bursts, seeds=1),
         "single frames": Protocol(streams.single, RETURNING, methods=SINGLE, seeds=1),
-        "the same frames in batches": Protocol(streams.continual, RETURNING, methods=SINGLE),
+        "the same frames in batches": Protocol(
+            streams.continual, RETURNING, methods=SINGLE, seeds=1
+        ),
         "clean": Protocol(streams.clean),
         "JPEG files": Protocol(streams.continual, ("JPEG files",)),
         "continual, ResNet-32": Protocol(streams.continual, tasks=("ResNet-32",), seeds=1),

@@ -18,12 +18,12 @@ def read(logits, weight=1.0):
     return in_order(torch.as_tensor(logits), frames, torch.tensor(weight))
 
 
-def noisy(labels, seed):
-    """Logits of a network that is often wrong, and knows how often."""
+def noisy(labels, seed, distance=2.0):
+    """Logits of a network that is often wrong, and knows how often; seldom at a distance of 4."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(len(labels), CLASSES)).astype(np.float32)
-    logits[np.arange(len(labels)), labels] += 2.0
-    return 2 * logits  # of a distance between normal distributions: their likelihood ratio
+    logits[np.arange(len(labels)), labels] += distance
+    return 2 * logits
 
 
 def errors(logits, labels):
@@ -101,6 +101,19 @@ def test_labels_of_few_classes_in_random_order_are_read_better():
         before.append(errors(logits, labels))
         after.append(errors(read(logits), labels))
     assert np.mean(after) < np.mean(before) / 2
+
+
+@pytest.mark.parametrize("distance", [2.0, 4.0])
+@pytest.mark.parametrize("frames", [16, 64])
+def test_rare_classes_in_random_order_do_not_pass_for_order(frames, distance):
+    rng = np.random.default_rng(frames)
+    before, after = [], []
+    for seed in range(6400 // frames):
+        labels = rng.choice(CLASSES, frames, p=[0.6, 0.2, *[0.025] * 8])
+        logits = noisy(labels, seed, distance)
+        before.append(errors(logits, labels))
+        after.append(errors(read(logits), labels))
+    assert np.mean(after) <= np.mean(before) + 0.001
 
 
 def test_time_may_run_backwards():

@@ -7,7 +7,7 @@ import edgemem
 from edgemem.demo import BUNDLE, STREAM
 from edgemem.runtime.lookout import LOOK, Lookout
 
-BATCH, KNOWN = 16, 7
+BATCH, KNOWN = 16, 15
 
 
 @pytest.fixture(scope="module")
