@@ -74,7 +74,7 @@ SINGLE = (
     "EdgeMem", "EdgeMem, one state", "source", "batch statistics", "Tent", "EATA", "SAR", "ROID",
     "EcoTTA", "RoTTA", "LAME", "ROID, warm",
 )  # fmt: skip
-LASTING = ("EdgeMem", "EdgeMem, one state", "source", "batch statistics", "Tent", "ROID", "PeTTA")
+LASTING = ("EdgeMem", "source", "batch statistics")
 
 
 def named(text: str) -> tuple[str, float]:
