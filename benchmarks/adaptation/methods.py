@@ -67,8 +67,8 @@ VARIANTS = (
 )  # fmt: skip
 MOST = tuple(name for name in METHODS if name not in (*VARIANTS, "CoTTA"))
 MEMORIES = (
-    "EdgeMem", "EdgeMem, each frame alone", "EdgeMem, one state", "source", "batch statistics", "Tent", "ROID", "EcoTTA",
-    "RoTTA", "PeTTA", "ReservoirTTA", "LAME", "T3A", "ROID, warm",
+    "EdgeMem", "EdgeMem, each frame alone", "EdgeMem, one state", "source", "batch statistics",
+    "Tent", "ROID", "EcoTTA", "RoTTA", "PeTTA", "ReservoirTTA", "LAME", "T3A", "ROID, warm",
 )  # fmt: skip
 SINGLE = (
     "EdgeMem", "EdgeMem, one state", "source", "batch statistics", "Tent", "EATA", "SAR", "ROID",

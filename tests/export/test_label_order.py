@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgemem.export.label_order import in_order, messages
+from edgemem.export.label_order import HYPER_PARAMETERS, in_order, messages
+from edgemem.runtime.contract import READING
 
 CLASSES = 10
 
@@ -32,6 +33,10 @@ def errors(logits, labels):
 
 def runs_of(rng, length, count):
     return np.repeat(rng.integers(CLASSES, size=count), length)
+
+
+def test_the_runtime_knows_what_is_reading():
+    assert set(HYPER_PARAMETERS) == READING
 
 
 def test_messages_that_have_come_all_the_way_give_the_chains_marginals():

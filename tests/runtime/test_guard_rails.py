@@ -205,3 +205,15 @@ def test_a_state_file_keeps_the_rung(rung, clear, tmp_path):
         runtime.rollback("source")
         assert runtime._guard.ladder.rung is Rung.LEARN
         assert runtime._learner.frozen_share == 0
+
+
+def test_the_second_opinion_is_read_in_order_and_the_frozen_model_is_not(clear):
+    x, y = clear
+    window = (x[np.argsort(y, kind="stable")][:BATCH] / np.float32(255)).astype(np.float32)
+    with opened() as runtime:
+        graphs, parameters = runtime._graphs, runtime.hyper_parameters
+        frozen = graphs.frozen(window)
+        np.testing.assert_array_equal(runtime.predict(window, frozen=True).logits, frozen)
+        alone = graphs.frozen_read(window, parameters | {"label_order": 0.0})
+        np.testing.assert_array_equal(alone, frozen)
+        assert not np.allclose(graphs.frozen_read(window, parameters), frozen, atol=0.1)
