@@ -23,7 +23,7 @@ from edgemem.bundle import Bundle
 from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.ladder import MOST_RELAPSES, Ladder, Rung
 from edgemem.runtime.learner import Learner, Logits
-from edgemem.runtime.opinion import SHARES, blended, frozen_share
+from edgemem.runtime.opinion import SHARES, averaged, blended, frozen_share, used
 from edgemem.runtime.result import Event
 from edgemem.runtime.source_keys import source_keys
 from edgemem.runtime.symptoms import FARTHEST, dissent, farthest
@@ -49,7 +49,7 @@ class Finding:
 
 class Guard:
     """Watches the block of a learner. ladder: where it stands. share: of the frozen model in the
-    answer, because it is more certain."""
+    answer, because it is more certain; used where it is large enough."""
 
     def __init__(self, bundle: Bundle, graphs: Graphs, learner: Learner) -> None:
         self._bundle, self._source, self._spec = bundle, bundle.generic, bundle.manifest.block
@@ -97,7 +97,7 @@ class Guard:
         return PROBATION if self.ladder.relapses else CHECK_EVERY
 
     def _choose(self) -> None:
-        self._learner.frozen_share = 1.0 if self.ladder.rung is Rung.FROZEN else self.share
+        self._learner.frozen_share = 1.0 if self.ladder.rung is Rung.FROZEN else used(self.share)
 
     def arrived(self) -> None:
         """Another context's block has been taken: check it on the next batch."""
@@ -134,20 +134,21 @@ class Guard:
         if self.ladder.rung is Rung.FROZEN:
             return self._graphs.frozen(window)
         self._batches += 1
-        if not self._asks or (not self.share and self._batches % OPINION_EVERY != 1):
+        if not self._asks or (not used(self.share) and self._batches % OPINION_EVERY != 1):
             return own
         frozen, before = self._graphs.frozen(window), self.share
-        self.share = frozen_share(own, frozen, self._distance(window))
+        newest = frozen_share(own, frozen, self._distance(window))
+        self.share = newest if self._batches == 1 else averaged(before, newest)
         if before < HALF <= self.share:
             text = f"the adapted model is unsure; the frozen one has {self.share:.0%} of the answer"
             tell(events, "frozen", text, logging.INFO)
         elif self.share < HALF <= before:
             tell(events, "recovered", "the adapted model is sure again", logging.INFO)
         self._choose()
-        if not self.share:
+        if not used(self.share):
             return own
         read = self._graphs.frozen_read(window, self._learner.hyper_parameters)
-        return blended(own, read, self.share)
+        return blended(own, read, used(self.share))
 
     def _distance(self, window: Frames) -> float:
         """Of a batch from the source."""

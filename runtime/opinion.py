@@ -10,15 +10,16 @@ from edgemem.runtime.result import entropies
 Logits = NDArray[np.float32]
 SHARES = 1000  # a share is a whole number of these, so that a state file keeps it exactly
 LEAST_SHARE = 0.2  # below it, a second forward pass is not worth its time
+NEWEST = 0.5  # weight of a batch against those before it
 # Chosen in trials; `python benchmarks/second_opinion.py` measures others.
-EQUAL = 2.4  # times the frozen model's mean entropy: both answer alike
+EQUAL = 1.8  # times the frozen model's mean entropy: both answer alike
 SHARPNESS = 4.0
-FAR = 3.0  # root mean square of a whitened key, 1 for source batches: half the odds
+FAR = 1.0  # root mean square of a whitened key, 1 for source batches: half the odds
 CERTAIN = 1e-3  # nats; certainty beyond it does not count
 
 
 def frozen_share(own: Logits, frozen: Logits, distance: float) -> float:
-    """Share of the frozen model, 0 or LEAST_SHARE to 1, from logits [n, classes] of a batch.
+    """Share of the frozen model, 0 to 1, that logits [n, classes] of a batch speak for.
 
     It follows from the ratio of mean entropies. Predictions under statistics that a batch of few
     classes has spoilt are far less certain than the frozen model's; those of a model that has
@@ -28,8 +29,17 @@ def frozen_share(own: Logits, frozen: Logits, distance: float) -> float:
     uncertain, certain = float(entropies(own).mean()), float(entropies(frozen).mean())
     ratio = uncertain / (EQUAL * max(certain, CERTAIN))
     odds = ratio**SHARPNESS / (1.0 + (distance / FAR) ** SHARPNESS)
-    share = round(SHARES * odds / (1.0 + odds)) / SHARES if np.isfinite(odds) else 0.0
-    return share if share >= LEAST_SHARE else 0.0
+    return _rounded(odds / (1.0 + odds)) if np.isfinite(odds) else 0.0
+
+
+def averaged(before: float, newest: float) -> float:
+    """A share after one more batch of the same context: a single batch can mislead."""
+    return _rounded(before + NEWEST * (newest - before))
+
+
+def used(share: float) -> float:
+    """The share that an answer is made with: 0 where it is too little to matter, never all."""
+    return min(share, 1.0 - 1.0 / SHARES) if share >= LEAST_SHARE else 0.0
 
 
 def blended(own: Logits, frozen: Logits, share: float) -> Logits:
@@ -39,6 +49,10 @@ def blended(own: Logits, frozen: Logits, share: float) -> Logits:
     both = np.logaddexp(_log_softmax(own) + np.log1p(-share), _log_softmax(frozen) + np.log(share))
     result: Logits = both.astype(np.float32)
     return result
+
+
+def _rounded(share: float) -> float:
+    return round(SHARES * share) / SHARES
 
 
 def _log_softmax(logits: Logits) -> NDArray[np.float32]:

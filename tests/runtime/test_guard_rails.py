@@ -8,7 +8,7 @@ from edgemem.demo import BUNDLE, STREAM
 from edgemem.errors import InputError
 from edgemem.runtime.guard import CHECK_EVERY, HALF
 from edgemem.runtime.ladder import Rung
-from edgemem.runtime.opinion import blended
+from edgemem.runtime.opinion import blended, used
 
 BATCH = 16
 
@@ -136,7 +136,7 @@ def test_the_adapted_model_answers_again_when_it_is_certain(clear, stream):
         burst = run(runtime, x[y == 1][: 4 * BATCH])
         assert messages(burst, "frozen") and runtime._guard.share >= HALF
         results = run(runtime, other[context == "fog"][: 20 * BATCH])
-        assert messages(results, "recovered") and runtime._guard.share == 0
+        assert messages(results, "recovered") and used(runtime._guard.share) == 0
 
 
 def test_a_frozen_model_that_is_wrong_with_certainty_gets_no_share_far_from_the_source(stream):
@@ -152,12 +152,13 @@ def test_single_frames_are_answered_with_the_share_of_the_last_batch(clear):
     x, y = clear
     with opened() as runtime:
         run(runtime, x[y == 1][: 2 * BATCH])
-        share = runtime._guard.share
+        share = used(runtime._guard.share)
         assert share > 0
-        own = runtime._learner.own(runtime._ring.last(BATCH), [])
-        frozen = runtime._graphs.frozen(runtime._ring.last(BATCH))
-        expected = blended(own, frozen, share)[-1]
-        found = runtime._learner.answer(runtime._ring.last(BATCH), 1, [])
+        window = runtime._ring.last(BATCH)
+        own = runtime._learner.own(window, [])
+        read = runtime._graphs.frozen_read(window, runtime.hyper_parameters)
+        expected = blended(own, read, share)[-1]
+        found = runtime._learner.answer(window, 1, [])
         np.testing.assert_allclose(found[0], expected, atol=1e-5)
 
 

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemem.runtime.opinion import EQUAL, FAR, LEAST_SHARE, SHARES, blended, frozen_share
+from edgemem.runtime.opinion import (
+    EQUAL,
+    FAR,
+    LEAST_SHARE,
+    SHARES,
+    averaged,
+    blended,
+    frozen_share,
+    used,
+)
 from edgemem.runtime.result import entropies
 
 CLASSES = 5
@@ -26,16 +35,28 @@ def test_the_share_follows_from_the_entropies_and_the_distance(one, other, dista
     ratio = entropies(own).mean() / max(entropies(frozen).mean(), 1e-3) / EQUAL
     odds = ratio**4 / (1 + (distance / FAR) ** 4)
     expected, found = odds / (1 + odds), frozen_share(own, frozen, distance)
-    assert found == 0 or found >= LEAST_SHARE
-    if abs(expected - LEAST_SHARE) > 1e-3:
-        assert found == pytest.approx(expected if expected >= LEAST_SHARE else 0, abs=1e-3)
+    assert found == pytest.approx(expected, abs=1e-3)
     assert round(found * SHARES) / SHARES == found
 
 
+@given(st.integers(0, SHARES), st.integers(0, SHARES))
+def test_a_share_goes_halfway_to_that_of_the_newest_batch(before, newest):
+    found = averaged(before / SHARES, newest / SHARES)
+    assert found == pytest.approx((before + newest) / (2 * SHARES), abs=1e-3)
+    assert round(found * SHARES) / SHARES == found  # a state file keeps it exactly
+
+
+@given(st.floats(0, 1))
+def test_a_small_share_is_not_worth_its_time_and_none_is_all(share):
+    found = used(share)
+    assert found == (0 if share < LEAST_SHARE else pytest.approx(share, abs=1e-3))
+    assert found < 1  # 1 would be the frozen rung, whose answers are not read in order
+
+
 def test_a_model_that_is_as_certain_as_the_frozen_one_answers_alone():
-    assert frozen_share(logits(3), logits(3, 1), 0.0) == 0
-    assert frozen_share(0 * logits(3), logits(9, 1), 0.0) > 0.9
-    assert frozen_share(0 * logits(3), logits(9, 1), 30.0) == 0
+    assert used(frozen_share(logits(3), logits(3, 1), 0.0)) == 0
+    assert used(frozen_share(0 * logits(3), logits(9, 1), 0.0)) > 0.9
+    assert used(frozen_share(0 * logits(3), logits(9, 1), 30.0)) == 0
 
 
 @given(st.floats(0.2, 0.95))
