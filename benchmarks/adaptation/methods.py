@@ -74,7 +74,7 @@ SINGLE = (
     "EdgeMem", "EdgeMem, one state", "source", "batch statistics", "Tent", "EATA", "SAR", "ROID",
     "EcoTTA", "RoTTA", "LAME", "ROID, warm",
 )  # fmt: skip
-LASTING = ("EdgeMem", "source", "batch statistics")
+LASTING = ("EdgeMem", "source", "batch statistics", "Tent", "ROID", "PeTTA")
 
 
 def named(text: str) -> tuple[str, float]:

@@ -18,6 +18,8 @@ RETURNING = ("gaussian_noise", "defocus_blur", "snow", "contrast", "pixelate")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 GRADUAL = tuple(f"{name}/{level}" for name in CORRUPTIONS for level in sorted(set(LEVELS))[:-1])
 
+ALL = 1000  # seeds
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -30,7 +32,7 @@ class Protocol:
     tasks: tuple[str, ...] = ("ResNet-20",)
     two_visits: Callable[[Builder, Sequence[str], int], Stream] | None = None
     methods: tuple[str, ...] = MOST
-    seeds: int = 1000
+    seeds: int = ALL
 
 
 def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
@@ -41,14 +43,14 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
             streams.recurring(priors, order, visits // part or 2),
             RETURNING,
             methods=MEMORIES,
-            seeds=1,
+            seeds=seeds,
             two_visits=streams.recurring(priors, order, 2),
         )
-        for name, priors, order, part in (
-            ("recurring, correlated", "flat", streams.correlated, 1),
-            ("recurring, balanced", "flat", None, 4),
-            ("recurring, skewed", "skewed", None, 4),
-            ("recurring, contradicting", "halves", None, 4),
+        for name, priors, order, part, seeds in (
+            ("recurring, correlated", "flat", streams.correlated, 1, ALL),
+            ("recurring, balanced", "flat", None, 4, 1),
+            ("recurring, skewed", "skewed", None, 4, 1),
+            ("recurring, contradicting", "halves", None, 4, 1),
         )
     }
     long_run = streams.recurring("flat", streams.correlated, long_visits)
@@ -57,11 +59,9 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
         "gradual": Protocol(streams.gradual, seeds=1),
         "mixed": Protocol(streams.mixed),
         "label-correlated": Protocol(streams.label_correlated),
-        "bursts of one class": Protocol(streams.bursts, seeds=1),
-        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE, seeds=1),
-        "the same frames in batches": Protocol(
-            streams.continual, RETURNING, methods=SINGLE, seeds=1
-        ),
+        "bursts of one class": Protocol(streams.bursts),
+        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE),
+        "the same frames in batches": Protocol(streams.continual, RETURNING, methods=SINGLE),
         "clean": Protocol(streams.clean),
         "JPEG files": Protocol(streams.continual, ("JPEG files",)),
         "continual, ResNet-32": Protocol(streams.continual, tasks=("ResNet-32",), seeds=1),
@@ -70,7 +70,6 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
             ("unseen speaker",),
             tasks=tuple(f"speech, {name}" for name in SPEAKERS),
             methods=SINGLE,
-            seeds=1,
         ),
         **come_back,
         "long run": Protocol(long_run, RETURNING, methods=LASTING, seeds=1),
