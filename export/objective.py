@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -30,12 +30,14 @@ class Objective:
     """A named loss, with the defaults of the hyper-parameters it reads.
 
     exercise: hyper-parameters under which every batch leads to an update, for the parity check.
+    relation: whether prototypes shall keep their relation to the samples, too (`relation.py`).
     """
 
     name: str
     hyper_parameters: dict[str, float]
     loss: Callable[[Output, HyperParameters], Loss]
     exercise: dict[str, float] = field(default_factory=dict)
+    relation: bool = False
 
 
 def entropies(logits: Tensor) -> Tensor:
@@ -118,6 +120,14 @@ def likelihood_ratio(classes: int) -> Objective:
     return Objective("likelihood_ratio", defaults, loss, exercise)
 
 
+def prototype_relation(classes: int) -> Objective:
+    """The likelihood ratio, with prototypes that keep their relation to the samples."""
+    base = likelihood_ratio(classes)
+    own = {"relation_weight": 1.0, "relation_temperature": 0.1}
+    parameters = base.hyper_parameters | own
+    return replace(base, name="prototype_relation", hyper_parameters=parameters, relation=True)
+
+
 def _weights(probabilities: Tensor, entropy: Tensor, hp: HyperParameters) -> Tensor:
     """Weight of each sample, [n]."""
     mean = probabilities.mean(0)
@@ -137,5 +147,6 @@ def _rescaled(values: Tensor) -> Tensor:
 OBJECTIVES: dict[str, Callable[[int], Objective]] = {
     "ecotta": ecotta,
     "likelihood_ratio": likelihood_ratio,
+    "prototype_relation": prototype_relation,
     "tent": tent,
 }

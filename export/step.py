@@ -16,6 +16,7 @@ from edgemem.export.label_order import HYPER_PARAMETERS as READING
 from edgemem.export.label_order import in_order
 from edgemem.export.objective import Loss, Objective
 from edgemem.export.optimizer import Optimizer
+from edgemem.export.relation import keeping_relations
 from edgemem.models import remembered
 from edgemem.models.adaptive import AdaptiveModel, Gradient, Output
 
@@ -115,8 +116,15 @@ def adapt_function(
         count = torch.tensor(float(x.shape[0]))
 
         def loss(arrays: Arrays) -> tuple[Tensor, tuple[Output, Loss]]:
-            output = _forward(model, old_block | arrays, x, count, hp, gradient)
-            result = objective.loss(output, hp)
+            def forward() -> Output:
+                return _forward(model, old_block | arrays, x, count, hp, gradient)
+
+            if objective.relation:
+                output, extended = keeping_relations(model, forward, x)
+                result = extended(objective.loss(output, hp), hp)
+            else:
+                output = forward()
+                result = objective.loss(output, hp)
             return result.value, (output, result)
 
         value, pullback, (output, result) = vjp(loss, old_learned, has_aux=True)  # type: ignore[misc]

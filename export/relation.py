@@ -1,0 +1,67 @@
+"""A regulariser: prototypes keep their relation to the samples of a batch.
+
+Prototype-sample relation distillation (Asadi et al., ICML 2023): how near each prototype is to the
+samples, compared among the samples, shall stay as the teacher has it. Here the teacher is the frozen
+model, and prototypes are the rows of its classifier, so that no labels are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgemem.errors import ExportError
+from edgemem.export.objective import HyperParameters, Loss
+from edgemem.models.adaptive import AdaptiveModel, Output
+from edgemem.models.classifier import classifier_of, features_of
+
+
+def relation_distance(
+    features: Tensor, teacher: Tensor, prototypes: Tensor, temperature: Tensor
+) -> Tensor:
+    """Mean over prototypes of KL(teacher's relations || relations), both over the samples.
+
+    features, teacher: [n, size] of the same samples. prototypes: [classes, size]. A relation is a
+    cosine divided by the temperature.
+    """
+    unit = functional.normalize(prototypes, dim=1)
+    old, new = (
+        torch.log_softmax(functional.normalize(f, dim=1) @ unit.T / temperature, 0)
+        for f in (teacher, features)
+    )
+    return (old.exp() * (old - new)).sum(0).mean()
+
+
+def keeping_relations(
+    model: AdaptiveModel, forward: Callable[[], Output], x: Tensor
+) -> tuple[Output, Callable[[Loss, HyperParameters], Loss]]:
+    """A forward pass, and what adds the distance of its features' relations to a loss.
+
+    Raises:
+        ExportError: the model has no linear classifier, so no prototypes.
+    """
+    with torch.no_grad():
+        classes = model.frozen_logits(x[:2]).shape[1]
+    classifier = classifier_of(model.frozen, classes)
+    if classifier is None:
+        raise ExportError(
+            "objective 'prototype_relation'",
+            f"needs prototypes, and the model has no linear layer with {classes} outputs",
+            "Use --objective likelihood_ratio",
+        )
+    with features_of(classifier) as seen:
+        output = forward()
+        with torch.no_grad():
+            model.frozen_logits(x)
+    features, teacher = seen
+
+    def extended(loss: Loss, hp: HyperParameters) -> Loss:
+        temperature = hp["relation_temperature"]
+        distance = relation_distance(features, teacher, classifier.weight, temperature)
+        value = loss.value + hp["relation_weight"] * distance
+        return Loss(value, loss.update, {**loss.stats, "relation": distance})
+
+    return output, extended
