@@ -16,12 +16,14 @@ NO_MEMORY = {"least_batch_weight": 1.0, "prior_weight": 0.0}
 class Ours:
     """A bundle and how it is opened.
 
+    adapt_when: a step on one batch in so many.
     bundle: see `setups.BUNDLES`; SHIPPED, which holds what another device learnt in two visits to
     the contexts of a protocol, on other frames.
     """
 
     bundle: str = "remembered"
     adapt: bool = True
+    adapt_when: int = 1
     contexts: bool = True
     hyper_parameters: Mapping[str, float] = field(default_factory=dict)
 
@@ -29,6 +31,7 @@ class Ours:
 OURS: dict[str, Ours] = {
     "EdgeMem": Ours(),
     "EdgeMem, each frame alone": Ours(hyper_parameters={"label_order": 0.0}),
+    "EdgeMem, one step in ten": Ours(adapt_when=10),
     "EdgeMem, leaves alone": Ours(bundle="flat"),
     "EdgeMem, one state": Ours(bundle="mix", contexts=False),
     "EdgeMem, forgetful state": Ours(

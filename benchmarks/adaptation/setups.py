@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,15 +21,16 @@ from warm_cache import cache_path
 from adaptation.peers.base import Source
 from adaptation.peers.ecotta import warm_up as ecotta_warm_up
 from adaptation.streams import pool_path
-from adaptation.tasks import Statistics, Task, task_of
+from adaptation.tasks import Task, task_of
 from edgemem.export import Choices, export_bundle
-from edgemem.models import AdaptiveModel, Normalization, load_adaptive
+from edgemem.models import AdaptiveModel, Normalization, attach, load_adaptive
 from edgemem.models.checkpoint import read_tensors, write_tensors
 from edgemem.models.data import to_float
 
 SOURCE_FRAMES = 2000  # that peers may use
 ECOTTA_FRAMES = 25_600  # of its warm-up: as many as ours has
 Note = Callable[[str], None]
+Statistics = Literal["mix", "remembered"]
 
 
 class Normalized(nn.Module):
@@ -126,7 +127,7 @@ def write_setup(
     places = {
         "task": name,
         "data": str(data.resolve()),
-        "warm": str(task.warmed("mix", quick=quick)) if warm else None,
+        "warm": str(task.warmed(quick=quick)) if warm else None,
         "ecotta": str(ecotta_warmed(name, task, quick=quick)) if ecotta else None,
         # What decides how runs come out, beside frames and code.
         "decides": [name, quick, weights],
@@ -176,13 +177,33 @@ def write_bundles(task: Task, names: Iterable[str], folder: Path, *, quick: bool
     (folder / "bundles").mkdir()
     for name in names:
         made = BUNDLES[name]
-        model, _ = load_adaptive(task.warmed(made.statistics, quick=quick), task.frozen())
+        model, _ = load_adaptive(task.warmed(quick=quick), task.frozen())
+        model = with_statistics(model, task.frozen(), made.statistics)
         if made.norm_affine:
             model.add_norm_affine()
         path = folder / "bundles" / f"{name}.edgemem"
         export_bundle(model, path, Choices(batch=task.batch, **made.choices))
         if made.flat:
             flatten(path / "manifest.json")
+
+
+def with_statistics(
+    model: AdaptiveModel, frozen: nn.Module, statistics: Statistics
+) -> AdaptiveModel:
+    """The same meta networks with other statistics. One warm-up serves both, and peers: in batches
+    of 64, mixed and remembered statistics both weigh the batch by 0.8, and nothing is remembered."""
+    own = model.attachment
+    if own.statistics == statistics:
+        return model
+    example = torch.zeros(2, *own.input_shape)
+    other = attach(
+        frozen, own.parts, example, statistics=statistics, normalization=own.normalization
+    )
+    other.source_moments = model.source_moments
+    missing, unexpected = other.load_state_dict(model.state_dict(), strict=False)
+    assert not unexpected and all("remembered" in name for name in missing)
+    other.mark_warm()
+    return other
 
 
 def flatten(path: Path) -> None:

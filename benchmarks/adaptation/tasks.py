@@ -6,13 +6,13 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from cifar import MEAN, STD, frost_folder, load_cifar10, load_test_jpeg
 from cifar10c_model import PARTS as IMAGE_PARTS
-from cifar10c_model import Depth, Variant, frozen_model, warmed_checkpoint
+from cifar10c_model import Depth, frozen_model, warmed_checkpoint
 from corruptions import corrupt
 from numpy.typing import NDArray
 from speech import BANDS, STEPS, TRAINING, load_speech, network, other_voices, trained
@@ -31,7 +31,6 @@ SPEECH_NORMALIZATION = Normalization((0.0,) * BANDS, (1.0,) * BANDS)  # features
 SEVERITY = 5
 VOICES = 2  # views of every recording in a warm-up
 OFFICIAL_TEST = 5  # recordings of a digit and speaker, of fifty
-Statistics = Literal["mix", "remembered"]
 Frames = NDArray[Any]
 Labels = NDArray[np.int64]
 Pool = tuple[dict[str, Frames], Labels, Labels]
@@ -66,8 +65,8 @@ class Task(Protocol):
     def pool(self, contexts: Sequence[str], images: int, note: Note) -> Pool:
         """Frames of every context, CLEAN among them; labels of the contexts', and of clean ones."""
 
-    def warmed(self, statistics: Statistics, *, quick: bool) -> Path:
-        """The checkpoint after a warm-up with these statistics."""
+    def warmed(self, *, quick: bool) -> Path:
+        """The checkpoint after a warm-up, with mixed statistics; see `setups.with_statistics`."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +112,10 @@ class Images:
         frost = frost_folder(self.data)
         return corrupt(frames, kind, int(level or SEVERITY), seed=0, frost_folder=frost)
 
-    def warmed(self, statistics: Statistics, *, quick: bool) -> Path:
+    def warmed(self, *, quick: bool) -> Path:
         """See `Task`."""
         recipe, frames = Recipe(epochs=1 if quick else 3), 3200 if quick else 25_600
-        # The gradient path plays no part in a warm-up; it names files of other benchmarks, too.
-        gradient: Literal["meta", "full"] = "full" if statistics == "mix" else "meta"
-        variant = Variant(warm=True, statistics=statistics, norm_affine=False, gradient=gradient)
-        return warmed_checkpoint(self.data, recipe, frames, variant, self.depth)
+        return warmed_checkpoint(self.data, recipe, frames, depth=self.depth)
 
 
 @dataclass(frozen=True)
@@ -147,13 +143,13 @@ class Speech:
         _, (clean, clean_labels), (frames, labels) = _recordings(self.data, self.speaker)
         return dict.fromkeys(contexts, frames) | {CLEAN: clean}, labels, clean_labels
 
-    def warmed(self, statistics: Statistics, *, quick: bool) -> Path:
+    def warmed(self, *, quick: bool) -> Path:
         """See `Task`."""
         return cached_warm_up(
             f"speech-{self.speaker}",
-            {"statistics": statistics, "parts": self.parts, "voices": VOICES},
+            {"parts": self.parts, "voices": VOICES},
             Recipe(epochs=1),
-            lambda: self._attached(statistics),
+            self._attached,
             self._voices,
         )
 
@@ -164,9 +160,8 @@ class Speech:
         views = [other_voices(frames, seed) for seed in range(VOICES)]
         return np.concatenate(views), np.tile(labels, VOICES)
 
-    def _attached(self, statistics: Statistics) -> AdaptiveModel:
-        example = torch.zeros(2, BANDS, STEPS)
-        return attach(self.frozen(), self.parts, example, statistics=statistics)
+    def _attached(self) -> AdaptiveModel:
+        return attach(self.frozen(), self.parts, torch.zeros(2, BANDS, STEPS))
 
 
 @functools.cache
