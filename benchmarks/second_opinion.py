@@ -27,7 +27,7 @@ from edgemem.runtime import opinion
 SKIPPED = "skipped: no data; set EDGEMEM_DATA to a folder with cifar10/, cifar10c/ and models/"
 CONTEXTS = (*CORRUPTIONS, CLEAN)
 ORDERS = ("random", "correlated", "one class")
-THRESHOLDS = (1.4, 1.8, 2.1, 2.4, 3.0, float("inf"))
+THRESHOLDS = (1.2, 1.5, 1.8, 2.1, 2.4, float("inf"))
 BATCH, IMAGES = 64, 1000
 Numbers = NDArray[np.int64]
 

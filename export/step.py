@@ -18,7 +18,7 @@ from edgemem.export.objective import Loss, Objective
 from edgemem.export.optimizer import Optimizer
 from edgemem.export.relation import keeping_relations
 from edgemem.models import remembered
-from edgemem.models.adaptive import AdaptiveModel, Gradient, Output
+from edgemem.models.adaptive import PRIOR_FRAMES, AdaptiveModel, Gradient, Output
 
 Arrays = dict[str, Tensor]
 # Share of the exported values in what the block learns, after every step.
@@ -55,7 +55,7 @@ def prefixed(prefix: str, arrays: Arrays) -> Arrays:
 def predict_function(model: AdaptiveModel, frames: Tensor) -> Function:
     """x, block -> logits, key; for any number of frames.
 
-    Fewer frames than a full batch carry less weight against the source statistics, in proportion.
+    Fewer frames than a full batch carry less weight against the source statistics.
     """
     block = _detached(model.block())
     scalars = {n: torch.tensor(v) for n, v in _predict_parameters(model, frames.shape[0]).items()}
@@ -68,7 +68,7 @@ def predict_function(model: AdaptiveModel, frames: Tensor) -> Function:
         count = (x.flatten(1)[:, 0] * 0.0 + 1.0).sum()
         if "alpha" in hp:
             known = count + arrays[remembered.FRAMES] if model.remembered() else count
-            hp["alpha"] = hp["alpha"] * (known / full).clamp(max=1.0)
+            hp["alpha"] = hp["alpha"] * _share_of_full(known, full)
         output = _forward(model, arrays, x, count, hp)
         return _answer(model, output, arrays, count, hp), output.key
 
@@ -160,6 +160,13 @@ def adapt_function(
 def _towards(value: Tensor, source: Tensor, share: Tensor) -> Tensor:
     """Weight ensembling with the source's values (as in ROID, Marsden et al., WACV 2024)."""
     return value + share * (source - value)
+
+
+def _share_of_full(known: Tensor, full: float) -> Tensor:
+    """Weight of the statistics of so many frames against that of a full batch, where the source
+    counts as 16 frames (BN-alpha, Schneider et al. 2020, equation 3); exactly 1 from there on."""
+    share = known * (full + PRIOR_FRAMES) / ((known + PRIOR_FRAMES) * full)
+    return share.clamp(max=1.0)
 
 
 def _predict_parameters(model: AdaptiveModel, batch: int) -> dict[str, float]:

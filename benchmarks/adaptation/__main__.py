@@ -25,7 +25,7 @@ from report import save_json, setting, setting_text, whole
 
 from adaptation.kept import kept, run_path
 from adaptation.measures import Wrong, measures
-from adaptation.methods import METHODS, OURS, SHIPPED, WARM, Ours, named, with_factor
+from adaptation.methods import METHODS, OURS, SEEDS, SHIPPED, WARM, Ours, named, with_factor
 from adaptation.protocols import RETURNING, Protocol, pool_contexts, protocols
 from adaptation.shipping import write_shipped
 from adaptation.show import PICTURES, Runs, draw, markdown, show
@@ -58,7 +58,6 @@ def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
     from adaptation.setups import write_pool, write_setup
     from adaptation.tasks import task_of
 
-    methods = [named(name)[0] for name in options.methods]
     tasks = sorted({run.task for run in options.runs})
     wanted = {name: pool_contexts(list(options.chosen.values()), name) for name in tasks}
     with progress("contexts") as bar:
@@ -69,7 +68,8 @@ def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
             write_pool(task, contexts, options.images, place,
                        lambda note: bar.update(task_bar, advance=1, note=note))  # fmt: skip
     for name in tasks:
-        warm, ecotta = any(method in WARM for method in methods), "EcoTTA" in methods
+        methods = {named(run.method)[0] for run in options.runs if run.task == name}
+        warm, ecotta = not methods.isdisjoint(WARM), "EcoTTA" in methods
         write_setup(name, data, folder / name, warm=warm, ecotta=ecotta, quick=options.quick)
         (folder / name / "streams").mkdir()
     for name, task_name, seed in sorted(
@@ -101,12 +101,13 @@ def work(options: argparse.Namespace) -> list[Run]:
     """Every method under every protocol with every seed, in every task of the protocol; the first
     seed first, so that an aborted table has whole seeds."""
     return [
-        Run(name, task, method, seed)
+        Run(name, task, with_factor(method, factor), seed)
         for seed, (name, protocol) in product(range(options.seeds), options.chosen.items())
-        for method, task in product(options.methods, protocol.tasks)
-        if seed < protocol.seeds
-        and (options.chose_methods or named(method)[0] in protocol.methods)
-        and (OURS.get(named(method)[0], Ours()).bundle != SHIPPED or protocol.two_visits)
+        for method, factor in product(options.methods, options.rates or protocol.rates)
+        for task in protocol.tasks
+        if seed < min(protocol.seeds, SEEDS.get(method, protocol.seeds))
+        and (options.chose_methods or method in protocol.methods)
+        and (OURS.get(method, Ours()).bundle != SHIPPED or protocol.two_visits)
     ]
 
 
@@ -126,7 +127,9 @@ def make(folder: Path, run: Run, threads: int, path: Path) -> str | None:
 
 def make_all(folder: Path, options: argparse.Namespace, paths: Mapping[Run, Path]) -> Runs:
     """Figures of all runs, made where they are not kept."""
-    runs: Runs = {name: {method: [] for method in options.methods} for name in options.chosen}
+    runs: Runs = {name: {} for name in options.chosen}
+    for run in options.runs:
+        runs[run.protocol][run.method] = []
     with progress("runs") as bar, ThreadPoolExecutor(options.jobs) as pool:
         bar_task = bar.add_task("methods", total=len(paths), note="")
         waiting = [
@@ -165,8 +168,8 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         help="default those that a protocol is meant for",
     )
     add("--protocols", nargs="+", metavar="NAME", help="default all")
-    add("--rates", nargs="+", type=float, default=[1.0], metavar="FACTOR",
-        help="of every method's learning rate, to sweep it")  # fmt: skip
+    add("--rates", nargs="+", type=float, metavar="FACTOR",
+        help="of every method's learning rate; default the protocol's, mostly 1")  # fmt: skip
     add("--frames", type=whole, help="per context; default 320")
     add("--images", type=whole, help="different ones per context; default 1000")
     add("--visits", type=whole, help="of recurring contexts; default 20")
@@ -187,8 +190,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         if getattr(options, name) is None:
             setattr(options, name, value)
     options.chose_methods = options.methods is not None
-    methods = options.methods or (QUICK_METHODS if options.quick else METHODS)
-    options.methods = [with_factor(name, k) for name in methods for k in options.rates]
+    options.methods = options.methods or (QUICK_METHODS if options.quick else METHODS)
     options.chosen = _chosen(parser, options)
     options.runs = work(options)
     return options

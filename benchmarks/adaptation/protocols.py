@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adaptation import streams
-from adaptation.methods import LASTING, MEMORIES, MOST, SINGLE
+from adaptation.methods import LASTING, MEMORIES, MOST, SINGLE, SWEPT
 from adaptation.streams import CLEAN, LEVELS, Builder, Stream
 
 CORRUPTIONS = (
@@ -25,7 +25,7 @@ ALL = 1000  # seeds
 class Protocol:
     """make: (builder, contexts, frames per context) -> stream.
     tasks: a run is the mean over these. two_visits: a recurring one, cut short. methods and seeds:
-    no others and no more, where a run takes long."""
+    no others and no more, where a run takes long. rates: factors of the learning rate of each."""
 
     make: Callable[[Builder, Sequence[str], int], Stream]
     contexts: tuple[str, ...] = CORRUPTIONS
@@ -33,6 +33,7 @@ class Protocol:
     two_visits: Callable[[Builder, Sequence[str], int], Stream] | None = None
     methods: tuple[str, ...] = MOST
     seeds: int = ALL
+    rates: tuple[float, ...] = (1.0,)
 
 
 def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
@@ -56,6 +57,9 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
     long_run = streams.recurring("flat", streams.correlated, long_visits)
     return {
         "continual": Protocol(streams.continual),
+        "continual, rates swept": Protocol(
+            streams.continual, methods=SWEPT, seeds=1, rates=(0.3, 1.0, 3.0)
+        ),
         "gradual": Protocol(streams.gradual, seeds=1),
         "mixed": Protocol(streams.mixed),
         "label-correlated": Protocol(streams.label_correlated),

@@ -17,8 +17,10 @@ SMOOTHED = 500  # frames
 Runs = dict[str, dict[str, list[dict[str, Any]]]]
 NOTHING = "–"
 COLUMNS = (
-    "method", "error", "worst", "first", "visit 1", "2", "last", "source", "known", "ms", "MB",
+    "method", "error", "worst", "first", "visit 1", "2", "last", "forgets", "gains", "source",
+    "known", "ms", "MB",
 )  # fmt: skip
+LATER = ("forgetting", "backward_transfer", "source_after", "known")
 PICTURES = "results"
 INTRODUCTION = """# Adaptation: every method on the same streams
 
@@ -35,20 +37,24 @@ severity 5 of CIFAR-10's test images; those of a speaker are his or her recordin
 
 Columns, in per cent: *error*, mean over contexts, with the standard deviation over seeds where there
 are several; *worst*, of 500 frames in a row; *first*, of the first 128 frames after a change of
-context; *visit 1*, *2*, *last*; *source*, of clean source frames after the stream; *known*, batches
-of a return whose context was recognised. *ms*: processor time per frame. *MB*: peak memory of the
+context; *visit 1*, *2*, *last*; *forgets*, error of the last visit less that of the best one before,
+mean over contexts (Chaudhry et al., ECCV 2018, equation 3); *gains*, error of the first visit less
+that of the last (backward transfer as in Lopez-Paz & Ranzato, NeurIPS 2017); *source*, of clean
+source frames after the stream; *known*, batches of a return whose context was recognised. *ms*: processor time per frame. *MB*: peak memory of the
 process.
 """
 
 
 def show(title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
     """One table: means over seeds and tasks."""
-    print_table(title, COLUMNS, table(rows))
+    print_table(title, *shown(rows))
 
 
-def table(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, ...]]:
-    """Rows of a table; error: with the standard deviation over seeds."""
-    return [(name, *_figures(runs)) for name, runs in rows.items() if runs]
+def shown(rows: dict[str, list[dict[str, Any]]]) -> tuple[list[str], list[list[str]]]:
+    """Columns in which something stands, and rows; error: with the standard deviation over seeds."""
+    held = [(name, *_figures(runs)) for name, runs in rows.items() if runs]
+    columns = [k for k in range(len(COLUMNS)) if any(row[k] != NOTHING for row in held)]
+    return [COLUMNS[k] for k in columns], [[row[k] for k in columns] for row in held]
 
 
 def _figures(runs: list[dict[str, Any]]) -> tuple[str, ...]:
@@ -59,20 +65,18 @@ def _figures(runs: list[dict[str, Any]]) -> tuple[str, ...]:
         f"{errors.mean():.1f}{spread}",
         *(_short(_mean(runs, key)) for key in ("worst", "first")),
         *map(_short, some),
-        *(_short(_mean(runs, key)) for key in ("source_after", "known")),
+        *(_short(_mean(runs, key)) for key in LATER),
         f"{np.mean([run['ms_per_frame'] for run in runs]):.1f}",
         f"{max(run['peak_mb'] for run in runs):.0f}",
     )
 
 
 def markdown(runs: Runs, about: str, command: str) -> str:
-    """All tables and pictures as a page; columns in which nothing stands are left out."""
+    """All tables and pictures as a page."""
     parts = [INTRODUCTION.format(command=command, about=about)]
     for title, rows in runs.items():
-        held = table(rows)
-        columns = [k for k in range(len(COLUMNS)) if any(row[k] != NOTHING for row in held)]
-        lines = [[COLUMNS[k] for k in columns], ["---"] * len(columns)]
-        lines += [[row[k] for k in columns] for row in held]
+        columns, held = shown(rows)
+        lines = [columns, ["---"] * len(columns), *held]
         parts.append(f"## {title}\n")
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
         parts.append(f"![Error over time, {title}]({PICTURES}/{picture(title)})\n")
