@@ -105,7 +105,8 @@ def work(options: argparse.Namespace) -> list[Run]:
         for seed, (name, protocol) in product(range(options.seeds), options.chosen.items())
         for method, factor in product(options.methods, options.rates or protocol.rates)
         for task in protocol.tasks
-        if seed < min(protocol.seeds, SEEDS.get(method, protocol.seeds))
+        if seed < protocol.seeds
+        and (method in OURS or seed < min(protocol.peer_seeds, SEEDS.get(method, seed + 1)))
         and (options.chose_methods or method in protocol.methods)
         and (OURS.get(method, Ours()).bundle != SHIPPED or protocol.two_visits)
     ]

@@ -12,6 +12,7 @@ from adaptation.streams import Stream
 
 WINDOW = 500  # frames of the worst window
 FIRST = 2  # batches after a change of context
+LEAST_VISITS = 10  # of a trend
 BATCH = 64  # frames of such a batch, however many a method gets at a time
 
 Wrong = NDArray[np.bool_]
@@ -24,8 +25,8 @@ def measures(wrong: Wrong, stream: Stream) -> dict[str, Any]:
     largest error of 500 frames in a row. first: of the first 128 frames after a change of context.
     forgetting: mean over contexts of last visit - best earlier visit (Chaudhry et al., ECCV 2018,
     eq. 3, for errors). backward_transfer: mean over contexts of first visit - last visit, so that
-    gains are positive (Lopez-Paz & Ranzato, NeurIPS 2017, section 3, visits as evaluations). trend:
-    change of the error per 10,000 frames over the second half, by least squares.
+    gains are positive (Lopez-Paz & Ranzato, NeurIPS 2017, section 3, visits as evaluations). trend,
+    trend_error: see `trend`.
     """
     table = by_visit_and_context(wrong, stream)
     by_context = np.nanmean(table, 0)
@@ -35,10 +36,10 @@ def measures(wrong: Wrong, stream: Stream) -> dict[str, Any]:
         "by_visit": np.nanmean(table, 1).tolist(),
         "worst": worst_window(wrong),
         "first": first_after_change(wrong, stream),
-        "trend": trend(wrong),
         "forgetting": None,
         "backward_transfer": None,
     }
+    found["trend"], found["trend_error"] = trend(table, len(wrong))
     if len(table) > 1:
         found["forgetting"] = float(np.nanmean(table[-1] - np.nanmin(table[:-1], 0)))
         found["backward_transfer"] = float(np.nanmean(table[0] - table[-1]))
@@ -70,10 +71,18 @@ def first_after_change(wrong: Wrong, stream: Stream) -> float | None:
     return float(np.concatenate([wrong[c : c + FIRST * BATCH] for c in changes]).mean())
 
 
-def trend(wrong: Wrong) -> float:
-    """Slope of the error over the second half, per 10,000 frames."""
-    half = wrong[len(wrong) // 2 :]
-    return float(1e4 * np.polyfit(np.arange(len(half)), half.astype(float), 1)[0])
+def trend(table: NDArray[np.float64], frames: int) -> tuple[float | None, float | None]:
+    """Slope of the error over visits, by least squares, per 10,000 frames; and its standard error.
+
+    table: errors [visits, contexts]. The first visit, in which a method gets to know the contexts,
+    does not count; None for fewer than ten others.
+    """
+    errors = np.nanmean(table, 1)[1:]
+    if len(errors) < LEAST_VISITS:
+        return None, None
+    times = np.arange(len(errors)) * frames / len(table) / 1e4
+    (slope, _), covariance = np.polyfit(times, errors, 1, cov=True)
+    return float(slope), float(covariance[0, 0] ** 0.5)
 
 
 def known(names: Sequence[str | None], stream: Stream) -> float | None:

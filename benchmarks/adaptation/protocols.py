@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adaptation import streams
-from adaptation.methods import LASTING, MEMORIES, MOST, SINGLE, SWEPT
+from adaptation.methods import LASTING, MEMORIES, MOST, SINGLE, SPOKEN, SWEPT
 from adaptation.streams import CLEAN, LEVELS, Builder, Stream
 
 CORRUPTIONS = (
@@ -24,8 +24,9 @@ ALL = 1000  # seeds
 @dataclass(frozen=True)
 class Protocol:
     """make: (builder, contexts, frames per context) -> stream.
-    tasks: a run is the mean over these. two_visits: a recurring one, cut short. methods and seeds:
-    no others and no more, where a run takes long. rates: factors of the learning rate of each."""
+    tasks: a run is the mean over these. two_visits: a recurring one, cut short. methods and seeds
+    (peer_seeds: of peers): no others and no more, where a run takes long. rates: factors of the
+    learning rate of each."""
 
     make: Callable[[Builder, Sequence[str], int], Stream]
     contexts: tuple[str, ...] = CORRUPTIONS
@@ -33,6 +34,7 @@ class Protocol:
     two_visits: Callable[[Builder, Sequence[str], int], Stream] | None = None
     methods: tuple[str, ...] = MOST
     seeds: int = ALL
+    peer_seeds: int = ALL
     rates: tuple[float, ...] = (1.0,)
 
 
@@ -45,6 +47,7 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
             RETURNING,
             methods=MEMORIES,
             seeds=seeds,
+            peer_seeds=1,
             two_visits=streams.recurring(priors, order, 2),
         )
         for name, priors, order, part, seeds in (
@@ -56,16 +59,18 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
     }
     long_run = streams.recurring("flat", streams.correlated, long_visits)
     return {
-        "continual": Protocol(streams.continual),
+        "continual": Protocol(streams.continual, methods=(*MOST, "CoTTA")),
         "continual, rates swept": Protocol(
             streams.continual, methods=SWEPT, seeds=1, rates=(0.3, 1.0, 3.0)
         ),
         "gradual": Protocol(streams.gradual, seeds=1),
         "mixed": Protocol(streams.mixed),
-        "label-correlated": Protocol(streams.label_correlated),
+        "label-correlated": Protocol(streams.label_correlated, methods=(*MOST, "CoTTA")),
         "bursts of one class": Protocol(streams.bursts),
-        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE),
-        "the same frames in batches": Protocol(streams.continual, RETURNING, methods=SINGLE),
+        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE, peer_seeds=1),
+        "the same frames in batches": Protocol(
+            streams.continual, RETURNING, methods=SINGLE, peer_seeds=1
+        ),
         "clean": Protocol(streams.clean),
         "JPEG files": Protocol(streams.continual, ("JPEG files",)),
         "continual, ResNet-32": Protocol(streams.continual, tasks=("ResNet-32",), seeds=1),
@@ -73,7 +78,8 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
             streams.speech,
             ("unseen speaker",),
             tasks=tuple(f"speech, {name}" for name in SPEAKERS),
-            methods=SINGLE,
+            methods=SPOKEN,
+            peer_seeds=1,
         ),
         **come_back,
         "long run": Protocol(long_run, RETURNING, methods=LASTING, seeds=1),

@@ -17,10 +17,9 @@ SMOOTHED = 500  # frames
 Runs = dict[str, dict[str, list[dict[str, Any]]]]
 NOTHING = "–"
 COLUMNS = (
-    "method", "error", "worst", "first", "visit 1", "2", "last", "forgets", "gains", "source",
-    "known", "ms", "MB",
+    "method", "error", "worst", "first", "visit 1", "2", "last", "forgets", "gains", "trend",
+    "source", "known", "ms", "MB",
 )  # fmt: skip
-LATER = ("forgetting", "backward_transfer", "source_after", "known")
 PICTURES = "results"
 INTRODUCTION = """# Adaptation: every method on the same streams
 
@@ -39,7 +38,8 @@ Columns, in per cent: *error*, mean over contexts, with the standard deviation o
 are several; *worst*, of 500 frames in a row; *first*, of the first 128 frames after a change of
 context; *visit 1*, *2*, *last*; *forgets*, error of the last visit less that of the best one before,
 mean over contexts (Chaudhry et al., ECCV 2018, equation 3); *gains*, error of the first visit less
-that of the last (backward transfer as in Lopez-Paz & Ranzato, NeurIPS 2017); *source*, of clean
+that of the last (backward transfer as in Lopez-Paz & Ranzato, NeurIPS 2017); *trend*, change of the
+error per 10,000 frames from the second visit on, with its standard error; *source*, of clean
 source frames after the stream; *known*, batches of a return whose context was recognised. *ms*: processor time per frame. *MB*: peak memory of the
 process.
 """
@@ -65,7 +65,9 @@ def _figures(runs: list[dict[str, Any]]) -> tuple[str, ...]:
         f"{errors.mean():.1f}{spread}",
         *(_short(_mean(runs, key)) for key in ("worst", "first")),
         *map(_short, some),
-        *(_short(_mean(runs, key)) for key in LATER),
+        *(_short(_mean(runs, key)) for key in ("forgetting", "backward_transfer")),
+        _trend(runs),
+        *(_short(_mean(runs, key)) for key in ("source_after", "known")),
         f"{np.mean([run['ms_per_frame'] for run in runs]):.1f}",
         f"{max(run['peak_mb'] for run in runs):.0f}",
     )
@@ -101,6 +103,13 @@ def _mean(runs: list[dict[str, Any]], key: str) -> float | None:
 
 def _short(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f}"
+
+
+def _trend(runs: list[dict[str, Any]]) -> str:
+    slope, error = _mean(runs, "trend"), _mean(runs, "trend_error")
+    if slope is None or error is None:
+        return NOTHING
+    return f"{100 * slope:+.2f}±{100 * error / len(runs) ** 0.5:.2f}"
 
 
 def draw(out: Path, curves: Mapping[str, tuple[Stream, Mapping[str, Wrong]]]) -> None:

@@ -17,6 +17,7 @@ from adaptation.streams import VISIT, Builder, Stream, correlated
 from adaptation.worker import pool_path, run
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import linregress
 from speech import BANDS, RATE, STEPS, features, mel_bands, other_voices
 
 from edgemem.models import attach
@@ -141,11 +142,15 @@ def test_the_worst_window_is_the_worst_of_all(values):
     assert worst_window(wrong) == pytest.approx(max(windows))
 
 
-def test_a_trend_is_the_slope_of_the_second_half():
+def test_a_trend_is_the_slope_over_visits_but_the_first_with_its_standard_error():
     rng = np.random.default_rng(0)
-    rising = rng.random(40_000) < np.linspace(0.1, 0.5, 40_000)
-    assert trend(rising) == pytest.approx(0.1, abs=0.01)
-    assert abs(trend(rng.random(40_000) < 0.3)) < 0.01
+    expected = np.r_[0.9, np.linspace(0.1, 0.5, 41)[1:]]  # 41 visits of 1,000 frames, 0.01 each
+    table = expected[:, None] + rng.normal(0, 0.02, (41, 5))
+    slope, error = trend(table, 41_000)
+    by_scipy = linregress(np.arange(40) / 10, table[1:].mean(1))
+    assert slope == pytest.approx(by_scipy.slope) and error == pytest.approx(by_scipy.stderr)
+    assert abs(slope - 0.1) < 3 * error < 0.02
+    assert trend(table[:10], 10_000) == (None, None)
 
 
 class Echo:
