@@ -25,7 +25,7 @@ from edgemem.runtime.stream import Stream
 
 # Factors of the bundle's own values.
 FACTORS = {
-    "learning_rate": (0.1, 0.3, 3.0),
+    "learning_rate": (0.1, 0.3, 3.0, 10.0),
     "entropy_margin": (0.5, 1.5),
     "regularization_weight": (0.25, 4.0),
     "alpha": (0.5, 1.5),

@@ -25,7 +25,7 @@ from report import save_json, setting, setting_text, whole
 
 from adaptation.kept import kept, run_path
 from adaptation.measures import Wrong, measures
-from adaptation.methods import METHODS, OURS, SEEDS, SHIPPED, WARM, Ours, named, with_factor
+from adaptation.methods import METHODS, OURS, SEEDS, SHIPPED, TUNED, WARM, Ours, named, with_factor
 from adaptation.protocols import RETURNING, Protocol, pool_contexts, protocols
 from adaptation.shipping import write_shipped
 from adaptation.show import PICTURES, Runs, draw, markdown, show
@@ -86,12 +86,15 @@ def prepare_bundles(
     """The bundles that these runs open."""
     from adaptation.setups import write_bundles
     from adaptation.tasks import task_of
+    from adaptation.tuned import write_tuned
 
     ways = [(run, OURS[named(run.method)[0]]) for run in runs if named(run.method)[0] in OURS]
     for task in sorted({run.task for run, _ in ways}):
         needed = {way.bundle for run, way in ways if run.task == task}
-        made = sorted(needed - {SHIPPED} | ({"remembered"} if SHIPPED in needed else set()))
-        write_bundles(task_of(task, data), made, folder / task, quick=options.quick)
+        made = needed - {SHIPPED, TUNED} | ({"remembered"} if needed & {SHIPPED, TUNED} else set())
+        write_bundles(task_of(task, data), sorted(made), folder / task, quick=options.quick)
+        if TUNED in needed:
+            write_tuned(folder / task)
     shipped = {(run.task, run.protocol) for run, way in ways if way.bundle == SHIPPED}
     for task, protocol in sorted(shipped):
         write_shipped(folder / task, protocol, options.chosen[protocol])

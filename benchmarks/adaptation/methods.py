@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-SHIPPED = "shipped"
+SHIPPED, TUNED = "shipped", "tuned"
 NO_MEMORY = {"least_batch_weight": 1.0, "prior_weight": 0.0}
 
 
@@ -17,7 +17,7 @@ class Ours:
     """A bundle and how it is opened.
 
     adapt_when: a step on one batch in so many.
-    bundle: see `setups.BUNDLES`; SHIPPED, which holds what another device learnt in two visits to
+    bundle: see `setups.BUNDLES`; TUNED, as `edgemem tune` leaves it; SHIPPED, which holds what another device learnt in two visits to
     the contexts of a protocol, on other frames.
     """
 
@@ -32,6 +32,7 @@ OURS: dict[str, Ours] = {
     "EdgeMem": Ours(),
     "EdgeMem, each frame alone": Ours(hyper_parameters={"label_order": 0.0}),
     "EdgeMem, one step in ten": Ours(adapt_when=10),
+    "EdgeMem, tuned": Ours(bundle=TUNED),
     "EdgeMem, leaves alone": Ours(bundle="flat"),
     "EdgeMem, one state": Ours(bundle="mix", contexts=False),
     "EdgeMem, forgetful state": Ours(
@@ -59,7 +60,8 @@ PEERS: dict[str, str] = {
     "T3A": "forward_only",
 }
 # Peers on our warmed-up network: what the warm-up gains, and what our steps do.
-WARM = {f"{name}, warm": name for name in ("batch statistics", "Tent", "ETA", "ROID")}
+PEERS_WHEN_WARM = ("batch statistics", "Tent", "ETA", "ROID", "LAME", "T3A")
+WARM = {f"{name}, warm": name for name in PEERS_WHEN_WARM}
 METHODS = (*OURS, *PEERS, *WARM)
 # Fewer where a run takes long: of contexts that return, of single frames, of six speakers, of the
 # long run. Our own variants run when they are asked for. One seed of those that take three to ten
@@ -78,7 +80,7 @@ SINGLE = (
     "EdgeMem", "EdgeMem, one state", "source", "batch statistics", "ROID", "EcoTTA", "RoTTA",
     "LAME", "ROID, warm",
 )  # fmt: skip
-SPOKEN = (*SINGLE, "Tent", "EATA", "SAR")
+SPOKEN = ("EdgeMem, tuned", *SINGLE, "Tent", "EATA", "SAR")
 SWEPT = ("EdgeMem", "Tent", "ETA", "SAR", "ROID", "EcoTTA", "Tent, warm", "ROID, warm")
 LASTING = ("EdgeMem", "source", "batch statistics", "Tent", "PeTTA")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from adaptation.kept import keep, kept, run_path
 from adaptation.measures import WINDOW, known, measures, trend, worst_window
-from adaptation.methods import OURS, PEERS, SHIPPED, WARM, named, with_factor
+from adaptation.methods import OURS, PEERS, SHIPPED, TUNED, WARM, named, with_factor
 from adaptation.peers.entropy import PEERS as ENTROPY_PEERS
 from adaptation.protocols import RETURNING, pool_contexts, protocols
 from adaptation.running import RunningPeer, running
@@ -194,7 +194,7 @@ def test_every_method_is_where_the_registry_says():
     for name, module in PEERS.items():
         peers = importlib.import_module(f"adaptation.peers.{module}").PEERS
         assert name in peers and peers[name].paper
-    assert {way.bundle for way in OURS.values()} <= {*BUNDLES, SHIPPED}
+    assert {way.bundle for way in OURS.values()} <= {*BUNDLES, SHIPPED, TUNED}
 
 
 def test_peers_adapt_the_norms_of_our_warm_network_and_leave_it_alone():

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import entropy
 from sklearn.datasets import load_digits
 
 import edgemem
@@ -165,7 +166,8 @@ class PlainLoop:
         logits = output.logits.detach().double().numpy()
         prior = memory[CLASS_PRIOR].double().numpy() + 1 / CLASSES
         even = 1 / CLASSES + FLOOR
-        weighed = logits + HYPER_PARAMETERS["prior_weight"] * np.log((prior + FLOOR) / even)
+        strength = HYPER_PARAMETERS["prior_weight"] * (1 - (np.exp(entropy(prior)) / CLASSES) ** 32)
+        weighed = logits + strength * np.log((prior + FLOOR) / even)
         self._remember(memory, logits)
         self.optimizer.step()
         return weighed

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 from torch import nn
 from torch.func import functional_call
 
@@ -185,13 +186,15 @@ def test_no_remembered_prior_leaves_logits_bit_for_bit():
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 1.5])
-def test_the_prior_multiplies_the_probabilities(weight):
-    logits, prior = 3.0 * draw(20, 4), np.array([0.7, 0.2, 0.1, 0.0])
+@pytest.mark.parametrize("prior", [(0.7, 0.2, 0.1, 0.0), (0.3, 0.28, 0.22, 0.2), (0.25,) * 4])
+def test_the_prior_multiplies_the_probabilities_unless_it_is_even(weight, prior):
+    logits, prior = 3.0 * draw(20, 4), np.array(prior)
     found = weighed(
         logits,
         torch.tensor(prior - 0.25, dtype=torch.float32),
         hyper_parameters(prior_weight=weight),
     )
+    weight *= 1 - (np.exp(entropy(prior)) / 4) ** 32
     expected = np.exp(logits.numpy().astype(np.float64)) * (prior + FLOOR) ** weight
     close(found.softmax(1), expected / expected.sum(1, keepdims=True))
 
