@@ -25,7 +25,17 @@ from report import save_json, setting, setting_text, whole
 
 from adaptation.kept import kept, run_path
 from adaptation.measures import Wrong, measures
-from adaptation.methods import METHODS, OURS, SEEDS, SHIPPED, TUNED, WARM, Ours, named, with_factor
+from adaptation.methods import (
+    METHODS,
+    ONE_SEED,
+    OURS,
+    SHIPPED,
+    TUNED,
+    WARM,
+    Ours,
+    named,
+    with_factor,
+)
 from adaptation.protocols import RETURNING, Protocol, pool_contexts, protocols
 from adaptation.shipping import write_shipped
 from adaptation.show import PICTURES, Runs, draw, markdown, show
@@ -108,8 +118,8 @@ def work(options: argparse.Namespace) -> list[Run]:
         for seed, (name, protocol) in product(range(options.seeds), options.chosen.items())
         for method, factor in product(options.methods, options.rates or protocol.rates)
         for task in protocol.tasks
-        if seed < protocol.seeds
-        and (method in OURS or seed < min(protocol.peer_seeds, SEEDS.get(method, seed + 1)))
+        if seed < (1 if method in ONE_SEED else protocol.seeds)
+        and (method in OURS or seed < protocol.peer_seeds)
         and (options.chose_methods or method in protocol.methods)
         and (OURS.get(method, Ours()).bundle != SHIPPED or protocol.two_visits)
     ]
