@@ -27,7 +27,6 @@ from adaptation.kept import kept, run_path
 from adaptation.measures import Wrong, measures
 from adaptation.methods import (
     METHODS,
-    ONE_SEED,
     OURS,
     SHIPPED,
     TUNED,
@@ -118,8 +117,7 @@ def work(options: argparse.Namespace) -> list[Run]:
         for seed, (name, protocol) in product(range(options.seeds), options.chosen.items())
         for method, factor in product(options.methods, options.rates or protocol.rates)
         for task in protocol.tasks
-        if seed < (1 if method in ONE_SEED else protocol.seeds)
-        and (method in OURS or seed < protocol.peer_seeds)
+        if seed < (protocol.seeds if method == "EdgeMem" else protocol.peer_seeds)
         and (options.chose_methods or method in protocol.methods)
         and (OURS.get(method, Ours()).bundle != SHIPPED or protocol.two_visits)
     ]

@@ -64,14 +64,8 @@ PEERS_WHEN_WARM = ("batch statistics", "Tent", "ETA", "ROID", "LAME", "T3A")
 WARM = {f"{name}, warm": name for name in PEERS_WHEN_WARM}
 METHODS = (*OURS, *PEERS, *WARM)
 # Fewer where a run takes long: of contexts that return, of single frames, of six speakers, of the
-# long run. Some of our own variants run when they are asked for. Three seeds of EdgeMem and of peers
-# that stand for their kind, one of the others; CoTTA where its paper has it, and where labels are
-# correlated.
-ONE_SEED = (
-    "EdgeMem, each frame alone", "EdgeMem, one step in ten", "EdgeMem, tuned", "EdgeMem, one state",
-    "ETA", "EATA", "RDumb", "SAR", "CoTTA", "PeTTA", "ReservoirTTA", "T3A", "ETA, warm",
-    "LAME, warm", "T3A, warm",
-)  # fmt: skip
+# long run. Some of our own variants run when they are asked for. CoTTA runs where its paper has
+# it, and where labels are correlated.
 VARIANTS = (
     "EdgeMem, leaves alone", "EdgeMem, forgetful state", "EdgeMem, shipped levels",
     "EdgeMem, meta path",

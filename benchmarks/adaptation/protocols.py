@@ -25,7 +25,7 @@ ALL = 1000  # seeds
 class Protocol:
     """make: (builder, contexts, frames per context) -> stream.
     tasks: a run is the mean over these. two_visits: a recurring one, cut short. methods and seeds
-    (peer_seeds: of peers): no others and no more, where a run takes long. rates: factors of the
+    (peer_seeds: of all but EdgeMem): no others and no more, for runs take long. rates: factors of the
     learning rate of each."""
 
     make: Callable[[Builder, Sequence[str], int], Stream]
@@ -34,7 +34,7 @@ class Protocol:
     two_visits: Callable[[Builder, Sequence[str], int], Stream] | None = None
     methods: tuple[str, ...] = MOST
     seeds: int = ALL
-    peer_seeds: int = ALL
+    peer_seeds: int = 1
     rates: tuple[float, ...] = (1.0,)
 
 
@@ -47,7 +47,6 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
             RETURNING,
             methods=MEMORIES,
             seeds=seeds,
-            peer_seeds=1,
             two_visits=streams.recurring(priors, order, 2),
         )
         for name, priors, order, part, seeds in (
@@ -67,10 +66,8 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
         "mixed": Protocol(streams.mixed),
         "label-correlated": Protocol(streams.label_correlated, methods=(*MOST, "CoTTA")),
         "bursts of one class": Protocol(streams.bursts),
-        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE, peer_seeds=1),
-        "the same frames in batches": Protocol(
-            streams.continual, RETURNING, methods=SINGLE, peer_seeds=1
-        ),
+        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE),
+        "the same frames in batches": Protocol(streams.continual, RETURNING, methods=SINGLE),
         "clean": Protocol(streams.clean),
         "JPEG files": Protocol(streams.continual, ("JPEG files",)),
         "continual, ResNet-32": Protocol(streams.continual, tasks=("ResNet-32",), seeds=1),
@@ -79,7 +76,6 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
             ("unseen speaker",),
             tasks=tuple(f"speech, {name}" for name in SPEAKERS),
             methods=SPOKEN,
-            peer_seeds=1,
         ),
         **come_back,
         "long run": Protocol(long_run, RETURNING, methods=LASTING, seeds=1),
