@@ -48,7 +48,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Errors:
-    """Of one choice: mean over everything, on frames without a shift (and the standard error of
+    """Of one choice: mean over orders, on frames without a shift (and the standard error of
     that), and by labels and shift."""
 
     all: float
@@ -92,17 +92,30 @@ class SourceFrames:
     def streams(
         self, frames: int, seed: int
     ) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.int64]]]:
-        """Name, frames and labels of each segment: labels in random order, then in runs."""
-        rng, low, high = np.random.default_rng(seed), self.x.min(), self.x.max()
+        """Name, frames and labels of each segment: shift by shift, with labels in random order and
+        in runs; then all shifts mixed, where a step that is too bold runs away."""
+        rng = np.random.default_rng(seed)
         for order in ("random", "runs"):
             for name in (CLEAN, *rng.permutation(list(SHIFTS))):
                 chosen = rng.permutation(len(self.y))[:frames]
                 if order == "runs":
                     chosen = chosen[np.argsort(rng.permutation(self.y.max() + 1)[self.y[chosen]])]
-                x = self.x[chosen]
-                if name != CLEAN:
-                    x = np.clip(SHIFTS[name](x, rng), low, high)
-                yield f"{order}, {name}", x, self.y[chosen]
+                yield f"{order}, {name}", self._shifted(name, chosen, rng), self.y[chosen]
+        chosen = rng.choice(len(self.y), frames * (1 + len(SHIFTS)))
+        parts = np.array_split(chosen, 1 + len(SHIFTS))
+        shifted = [
+            self._shifted(n, part, rng) for n, part in zip((CLEAN, *SHIFTS), parts, strict=True)
+        ]
+        order_of = rng.permutation(len(chosen))
+        yield "mixed, all", np.concatenate(shifted)[order_of], self.y[chosen][order_of]
+
+    def _shifted(
+        self, name: str, chosen: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        x = self.x[chosen]
+        if name == CLEAN:
+            return x
+        return np.clip(SHIFTS[name](x, rng), self.x.min(), self.x.max())
 
 
 def trials_needed(bundle: Bundle) -> int:
@@ -176,9 +189,15 @@ def errors_of(
             parts[name] = float((np.concatenate(found) != y).mean())
     clean = [error for name, error in parts.items() if name.endswith(CLEAN)]
     mean, seen = float(np.mean(clean)), len(clean) * min(frames, len(source.y))
-    return Errors(
-        float(np.mean(list(parts.values()))), mean, (mean * (1 - mean) / seen) ** 0.5, parts
-    )
+    return Errors(_mean(parts), mean, (mean * (1 - mean) / seen) ** 0.5, parts)
+
+
+def _mean(parts: Mapping[str, float]) -> float:
+    """Over the orders of labels and shifts, all alike."""
+    by_order: dict[str, list[float]] = {}
+    for name, error in parts.items():
+        by_order.setdefault(name.partition(",")[0], []).append(error)
+    return float(np.mean([np.mean(errors) for errors in by_order.values()]))
 
 
 def _rarer(bundle: Bundle) -> list[int]:

@@ -16,13 +16,14 @@ import numpy as np
 from cache import cache_home
 from numpy.typing import NDArray
 
-from adaptation.methods import OURS, SHIPPED, WARM, named
+from adaptation.methods import OURS, SHIPPED, TUNED, WARM, named
 from adaptation.streams import CLEAN, Stream, pool_path
 from edgemem.files import sha256_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HARNESS_CODE = ("benchmarks/adaptation/running.py", "benchmarks/adaptation/worker.py")
 LIBRARY = ("edgemem/*.py", "edgemem/bank/*.py", "runtime/*.py", "export/**/*.py", "models/*.py")
+TUNING = ("tuning.py", "shifts.py")  # of the runtime; only what is tuned passes them
 PEERS_CODE = ("benchmarks/adaptation/peers/*.py",)
 WARM_UP_CODE = ("benchmarks/adaptation/setups.py", "benchmarks/adaptation/tasks.py",
                 "benchmarks/cifar10c_model.py", "benchmarks/speech.py", "models/*.py")  # fmt: skip
@@ -41,7 +42,8 @@ def run_path(folder: Path, method: str, protocol: str, seed: int, threads: int) 
     kind = "ours" if name in OURS else "warm peer" if name in (*WARM, "EcoTTA") else "peer"
     way = asdict(OURS[name]) if name in OURS else None
     shipped_for = protocol if way and way["bundle"] == SHIPPED else None
-    decides = [method, way, shipped_for, seed, threads, setup["decides"], _code(kind)]
+    tuned = way is not None and way["bundle"] == TUNED
+    decides = [method, way, shipped_for, seed, threads, setup["decides"], _code(kind, tuned)]
     text = json.dumps([decides, _stream(stream), _frames(folder, stream.contexts)])
     digest = hashlib.sha256(text.encode()).hexdigest()[:24]
     return cache_home() / "runs" / f"{digest}.npz"
@@ -79,11 +81,11 @@ def _file(path: Path) -> str:
 
 
 @functools.cache
-def _code(kind: str) -> str:
+def _code(kind: str, tuned: bool) -> str:
     """Digest of the code that a run passes."""
     patterns = (*HARNESS_CODE, *CODE[kind])
     paths = [path for pattern in patterns for path in sorted(REPOSITORY.glob(pattern))]
-    return _digest(path.read_bytes() for path in paths)
+    return _digest(path.read_bytes() for path in paths if tuned or path.name not in TUNING)
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -68,7 +68,7 @@ METHODS = (*OURS, *PEERS, *WARM)
 # it, and where labels are correlated.
 VARIANTS = (
     "EdgeMem, leaves alone", "EdgeMem, forgetful state", "EdgeMem, shipped levels",
-    "EdgeMem, meta path",
+    "EdgeMem, meta path", "EdgeMem, tuned",
 )  # fmt: skip
 MOST = tuple(name for name in METHODS if name not in (*VARIANTS, "CoTTA"))
 MEMORIES = (
@@ -78,7 +78,7 @@ MEMORIES = (
 SINGLE = (
     "EdgeMem", "source", "batch statistics", "ROID", "EcoTTA", "RoTTA", "LAME", "ROID, warm",
 )  # fmt: skip
-SPOKEN = (*SINGLE, "EdgeMem, tuned", "EdgeMem, one state", "Tent", "EATA", "SAR")
+SPOKEN = (*SINGLE, "EdgeMem, one state", "Tent", "EATA", "SAR")
 SWEPT = ("EdgeMem", "Tent", "ETA", "SAR", "ROID", "EcoTTA", "Tent, warm", "ROID, warm")
 LASTING = ("EdgeMem", "source", "batch statistics")
 

@@ -82,14 +82,15 @@ def test_a_bundle_that_steps_rarely_is_compared_with_itself(bundle, source_path,
     assert found.choice == Choice({}, 3) and found.trials == trials_needed(rare)
 
 
-def test_streams_hold_every_shift_in_both_orders_and_repeat(bundle, source_path):
+def test_streams_hold_every_shift_in_both_orders_and_mixed_and_repeat(bundle, source_path):
     source = SourceFrames(source_path, bundle)
     one, other = (list(source.streams(64, 3)) for _ in range(2))
     names = {f"{order}, {name}" for order in ("random", "runs") for name in ("clean", *SHIFTS)}
-    assert {name for name, _, _ in one} == names
+    assert {name for name, _, _ in one} == names | {"mixed, all"}
     for (name, x, y), (_, again, _) in zip(one, other, strict=True):
         np.testing.assert_array_equal(x, again)
         assert x.min() >= source.x.min() and x.max() <= source.x.max() and len(x) == len(y)
+        assert len(y) == (64 * (1 + len(SHIFTS)) if name == "mixed, all" else 64)
         runs = 1 + np.count_nonzero(np.diff(y))
         assert (runs == len(np.unique(y))) == name.startswith("runs")
 
