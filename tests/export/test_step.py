@@ -159,7 +159,7 @@ def test_a_step_leaves_the_torch_model_as_it_was(model):
     assert model.gradient == "full"
 
 
-@pytest.mark.parametrize(("count", "share"), [(2, 0.25), (8, 1.0), (20, 1.0)])
+@pytest.mark.parametrize(("count", "share"), [(2, 2 / 18 * 24 / 8), (8, 1.0), (20, 1.0)])
 def test_predict_weighs_the_batch_statistics_by_the_number_of_frames(model, count, share):
     predict = predict_function(model, frames(0, 1, 8, 8))
     x = torch.rand(count, 1, 8, 8)
