@@ -164,7 +164,7 @@ def _towards(value: Tensor, source: Tensor, share: Tensor) -> Tensor:
 
 def _share_of_full(known: Tensor, full: float) -> Tensor:
     """Weight of the statistics of so many frames against that of a full batch, where the source
-    counts as 16 frames (BN-alpha, Schneider et al. 2020, equation 3); exactly 1 from there on."""
+    counts as `PRIOR_FRAMES` (BN-alpha, Schneider et al. 2020); exactly 1 from a full batch on."""
     share = known * (full + PRIOR_FRAMES) / ((known + PRIOR_FRAMES) * full)
     return share.clamp(max=1.0)
 

@@ -16,9 +16,9 @@ NO_MEMORY = {"least_batch_weight": 1.0, "prior_weight": 0.0}
 class Ours:
     """A bundle and how it is opened.
 
-    adapt_when: a step on one batch in so many.
-    bundle: see `setups.BUNDLES`; TUNED, as `edgemem tune` leaves it; SHIPPED, which holds what another device learnt in two visits to
-    the contexts of a protocol, on other frames.
+    bundle: see `setups.BUNDLES`; TUNED, as `edgemem tune` leaves it; SHIPPED, which holds what
+    another device learnt in two visits to the contexts of a protocol, on other frames. adapt_when:
+    a step on one batch in so many.
     """
 
     bundle: str = "remembered"
