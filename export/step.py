@@ -17,13 +17,13 @@ from edgemem.export.label_order import in_order
 from edgemem.export.objective import Loss, Objective
 from edgemem.export.optimizer import Optimizer
 from edgemem.export.relation import keeping_relations
+from edgemem.manifest import FILLED
 from edgemem.models import remembered
 from edgemem.models.adaptive import PRIOR_FRAMES, AdaptiveModel, Gradient, Output
 
 Arrays = dict[str, Tensor]
 # Share of the exported values in what the block learns, after every step.
 ENSEMBLING = {"source_share": 0.01}
-FILLED = "filled"  # input of graphs for one batch size: how many rows of x are frames
 
 
 @dataclass(frozen=True)

@@ -71,11 +71,12 @@ class MixedStatistics(nn.Module):
         alpha, weight = self.settings.alpha, self.settings.batch_weight
         shares = self.settings.frame_weights
         assert alpha is not None
-        if weight is None and shares is None:
-            mean, var = pooled_moments(distance)
-            drift = var - self.var
-        elif weight is None:
-            mean, var = distance_moments(distance).pooled(shares)
+        if weight is None:
+            mean, var = (
+                pooled_moments(distance)
+                if shares is None
+                else distance_moments(distance).pooled(shares)
+            )
             drift = var - self.var
         else:
             seen = self.settings.seen[self] = distance_moments(distance)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemem.errors import ExportError
+from edgemem.export.lowering import gate  # noqa: F401 - its operator is named below
 from edgemem.export.lowering.convolution import swapped
 
 aten = torch.ops.aten
@@ -57,8 +58,7 @@ def convolution(
     rows = []
     for r in range(stride[0]):
         phases = [
-            _full(x, weight[:, :, r :: stride[0], c :: stride[1]], groups)
-            for c in range(stride[1])
+            _full(x, weight[:, :, r :: stride[0], c :: stride[1]], groups) for c in range(stride[1])
         ]
         rows.append(_interleaved(phases, 3))
     found = _interleaved(rows, 2)
