@@ -34,7 +34,7 @@ EXPORTS = {"onnx": "onnx", "litert": LITERT, "qnn": NPU, "coreml": NPU}
 OF_NPUS = "_npu"  # end of the names of their graphs
 
 
-def check(wanted: Sequence[str]) -> None:
+def check_targets(wanted: Sequence[str]) -> None:
     """Refuse targets that are unknown, or whose converter is missing, before work begins.
 
     Raises:

@@ -36,6 +36,7 @@ Bottleneck = Annotated[
     int, typer.Option(help="Narrow the meta networks by this factor; 0 = dense.")
 ]
 Groups = Annotated[int, typer.Option(help="Groups of their convolution; 0 = depthwise.")]
+CALIBRATION_FRAMES = 512
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -127,6 +128,9 @@ def export(
     target: Annotated[
         str, typer.Option(help="Engines that get graphs: onnx, litert, qnn, coreml; with commas.")
     ] = "onnx",
+    int8: Annotated[
+        Path | None, typer.Option(help="Source frames (.npz with x): frozen kernels in 8 bits.")
+    ] = None,
     input_shape: InputShape = None,
     mean: Mean = None,
     std: Std = None,
@@ -144,6 +148,7 @@ def export(
     from edgemem.export.bundle_writer import Choices
     from edgemem.export.command import export_checkpoint
     from edgemem.models.command import AttachSettings
+    from edgemem.models.data import load_dataset
 
     settings = AttachSettings(parts, statistics, input_shape, mean, std, norm_affine=norm_affine)
     choices = Choices(
@@ -155,6 +160,7 @@ def export(
         learning_rate=learning_rate,
         labels=tuple(labels.split(",")) if labels else None,
         targets=tuple(name.strip() for name in target.split(",")),
+        int8=None if int8 is None else load_dataset(int8)[0][:CALIBRATION_FRAMES],
     )
     with progress("stages") as bar:
         task = bar.add_task("export", total=4, note="")

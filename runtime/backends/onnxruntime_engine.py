@@ -94,7 +94,7 @@ class OnnxRuntimeBackend:
         provider: str = "cpu",
     ) -> None:
         self._threads, self._profile = threads, profile
-        self._cache = cache if profile == "latency" else None
+        self._cache = cache if profile == "latency" or provider != "cpu" else None
         self._provider = PROVIDERS[provider]
         self._opened: dict[Path, OnnxRuntimeGraph] = {}
         self.target = self._provider.target
