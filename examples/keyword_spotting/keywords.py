@@ -103,7 +103,7 @@ def main() -> int:
     options = arguments()
     try:
         score, milliseconds = listen(options)
-        picture = score.draw(options.out / "keywords.png", "Six words, spoken by other voices")
+        picture = score.draw(options.out / "keywords.png", "Six words by other voices", window=50)
     except edgemem.EdgeMemError as error:
         print(f"keywords: {error}", file=sys.stderr)
         return 2
