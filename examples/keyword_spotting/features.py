@@ -76,10 +76,10 @@ def split_words(signal: NDArray[np.floating]) -> Iterator[NDArray[np.floating]]:
     """The words of a recording: 0.8 s around every stretch that is louder than the pauses."""
     block = RATE // 50
     blocks = signal[: len(signal) // block * block].reshape(-1, block)
-    level = np.sqrt((blocks**2).mean(1))
-    loud = level > LOUD * np.quantile(level, 0.2) + 1e-3 if len(level) else level
-    end = 0
-    for start in np.flatnonzero(loud) * block:
+    if not len(blocks):
+        return
+    level, end = np.sqrt((blocks**2).mean(1)), 0
+    for start in np.flatnonzero(level > LOUD * np.quantile(level, 0.2) + 1e-3) * block:
         if start >= end:
             first = max(start - LEAD, end)
             end = first + LENGTH

@@ -82,8 +82,8 @@ def listen(options: argparse.Namespace) -> tuple[Score, float]:
                 began = time.perf_counter()
                 result = runtime.step(frame)
                 seconds += time.perf_counter() - began
-                truth = np.array([labels.index(word)]) if word in labels else None
-                score.add(speaker, truth, runtime.predict(frame, frozen=True), result)
+                truth = labels.index(word) if word in labels else -1
+                score.add(speaker, np.array([truth]), runtime.predict(frame, frozen=True), result)
                 if tells:
                     tell(labels[result.labels[0]], result)
         except KeyboardInterrupt:  # how one stops listening

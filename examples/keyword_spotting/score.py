@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,21 +34,18 @@ class Score:
     _wrong: list[tuple[bool, bool]] = field(default_factory=list)  # frozen, adapted
     _used: list[tuple[str, float]] = field(default_factory=list)
 
-    def add(
-        self, context: str, truth: NDArray[np.int64] | None, frozen: Result, result: Result
-    ) -> None:
-        """Take n frames of one context. truth: [n] labels, or None where they are unknown."""
+    def add(self, context: str, truth: NDArray[np.int64], frozen: Result, result: Result) -> None:
+        """Take n frames of one context. truth: [n] int64 labels, -1 where they are unknown."""
         self.frames += len(result.labels)
         self.agreed += int((result.labels == frozen.labels).sum())
         self.events.update(event.kind for event in result.events)
-        if truth is None:
-            return
-        self._context += [context] * len(truth)
-        wrong = zip(frozen.labels != truth, result.labels != truth, strict=True)
-        self._wrong += [(bool(before), bool(after)) for before, after in wrong]
-        self._used += [(result.context, result.drift or 0.0)] * len(truth)
+        for label, before, after in zip(truth, frozen.labels, result.labels, strict=True):
+            if label >= 0:
+                self._context.append(context)
+                self._wrong.append((bool(before != label), bool(after != label)))
+                self._used.append((result.context, result.drift or 0.0))
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON. Errors are fractions, of all frames and of each context; later_error is that of
         later visits alone. None where labels, or later visits, are missing."""
         contexts, wrong = np.array(self._context), np.array(self._wrong, bool).reshape(-1, 2)
@@ -75,7 +73,7 @@ class Score:
         if self._wrong:
             console.print(f"Picture: {picture}" if picture else "No picture: no matplotlib.")
 
-    def _table(self, found: dict) -> Table:
+    def _table(self, found: dict[str, Any]) -> Table:
         table = Table(title="error", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for name in ("context", self.unit, "frozen", "adapted", "later visits*"):
             table.add_column(name, justify="left" if name == "context" else "right")

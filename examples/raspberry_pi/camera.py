@@ -40,7 +40,8 @@ def arguments() -> argparse.Namespace:
     add("--frames", type=int, default=0, help="stop after so many; 0 = never")
     add("--adapt-when", help='a step on one batch in so many, "drift", or such as "2s/min"')
     add("--memory-budget", help="for graphs and activations, such as 64MB")
-    add("--flush-minutes", type=float, default=15, help="write what is learnt so often; 0 = never")
+    add("--fps", type=float, default=0, help="frames per second at most; 0 = as many as there are")
+    add("--flush-minutes", type=float, default=60, help="write what is learnt so often; 0 = never")
     add("--threads", type=int, default=1, help="of the engine; 0 = all cores")
     add("--out", type=Path, default=Path("results"), help="folder of the picture")
     add("--json", action="store_true", help="print one JSON object, no view")
@@ -61,13 +62,14 @@ def watch(options: argparse.Namespace, stopping: threading.Event) -> tuple[Score
                 result = runtime.step(x)
                 seconds += time.monotonic() - began
                 frozen = runtime.predict(x, frozen=True)
-                score.add(name, None if label is None else np.array([label]), frozen, result)
+                score.add(name, np.array([-1 if label is None else label]), frozen, result)
                 view.show(result, frozen, label)
                 notify("WATCHDOG=1")
                 if 0 < 60 * options.flush_minutes < time.monotonic() - flushed:
                     flushed = time.monotonic()
                     flush(runtime, view)
-                if stopping.is_set() or score.frames == options.frames:
+                spare = 1 / options.fps + began - time.monotonic() if options.fps > 0 else 0
+                if stopping.wait(max(spare, 0)) or score.frames == options.frames:
                     break
     return score, 1000 * seconds / max(score.frames, 1)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,8 @@ def fit(image: Image, shape: tuple[int, ...], invert: bool = False) -> Image:
         reason = f"has shape {list(image.shape)} and dtype {image.dtype}"
         raise InputError("image", reason, "Pass uint8 images [h, w] or [h, w, 3]")
     channels, height, width = shape
-    planes = np.stack([image] * 3, 2) if image.ndim == 2 else image
-    planes = _resized(_middle(planes, height / width), height, width)
+    coloured = np.stack([image] * 3, 2) if image.ndim == 2 else image
+    planes = _resized(_middle(coloured, height / width), height, width)
     if channels == 1:
         planes = planes @ np.array([[0.299], [0.587], [0.114]])
     result = np.round(planes.transpose(2, 0, 1)).astype(np.uint8)
@@ -153,6 +153,8 @@ def _captured(what: int | str, name: str) -> Iterator[Seen]:
                 yield read[1][:, :, ::-1], None, name
         finally:
             capture.release()
+        if name == "camera":  # a file ends, a camera does not
+            raise InputError(name, "gives no more frames", "Check its cable")
 
     return frames()
 
@@ -168,7 +170,7 @@ def _folder(path: Path) -> Iterator[Seen]:
     return _read_all(files, readers)
 
 
-def _read_all(files: list[Path], readers: dict[str, Callable[[Path], Any]]) -> Iterator[Seen]:
+def _read_all(files: list[Path], readers: Mapping[str, Callable[[Path], Any]]) -> Iterator[Seen]:
     for file in files:
         try:
             images = readers[file.suffix.lower()](file)

@@ -10,7 +10,8 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def arguments() -> argparse.Namespace:
     add("--every", type=float, default=10, help="seconds between two windows of a file")
     add("--bundle", type=Path, default=HERE / "activities.edgemem")
     add("--state", type=Path, help="file to keep what is learnt in")
+    add("--together", type=int, default=16, help="windows that are answered at once")
     add("--windows", type=int, default=96, help="simulated windows of a visit")
     add("--visits", type=int, default=3, help="simulated visits of each way to wear the phone")
     add("--bout", type=float, default=2, help="simulated windows of an activity, on average")
@@ -50,15 +52,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def windows_of(options: argparse.Namespace) -> Iterator[Window]:
+def windows_of(options: argparse.Namespace) -> Iterable[Window]:
     """What `--input` asks for."""
+    if min(options.windows, options.visits, options.bout, options.together) < 1:
+        thing = "--windows, --visits, --bout and --together"
+        raise edgemem.InputError(thing, "are too small", "Use 1 or more")
     if options.input is not None:
         name = options.input.stem
         windows = csv_windows(options.input, options.every, options.metres)
         return ((name, activity, window) for activity, window in windows)
-    if min(options.windows, options.visits, options.bout) < 1:
-        thing = "--windows, --visits and --bout"
-        raise edgemem.InputError(thing, "are too small", "Use 1 or more")
     visits = list(PLACES) * options.visits
     moving = stream(visits, options.windows, options.seed, options.bout)
     return track(
@@ -67,18 +69,27 @@ def windows_of(options: argparse.Namespace) -> Iterator[Window]:
     )  # fmt: skip
 
 
+def together(
+    windows: Iterable[Window], count: int
+) -> Iterator[tuple[str, list[str], NDArray[np.float32]]]:
+    """Place, activities and windows [n, 3, 128], n at most `count`: a watch wakes up for several."""
+    for place, visit in groupby(windows, key=lambda window: window[0]):
+        while group := list(islice(visit, count)):
+            yield place, [name for _, name, _ in group], np.stack([x for *_, x in group])
+
+
 def follow(options: argparse.Namespace) -> tuple[Score, float, Counter[str]]:
     """Answer every window, and learn from it; score, milliseconds of a window, and the answers."""
     score, seconds, said = Score("windows"), 0.0, Counter[str]()
     with edgemem.open(options.bundle, options.state, threads=1) as runtime:
         labels = runtime.bundle.manifest.labels
-        for place, activity, window in windows_of(options):
+        for place, activities, windows in together(windows_of(options), options.together):
             began = time.perf_counter()
-            result = runtime.step(window)
+            result = runtime.step(windows)
             seconds += time.perf_counter() - began
-            truth = np.array([labels.index(activity)]) if activity in labels else None
-            score.add(place, truth, runtime.predict(window, frozen=True), result)
-            said[labels[result.labels[0]]] += 1
+            truth = np.array([labels.index(name) if name in labels else -1 for name in activities])
+            score.add(place, truth, runtime.predict(windows, frozen=True), result)
+            said.update(labels[answer] for answer in result.labels)
     return score, 1000 * seconds / max(score.frames, 1), said
 
 

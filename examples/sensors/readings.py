@@ -35,8 +35,10 @@ def csv_windows(
     if not len(starts):
         reason = f"holds {times[-1] - times[0]:.2f} seconds"
         raise InputError(str(path), reason, f"Record at least one window, {span:.2f} seconds")
-    gaps = times[1:][np.diff(times) > GAP]
-    return _windows(times, values, activities, starts[~_crossed(starts, span, gaps)])
+    starts = starts[~_interrupted(times, starts, span)]
+    if not len(starts):
+        raise InputError(str(path), "has gaps in every window", f"Record at {RATE} Hz or so")
+    return _windows(times, values, activities, starts)
 
 
 def _windows(
@@ -52,11 +54,14 @@ def _windows(
         yield activities[middle], np.array(axes, np.float32)
 
 
-def _crossed(
-    starts: NDArray[np.float64], span: float, gaps: NDArray[np.float64]
+def _interrupted(
+    times: NDArray[np.float64], starts: NDArray[np.float64], span: float
 ) -> NDArray[np.bool_]:
-    """Which windows have a gap within."""
-    return np.searchsorted(gaps, starts, "right") < np.searchsorted(gaps, starts + span, "right")
+    """Which windows have part of a gap within."""
+    gap = np.diff(times) > GAP
+    begun = np.searchsorted(times[:-1][gap], starts + span, "left")
+    over = np.searchsorted(times[1:][gap], starts, "right")
+    return begun > over
 
 
 def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
@@ -64,11 +69,11 @@ def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64], list[st
     rows, activities = [], []
     try:
         with path.open(newline="") as file:
-            table = csv.DictReader(file)
-            if missing := [name for name in COLUMNS if name not in (table.fieldnames or ())]:
+            reader = csv.DictReader(file)
+            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
                 reason = f"has no column {', '.join(missing)}"
                 raise InputError(str(path), reason, "Let the first line be t,x,y,z")
-            for row in table:
+            for row in reader:
                 rows.append([float(row[name]) for name in COLUMNS])
                 activities.append(row.get("activity") or "")
     except FileNotFoundError as error:
