@@ -105,7 +105,7 @@ def main() -> int:
         score, milliseconds = listen(options)
         picture = score.draw(options.out / "keywords.png", "Six words by other voices", window=50)
     except edgemem.EdgeMemError as error:
-        print(f"keywords: {error}", file=sys.stderr)
+        print(f"keywords.py: {error}", file=sys.stderr)
         return 2
     score.show(options.json, picture, milliseconds)
     return 0

@@ -100,7 +100,7 @@ def main() -> int:
         score, milliseconds = watch(options, stopping)
         picture = score.draw(options.out / "camera.png", "Digits under changing conditions")
     except edgemem.EdgeMemError as error:
-        print(f"camera: {error}", file=sys.stderr)
+        print(f"camera.py: {error}", file=sys.stderr)
         return 2
     score.show(options.json, picture, milliseconds)
     return 0

@@ -112,10 +112,12 @@ def _camera() -> Iterator[Seen]:
 
 
 def _pi_camera() -> Iterator[Seen]:
-    from picamera2 import Picamera2
-
     try:
+        from picamera2 import Picamera2
+
         camera = Picamera2()
+    except (ImportError, ValueError) as error:  # ValueError: it was built for another numpy
+        raise InputError("picamera2", str(error), "See Camera in this example's README") from error
     except (RuntimeError, IndexError) as error:
         raise InputError(
             "camera", str(error), "Connect one, and check it with rpicam-hello"

@@ -101,7 +101,7 @@ def main() -> int:
         title = "Five activities, the phone worn in other ways"
         picture = score.draw(options.out / "activities.png", title, window=50)
     except edgemem.EdgeMemError as error:
-        print(f"activities: {error}", file=sys.stderr)
+        print(f"activities.py: {error}", file=sys.stderr)
         return 2
     score.show(options.json, picture, milliseconds)
     if not options.json:

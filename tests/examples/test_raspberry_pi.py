@@ -33,10 +33,27 @@ class VideoCapture:
     def release(self):
         print("released")
 """
+# Stands for picamera2.
+FAKE_PICAMERA2 = """
+import numpy as np
+class Picamera2:
+    def create_video_configuration(self, main):
+        return main
+    def configure(self, main):
+        self.shape = (main["size"][1], main["size"][0], 3)
+    def start(self):
+        pass
+    def capture_array(self):
+        return np.full(self.shape, 90, np.uint8)
+    def stop(self):
+        print("stopped")
+"""
 
 
 def test_it_runs_on_the_packaged_demo_where_there_is_no_camera(example, tmp_path):
-    found = example(SCRIPT, "--frames", "480")
+    for library in ("picamera2", "cv2"):  # whatever is installed here
+        (tmp_path / f"{library}.py").write_text("raise ImportError('not for this test')")
+    found = example(SCRIPT, "--frames", "480", modules=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "Showing the packaged demo instead" in found.stderr
     table = [line.split() for line in found.stdout.splitlines()]
@@ -66,6 +83,13 @@ def test_a_folder_of_images_and_arrays(example, tmp_path):
     found = json.loads(example(SCRIPT, "--input", str(folder), "--json").stdout)
     assert found["frames"] == 26 and found["labelled"] == 0 and found["picture"] is None
     assert found["adapted_error"] is None and 0 <= found["agreement"] <= 1
+
+
+def test_the_camera_of_a_raspberry_pi(example, tmp_path):
+    (tmp_path / "picamera2.py").write_text(FAKE_PICAMERA2)
+    found = example(SCRIPT, "--frames", "5", modules=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "5 frames" in found.stdout and "stopped" in found.stdout
 
 
 def test_cameras_and_videos_by_opencv(example, refused, tmp_path):
