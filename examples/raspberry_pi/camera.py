@@ -57,6 +57,7 @@ def watch(options: argparse.Namespace, stopping: threading.Event) -> tuple[Score
         with View(manifest.labels, options.json) as view:
             flushed = time.monotonic()
             for image, label, name in frames:
+                # Frames with labels are those of the demo, which are as the model wants them.
                 x = fit(image, manifest.frames.shape, options.invert and label is None)
                 began = time.monotonic()
                 result = runtime.step(x)
