@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import torch
 
 from edgemem.block import ArraySpec, BlockSpec, pack
 from edgemem.errors import ExportError, InputError
+from edgemem.export import targets
 from edgemem.export.objective import OBJECTIVES, Objective
 from edgemem.export.optimizer import OPTIMIZERS, Optimizer
-from edgemem.export.parity import Parity, check_parity
+from edgemem.export.parity import Parity, check_parity, onnx_engine
 from edgemem.export.plans import measured_plans, plan_graphs
 from edgemem.export.step import (
     Function,
@@ -52,6 +53,7 @@ class Choices:
     over the protocols of `benchmarks/adaptation`; "meta", "all" and "ecotta" are cheaper and gain less.
     learning_rate: default of `hp.learning_rate`; None = the optimizer's. hyper_parameters: other
     defaults by name. labels: class names in the order of the logits.
+    targets: other engines that get graphs of their own, see `targets.EXPORTS`; onnx is always there.
     """
 
     batch: int = 16
@@ -62,6 +64,7 @@ class Choices:
     learning_rate: float | None = None
     hyper_parameters: Mapping[str, float] | None = None
     labels: tuple[str, ...] | None = None
+    targets: tuple[str, ...] = ("onnx",)
 
 
 def export_bundle(
@@ -115,16 +118,18 @@ def _export(
     models |= steps
     for graph in models.values():
         strip_notes(graph)
+    elsewhere = targets.Targets(model, functions, choices.targets, frames)
     with new_folder(path) as folder:
         report("writing")
-        (folder / WEIGHTS).write_bytes(share_weights(models.values()))
-        for name, graph in models.items():
+        others = elsewhere.graphs(report)
+        (folder / WEIGHTS).write_bytes(share_weights([*models.values(), *others.values()]))
+        for name, graph in (models | others).items():
             (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
         report("comparing with torch")
-        parity, reference = check_parity(
-            folder, model, functions["predict"], functions["adapt"], frames, objective.exercise
-        )
+        compared = functions["predict"], functions["adapt"], frames, objective.exercise
+        parity, reference = check_parity(onnx_engine(folder), model, *compared)
         parity.check()
+        reports = elsewhere.write(folder, objective.exercise, report)
         report("measuring")
         inputs = functions["adapt"].inputs | {"x": torch.from_numpy(reference_frames(frames, 0))}
         plans = measured_plans(folder, list(steps), inputs)
@@ -136,16 +141,18 @@ def _export(
         if (keys := source_keys(model, choices.batch)) is not None:
             (folder / SOURCE).write_bytes(pack(keys.arrays()))
         (folder / REFERENCE).write_bytes(pack(reference))
-        origin = _origin(model, choices, objective, parity, source)
+        origin = _origin(model, choices, objective, parity, source) | {"targets": reports}
         block = _spec(
             _named("block", functions["adapt"]), dict.fromkeys(model.learned(), ROOT_SHARE)
         )
         manifest = _manifest(path, folder, tuple(plans), functions, block, frames, choices, origin)
+        manifest = replace(manifest, targets=elsewhere.bindings())
         (folder / "manifest.json").write_bytes(to_json(manifest))
     return parity
 
 
 def _check(model: AdaptiveModel, choices: Choices) -> None:
+    targets.check(choices.targets)
     if choices.batch < 2:
         raise ExportError(f"batch {choices.batch}", "is too small for a step", "Use 2 or more")
     if choices.gradient not in ("full", "meta"):
@@ -227,7 +234,11 @@ def _manifest(
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return Manifest(
         name=path.name.removesuffix(".edgemem"),
-        graphs={file.stem: file.name for file in sorted(folder.glob("*.onnx"))},
+        graphs={
+            file.stem: file.name
+            for file in sorted(folder.glob("*.onnx"))
+            if not file.stem.endswith(targets.OF_NPUS)
+        },
         plans=plans,
         frames=frames,
         labels=choices.labels or tuple(str(i) for i in range(classes)),

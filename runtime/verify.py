@@ -11,12 +11,13 @@ import numpy as np
 from edgemem.block import Array, unpack
 from edgemem.bundle import open_bundle
 from edgemem.errors import BundleError
-from edgemem.manifest import REMEDY
+from edgemem.manifest import NPU, REMEDY
 from edgemem.reference import reference_frames
+from edgemem.runtime.backends.choice import Settings, choose
 from edgemem.runtime.loop import Runtime
-from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
 TOLERANCE = 1e-4
+HALF_TOLERANCE = 1e-2  # of NPUs, which compute in half precision
 MAX_SEED = 1 << 32
 
 
@@ -25,10 +26,12 @@ class Verification:
     """Largest differences from what torch computed at export, relative to the largest logit.
 
     frozen: the frozen model. adapt: the logits of an adaptation step. adapted: the logits after
-    it, which depend on every updated array.
+    it, which depend on every updated array. engine: what computed. limit: of the differences.
     """
 
     files: int
+    engine: str
+    limit: float
     frozen: float
     adapt: float
     adapted: float
@@ -38,10 +41,14 @@ class Verification:
         return asdict(self)
 
 
-def verify(path: Path | str, threads: int = 0) -> Verification:
+def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verification:
     """Check a bundle completely, and compute its reference outputs again.
 
+    Args:
+        provider: see `edgemem.open`.
+
     Raises:
+        InputError: the provider cannot be used here.
         BundleError: damaged, altered, or this device computes something else than torch did.
     """
     bundle = open_bundle(path)
@@ -60,7 +67,9 @@ def verify(path: Path | str, threads: int = 0) -> Verification:
     if not 0 <= seed < MAX_SEED:
         raise BundleError(thing, f"has the seed {seed}, not 0 to {MAX_SEED - 1}", REMEDY)
     frames = reference_frames(manifest.frames, seed)
-    with Runtime(bundle, OnnxRuntimeBackend(threads), hyper_parameters=chosen) as runtime:
+    backend = choose(bundle, provider, Settings(threads)).backend
+    limit = HALF_TOLERANCE if backend.target == NPU else TOLERANCE
+    with Runtime(bundle, backend, hyper_parameters=chosen) as runtime:
         found = {
             "frozen": runtime.predict(frames, frozen=True).logits,
             "adapt": runtime.step(frames).logits,
@@ -68,13 +77,13 @@ def verify(path: Path | str, threads: int = 0) -> Verification:
         }
     differences = {n: _difference(v, expected[f"{n}.logits"]) for n, v in found.items()}
     for name, difference in differences.items():
-        if not difference <= TOLERANCE:
+        if not difference <= limit:
             raise BundleError(
                 f"{bundle.path.name}",
-                f"{name} logits differ by {difference:.1e} from torch's, limit {TOLERANCE:.0e}",
-                "This onnxruntime computes something else; use another version",
+                f"{name} logits differ by {difference:.1e} from torch's, limit {limit:.0e}",
+                f"{backend.name} computes something else; use another version or provider",
             )
-    return Verification(files=len(manifest.files), **differences)
+    return Verification(len(manifest.files), backend.name, limit, **differences)
 
 
 def _difference(found: Array, expected: Array) -> float:

@@ -124,6 +124,9 @@ def export(
     optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
     learning_rate: Annotated[float | None, typer.Option(help="Default of the step.")] = None,
     labels: Annotated[str | None, typer.Option(help="Class names, comma-separated.")] = None,
+    target: Annotated[
+        str, typer.Option(help="Engines that get graphs: onnx, litert, qnn, coreml; with commas.")
+    ] = "onnx",
     input_shape: InputShape = None,
     mean: Mean = None,
     std: Std = None,
@@ -151,6 +154,7 @@ def export(
         optimizer=optimizer,
         learning_rate=learning_rate,
         labels=tuple(labels.split(",")) if labels else None,
+        targets=tuple(name.strip() for name in target.split(",")),
     )
     with progress("stages") as bar:
         task = bar.add_task("export", total=4, note="")
