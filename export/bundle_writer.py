@@ -189,6 +189,12 @@ def _check(model: AdaptiveModel, choices: Choices) -> None:
             "treats frozen parts as constants, so it cannot train the BN affine pairs within",
             "Use --gradient full, or leave out --norm-affine",
         )
+    if choices.objective == "statistics" and not model.remembered():
+        raise ExportError(
+            "objective 'statistics'",
+            "needs a block that remembers",
+            "Warm up with --statistics remembered",
+        )
     if not model.block():
         raise ExportError(
             "model",

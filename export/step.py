@@ -44,8 +44,10 @@ def hyper_parameters(
     model: AdaptiveModel, batch: int, objective: Objective, optimizer: Optimizer
 ) -> dict[str, float]:
     """Names and defaults of all scalars that the device may tune."""
-    chosen = optimizer.hyper_parameters | objective.hyper_parameters | ENSEMBLING
-    return _predict_parameters(model, batch) | _memory_parameters(model) | chosen
+    known = _predict_parameters(model, batch) | _memory_parameters(model)
+    if not objective.learns:
+        return known
+    return known | optimizer.hyper_parameters | objective.hyper_parameters | ENSEMBLING
 
 
 def prefixed(prefix: str, arrays: Arrays) -> Arrays:
@@ -110,7 +112,7 @@ def adapt_function(
     """
     block, learned = _detached(model.block()), list(model.learned())
     source = _detached(model.learned())  # a copy: tracing takes the block's own arrays for inputs
-    slots = optimizer.slots({name: block[name] for name in learned})
+    slots = optimizer.slots({name: block[name] for name in learned}) if objective.learns else {}
     defaults = hyper_parameters(model, frames.shape[0], objective, optimizer)
     inputs = {
         "x": frames,
@@ -138,13 +140,18 @@ def adapt_function(
                 result = objective.loss(output, hp)
             return result.value, (output, result)
 
-        value, pullback, (output, result) = vjp(loss, old_learned, has_aux=True)  # type: ignore[misc]
-        # One, but not before the forward pass is over: an engine that takes a gradient first and
-        # the loss later keeps activations for both.
-        over = (value + output.key.sum()).detach().clamp(0.0, 0.0)
-        (grads,) = pullback(torch.ones_like(value) + over)
-        new_block, new_slots = optimizer.update(old_learned, grads, old_slots, hp)
-        new_block = {k: _towards(v, source[k], hp["source_share"]) for k, v in new_block.items()}
+        new_block, new_slots = dict(old_learned), dict(old_slots)
+        if objective.learns:
+            value, pullback, (output, result) = vjp(loss, old_learned, has_aux=True)  # type: ignore[misc]
+            # One, but not before the forward pass is over: an engine that takes a gradient first
+            # and the loss later keeps activations for both.
+            over = (value + output.key.sum()).detach().clamp(0.0, 0.0)
+            (grads,) = pullback(torch.ones_like(value) + over)
+            new_block, new_slots = optimizer.update(old_learned, grads, old_slots, hp)
+            share = hp["source_share"]
+            new_block = {k: _towards(v, source[k], share) for k, v in new_block.items()}
+        else:
+            _, (output, result) = loss(old_learned)
         logits = _answer(model, output, old_block, count, hp)
         update = updated = result.update
         moved = dict.fromkeys(learned, update)

@@ -120,7 +120,10 @@ def export(
     ] = None,
     learn: Annotated[str, typer.Option(help="norms: scales and shifts alone; or all.")] = "norms",
     objective: Annotated[
-        str, typer.Option(help="ecotta, likelihood_ratio, prototype_relation or tent.")
+        str,
+        typer.Option(
+            help="ecotta, likelihood_ratio, prototype_relation, tent; statistics: no gradient."
+        ),
     ] = "likelihood_ratio",
     optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
     learning_rate: Annotated[float | None, typer.Option(help="Default of the step.")] = None,
