@@ -32,7 +32,7 @@ test: $(TEST)/installed
 test-litert: $(LITERT)/installed
 	$(LITERT)/bin/python tests/targets/build_bundle.py --target litert --out $(TARGETS)/litert.edgemem
 	EDGEMEM_LITERT_BUNDLE=$(TARGETS)/litert.edgemem $(LITERT)/bin/python -m pytest \
-		--confcutdir tests/targets tests/targets/test_litert.py
+		-p no:anyio --confcutdir tests/targets tests/targets/test_litert.py
 	sh tests/targets/without_onnxruntime.sh $(LITERT) $(TARGETS)/litert.edgemem
 
 # The package onnxruntime-qnn holds libraries under Qualcomm's licence, which you accept by asking.

@@ -19,7 +19,8 @@ from edgemem.runtime.graphs import Graphs
 from edgemem.runtime.settings import known_parameters
 
 TOLERANCE = 1e-4
-HALF_TOLERANCE = 1e-2  # of NPUs, which compute in half precision
+# Of NPUs, which compute in half precision: it loses small probabilities of neighbouring frames.
+HALF_TOLERANCE = 0.1
 MAX_SEED = 1 << 32
 ONE = ("seed", "tolerance")  # arrays of one number
 
@@ -71,7 +72,9 @@ def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verifi
         raise BundleError(thing, f"has the seed {seed}, not 0 to {MAX_SEED - 1}", REMEDY)
     frames = reference_frames(manifest.frames, seed)
     backend = choose(bundle, provider, Settings(threads)).backend
-    own = float(expected.get("tolerance", np.float32(TOLERANCE)))  # larger where kernels are int8
+    own = (
+        float(expected["tolerance"].item()) if "tolerance" in expected else TOLERANCE
+    )  # larger where kernels are int8
     limit = max(own, HALF_TOLERANCE) if backend.target == NPU else own
     # The graphs alone: guard rails may answer otherwise on frames that are nothing but noise.
     graphs, parameters = Graphs(bundle, backend), known_parameters(manifest, chosen)

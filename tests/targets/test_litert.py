@@ -43,7 +43,7 @@ def test_the_file_has_a_signature_for_every_graph():
 def test_it_computes_what_torch_computed():
     found = verify(BUNDLE, threads=1, provider="litert")
     assert "litert" in found.engine
-    assert max(found.frozen, found.adapt, found.adapted) <= 1e-5
+    assert max(found.frozen, found.adapt, found.adapted) <= found.limit == 1e-4
 
 
 def test_a_stream_is_answered_and_learnt_from_as_by_onnxruntime(frames):
@@ -79,7 +79,7 @@ def test_another_engine_goes_on_where_the_first_one_stopped(frames, tmp_path):
     with opened("litert", state=state) as runtime:
         for start in range(0, 4 * BATCH, BATCH):
             runtime.step(frames[start : start + BATCH])
-        expected = runtime.step(frames[4 * BATCH : 5 * BATCH - 3]).logits
+        expected = runtime.predict(frames[4 * BATCH : 5 * BATCH - 3]).logits
     with opened("cpu", state=state) as runtime:
         assert runtime.counters["updates"] == 4
         found = runtime.predict(frames[4 * BATCH : 5 * BATCH - 3]).logits
