@@ -4,13 +4,14 @@
 #      bench-method-memory | bench-bank | bench-drift |
 #      bench-adaptation | bench-adaptation-quick
 #             what README and docs claim
+# make test-arm64  the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test bench-cifar bench-step bench-memory bench-stream \
+.PHONY: demo test test-arm64 bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick clean
 
@@ -23,6 +24,9 @@ test: $(TEST)/installed
 	sh tests/typecheck.sh $(TEST)
 	$(TEST)/bin/pytest
 	sh tests/empty_environment.sh $(TEST)
+
+test-arm64: $(TEST)/installed
+	sh tests/arm64/run.sh $(TEST)
 
 bench-cifar: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/cifar10c.py

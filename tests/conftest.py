@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-from sklearn.datasets import load_digits
 
 from edgemem.bank.build import build_bank
 from edgemem.bank.ship import ship
@@ -54,6 +53,8 @@ def digits_stream():
 @pytest.fixture(scope="session")
 def even_frames():
     """Frames [160, 1, 8, 8] float32 of all classes alike, as the demo's model was trained on."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits().images[:160] * (255 / 16)
     return (np.round(digits).astype(np.float32) / 255)[:, None]
 
