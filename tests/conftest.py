@@ -16,6 +16,8 @@ from edgemem.demo import BUNDLE, STREAM
 RELAXED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("fixed", derandomize=True, database=None, max_examples=50, **RELAXED)
 settings.register_profile("explore", max_examples=500, **RELAXED)
+# A few of the same, where code is emulated and ten times slower.
+settings.register_profile("few", derandomize=True, database=None, max_examples=5, **RELAXED)
 settings.load_profile("fixed")
 
 
