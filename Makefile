@@ -1,17 +1,22 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
+# make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
+# make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
+# make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
 #      bench-adaptation | bench-adaptation-quick
 #             what README and docs claim
-# make test-arm64  the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
+LITERT := .venv-litert
+NPU := .venv-npu
+TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-arm64 bench-cifar bench-step bench-memory bench-stream \
+.PHONY: demo test test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick clean
 
@@ -27,6 +32,24 @@ test: $(TEST)/installed
 
 test-arm64: $(TEST)/installed
 	sh tests/arm64/run.sh $(TEST)
+
+test-litert: $(LITERT)/installed
+	$(LITERT)/bin/python tests/targets/build_bundle.py --target litert --out $(TARGETS)/litert.edgemem
+	EDGEMEM_LITERT_BUNDLE=$(TARGETS)/litert.edgemem $(LITERT)/bin/python -m pytest \
+		--confcutdir tests/targets tests/targets/test_litert.py
+	sh tests/targets/without_onnxruntime.sh $(LITERT) $(TARGETS)/litert.edgemem
+
+# The package onnxruntime-qnn holds libraries under Qualcomm's licence, which you accept by asking.
+test-npu:
+ifneq ($(QUALCOMM_LICENCE),accepted)
+	@echo "test-npu skipped: it installs onnxruntime-qnn, whose Qualcomm libraries have a licence of"
+	@echo "their own (Qualcomm AI Engine Direct SDK). To accept it: make test-npu QUALCOMM_LICENCE=accepted"
+else
+	$(MAKE) $(TEST)/installed $(NPU)/installed
+	$(TEST)/bin/python tests/targets/build_bundle.py --target qnn,coreml --out $(TARGETS)/npu.edgemem
+	EDGEMEM_NPU_BUNDLE=$(TARGETS)/npu.edgemem $(NPU)/bin/python -m pytest \
+		--confcutdir tests/targets tests/targets/test_npu.py
+endif
 
 bench-cifar: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/cifar10c.py
@@ -72,5 +95,18 @@ $(TEST)/installed: pyproject.toml constraints.txt
 	$(TEST)/bin/python $(INSTALL) --editable '.[dev]'
 	touch $@
 
+$(LITERT)/installed: pyproject.toml tests/targets/constraints-litert.txt
+	$(PYTHON) -m venv $(LITERT)
+	$(LITERT)/bin/python -m pip install --quiet 'setuptools>=77'
+	$(LITERT)/bin/python -m pip install --quiet --constraint tests/targets/constraints-litert.txt \
+		--editable '.[export-litert]' pytest
+	touch $@
+
+$(NPU)/installed: pyproject.toml tests/targets/constraints-npu.txt
+	$(PYTHON) -m venv $(NPU)
+	$(NPU)/bin/python -m pip install --quiet --constraint tests/targets/constraints-npu.txt \
+		--editable '.[npu]' pytest
+	touch $@
+
 clean:
-	rm -rf $(DEMO) $(TEST) build dist results *.egg-info
+	rm -rf $(DEMO) $(TEST) $(LITERT) $(NPU) build dist results *.egg-info

@@ -35,7 +35,7 @@ def names(folder: Path) -> dict[str, list[str]]:
 
 def load_edgemem(folder: Path, threads: int, plan: str = "full", profile: str = "latency") -> Step:
     """The exported graph as the runtime opens it."""
-    from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
+    from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 
     graph = OnnxRuntimeBackend(threads, profile).open(folder / f"{plan}.onnx")
     feeds = dict(zip(names(folder)["inputs"], values(folder), strict=True))

@@ -13,8 +13,8 @@ import numpy as np
 
 import edgemem
 from edgemem.bundle import open_bundle
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend, OnnxRuntimeGraph
 from edgemem.runtime.memory import peak_rss_mb
-from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeGraph
 
 RUNS = 6
 

@@ -65,7 +65,7 @@ def onnx_call(path: Path, inputs: Path | None, threads: int) -> Callable[[], Any
     """One graph with the runtime's own options; a plain model with those of onnxruntime."""
     import onnxruntime
 
-    from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
+    from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 
     if inputs is not None:
         graph = OnnxRuntimeBackend(threads).open(path)

@@ -40,7 +40,7 @@ class Bundle:
         return self.path / IN_BUNDLE if self.manifest.levels else None
 
     def graph_path(self, name: str) -> Path:
-        """Where a graph lies."""
+        """Where a graph for onnxruntime lies."""
         return self.path / self.manifest.graphs[name]
 
 

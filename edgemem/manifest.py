@@ -71,13 +71,33 @@ class Plan:
 
 
 PROFILES = ("latency", "memory")
+ONNX, LITERT, NPU = "onnx", "litert", "npu"
+TARGETS = (ONNX, LITERT, NPU)  # sets of graphs; every bundle has the first
+# Input of graphs for one batch size: how many rows of x are frames; the others have no effect.
+FILLED = "filled"
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One graph of a target: where it is, and how its tensors are called.
+
+    file: of the bundle. signature: its name within the file, where that holds several. inputs and
+    outputs: names by the graph contract, in the order of the file's own; empty where the file's
+    names are these.
+    """
+
+    file: str
+    signature: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Everything the runtime knows about a bundle before it opens a graph.
 
-    graphs: name -> file. plans: ways to run the step, the fastest first; every one changes a block
+    graphs: name -> file. targets: the same graphs for other engines, for one batch size: target ->
+    name -> binding. plans: ways to run the step, the fastest first; every one changes a block
     in the same way. labels: class names in the order of the logits. key: size of the
     context key. reference: file with outputs that every device must reproduce. source: file that
     tells what keys of source data look like; None = contexts are not told apart. exported_from:
@@ -102,6 +122,13 @@ class Manifest:
     files: dict[str, FileRecord]
     exported_from: dict[str, Any] = field(default_factory=dict)
     adapt_when: int = 1
+    targets: dict[str, dict[str, Binding]] = field(default_factory=dict)
+
+    def binding(self, graph: str, target: str) -> Binding | None:
+        """Where a graph of a target is; None = the bundle has none."""
+        if target == ONNX:
+            return Binding(self.graphs[graph]) if graph in self.graphs else None
+        return self.targets.get(target, {}).get(graph)
 
     @property
     def levels(self) -> list[str]:
@@ -124,6 +151,10 @@ def to_json(manifest: Manifest) -> bytes:
         "written_by": f"edgemem {VERSION}",
         "name": manifest.name,
         "graphs": manifest.graphs,
+        "targets": {
+            target: {name: vars(binding) for name, binding in graphs.items()}
+            for target, graphs in manifest.targets.items()
+        },
         "plans": [vars(plan) for plan in manifest.plans],
         "frames": vars(manifest.frames),
         "labels": manifest.labels,
@@ -201,6 +232,10 @@ def _parse(document: dict[str, Any]) -> Manifest:
         },
         exported_from=dict(document["exported_from"]),
         adapt_when=_count(document["adapt_when"]),
+        targets={
+            _text(target): {_text(name): _binding(entry) for name, entry in graphs.items()}
+            for target, graphs in document["targets"].items()
+        },
     )
 
 
@@ -215,6 +250,7 @@ def _check(manifest: Manifest) -> None:
     if unknown := [plan.graph for plan in manifest.plans if plan.graph not in manifest.graphs]:
         raise ValueError(f"a plan with graph {unknown[0]!r}, which is not listed")
     more = [manifest.source] if manifest.source is not None else []
+    more += _files_of_targets(manifest)
     for name in [*manifest.graphs.values(), manifest.generic_block, manifest.reference, *more]:
         if name not in manifest.files:
             raise ValueError(f"file {name!r} is not listed under files")
@@ -231,6 +267,24 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("the block specification is larger than the generic block")
     if manifest.slots.nbytes > 4 * block_bytes + (1 << 16):
         raise ValueError("the optimiser slots are larger than four blocks")
+
+
+def _files_of_targets(manifest: Manifest) -> list[str]:
+    for target, graphs in manifest.targets.items():
+        if target not in TARGETS[1:]:
+            raise ValueError(f"target {target!r}")
+        if "predict" not in graphs or set(graphs) - set(manifest.graphs):
+            raise ValueError(f"graphs of target {target!r}: {', '.join(sorted(graphs))}")
+    return [item.file for graphs in manifest.targets.values() for item in graphs.values()]
+
+
+def _binding(entry: dict[str, Any]) -> Binding:
+    return Binding(
+        _text(entry["file"]),
+        _text(entry["signature"]),
+        tuple(_text(name) for name in entry["inputs"]),
+        tuple(_text(name) for name in entry["outputs"]),
+    )
 
 
 def _plan(entry: dict[str, Any]) -> Plan:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
+from numpy.typing import NDArray
 
 from edgemem.block import ArraySpec, BlockSpec, pack
 from edgemem.errors import ExportError, InputError
+from edgemem.export.integer import reference_of, rewritten
 from edgemem.export.objective import OBJECTIVES, Objective
 from edgemem.export.optimizer import OPTIMIZERS, Optimizer
-from edgemem.export.parity import Parity, check_parity
-from edgemem.export.plans import measured_plans, plan_graphs
+from edgemem.export.parity import Parity, check_parity, onnx_engine
+from edgemem.export.plans import check_plans, measured_plans, plan_graphs
 from edgemem.export.step import (
     Function,
     adapt_function,
@@ -24,12 +27,14 @@ from edgemem.export.step import (
     key_function,
     predict_function,
 )
+from edgemem.export.targets import OF_NPUS, Targets, check_targets
 from edgemem.export.trace import to_onnx
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files import new_folder, sha256_file
 from edgemem.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, to_json
 from edgemem.models.adaptive import AdaptiveModel, Gradient, Learn
+from edgemem.models.data import to_float
 from edgemem.models.source_keys import source_keys
 from edgemem.reference import reference_frames
 
@@ -52,6 +57,9 @@ class Choices:
     over the protocols of `benchmarks/adaptation`; "meta", "all" and "ecotta" are cheaper and gain less.
     learning_rate: default of `hp.learning_rate`; None = the optimizer's. hyper_parameters: other
     defaults by name. labels: class names in the order of the logits.
+    targets: other engines that get graphs of their own, see `targets.EXPORTS`; onnx is always there.
+    int8: source frames [n, ...] (uint8 or float32) with which frozen kernels are quantised in ONNX
+    graphs; None = they stay in full precision.
     """
 
     batch: int = 16
@@ -62,6 +70,8 @@ class Choices:
     learning_rate: float | None = None
     hyper_parameters: Mapping[str, float] | None = None
     labels: tuple[str, ...] | None = None
+    targets: tuple[str, ...] = ("onnx",)
+    int8: NDArray[Any] | None = None
 
 
 def export_bundle(
@@ -115,18 +125,35 @@ def _export(
     models |= steps
     for graph in models.values():
         strip_notes(graph)
+    elsewhere = Targets(model, functions, choices.targets, frames)
+    others = elsewhere.graphs(report)
+    exact = {n: copy.deepcopy(g) for n, g in (models | others).items()}
     with new_folder(path) as folder:
         report("writing")
-        (folder / WEIGHTS).write_bytes(share_weights(models.values()))
-        for name, graph in models.items():
+        (folder / WEIGHTS).write_bytes(share_weights([*models.values(), *others.values()]))
+        for name, graph in (models | others).items():
             (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
         report("comparing with torch")
-        parity, reference = check_parity(
-            folder, model, functions["predict"], functions["adapt"], frames, objective.exercise
-        )
+        compared = functions["predict"], functions["adapt"], frames, objective.exercise
+        parity, reference = check_parity(onnx_engine(folder), model, *compared)
         parity.check()
-        report("measuring")
         inputs = functions["adapt"].inputs | {"x": torch.from_numpy(reference_frames(frames, 0))}
+        check_plans(folder, list(steps), inputs)
+        reports = elsewhere.write(folder, objective.exercise, report)
+        if choices.int8 is not None:
+            report("quantising")
+            reports["int8"] = rewritten(
+                folder,
+                exact,
+                [kernel.detach().numpy() for kernel in model.kernels()],
+                functions["predict"],
+                to_float(choices.int8).numpy(),
+                choices.batch,
+            )
+            reference = reference_of(
+                onnx_engine(folder), functions["predict"], functions["adapt"], reference, frames
+            )
+        report("measuring")
         plans = measured_plans(folder, list(steps), inputs)
         for name in set(steps) - {plan.graph for plan in plans}:
             (folder / f"{name}.onnx").unlink()
@@ -136,16 +163,20 @@ def _export(
         if (keys := source_keys(model, choices.batch)) is not None:
             (folder / SOURCE).write_bytes(pack(keys.arrays()))
         (folder / REFERENCE).write_bytes(pack(reference))
-        origin = _origin(model, choices, objective, parity, source)
+        origin = _origin(model, choices, objective, parity, source) | {"targets": reports}
         block = _spec(
             _named("block", functions["adapt"]), dict.fromkeys(model.learned(), ROOT_SHARE)
         )
         manifest = _manifest(path, folder, tuple(plans), functions, block, frames, choices, origin)
+        manifest = replace(manifest, targets=elsewhere.bindings())
         (folder / "manifest.json").write_bytes(to_json(manifest))
     return parity
 
 
 def _check(model: AdaptiveModel, choices: Choices) -> None:
+    check_targets(choices.targets)
+    if choices.int8 is not None:
+        _check_frames(choices.int8, model.attachment.input_shape, choices.batch)
     if choices.batch < 2:
         raise ExportError(f"batch {choices.batch}", "is too small for a step", "Use 2 or more")
     if choices.gradient not in ("full", "meta"):
@@ -158,11 +189,26 @@ def _check(model: AdaptiveModel, choices: Choices) -> None:
             "treats frozen parts as constants, so it cannot train the BN affine pairs within",
             "Use --gradient full, or leave out --norm-affine",
         )
+    if choices.objective == "statistics" and not model.remembered():
+        raise ExportError(
+            "objective 'statistics'",
+            "needs a block that remembers",
+            "Warm up with --statistics remembered",
+        )
     if not model.block():
         raise ExportError(
             "model",
             "has no array that adapts",
             "Attach at least one part, or put the BN affine pairs into the block",
+        )
+
+
+def _check_frames(frames: NDArray[Any], shape: tuple[int, ...], batch: int) -> None:
+    if frames.shape[1:] != shape or len(frames) < batch:
+        raise ExportError(
+            "frames for int8",
+            f"are {list(frames.shape)}, not {batch} or more of {list(shape)}",
+            "Pass source frames as the model takes them",
         )
 
 
@@ -227,7 +273,11 @@ def _manifest(
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return Manifest(
         name=path.name.removesuffix(".edgemem"),
-        graphs={file.stem: file.name for file in sorted(folder.glob("*.onnx"))},
+        graphs={
+            file.stem: file.name
+            for file in sorted(folder.glob("*.onnx"))
+            if not file.stem.endswith(OF_NPUS)
+        },
         plans=plans,
         frames=frames,
         labels=choices.labels or tuple(str(i) for i in range(classes)),

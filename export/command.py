@@ -28,7 +28,8 @@ def export_checkpoint(
             "needs contexts, and this checkpoint was not warmed up, so none could be told apart",
             "Run edgemem warmup first, or use --statistics mix",
         )
-    if settings.norm_affine is None and choices.gradient == "full":
+    learns = choices.objective != "statistics"
+    if settings.norm_affine is None and choices.gradient == "full" and learns:
         adaptive.add_norm_affine()
     parity = export_bundle(adaptive, out, choices, source=source, report=report)
     return parity, adaptive.warm

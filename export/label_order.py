@@ -10,6 +10,8 @@ prior as in Saerens et al., Neural Computation 2002, equation 2.9.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,20 +25,28 @@ ROUNDING = 1e-4  # beside the chance of a batch of one class
 DOUBT = 2.0
 
 
-def in_order(logits: Tensor, frames: Tensor, weight: Tensor) -> Tensor:
+def in_order(
+    logits: Tensor, frames: Tensor, weight: Tensor, present: Tensor | None = None
+) -> Tensor:
     """Logits [n, classes] of frames in order of time, after what their neighbours say.
 
-    frames: n as a scalar tensor. weight: see `HYPER_PARAMETERS`; at 0 the logits come back exactly.
+    frames: how many, as a scalar tensor. weight: see `HYPER_PARAMETERS`; at 0 the logits come back
+    exactly. present: [n], one for each frame and zero for what fills the batch up after them;
+    None = n frames. What fills up says that all classes are alike, so its neighbour hears nothing.
     """
     classes = logits.shape[1]
     log_p = torch.log_softmax(logits.detach(), 1)
+    if present is not None:
+        present = present.unsqueeze(1)
+        log_p = present * log_p + (1.0 - present) * -math.log(classes)
     even, none = torch.full_like(log_p[:1], 1.0 / classes), torch.zeros_like(log_p[:1])
     before = after = torch.full_like(log_p, 1.0 / classes)
     p, lasting = log_p.exp(), frames * 0.0
     for _ in range(ROUNDS):
-        shares = p.mean(0, keepdim=True)
+        seen = p if present is None else p * present
+        shares = seen.sum(0, keepdim=True) / frames if present is not None else p.mean(0, True)
         prior = (frames * shares + PRIOR_FRAMES / classes) / (frames + PRIOR_FRAMES)
-        agreement = (p * torch.cat([none, p])[:-1]).sum() / (frames - 1.0).clamp(min=1.0)
+        agreement = (seen * torch.cat([none, p])[:-1]).sum() / (frames - 1.0).clamp(min=1.0)
         # How much more often neighbours agree than frames in random order would: not with the
         # prior, which hides how rare classes are, for then few classes would pass for order.
         chance = (shares * shares).sum()

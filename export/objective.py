@@ -31,6 +31,7 @@ class Objective:
 
     exercise: hyper-parameters under which every batch leads to an update, for the parity check.
     relation: whether prototypes shall keep their relation to the samples, too (`relation.py`).
+    learns: whether anything follows its gradient; if not, the step is a forward pass.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Objective:
     loss: Callable[[Output, HyperParameters], Loss]
     exercise: dict[str, float] = field(default_factory=dict)
     relation: bool = False
+    learns: bool = True
 
 
 def entropies(logits: Tensor) -> Tensor:
@@ -128,6 +130,12 @@ def prototype_relation(classes: int) -> Objective:
     return replace(base, name="prototype_relation", hyper_parameters=parameters, relation=True)
 
 
+def statistics(classes: int) -> Objective:
+    """Nothing: a step without a backward pass, for processors that cannot run one. What the block
+    remembers still moves: moments of every norm and the class prior."""
+    return replace(tent(classes), name="statistics", learns=False)
+
+
 def _weights(probabilities: Tensor, entropy: Tensor, hp: HyperParameters) -> Tensor:
     """Weight of each sample, [n]."""
     mean = probabilities.mean(0)
@@ -148,5 +156,6 @@ OBJECTIVES: dict[str, Callable[[int], Objective]] = {
     "ecotta": ecotta,
     "likelihood_ratio": likelihood_ratio,
     "prototype_relation": prototype_relation,
+    "statistics": statistics,
     "tent": tent,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from edgemem.block import Array
 from edgemem.errors import ExportError
 from edgemem.export.step import Function
-from edgemem.manifest import FrameSpec
+from edgemem.manifest import FILLED, FrameSpec
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.reference import reference_frames
 
@@ -26,6 +27,8 @@ LATER_TOLERANCE = 1e-4
 SLOT_TOLERANCE = 1e-3
 SLOT_FLOOR = 1e-5
 Arrays = dict[str, Array]
+Call = Callable[[Mapping[str, Tensor | Array]], Arrays]
+Engine = Mapping[str, Call]  # by graph
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Parity:
         """For the manifest."""
         return asdict(self)
 
-    def check(self) -> None:
+    def check(self, engine: str = "onnxruntime") -> None:
         """Raise ExportError where a difference is above its limit."""
         limits = {
             "frozen logits": (self.frozen, FIRST_TOLERANCE),
@@ -72,7 +75,7 @@ class Parity:
             if not found <= limit:
                 raise ExportError(
                     "parity check",
-                    f"{what}: onnxruntime and torch differ by {found:.1e}, limit {limit:.0e}",
+                    f"{what}: {engine} and torch differ by {found:.1e}, limit {limit:.0e}",
                     "No bundle was written; try a lower learning rate, or report the model",
                 )
         if self.updated == 0:
@@ -84,29 +87,26 @@ class Parity:
 
 
 def check_parity(
-    folder: Path,
+    engine: Engine,
     model: AdaptiveModel,
     predict: Function,
     adapt: Function,
     frames: FrameSpec,
     exercise: Mapping[str, float],
 ) -> tuple[Parity, Arrays]:
-    """Compare a written bundle with torch.
+    """Compare written graphs with torch.
 
-    exercise: hyper-parameters under which a step surely updates.
+    engine: runs `predict` and `adapt`. exercise: hyper-parameters under which a step surely updates.
     Returns the figures, and torch's outputs for the reference file.
-
-    Raises:
-        ExportError: a graph does not load.
     """
-    sessions = {name: session(folder / f"{name}.onnx") for name in ("predict", "adapt")}
     inputs = {name: value.clone() for name, value in adapt.inputs.items()}
     inputs |= {f"hp.{name}": torch.tensor(value) for name, value in exercise.items()}
+    inputs |= {name: value for name, value in predict.inputs.items() if name not in inputs}
     differences: dict[str, float] = {}
     slots: dict[str, float] = {}
     for seed in range(BATCHES):
         inputs["x"] = torch.from_numpy(reference_frames(frames, seed))
-        expected, found = _call(adapt, inputs), run_graph(sessions["adapt"], inputs)
+        expected, found = _call(adapt, inputs), engine["adapt"](inputs)
         now = {name: _difference(found[name], expected[name]) for name in adapt.outputs}
         differences, slots = _least(differences, now), _least(slots, _slots(found, expected))
         worst = max(differences, key=differences.__getitem__)
@@ -115,11 +115,11 @@ def check_parity(
             break
     with torch.no_grad():
         frozen_logits = model.frozen_logits(inputs["x"]).numpy()
-    frozen = run_graph(sessions["predict"], _frozen_inputs(predict, inputs["x"]))["logits"]
-    predicted = run_graph(sessions["predict"], inputs)["logits"]
+    frozen = engine["predict"](_frozen_inputs(predict, inputs["x"]))["logits"]
+    predicted = engine["predict"](inputs)["logits"]
     after: dict[str, float] = {}
     for first in range(0, BATCHES * STEPS, STEPS):
-        now, updated = _run_steps(sessions["adapt"], adapt, inputs, frames, first)
+        now, updated = _run_steps(engine["adapt"], adapt, inputs, frames, first)
         after = _least(after, now)
         if max(after.values()) <= LATER_TOLERANCE:
             break
@@ -147,7 +147,7 @@ def check_parity(
 
 
 def _run_steps(
-    graph: onnxruntime.InferenceSession,
+    call: Call,
     adapt: Function,
     inputs: dict[str, Tensor],
     frames: FrameSpec,
@@ -164,7 +164,7 @@ def _run_steps(
         expected = _call(adapt, {k: torch.from_numpy(v) for k, v in torch_side.items()})
         updated += int(expected["stat.updated"])
         torch_side |= _next(expected)
-        engine_side |= _next(run_graph(graph, engine_side))
+        engine_side |= _next(call(engine_side))
     block = [name for name in torch_side if name.startswith("block.")]
     return {n: _difference(engine_side[n], torch_side[n]) for n in block}, updated
 
@@ -175,7 +175,8 @@ def _next(outputs: Arrays) -> Arrays:
 
 def _frozen_inputs(predict: Function, x: Tensor) -> dict[str, Tensor]:
     zero = {name: torch.zeros_like(value) for name, value in predict.inputs.items()}
-    return {**zero, "x": x}
+    filled = {name: value for name, value in predict.inputs.items() if name == FILLED}
+    return {**zero, **filled, "x": x}
 
 
 def _call(function: Function, inputs: dict[str, Tensor]) -> Arrays:
@@ -183,6 +184,12 @@ def _call(function: Function, inputs: dict[str, Tensor]) -> Arrays:
     return {
         name: value.detach().numpy() for name, value in zip(function.outputs, values, strict=True)
     }
+
+
+def onnx_engine(folder: Path) -> Engine:
+    """The graphs of a folder, by onnxruntime; raises ExportError."""
+    sessions = {name: session(folder / f"{name}.onnx") for name in ("predict", "adapt")}
+    return {name: functools.partial(run_graph, opened) for name, opened in sessions.items()}
 
 
 def run_graph(graph: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor | Array]) -> Arrays:

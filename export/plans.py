@@ -38,21 +38,31 @@ def plan_graphs(step: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
     }
 
 
-def measured_plans(folder: Path, graphs: list[str], inputs: Mapping[str, Tensor]) -> list[Plan]:
-    """Run every plan as a device would; those worth having, the fastest first.
+def check_plans(folder: Path, graphs: list[str], inputs: Mapping[str, Tensor]) -> None:
+    """Run every graph of the step as it was written.
 
     Args:
         folder: holds the graphs as files. graphs: names of those of the step, `adapt` first.
         inputs: of the step, by name.
 
     Raises:
-        ExportError: a plan does not run, or does not compute what `adapt` does.
+        ExportError: one does not compute what `adapt` does.
     """
     expected = run_graph(session(folder / "adapt.onnx"), inputs)
     for name in graphs[1:]:
         found = run_graph(session(folder / f"{name}.onnx"), inputs)
         if wrong := [key for key in expected if not _same(found[key], expected[key])]:
             raise ExportError(f"plan {NAMES[name]!r}", f"gives another {wrong[0]}", "Report this")
+
+
+def measured_plans(folder: Path, graphs: list[str], inputs: Mapping[str, Tensor]) -> list[Plan]:
+    """Run every plan as a device would; those worth having, the fastest first.
+
+    Args: as `check_plans`.
+
+    Raises:
+        ExportError: a plan does not run.
+    """
     with tempfile.TemporaryDirectory(prefix="edgemem-") as scratch:
         values = Path(scratch) / "inputs.npz"
         arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}

@@ -17,6 +17,7 @@ from edgemem.export.label_order import in_order
 from edgemem.export.objective import Loss, Objective
 from edgemem.export.optimizer import Optimizer
 from edgemem.export.relation import keeping_relations
+from edgemem.manifest import FILLED
 from edgemem.models import remembered
 from edgemem.models.adaptive import PRIOR_FRAMES, AdaptiveModel, Gradient, Output
 
@@ -43,8 +44,10 @@ def hyper_parameters(
     model: AdaptiveModel, batch: int, objective: Objective, optimizer: Optimizer
 ) -> dict[str, float]:
     """Names and defaults of all scalars that the device may tune."""
-    chosen = optimizer.hyper_parameters | objective.hyper_parameters | ENSEMBLING
-    return _predict_parameters(model, batch) | _memory_parameters(model) | chosen
+    known = _predict_parameters(model, batch) | _memory_parameters(model)
+    if not objective.learns:
+        return known
+    return known | optimizer.hyper_parameters | objective.hyper_parameters | ENSEMBLING
 
 
 def prefixed(prefix: str, arrays: Arrays) -> Arrays:
@@ -52,37 +55,47 @@ def prefixed(prefix: str, arrays: Arrays) -> Arrays:
     return {f"{prefix}.{name}": value for name, value in arrays.items()}
 
 
-def predict_function(model: AdaptiveModel, frames: Tensor) -> Function:
+def predict_function(model: AdaptiveModel, frames: Tensor, *, static: bool = False) -> Function:
     """x, block -> logits, key; for any number of frames.
 
-    Fewer frames than a full batch carry less weight against the source statistics.
+    Fewer frames than a full batch carry less weight against the source statistics. static: always
+    as many rows as `frames` has, of which the first `FILLED` are frames; the others have no effect.
     """
     block = _detached(model.block())
     scalars = {n: torch.tensor(v) for n, v in _predict_parameters(model, frames.shape[0]).items()}
     inputs = {"x": frames, **prefixed("block", block), **prefixed("hp", scalars)}
+    if static:
+        inputs[FILLED] = torch.tensor(float(frames.shape[0]))
     full = float(frames.shape[0])
 
     def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(list(inputs)[1:], flat, strict=True))
         arrays, hp = _strip("block", values), _strip("hp", values)
-        count = (x.flatten(1)[:, 0] * 0.0 + 1.0).sum()
+        filled = values.get(FILLED)
+        present = None if filled is None else _present(x, filled)
+        count = (x.flatten(1)[:, 0] * 0.0 + 1.0).sum() if filled is None else filled
         if "alpha" in hp:
             known = count + arrays[remembered.FRAMES] if model.remembered() else count
             hp["alpha"] = hp["alpha"] * _share_of_full(known, full)
-        output = _forward(model, arrays, x, count, hp)
-        return _answer(model, output, arrays, count, hp), output.key
+        output = _forward(model, arrays, x, count, hp, present=present)
+        return _answer(model, output, arrays, count, hp, present), output.key
 
-    return Function(inputs, ("logits", "key"), call, dynamic_batch=True)
+    return Function(inputs, ("logits", "key"), call, dynamic_batch=not static)
 
 
-def key_function(model: AdaptiveModel, frames: Tensor) -> Function:
-    """x -> key; for any number of frames. Only the layers before the key are left of the model."""
+def key_function(model: AdaptiveModel, frames: Tensor, *, static: bool = False) -> Function:
+    """x -> key; for any number of frames, or `static` as `predict_function`. Only the layers before
+    the key are left of the model."""
+    inputs = {"x": frames}
+    if static:
+        inputs[FILLED] = torch.tensor(float(frames.shape[0]))
 
-    def call(x: Tensor) -> tuple[Tensor, ...]:
-        output: Output = model(x)
+    def call(x: Tensor, *filled: Tensor) -> tuple[Tensor, ...]:
+        shares = _present(x, filled[0]) / filled[0] if static else None
+        output: Output = model(x, frame_weights=shares)
         return (output.key,)
 
-    return Function({"x": frames}, ("key",), call, dynamic_batch=True)
+    return Function(inputs, ("key",), call, dynamic_batch=not static)
 
 
 def adapt_function(
@@ -99,7 +112,7 @@ def adapt_function(
     """
     block, learned = _detached(model.block()), list(model.learned())
     source = _detached(model.learned())  # a copy: tracing takes the block's own arrays for inputs
-    slots = optimizer.slots({name: block[name] for name in learned})
+    slots = optimizer.slots({name: block[name] for name in learned}) if objective.learns else {}
     defaults = hyper_parameters(model, frames.shape[0], objective, optimizer)
     inputs = {
         "x": frames,
@@ -127,13 +140,18 @@ def adapt_function(
                 result = objective.loss(output, hp)
             return result.value, (output, result)
 
-        value, pullback, (output, result) = vjp(loss, old_learned, has_aux=True)  # type: ignore[misc]
-        # One, but not before the forward pass is over: an engine that takes a gradient first and
-        # the loss later keeps activations for both.
-        over = (value + output.key.sum()).detach().clamp(0.0, 0.0)
-        (grads,) = pullback(torch.ones_like(value) + over)
-        new_block, new_slots = optimizer.update(old_learned, grads, old_slots, hp)
-        new_block = {k: _towards(v, source[k], hp["source_share"]) for k, v in new_block.items()}
+        new_block, new_slots = dict(old_learned), dict(old_slots)
+        if objective.learns:
+            value, pullback, (output, result) = vjp(loss, old_learned, has_aux=True)  # type: ignore[misc]
+            # One, but not before the forward pass is over: an engine that takes a gradient first
+            # and the loss later keeps activations for both.
+            over = (value + output.key.sum()).detach().clamp(0.0, 0.0)
+            (grads,) = pullback(torch.ones_like(value) + over)
+            new_block, new_slots = optimizer.update(old_learned, grads, old_slots, hp)
+            share = hp["source_share"]
+            new_block = {k: _towards(v, source[k], share) for k, v in new_block.items()}
+        else:
+            _, (output, result) = loss(old_learned)
         logits = _answer(model, output, old_block, count, hp)
         update = updated = result.update
         moved = dict.fromkeys(learned, update)
@@ -183,14 +201,25 @@ def _memory_parameters(model: AdaptiveModel) -> dict[str, float]:
     return remembered.HYPER_PARAMETERS if model.remembered() else {}
 
 
+def _present(x: Tensor, filled: Tensor) -> Tensor:
+    """[n]: one for the first so many rows, zero for the others."""
+    rows = torch.arange(x.shape[0], dtype=x.dtype, device=x.device)
+    return (filled - rows).clamp(0.0, 1.0)
+
+
 def _answer(
-    model: AdaptiveModel, output: Output, block: Arrays, count: Tensor, hp: Arrays
+    model: AdaptiveModel,
+    output: Output,
+    block: Arrays,
+    count: Tensor,
+    hp: Arrays,
+    present: Tensor | None = None,
 ) -> Tensor:
     """Logits after the remembered class prior and the order of labels, where there is a memory."""
     if not model.remembered():
         return output.logits
     logits = remembered.weighed(output.logits, block[remembered.CLASS_PRIOR], hp)
-    return in_order(logits, count, hp["label_order"])
+    return in_order(logits, count, hp["label_order"], present)
 
 
 def _forward(
@@ -200,13 +229,14 @@ def _forward(
     count: Tensor,
     hp: Arrays,
     gradient: Gradient = "full",
+    present: Tensor | None = None,
 ) -> Output:
-    weight = None
+    weight, shares = None, None if present is None else present / count
     if model.remembered():
         weight = remembered.batch_weight(count, block, hp)
     model.gradient = gradient
     try:
-        output: Output = functional_call(model, block, (x, hp.get("alpha"), weight))
+        output: Output = functional_call(model, block, (x, hp.get("alpha"), weight, shares))
     finally:
         model.gradient = "full"
     return output

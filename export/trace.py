@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.lowering.activation import SpelledOut
+from edgemem.export.lowering.portable import PORTABLE
 from edgemem.export.lowering.rewrite import lower
 from edgemem.export.lowering.table import ONNX_FORMS, check_operators, decompositions
 from edgemem.export.step import Function
@@ -26,22 +28,24 @@ if TYPE_CHECKING:
 STANDARD_DOMAINS = ("", "ai.onnx")
 
 
-def to_onnx(function: Function) -> onnx.ModelProto:
+def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
     """Trace a function and write it as one ONNX model, constants inline.
 
     Inputs and outputs carry the function's names; every declared input is there and used.
+    portable: in operators that NPUs have, and numbers that half precision holds, instead of those
+    that are fast on a CPU; for functions of one batch size.
 
     Raises:
         ExportError: the function cannot be traced, or the graph breaks the contract.
     """
     try:
         with _quiet():
-            program = _export(function)
+            program = _export(function, portable)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
                 optimize=True,
-                custom_translation_table=ONNX_FORMS,
+                custom_translation_table={} if portable else ONNX_FORMS,
                 input_names=list(function.inputs),
                 output_names=list(function.outputs),
                 verbose=False,
@@ -55,7 +59,7 @@ def to_onnx(function: Function) -> onnx.ModelProto:
             "The model must be free of branches on values; choose other parts or --gradient meta",
         ) from error
     assert exported is not None
-    model = lower(exported.model_proto)
+    model = lower(exported.model_proto, portable=portable)
     _check_contract(model, function)
     return model
 
@@ -68,10 +72,10 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
-def _export(function: Function) -> ExportedProgram:
+def _export(function: Function, portable: bool) -> ExportedProgram:
     arguments = tuple(function.inputs.values())
-    table = decompositions()
     if function.dynamic_batch:
+        table = decompositions()
         batch = Dim("batch", min=1)
         shapes = ({0: batch}, *(None for _ in arguments[1:]))
         program = torch.export.export(
@@ -80,17 +84,26 @@ def _export(function: Function) -> ExportedProgram:
         program = program.run_decompositions(table)
         check_operators(program.graph_module)
         return program  # type: ignore[no-any-return]
+    exported: ExportedProgram = torch.export.export(traced(function, portable), arguments)
+    return exported
+
+
+def traced(function: Function, portable: bool) -> GraphModule:
+    """A function of one batch size as simple operators; see `to_onnx`.
+
+    Raises:
+        ExportError: an operator that cannot be lowered.
+    """
     tracer = make_fx(
         function.call,
         tracing_mode="fake",
         _allow_non_fake_inputs=True,
-        decomposition_table=table,
+        decomposition_table=decompositions() | (PORTABLE if portable else {}),
     )
     with SpelledOut():
-        graph = tracer(*arguments).eval()
+        graph: GraphModule = tracer(*function.inputs.values()).eval()
     check_operators(graph)
-    exported: ExportedProgram = torch.export.export(graph, arguments)
-    return exported
+    return graph
 
 
 class _Module(nn.Module):

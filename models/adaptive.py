@@ -182,15 +182,21 @@ class AdaptiveModel(nn.Module):
             meta.output_norm.known = True
 
     def forward(
-        self, x: Tensor, alpha: Tensor | None = None, batch_weight: Tensor | None = None
+        self,
+        x: Tensor,
+        alpha: Tensor | None = None,
+        batch_weight: Tensor | None = None,
+        frame_weights: Tensor | None = None,
     ) -> Output:
         """Frames [n, ...] float32 -> Output.
 
         alpha: weight of the target's statistics; None = source. batch_weight: of the batch against
-        what is remembered; None = the batch alone is the target.
+        what is remembered; None = the batch alone is the target. frame_weights: [n], of sum one, of
+        the frames in the statistics of the batch; None = all alike.
         """
         self.settings.clear()
         self.settings.alpha, self.settings.batch_weight = alpha, batch_weight
+        self.settings.frame_weights = frame_weights
         self._distances.clear()
         logits = logits_of(self.frozen(self._normalized(x)))
         distances, key = tuple(self._distances), self.settings.key

@@ -35,14 +35,20 @@ def per_channel(v: Tensor, x: Tensor) -> Tensor:
     return v.view([1, -1] + [1] * (x.dim() - 2))
 
 
-def batch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def batch_moments(x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance per channel of [n, channels, ...], both [channels].
 
-    In two passes, so exact wherever the mean lies.
+    weights: [n], of sum one, of the frames; None = all alike. In two passes, so exact wherever the
+    mean lies.
     """
-    dims = [0, *range(2, x.dim())]
-    mean = x.mean(dims)
-    return mean, (x - per_channel(mean, x)).square().mean(dims)
+
+    def pooled(values: Tensor) -> Tensor:
+        if weights is None:
+            return values.mean([0, *range(2, x.dim())])
+        return weights @ values.mean(list(range(2, x.dim())))
+
+    mean = pooled(x)
+    return mean, pooled((x - per_channel(mean, x)).square())
 
 
 def frame_moments(x: Tensor, source_mean: Tensor) -> FrameMoments:

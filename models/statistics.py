@@ -27,6 +27,7 @@ class Settings:
 
     alpha: scalar tensor, the weight of the batch's statistics; None = source statistics only.
     batch_weight: scalar tensor, of the batch against what is remembered; None = nothing is.
+    frame_weights: [n], of sum one, of each frame in the batch's statistics; None = all alike.
     key: context key [2 * channels] of the batch, left by the first frozen norm.
     seen: per norm that remembers, the moments of every frame of the batch.
     plain: run the frozen model alone, with torch's own batch norm: the reference for law 4.
@@ -40,6 +41,7 @@ class Settings:
         """Forget the last forward pass."""
         self.alpha: Tensor | None = None
         self.batch_weight: Tensor | None = None
+        self.frame_weights: Tensor | None = None
         self.key: Tensor | None = None
         self.seen: dict[nn.Module, FrameMoments] = {}
 
@@ -67,14 +69,21 @@ class MixedStatistics(nn.Module):
         distance: [n, channels, ...] to the source mean. Not for source statistics.
         """
         alpha, weight = self.settings.alpha, self.settings.batch_weight
+        shares = self.settings.frame_weights
         assert alpha is not None
         if weight is None:
-            mean, var = pooled_moments(distance)
+            mean, var = (
+                pooled_moments(distance)
+                if shares is None
+                else distance_moments(distance).pooled(shares)
+            )
             drift = var - self.var
         else:
             seen = self.settings.seen[self] = distance_moments(distance)
             frames = distance.shape[0]
-            mean, var = seen.pooled(distance.new_full((frames,), 1.0) / frames)
+            if shares is None:
+                shares = distance.new_full((frames,), 1.0) / frames
+            mean, var = seen.pooled(shares)
             past_mean, past_var = getattr(self, MEAN), getattr(self, VAR)
             mean = past_mean + weight * (mean - past_mean)
             drift = past_var + weight * (var - self.var - past_var)
@@ -139,7 +148,8 @@ class FrozenNorm(MixedStatistics):
 
     def _key(self, distance: Tensor) -> Tensor:
         """Shift and log-scale of the batch against the source, per channel [2 * channels]."""
-        mean, var = batch_moments(distance)  # exact even for frames that are all alike
+        # In two passes: exact even for frames that are all alike.
+        mean, var = batch_moments(distance, self.settings.frame_weights)
         source = self.var + self.eps
         shift = mean / torch.sqrt(source)
         return torch.cat([shift, 0.5 * torch.log((var + self.eps) / source)])

@@ -1,4 +1,4 @@
-"""The device side: backends, the loop, policies. Needs numpy and onnxruntime; never torch."""
+"""The device side: backends, the loop, policies. Needs numpy and one engine; never torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from edgemem.bundle import open_bundle
 from edgemem.errors import InputError
+from edgemem.manifest import ONNX
+from edgemem.runtime.backends.choice import Settings, choose, open_backend
 from edgemem.runtime.loop import Runtime
-from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from edgemem.runtime.plans import choose_plan
 from edgemem.runtime.result import Event, Result
 from edgemem.runtime.schedule import Schedule, When
@@ -29,6 +30,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
     background: bool = False,
     memory_budget: int | str | None = None,
     cache: Path | str | None = None,
+    provider: str = "auto",
 ) -> Runtime:
     """Open a bundle, verify it, and continue from the state file if there is one.
 
@@ -48,7 +50,11 @@ def open(  # noqa: PLR0913 - each is one choice, by name
             return without waiting for them. Batches that come while a step runs are only predicted.
             Prediction leaves that core alone if `threads` is 0.
         memory_budget: bytes, or text such as "128MB", for graphs, weights and activations; the
-            fastest plan of the step that fits is taken. None = the fastest of all.
+            fastest plan of the step that fits is taken, on the CPU. None = the fastest of all.
+        provider: what runs the graphs: "cpu", "xnnpack", "cuda", "coreml", "nnapi", "qnn" (all by
+            onnxruntime) or "litert". "auto" = the first of qnn, coreml, cuda, cpu and litert that is
+            here, has graphs in the bundle and takes them; `runtime.engine` says which and why, and
+            what failed is an event and a warning in the log. An NPU computes in half precision.
         cache: folder for optimised graphs, so that later starts are faster; made if missing. It
             must be writable by you alone: check sums find damage, not malice. None = optimise anew.
 
@@ -56,7 +62,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
         BundleError: the bundle is missing, damaged or altered.
         StateError: the state file is damaged, of another bundle, or cannot be written.
         InputError: an unknown hyper-parameter or value of `adapt_when`, a negative number of
-            threads, or a memory budget that no plan fits.
+            threads, a memory budget that no plan fits, or a provider that cannot be used here.
     """
     if threads < 0:
         raise InputError(f"threads={threads}", "is negative", "Pass 0 for all cores")
@@ -69,30 +75,32 @@ def open(  # noqa: PLR0913 - each is one choice, by name
             'adapt_when="drift"', "needs contexts to drift", "Pass a number, or warm the model up"
         )
     plan = choose_plan(opened.manifest, memory_budget) if adapt else None
+    profile = "latency" if plan is None else plan.profile
+    kept_graphs = None if cache is None else Path(cache)
+    spare = max(1, _cores() - 1) if background and threads == 0 else threads
+    if memory_budget is not None and provider == "auto":
+        provider = "cpu"  # plans are measured there
+    engine = choose(opened, provider, Settings(spare, profile, kept_graphs), adapt=adapt)
+    behind = None
+    if background and adapt:
+        behind = open_backend(opened, engine.provider, Settings(1, profile, kept_graphs))
     kept = None
     if state is not None:
         from edgemem.state import State  # SQLite takes a while to load
 
         kept = State(state, opened.identity)
     try:
-        profile = "latency" if plan is None else plan.profile
-        kept_graphs = None
-        if cache is not None:
-            from edgemem.runtime.session_cache import SessionCache
-
-            kept_graphs = SessionCache(Path(cache), opened.identity)
-        spare = max(1, _cores() - 1) if background and threads == 0 else threads
-        behind = OnnxRuntimeBackend(1, profile, kept_graphs) if background and adapt else None
         return Runtime(
             opened,
-            OnnxRuntimeBackend(spare, profile, kept_graphs),
+            engine.backend,
             state=kept,
             adapt=adapt,
             adapt_when=opened.manifest.adapt_when if adapt_when is None else adapt_when,
             contexts=contexts,
             hyper_parameters=hyper_parameters,
-            plan=plan,
+            plan=plan if engine.backend.target == ONNX else None,
             background=behind,
+            engine=engine,
         )
     except BaseException:
         if kept is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from edgemem.block import Arrays, BlockSpec
 from edgemem.errors import BundleError
-from edgemem.manifest import Manifest
-from edgemem.runtime.backend import Graph, TensorSpec
+from edgemem.manifest import FILLED, Manifest
+from edgemem.runtime.backends.protocol import Graph, TensorSpec
 
 REQUIRED_OUTPUTS = ("logits", "key")
 REQUIRED_STATS = ("loss", "updated")
@@ -63,6 +63,9 @@ def _check_inputs(
     frames = inputs.pop("x", None)
     if frames is None or frames.dtype != "float32":
         raise _mismatch(thing, "has no float32 input 'x'")
+    filled = inputs.pop(FILLED, None)
+    if filled is not None and frames.shape[0] != manifest.frames.batch:
+        raise _mismatch(thing, f"takes {frames.shape[0]} frames, not {manifest.frames.batch}")
     if frames.shape[1:] != manifest.frames.shape:
         raise _mismatch(
             thing, f"takes frames of {list(frames.shape[1:])}, not {list(manifest.frames.shape)}"

@@ -10,8 +10,15 @@ from numpy.typing import NDArray
 from edgemem.block import Array, Arrays
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
-from edgemem.runtime.backend import Backend, Graph
-from edgemem.runtime.contract import READING, check_adapt, check_key, check_predict, prefixed
+from edgemem.manifest import FILLED
+from edgemem.runtime.backends.protocol import Backend, Graph
+from edgemem.runtime.contract import (
+    READING,
+    check_adapt,
+    check_key,
+    check_predict,
+    prefixed,
+)
 
 Frames = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -52,16 +59,17 @@ class Graphs:
         """
         if name not in self.opened:
             manifest = self._bundle.manifest
-            if name not in manifest.graphs:
+            backend = self._step_backend if name == self._step else self._backend
+            binding = manifest.binding(name, backend.target)
+            if binding is None:
                 raise InputError(
                     f"bundle {manifest.name!r}",
-                    f"has no {name!r} graph",
+                    f"has no {name!r} graph for {backend.name}",
                     "Open it with adapt=False",
                 )
-            backend = self._step_backend if name == self._step else self._backend
-            graph = backend.open(self._bundle.graph_path(name))
+            graph = backend.open(self._bundle.path / binding.file, binding)
             check = CHECKS.get(name, check_adapt)
-            check(graph, manifest, f"{self._bundle.path.name}/{manifest.graphs[name]}")
+            check(graph, manifest, f"{self._bundle.path.name}/{binding.file}")
             self.opened[name] = graph
         return self.opened[name]
 
@@ -74,8 +82,8 @@ class Graphs:
     ) -> Logits:
         """Logits of a window [n, ...]."""
         graph = self.open("predict")
-        feeds = {"x": window, **prefixed("block", block), **_scalars(hyper_parameters, graph)}
-        return graph.run(feeds)["logits"]
+        feeds = {**prefixed("block", block), **_scalars(hyper_parameters, graph)}
+        return self._run(graph, window, feeds)["logits"][: len(window)]
 
     def frozen(self, window: Frames) -> Logits:
         """Logits of the frozen model."""
@@ -96,7 +104,16 @@ class Graphs:
 
     def key(self, window: Frames) -> Array:
         """The context key of a window."""
-        return self.open("key").run({"x": window})["key"]
+        return self._run(self.open("key"), window, {})["key"]
+
+    def _run(self, graph: Graph, window: Frames, feeds: Arrays) -> Arrays:
+        """All outputs; a graph for one batch size gets zeros after the frames, and is told."""
+        if FILLED not in graph.inputs:
+            return graph.run({"x": window, **feeds})
+        filled = np.asarray(len(window), np.float32)
+        if (short := self._bundle.manifest.frames.batch - len(window)) > 0:
+            window = np.concatenate([window, np.zeros((short, *window.shape[1:]), np.float32)])
+        return graph.run({"x": window, FILLED: filled, **feeds})
 
 
 def _scalars(values: Mapping[str, float], graph: Graph) -> Arrays:

@@ -15,7 +15,7 @@ from edgemem.block import Array, Arrays, is_finite
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError, StateError
 from edgemem.manifest import Plan
-from edgemem.runtime.backend import Backend
+from edgemem.runtime.backends.protocol import Backend
 from edgemem.runtime.commits import Commits
 from edgemem.runtime.consolidation import Outlook, Probe, outlook
 from edgemem.runtime.contract import stripped
@@ -33,6 +33,7 @@ from edgemem.runtime.symptoms import is_still
 from edgemem.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from edgemem.runtime.backends.choice import Engine
     from edgemem.runtime.background import Background
     from edgemem.runtime.context_memory import ContextMemory
     from edgemem.state import State
@@ -44,7 +45,8 @@ PROBE_EVERY = 2  # one of so many frames of a batch takes part in the probe of a
 class Runtime:
     """Predicts and adapts with one bundle. Made by `edgemem.open`; for one thread.
 
-    bundle: the verified bundle. plan: how its step runs; None = as the first plan. counters:
+    bundle: the verified bundle. engine: what runs its graphs, and why; None = a backend without a
+    choice. plan: how its step runs; None = as the first plan. counters:
     frames, steps, updates, unreliable, skipped and restored since the state file was new.
     """
 
@@ -60,9 +62,10 @@ class Runtime:
         hyper_parameters: Mapping[str, float] | None = None,
         plan: Plan | None = None,
         background: Backend | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.bundle, self._state = bundle, state
-        self.plan = plan
+        self.plan, self.engine = plan, engine
         manifest = bundle.manifest
         self._adapting, self._schedule = adapt, Schedule(adapt_when)
         parameters = known_parameters(manifest, hyper_parameters or {})
@@ -80,7 +83,7 @@ class Runtime:
         self._follows_contexts = contexts and adapt and manifest.source is not None
         self._memory: ContextMemory | None = None
         self._commits = None if state is None else Commits(state, manifest)
-        self._notices: list[Event] = []
+        self._notices = [] if engine is None else engine.events()
         if state is None and not manifest.levels:
             return  # nothing to go on from, and no file that might be damaged
         try:
@@ -384,7 +387,8 @@ class Runtime:
         block = shared(stripped("block", arrays), generic) if arrays else generic
         if self._contexts is not None:
             known = block if arrays else None
-            changed, self._notices = self._contexts.load(arrays, counters, known)
+            changed, noticed = self._contexts.load(arrays, counters, known)
+            self._notices += noticed
         learner = self._learner
         if arrays:
             good = shared(stripped("good", arrays), generic, block)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.memory import peak_rss_mb
-from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
 RUNS = 5
 

@@ -22,7 +22,8 @@ class Event:
     written block or a shipped row could not be read; it counts as zero), "reading" (shipped rows
     are not there yet; the generic block predicts), "consolidated" (the root took its part of what a
     context learnt), "refused" (it did not, for another context would suffer), "evicted" (a written
-    block had to make room), "unwritten" (the disk refused a commit; what was learnt stays in memory).
+    block had to make room), "unwritten" (the disk refused a commit; what was learnt stays in memory),
+    "fallback" (an engine that was preferred fails; another one runs).
     """
 
     kind: str

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
+from edgemem.runtime.backends.choice import Settings, choose
 from edgemem.runtime.frames import checked
 from edgemem.runtime.loop import Runtime
-from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from edgemem.runtime.shifts import SHIFTS
 from edgemem.runtime.stream import Stream
 
@@ -180,7 +180,7 @@ def errors_of(
     batch, parts = bundle.manifest.frames.batch, {}
     with Runtime(
         bundle,
-        OnnxRuntimeBackend(threads),
+        choose(bundle, settings=Settings(threads)).backend,
         adapt_when=choice.adapt_when,
         hyper_parameters=choice.parameters,
     ) as runtime:

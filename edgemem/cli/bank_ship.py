@@ -98,9 +98,9 @@ def _stream_keys(bundle: Bundle, stream: Stream, threads: int) -> NDArray[np.flo
     """Keys [n, key] of the full batches of a stream, as the device compares them."""
     import numpy as np
 
+    from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
     from edgemem.runtime.contract import check_key
     from edgemem.runtime.frames import checked
-    from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
     from edgemem.runtime.source_keys import source_keys
 
     manifest = bundle.manifest

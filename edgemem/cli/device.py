@@ -18,7 +18,13 @@ from edgemem.version import VERSION
 BundlePath = Annotated[Path, typer.Argument(help="Folder written by edgemem export.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Threads = Annotated[int, typer.Option(help="Threads of the engine; 0 = all cores.")]
-PACKAGES = ("numpy", "onnxruntime", "safetensors", "matplotlib", "torch", "onnx", "onnxscript")
+UsedProvider = Annotated[
+    str, typer.Option(help="auto, cpu, xnnpack, cuda, coreml, nnapi, qnn or litert.")
+]
+PACKAGES = (
+    "numpy", "onnxruntime", "onnxruntime-qnn", "ai-edge-litert", "tflite-runtime", "safetensors",
+    "matplotlib", "torch", "onnx", "onnxscript", "litert-torch",
+)  # fmt: skip
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,6 +55,7 @@ def run(
         list[str] | None, typer.Option("--set", help="Hyper-parameter, such as alpha=0.5.")
     ] = None,
     threads: Threads = 0,
+    provider: UsedProvider = "auto",
     plot: Annotated[Path | None, typer.Option(help="Save a picture of the rolling error.")] = None,
     json: Json = False,
 ) -> None:
@@ -79,6 +86,7 @@ def run(
             hyper_parameters=values,
             threads=threads,
             memory_budget=memory_budget,
+            provider=provider,
         ) as runtime,
         progress("frames") as bar,
     ):
@@ -136,7 +144,9 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
     print_table("files", ("name", "bytes", "sha256"), rows)
 
 
-def verify(bundle: BundlePath, threads: Threads = 0, json: Json = False) -> None:
+def verify(
+    bundle: BundlePath, threads: Threads = 0, provider: UsedProvider = "auto", json: Json = False
+) -> None:
     """Check every file, and that this device computes what torch computed.
 
     Runs the frozen model, one adaptation step and the adapted model on reference frames.
@@ -144,10 +154,9 @@ def verify(bundle: BundlePath, threads: Threads = 0, json: Json = False) -> None
     Example: edgemem verify camera.edgemem
     """
     from edgemem.bundle import check_levels, open_bundle
-    from edgemem.runtime.verify import TOLERANCE
     from edgemem.runtime.verify import verify as check
 
-    found = check(bundle, threads)
+    found = check(bundle, threads, provider)
     if (opened := open_bundle(bundle)).bank is not None:
         with progress("bytes") as bar:
             check_levels(opened, Stages(bar))
@@ -155,31 +164,37 @@ def verify(bundle: BundlePath, threads: Threads = 0, json: Json = False) -> None
         print_json(found.as_dict())
         return
     rows = [
-        ("frozen model", f"{found.frozen:.1e}", f"{TOLERANCE:.0e}"),
-        ("adaptation step", f"{found.adapt:.1e}", f"{TOLERANCE:.0e}"),
-        ("after the step", f"{found.adapted:.1e}", f"{TOLERANCE:.0e}"),
+        ("frozen model", f"{found.frozen:.1e}", f"{found.limit:.0e}"),
+        ("adaptation step", f"{found.adapt:.1e}", f"{found.limit:.0e}"),
+        ("after the step", f"{found.adapted:.1e}", f"{found.limit:.0e}"),
     ]
     print_table(
-        f"{bundle.name}: {found.files} files as written; logits against torch",
+        f"{bundle.name}: {found.files} files as written; {found.engine} against torch",
         ("graph", "difference", "limit"),
         rows,
     )
 
 
-def doctor(json: Json = False) -> None:
-    """Show versions and what this machine can do.
+def doctor(
+    bundle: Annotated[Path | None, typer.Argument(help="Bundle: say what can run it, too.")] = None,
+    json: Json = False,
+) -> None:
+    """Show versions, engines, and what this machine can do, with a bundle or without.
 
-    Example: edgemem doctor
+    Example: edgemem doctor camera.edgemem
     """
-    import onnxruntime
+    from edgemem.runtime.backends.providers import PROVIDERS, missing
 
     versions = {name: _version(name) for name in PACKAGES}
+    engines = {name: missing(provider) for name, provider in PROVIDERS.items()}
     able = {
-        "run bundles": True,
+        "run bundles": not all(engines.values()),
         "draw plots": versions["matplotlib"] is not None,
         "warm up": versions["torch"] is not None,
         "export": None not in (versions["torch"], versions["onnx"], versions["onnxscript"]),
+        "export for LiteRT": versions["litert-torch"] is not None,
     }
+    runs = None if bundle is None else _runs(bundle)
     if json:
         print_json(
             {
@@ -187,16 +202,28 @@ def doctor(json: Json = False) -> None:
                 "python": platform.python_version(),
                 "machine": platform.machine(),
                 "packages": versions,
-                "providers": onnxruntime.get_available_providers(),
+                "engines": {name: reason or "here" for name, reason in engines.items()},
                 "able": able,
+                **({} if runs is None else {"bundle": runs}),
             }
         )
         return
-    extras = {"draw plots": "plot", "warm up": "train", "export": "export"}
+    extras = {
+        "run bundles": "litert", "draw plots": "plot", "warm up": "train", "export": "export",
+        "export for LiteRT": "export-litert",
+    }  # fmt: skip
     print_table(
         f"edgemem {VERSION}, Python {platform.python_version()}, {platform.machine()}",
         ("package", "version"),
         [(name, version or "not installed") for name, version in versions.items()],
+    )
+    print_table(
+        "engines, by what provider= takes",
+        ("provider", ""),
+        [
+            (name, "here" if reason is None else f"needs {PROVIDERS[name].needs}")
+            for name, reason in engines.items()
+        ],
     )
     print_table(
         "this machine can",
@@ -206,6 +233,25 @@ def doctor(json: Json = False) -> None:
             for what, yes in able.items()
         ],
     )
+    if runs is not None:
+        assert bundle is not None
+        print_table(f"{bundle.name} here", ("provider", ""), list(runs.items()))
+
+
+def _runs(path: Path) -> dict[str, str]:
+    """Of every provider, whether it runs the bundle here; and the one that would be picked."""
+    from edgemem.bundle import open_bundle
+    from edgemem.runtime.backends.choice import choose, usable
+    from edgemem.runtime.backends.providers import PROVIDERS
+
+    opened = open_bundle(path)
+    found = {name: usable(opened, provider) or "yes" for name, provider in PROVIDERS.items()}
+    try:
+        picked = choose(opened, adapt="adapt" in opened.manifest.graphs)
+    except InputError as error:
+        return found | {"auto": error.remedy}
+    failed = {name: f"fails: {picked.passed_over[name]}" for name in picked.failed}
+    return found | failed | {"auto": f"{picked.provider} ({picked.backend.name})"}
 
 
 def demo(

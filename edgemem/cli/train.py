@@ -36,6 +36,7 @@ Bottleneck = Annotated[
     int, typer.Option(help="Narrow the meta networks by this factor; 0 = dense.")
 ]
 Groups = Annotated[int, typer.Option(help="Groups of their convolution; 0 = depthwise.")]
+CALIBRATION_FRAMES = 512
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -119,11 +120,20 @@ def export(
     ] = None,
     learn: Annotated[str, typer.Option(help="norms: scales and shifts alone; or all.")] = "norms",
     objective: Annotated[
-        str, typer.Option(help="ecotta, likelihood_ratio, prototype_relation or tent.")
+        str,
+        typer.Option(
+            help="ecotta, likelihood_ratio, prototype_relation, tent; statistics: no gradient."
+        ),
     ] = "likelihood_ratio",
     optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
     learning_rate: Annotated[float | None, typer.Option(help="Default of the step.")] = None,
     labels: Annotated[str | None, typer.Option(help="Class names, comma-separated.")] = None,
+    target: Annotated[
+        str, typer.Option(help="Engines that get graphs: onnx, litert, qnn, coreml; with commas.")
+    ] = "onnx",
+    int8: Annotated[
+        Path | None, typer.Option(help="Source frames (.npz with x): frozen kernels in 8 bits.")
+    ] = None,
     input_shape: InputShape = None,
     mean: Mean = None,
     std: Std = None,
@@ -141,6 +151,7 @@ def export(
     from edgemem.export.bundle_writer import Choices
     from edgemem.export.command import export_checkpoint
     from edgemem.models.command import AttachSettings
+    from edgemem.models.data import load_dataset
 
     settings = AttachSettings(parts, statistics, input_shape, mean, std, norm_affine=norm_affine)
     choices = Choices(
@@ -151,6 +162,8 @@ def export(
         optimizer=optimizer,
         learning_rate=learning_rate,
         labels=tuple(labels.split(",")) if labels else None,
+        targets=tuple(name.strip() for name in target.split(",")),
+        int8=None if int8 is None else load_dataset(int8)[0][:CALIBRATION_FRAMES],
     )
     with progress("stages") as bar:
         task = bar.add_task("export", total=4, note="")

@@ -29,8 +29,8 @@ LARGEST_SPREAD = 1 << 14  # elements of a constant that only repeats another
 SPREADING = ("Expand", "ConstantOfShape", "Tile")
 
 
-def lower(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same function in fewer passes."""
+def lower(model: onnx.ModelProto, *, portable: bool = False) -> onnx.ModelProto:
+    """The same function in fewer passes; portable: by rules that NPUs profit from, too."""
     graph = ir.from_proto(model)
     fold_constants(
         graph,
@@ -40,7 +40,7 @@ def lower(model: onnx.ModelProto) -> onnx.ModelProto:
         should_fold=_worth_folding,
     )
     RemoveUnusedNodesPass()(graph)
-    for rules in RULES:
+    for rules in PORTABLE_RULES if portable else RULES:
         graph = rewrite(ShapeInferencePass()(graph).model, pattern_rewrite_rules=rules)
     Sequential(
         CommonSubexpressionEliminationPass(),
@@ -160,6 +160,32 @@ def scale_into_kernel() -> RewriteRule:
     return RewriteRule(pattern, replacement, holds)
 
 
+def negative_as_product() -> RewriteRule:
+    """-x: x times -1, for CoreML has no Neg."""
+    return RewriteRule(lambda op, x: op.Neg(x), lambda op, x: op.Mul(x, _number(op, -1.0)))
+
+
+def absolute_as_largest() -> RewriteRule:
+    """|x|: the larger of x and -x, for CoreML has no Abs."""
+    return RewriteRule(
+        lambda op, x: op.Abs(x), lambda op, x: op.Max(x, op.Mul(x, _number(op, -1.0)))
+    )
+
+
+def least_as_largest() -> RewriteRule:
+    """The smaller of two: minus the larger of their negatives, for CoreML has no Min."""
+
+    def replacement(op: Any, x: ir.Value, y: ir.Value) -> Any:
+        minus = _number(op, -1.0)
+        return op.Mul(op.Max(op.Mul(x, minus), op.Mul(y, minus)), minus)
+
+    return RewriteRule(lambda op, x, y: op.Min(x, y), replacement)
+
+
+def _number(op: Any, value: float) -> Any:
+    return op.Constant(value_float=value)
+
+
 def _has_constant_kernel(value: ir.Value) -> bool:
     """Whether a convolution with a constant kernel made it."""
     producer = value.producer()
@@ -210,6 +236,9 @@ def _reshaped(op: Any, value: ir.Value, shape: list[int], name: str) -> Any:
     return op.Reshape(value, op.initializer(ir.tensor(np.array(shape)), f"{name}.shape"))
 
 
+PORTABLE_RULES = (
+    RewriteRuleSet([negative_as_product(), absolute_as_largest(), least_as_largest()]),
+)
 RULES = (
     RewriteRuleSet([scalar_before_expand()]),
     RewriteRuleSet([*expand_before_binary_op_rules, scale_before_gate()]),

@@ -28,6 +28,7 @@ LEFT_OUT = {
         "tests/edgemem/test_tune.py",
     ],
     "long runs, minutes under emulation": [
+        "tests/runtime/backends/test_session_cache.py",
         "tests/runtime/test_adapt_when.py",
         "tests/runtime/test_background.py",
         "tests/runtime/test_context_faults.py",
@@ -36,7 +37,6 @@ LEFT_OUT = {
         "tests/runtime/test_learner.py",
         "tests/runtime/test_lookout.py",
         "tests/runtime/test_replay.py",
-        "tests/runtime/test_session_cache.py",
         "tests/runtime/test_tuning.py",
     ],
 }

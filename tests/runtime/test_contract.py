@@ -10,7 +10,7 @@ import pytest
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
-from edgemem.runtime.backend import TensorSpec
+from edgemem.runtime.backends.protocol import TensorSpec
 from edgemem.runtime.contract import check_adapt, check_predict, prefixed, stripped
 
 MANIFEST = open_bundle(BUNDLE).manifest

@@ -8,7 +8,7 @@ import pytest
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
-from edgemem.runtime.backend import TensorSpec
+from edgemem.runtime.backends.protocol import TensorSpec
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.policy import Verdict, judge
 from edgemem.state import State
@@ -54,11 +54,13 @@ class ScriptedGraph:
 class ScriptedBackend:
     """The test double of an inference engine."""
 
+    name, target = "scripted", "onnx"
+
     def __init__(self, *script, limit=np.inf):
         self.manifest = open_bundle(BUNDLE).manifest
         self.script, self.limit = list(script), limit
 
-    def open(self, path):
+    def open(self, path, binding=None):
         script = self.script if path.name == "adapt.onnx" else None
         return ScriptedGraph(self.manifest, script, self.limit)
 

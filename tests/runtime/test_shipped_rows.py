@@ -16,7 +16,7 @@ from edgemem.bank.written import WrittenBlocks
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import BankError
-from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
 

@@ -19,9 +19,9 @@ from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import StateError
 from edgemem.runtime import commits, context_memory
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.consolidation import moved
 from edgemem.runtime.context_memory import total
-from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from edgemem.runtime.shipped_rows import ShippedRows
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State

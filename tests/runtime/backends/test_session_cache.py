@@ -11,8 +11,8 @@ import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE, STREAM
 from edgemem.files import sha256_file
-from edgemem.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from edgemem.runtime.session_cache import GRAPH, SUMS, SessionCache
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
+from edgemem.runtime.backends.session_cache import GRAPH, SUMS, SessionCache
 
 BATCH = 16
 

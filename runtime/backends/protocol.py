@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgemem.block import Array, Arrays
+from edgemem.manifest import Binding
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,16 @@ class Graph(Protocol):
 
 
 class Backend(Protocol):
-    """An inference engine."""
+    """An inference engine. name: what it is and where it runs, for people. target: the set of a
+    bundle's graphs that it runs."""
 
-    def open(self, path: Path) -> Graph:
+    name: str
+    target: str
+
+    def open(self, path: Path, binding: Binding | None = None) -> Graph:
         """Open a graph file.
+
+        binding: names of its inputs and outputs, where the file has none of its own.
 
         Raises:
             BundleError: the engine refuses it.

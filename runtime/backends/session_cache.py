@@ -1,7 +1,8 @@
 """Optimised graphs, kept from one start to the next: an engine spends most of its start on them.
 
-The check sums find damage, not malice: the folder is for the user alone. One folder a graph: the optimised graph, its weights, and their check sums. What it was made for is
-part of its name, so another engine, processor or bundle never meets it.
+The check sums find damage, not malice: the folder is for the user alone. One folder a graph: the
+optimised graph (for an NPU, what was compiled for it), its weights, and their check sums. What it
+was made for is part of its name, so another engine, processor or bundle never meets it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 import logging
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
@@ -49,18 +51,15 @@ class SessionCache:
             return None
         return folder / GRAPH
 
-    def keep(self, name: str, path: Path, options: onnxruntime.SessionOptions) -> None:
-        """Optimise a graph and keep the outcome; a disk that refuses is no reason to stop."""
+    def keep(self, name: str, write: Callable[[Path], object]) -> None:
+        """Keep what `write` puts into a folder, as `GRAPH` and files beside it; a disk that refuses
+        is no reason to stop."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.find(name) is not None:
                 return  # another process was faster
             with new_folder(self._place(name)) as draft:
-                options.optimized_model_filepath = str(draft / GRAPH)
-                options.add_session_config_entry(
-                    "session.optimized_model_external_initializers_file_name", WEIGHTS
-                )
-                onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                write(draft)
                 sums = {file.name: sha256_file(file) for file in draft.iterdir()}
                 (draft / SUMS).write_text(json.dumps(sums))
         except Exception as error:  # noqa: BLE001 - the engine has its own for a full disk

@@ -1,0 +1,194 @@
+"""Frozen kernels in eight bits, by onnxruntime's own quantiser; what adapts stays in full precision.
+
+Only the forward convolutions of the frozen model are quantised: per channel, with ranges measured
+on source frames. The same ranges serve every graph, so `predict` and `adapt` still agree. Gradients
+pass a rounded convolution as if it were not rounded (straight-through, Bengio et al. 2013), for the
+backward pass keeps the exact kernels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime import quantization
+from onnxruntime.quantization import calibrate
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from edgemem.block import Array
+from edgemem.errors import ExportError
+from edgemem.export.parity import Arrays, Engine, run_graph, session
+from edgemem.export.step import Function
+from edgemem.export.weights import FILE as WEIGHTS
+from edgemem.export.weights import share_weights
+from edgemem.manifest import FrameSpec
+from edgemem.reference import reference_frames
+
+Ranges = dict[str, tuple[Any, Any, Any, Any]]  # kernel -> smallest and largest input and output
+REMEDY = "Leave --int8 out"
+# Logits may differ as much between processors: one step of a rounded value now and then.
+TOLERANCE = 5e-2
+
+
+def quantized(
+    models: Mapping[str, onnx.ModelProto],
+    learned: Iterable[Array],
+    batches: Iterable[Mapping[str, Array]],
+) -> dict[str, onnx.ModelProto]:
+    """The same graphs with the frozen kernels of `predict` in eight bits.
+
+    Args:
+        models: by name, "predict" among them. learned: kernels of meta networks, which stay.
+        batches: inputs of `predict`, from source frames.
+
+    Raises:
+        ExportError: nothing to quantise.
+    """
+    kept = {_digest(kernel) for kernel in learned}
+    ranges = _ranges(models["predict"], kept, batches)
+    if not ranges:
+        raise ExportError("--int8", "finds no frozen convolution", REMEDY)
+    return {name: _quantized(model, ranges) for name, model in models.items()}
+
+
+def rewritten(
+    folder: Path,
+    models: Mapping[str, onnx.ModelProto],
+    learned: Iterable[Array],
+    predict: Function,
+    frames: Array,
+    batch: int,
+) -> dict[str, Any]:
+    """Quantise the graphs of a folder in place; figures for people.
+
+    Args:
+        models: the graphs of the folder by name, with their constants inside. frames: [n, ...]
+            float32, of the source, one batch at least.
+    """
+    feeds = {name: value.detach().numpy() for name, value in predict.inputs.items()}
+    batches = [feeds | {"x": frames[i : i + batch]} for i in range(0, len(frames), batch)]
+    exact = session(folder / "predict.onnx")
+    before = [run_graph(exact, inputs)["logits"] for inputs in batches]
+    files = [folder / WEIGHTS, *folder.glob("*.onnx")]
+    bytes_before = sum(file.stat().st_size for file in files)
+    del exact  # it maps the weights
+    done = quantized(models, learned, batches)
+    rounded_kernels = count(models["predict"], done["predict"])
+    (folder / WEIGHTS).write_bytes(share_weights(done.values()))
+    for name, graph in done.items():
+        (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
+    rounded = session(folder / "predict.onnx")
+    after = [run_graph(rounded, inputs)["logits"] for inputs in batches]
+    old, new = np.concatenate(before), np.concatenate(after)
+    return {
+        "convolutions": rounded_kernels,
+        "calibration_frames": len(frames),
+        "same_label": float((old.argmax(1) == new.argmax(1)).mean()),
+        "logits": float(np.abs(old - new).max() / max(1.0, float(np.abs(old).max()))),
+        "bytes_before": bytes_before,
+        "bytes": sum(file.stat().st_size for file in files),
+    }
+
+
+def reference_of(
+    engine: Engine, predict: Function, adapt: Function, reference: Arrays, frames: FrameSpec
+) -> Arrays:
+    """Outputs that every device must reproduce, from the quantised graphs instead of torch."""
+    x = reference_frames(frames, int(reference["seed"]))
+    inputs: dict[str, Any] = {name: value.numpy() for name, value in adapt.inputs.items()}
+    inputs |= {name: value for name, value in reference.items() if name.startswith("hp.")}
+    inputs["x"] = x
+    zero = {name: np.zeros_like(value.numpy()) for name, value in predict.inputs.items()}
+    stepped = engine["adapt"](inputs)
+    following = {n.removeprefix("next."): v for n, v in stepped.items() if n.startswith("next.")}
+    return reference | {
+        "frozen.logits": engine["predict"](zero | {"x": x})["logits"],
+        "adapt.logits": stepped["logits"],
+        "adapted.logits": engine["predict"](inputs | following)["logits"],
+        "tolerance": np.asarray(TOLERANCE, np.float32),
+    }
+
+
+def count(model: onnx.ModelProto, done: onnx.ModelProto) -> int:
+    """Convolutions with a constant kernel that became one in eight bits."""
+    return len(list(_convolutions(model))) - len(list(_convolutions(done)))
+
+
+def _ranges(
+    predict: onnx.ModelProto, kept: set[str], batches: Iterable[Mapping[str, Array]]
+) -> Ranges:
+    with tempfile.TemporaryDirectory(prefix="edgemem-") as folder:
+        plain, augmented = Path(folder) / "predict.onnx", Path(folder) / "augmented.onnx"
+        onnx.save(predict, plain)
+        calibrator = calibrate.create_calibrator(
+            plain, ["Conv"], str(augmented), calibrate.CalibrationMethod.MinMax
+        )
+        calibrator.collect_data(_Reader(iter(batches)))
+        seen = calibrator.compute_data()
+    found: Ranges = {}
+    for node, kernel in _convolutions(predict):
+        digest = _digest(kernel)
+        if digest not in kept and kernel[0].size > 1 and node.input[0] in seen:
+            low_in, high_in = seen[node.input[0]].range_value
+            low_out, high_out = seen[node.output[0]].range_value
+            found[digest] = low_in, high_in, low_out, high_out
+    return found
+
+
+def _quantized(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    chosen, tensors = [], {}
+    for number, (node, kernel) in enumerate(_convolutions(copy)):
+        if (known := ranges.get(_digest(kernel))) is None:
+            continue
+        node.name = f"frozen_{number}"
+        chosen.append(node.name)
+        for name, low, high in ((node.input[0], *known[:2]), (node.output[0], *known[2:])):
+            tensors[name] = calibrate.TensorData(lowest=low, highest=high)
+    if not chosen:
+        return copy
+    quantizer = QDQQuantizer(
+        copy,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=quantization.QuantType.QInt8,
+        activation_qType=quantization.QuantType.QInt8,
+        tensors_range=calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, tensors),
+        nodes_to_quantize=chosen,
+        nodes_to_exclude=[],
+        op_types_to_quantize=["Conv"],
+        extra_options={"ForceQuantizeNoInputCheck": True},
+    )
+    quantizer.quantize_model()
+    done: onnx.ModelProto = quantizer.model.model
+    return done
+
+
+def _convolutions(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Array]]:
+    """Those whose kernel is a constant, with the kernel."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[1] in constants:
+            yield node, numpy_helper.to_array(constants[node.input[1]])
+
+
+def _digest(kernel: Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(kernel, np.float32).tobytes()).hexdigest()
+
+
+class _Reader(calibrate.CalibrationDataReader):  # type: ignore[misc]
+    """Batches for onnxruntime's calibrator."""
+
+    def __init__(self, batches: Iterator[Mapping[str, Array]]) -> None:
+        self._batches = batches
+
+    def get_next(self) -> Mapping[str, Array] | None:
+        """The next inputs; None at the end."""
+        return next(self._batches, None)

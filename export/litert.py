@@ -1,0 +1,83 @@
+"""The graphs of a bundle as one LiteRT file with a signature for each."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgemem.errors import ExportError, MissingExtraError
+from edgemem.export.step import Function
+from edgemem.export.trace import traced
+from edgemem.manifest import Binding
+
+FILE = "litert.tflite"
+
+
+def require_converter() -> Any:
+    """The converter's package.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        with _quiet():
+            return importlib.import_module("litert_torch")
+    except ImportError as error:
+        raise MissingExtraError("litert_torch", "export-litert") from error
+
+
+def write_litert(functions: Mapping[str, Function], path: Path) -> dict[str, Binding]:
+    """Convert functions of one batch size into one file; how their tensors are bound.
+
+    The converter keeps the order of inputs and outputs, not their names.
+
+    Raises:
+        ExportError: a function that LiteRT has no operators for.
+    """
+    require_converter()
+    interface = importlib.import_module("litert_torch._convert.interface")
+    converter = interface.Converter()
+    try:
+        with _quiet():
+            for name, function in functions.items():
+                graph = traced(function, portable=True)
+                values = tuple(value.detach() for value in function.inputs.values())
+                converter.signature(name, graph, values)
+            converter.convert(strict_export=False).export(str(path))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ExportError(
+            "target 'litert'",
+            f"cannot be converted ({str(error).splitlines()[0]})",
+            "Leave it out, or choose --gradient meta and parts of plain convolutions",
+        ) from error
+    return {
+        name: Binding(path.name, name, tuple(function.inputs), function.outputs)
+        for name, function in functions.items()
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The converter prints its progress and the advice of the libraries under it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            Path(os.devnull).open("w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+            torch.no_grad(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

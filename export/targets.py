@@ -1,0 +1,149 @@
+"""Graphs for other engines beside those for onnxruntime: each compared with torch, each with a report.
+
+They are for one batch size, in operators that phones and NPUs have.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgemem.block import Array
+from edgemem.errors import ExportError
+from edgemem.export.litert import FILE, require_converter, write_litert
+from edgemem.export.mobile import partitions
+from edgemem.export.parity import Arrays, Engine, check_parity
+from edgemem.export.step import Function, key_function, predict_function
+from edgemem.export.trace import to_onnx
+from edgemem.manifest import LITERT, NPU, Binding, FrameSpec
+from edgemem.models.adaptive import AdaptiveModel
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgemem.runtime.backends.protocol import Backend, Graph
+
+# What `--target` may say, and the set of graphs that it adds.
+EXPORTS = {"onnx": "onnx", "litert": LITERT, "qnn": NPU, "coreml": NPU}
+OF_NPUS = "_npu"  # end of the names of their graphs
+
+
+def check_targets(wanted: Sequence[str]) -> None:
+    """Refuse targets that are unknown, or whose converter is missing, before work begins.
+
+    Raises:
+        ExportError: an unknown target.
+        MissingExtraError: the converter to LiteRT is not installed.
+    """
+    for name in wanted:
+        if name not in EXPORTS:
+            raise ExportError(f"target {name!r}", "is unknown", f"Use {', '.join(EXPORTS)}")
+    if "litert" in wanted:
+        require_converter()
+
+
+class Targets:
+    """The graphs of the wanted targets."""
+
+    def __init__(
+        self,
+        model: AdaptiveModel,
+        functions: Mapping[str, Function],
+        wanted: Sequence[str],
+        frames: FrameSpec,
+    ) -> None:
+        self._model, self._frames, self._wanted = model, frames, wanted
+        x = torch.zeros(frames.batch, *frames.shape)
+        self._functions = {
+            "predict": predict_function(model, x, static=True),
+            "adapt": functions["adapt"],
+        }
+        if "key" in functions:
+            self._functions["key"] = key_function(model, x, static=True)
+        self._sets = {EXPORTS[name] for name in wanted} - {"onnx"}
+        self._bound: dict[str, dict[str, Binding]] = {}
+
+    def graphs(self, report: Callable[[str], None]) -> dict[str, onnx.ModelProto]:
+        """Those that are ONNX, by name."""
+        from edgemem.export.weights import strip_notes
+
+        found = {}
+        for name, function in self._functions.items() if NPU in self._sets else ():
+            report(f"tracing {name} for NPUs")
+            found[f"{name}{OF_NPUS}"] = to_onnx(function, portable=True)
+        for graph in found.values():
+            strip_notes(graph)
+        return found
+
+    def write(
+        self, folder: Path, exercise: Mapping[str, float], report: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Write what is not ONNX, and compare all; a report for each set.
+
+        Raises:
+            ExportError: a target cannot be converted, or misses the parity check.
+        """
+        reports = {}
+        if LITERT in self._sets:
+            report("converting to LiteRT")
+            self._bound[LITERT] = write_litert(self._functions, folder / FILE)
+            reports[LITERT] = self._litert_report(folder, exercise)
+        if NPU in self._sets:
+            self._bound[NPU] = {name: Binding(f"{name}{OF_NPUS}.onnx") for name in self._functions}
+            report("comparing graphs for NPUs")
+            reports[NPU] = self._npu_report(folder, exercise)
+        return reports
+
+    def bindings(self) -> dict[str, dict[str, Binding]]:
+        """For the manifest."""
+        return self._bound
+
+    def _litert_report(self, folder: Path, exercise: Mapping[str, float]) -> dict[str, Any]:
+        from edgemem.runtime.backends.litert_engine import LiteRtBackend
+
+        backend = LiteRtBackend(threads=1)
+        parity = self._compared(folder, backend, LITERT, exercise)
+        return {
+            "bytes": (folder / FILE).stat().st_size,
+            "compared_by": backend.name,
+            "parity": parity,
+        }
+
+    def _npu_report(self, folder: Path, exercise: Mapping[str, float]) -> dict[str, Any]:
+        """In single precision on the CPU; and how much of it other engines take."""
+        from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
+        from edgemem.runtime.backends.providers import PROVIDERS, missing
+
+        paths = {name: folder / item.file for name, item in self._bound[NPU].items()}
+        found: dict[str, Any] = {
+            "bytes": sum(path.stat().st_size for path in paths.values()),
+            "parity": self._compared(folder, OnnxRuntimeBackend(1), NPU, exercise),
+        }
+        if "coreml" in self._wanted:
+            found |= partitions(paths)
+        if "qnn" in self._wanted and missing(PROVIDERS["qnn"]) is None:
+            backend = OnnxRuntimeBackend(1, provider="qnn")
+            found["qnn"] = {name: backend.open(path).nodes for name, path in paths.items()}
+        return found
+
+    def _compared(
+        self, folder: Path, backend: Backend, target: str, exercise: Mapping[str, float]
+    ) -> dict[str, Any]:
+        engine: Engine = {
+            name: functools.partial(_run, backend.open(folder / item.file, item))
+            for name, item in self._bound[target].items()
+        }
+        predict, adapt = self._functions["predict"], self._functions["adapt"]
+        parity, _ = check_parity(engine, self._model, predict, adapt, self._frames, exercise)
+        parity.check(backend.name)
+        return parity.as_dict()
+
+
+def _run(graph: Graph, inputs: Mapping[str, Tensor | Array]) -> Arrays:
+    return graph.run({name: np.asarray(inputs[name]) for name in graph.inputs})

@@ -1,0 +1,4 @@
+"""Inference engines: one small protocol, one module for each, and the choice among them.
+
+Nothing here loads an engine before it is chosen.
+"""

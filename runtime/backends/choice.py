@@ -1,0 +1,147 @@
+"""Which engine runs a bundle: the best that is here, with what was picked and why."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgemem.bundle import Bundle
+from edgemem.errors import EdgeMemError, InputError
+from edgemem.manifest import LITERT
+from edgemem.runtime.backends.protocol import Backend
+from edgemem.runtime.backends.providers import AUTOMATIC, PROVIDERS, Provider, missing
+from edgemem.runtime.result import Event
+
+if TYPE_CHECKING:
+    from edgemem.runtime.backends.session_cache import SessionCache
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an engine is opened; see `edgemem.open`. profile: of the plan of the step."""
+
+    threads: int = 0
+    profile: str = "latency"
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What was chosen. provider: its name. why: for people. passed_over: what was preferred, and
+    why it does not run; among them what is here and failed (`failed`)."""
+
+    provider: str
+    backend: Backend
+    why: str
+    passed_over: dict[str, str]
+    failed: tuple[str, ...] = ()
+
+    def events(self) -> list[Event]:
+        """What failed and was replaced."""
+        return [
+            Event("fallback", f"{name} fails ({self.passed_over[name]}); {self.backend.name} runs")
+            for name in self.failed
+        ]
+
+
+def choose(
+    bundle: Bundle, provider: str = "auto", settings: Settings | None = None, *, adapt: bool = True
+) -> Engine:
+    """The first provider that is here, has graphs in the bundle and takes them.
+
+    Args:
+        provider: a name of `PROVIDERS`, which then runs or fails; or "auto", see `AUTOMATIC`.
+        adapt: whether the step must run, too.
+
+    Raises:
+        InputError: an unknown provider, or one that cannot be used here.
+        BundleError: the provider asked for refuses a graph.
+    """
+    if provider != "auto" and provider not in PROVIDERS:
+        known = ", ".join(["auto", *PROVIDERS])
+        raise InputError(f"provider {provider!r}", "is unknown", f"Use one of {known}")
+    settings, passed_over, failed = settings or Settings(), dict[str, str](), list[str]()
+    for name in AUTOMATIC if provider == "auto" else (provider,):
+        if (reason := usable(bundle, PROVIDERS[name])) is not None:
+            passed_over[name] = reason
+            continue
+        try:
+            backend = open_backend(bundle, name, settings)
+            _try(bundle, name, backend, adapt)
+        except EdgeMemError as error:
+            if provider != "auto":
+                raise
+            passed_over[name] = error.reason
+            failed.append(name)
+            log.warning("%s fails (%s), so the next engine is tried", name, error.reason)
+            continue
+        why = "asked for" if provider != "auto" else _why(passed_over)
+        log.info("%s runs %s: %s", backend.name, bundle.path.name, why)
+        return Engine(name, backend, why, passed_over, tuple(failed))
+    raise _nothing(bundle, provider, passed_over)
+
+
+def usable(bundle: Bundle, provider: Provider) -> str | None:
+    """Why a provider cannot run a bundle here, or None if it might."""
+    if (reason := missing(provider)) is not None:
+        return reason
+    if bundle.manifest.binding("predict", provider.target) is None:
+        return (
+            f"the bundle has no graphs for it; edgemem export --target {provider.export} adds them"
+        )
+    return None
+
+
+def open_backend(bundle: Bundle, provider: str, settings: Settings) -> Backend:
+    """The engine of a provider that is here."""
+    if PROVIDERS[provider].target == LITERT:
+        from edgemem.runtime.backends.litert_engine import LiteRtBackend
+
+        return LiteRtBackend(settings.threads)
+    from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
+
+    cache: SessionCache | None = None
+    if settings.cache is not None:
+        from edgemem.runtime.backends.session_cache import SessionCache
+
+        about = () if provider == "cpu" else (provider,)
+        cache = SessionCache(settings.cache, bundle.identity, *about)
+    return OnnxRuntimeBackend(settings.threads, settings.profile, cache, provider)
+
+
+def _try(bundle: Bundle, provider: str, backend: Backend, adapt: bool) -> None:
+    """Compile what shall run, where that can fail; the backend keeps it."""
+    if provider == "cpu":
+        return
+    for graph in ("predict", "adapt") if adapt else ("predict",):
+        binding = bundle.manifest.binding(graph, backend.target)
+        if binding is not None:
+            backend.open(bundle.path / binding.file, binding)
+
+
+def _why(passed_over: dict[str, str]) -> str:
+    if not passed_over:
+        return "the first choice"
+    return "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
+
+
+def _nothing(bundle: Bundle, provider: str, passed_over: dict[str, str]) -> InputError:
+    """No engine: what would have to change."""
+    if provider != "auto":
+        known = PROVIDERS[provider]
+        here = missing(known) is None
+        remedy = f"Export it with --target {known.export}" if here else f"Needed: {known.needs}"
+        return InputError(f"provider {provider!r}", passed_over[provider], remedy)
+    installed = [PROVIDERS[name] for name in passed_over if missing(PROVIDERS[name]) is None]
+    targets = sorted({item.export for item in installed})
+    remedy = (
+        f"Export it with --target {','.join(targets)}"
+        if targets
+        else "Run: pip install onnxruntime, or pip install 'edgemem[litert]'"
+    )
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
+    return InputError(f"bundle {bundle.path.name!r}", f"no engine runs it ({reasons})", remedy)

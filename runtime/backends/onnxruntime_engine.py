@@ -1,0 +1,179 @@
+"""ONNX Runtime, on the CPU or with another of its execution providers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnxruntime
+
+from edgemem.block import Array, Arrays
+from edgemem.errors import BundleError, InputError
+from edgemem.manifest import Binding
+from edgemem.runtime.backends.protocol import TensorSpec
+from edgemem.runtime.backends.providers import PROVIDERS, qnn_devices
+from edgemem.runtime.backends.session_cache import GRAPH, WEIGHTS, SessionCache
+
+CPU = PROVIDERS["cpu"].execution_provider
+EXTENDED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # all, but for image layouts
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(int64)": "int64",
+}
+
+
+class OnnxRuntimeGraph:
+    """One session. providers: in order of preference; empty = as the options say."""
+
+    def __init__(
+        self,
+        path: Path,
+        options: onnxruntime.SessionOptions,
+        skipped: Sequence[str] = (),
+        providers: Sequence[str] = (CPU,),
+    ) -> None:
+        self._thing = f"{path.parent.name}/{path.name}"
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path),
+                options,
+                providers=list(providers) or None,
+                disabled_optimizers=list(skipped),
+            )
+        except Exception as error:
+            raise BundleError(
+                self._thing,
+                f"is refused by onnxruntime {onnxruntime.__version__} ({error})",
+                "Update onnxruntime, or export the bundle again",
+            ) from error
+        self.inputs: Mapping[str, TensorSpec] = {
+            value.name: TensorSpec(
+                tuple(size if isinstance(size, int) else None for size in value.shape),
+                DTYPES.get(value.type, value.type),
+            )
+            for value in self._session.get_inputs()
+        }
+        self.outputs = tuple(value.name for value in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array]) -> Arrays:
+        """All outputs by name."""
+        try:
+            values = self._session.run(None, feeds)
+        except Exception as error:
+            raise BundleError(
+                self._thing, f"fails to run ({error})", "Export the bundle again"
+            ) from error
+        return dict(zip(self.outputs, values, strict=True))
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """How many nodes each execution provider took; only of sessions that recorded it."""
+        found: Counter[str] = Counter()
+        for part in self._session.get_provider_graph_assignment_info():
+            found[part.ep_name] += len(part.get_nodes())
+        return dict(found)
+
+
+class OnnxRuntimeBackend:
+    """Opens sessions with one set of options, which docs/performance.md gives reasons for.
+
+    threads: 0 = onnxruntime's choice, which is all cores. profile: "latency", or "memory", where
+    weights stay in the mapped file and nothing is kept from one run to the next. cache: where
+    optimised and compiled graphs are kept; None = nowhere, as in profile "memory", which hardly
+    optimises. provider: a name of `PROVIDERS`; profiles are of the CPU's.
+    """
+
+    def __init__(
+        self,
+        threads: int = 0,
+        profile: str = "latency",
+        cache: SessionCache | None = None,
+        provider: str = "cpu",
+    ) -> None:
+        self._threads, self._profile = threads, profile
+        self._cache = cache if profile == "latency" or provider != "cpu" else None
+        self._provider = PROVIDERS[provider]
+        self._opened: dict[Path, OnnxRuntimeGraph] = {}
+        self.target = self._provider.target
+        where = self._provider.execution_provider
+        self.name = f"onnxruntime {onnxruntime.__version__}, {where}"
+
+    def open(self, path: Path, binding: Binding | None = None) -> OnnxRuntimeGraph:
+        """Open a graph file; raises BundleError."""
+        if self._provider.name == "cpu":
+            return self._open_here(path)
+        if path not in self._opened:  # compiling takes long
+            self._opened[path] = self._open_elsewhere(path)
+        return self._opened[path]
+
+    def _open_here(self, path: Path) -> OnnxRuntimeGraph:
+        options, skipped = self._options(), list[str]()
+        if self._profile == "memory":
+            options.graph_optimization_level = EXTENDED
+            options.enable_cpu_mem_arena = False
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            skipped = ["ConstantFolding"]
+        if self._cache is None:
+            return OnnxRuntimeGraph(path, options, skipped)
+        if (kept := self._cache.find(path.stem)) is None:
+            graph = OnnxRuntimeGraph(path, options)
+            self._cache.keep(path.stem, lambda draft: self._optimise(path, draft))
+            return graph
+        as_it_is = self._options()
+        as_it_is.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            return OnnxRuntimeGraph(kept, as_it_is)
+        except BundleError:  # replaced meanwhile, or refused: the bundle itself is still there
+            return OnnxRuntimeGraph(path, options)
+
+    def _optimise(self, path: Path, draft: Path) -> None:
+        options = self._options()
+        options.optimized_model_filepath = str(draft / GRAPH)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", WEIGHTS
+        )
+        OnnxRuntimeGraph(path, options)
+
+    def _open_elsewhere(self, path: Path) -> OnnxRuntimeGraph:
+        """With another execution provider first, and the CPU for what that does not take."""
+        if self._provider.name != "qnn":
+            providers = [self._provider.execution_provider, CPU]
+            return OnnxRuntimeGraph(path, self._recording(), providers=providers)
+        kept = None if self._cache is None else self._cache.find(path.stem)
+        if kept is None and self._cache is not None:
+            self._cache.keep(path.stem, lambda draft: self._compile(path, draft))
+            kept = self._cache.find(path.stem)
+        return OnnxRuntimeGraph(kept or path, self._with_npu(), providers=())
+
+    def _compile(self, path: Path, draft: Path) -> None:
+        options = self._with_npu()
+        options.add_session_config_entry("ep.context_enable", "1")
+        options.add_session_config_entry("ep.context_file_path", str(draft / GRAPH))
+        options.add_session_config_entry("ep.context_embed_mode", "1")
+        OnnxRuntimeGraph(path, options, providers=())
+
+    def _with_npu(self) -> onnxruntime.SessionOptions:
+        options, (devices, chosen) = self._recording(), qnn_devices()
+        if not devices:
+            raise InputError("provider 'qnn'", "finds no NPU", 'Use provider="auto"')
+        options.add_provider_for_devices(devices, chosen)
+        return options
+
+    def _recording(self) -> onnxruntime.SessionOptions:
+        options = self._options()
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        return options
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # its errors are raised, its advice is for us
+        # A pattern of all tensors is allocated beside the arena, not instead of it.
+        options.enable_mem_pattern = False
+        # Threads of a session that has finished would spin on the cores that the next one needs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        return options
