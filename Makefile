@@ -2,6 +2,7 @@
 # make test   lint, types, tests, and the wheel in an empty environment
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
+# make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
 #      bench-adaptation | bench-adaptation-quick
@@ -15,7 +16,7 @@ NPU := .venv-npu
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
+.PHONY: demo test test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick clean
 
@@ -28,6 +29,9 @@ test: $(TEST)/installed
 	sh tests/typecheck.sh $(TEST)
 	$(TEST)/bin/pytest
 	sh tests/empty_environment.sh $(TEST)
+
+test-arm64: $(TEST)/installed
+	sh tests/arm64/run.sh $(TEST)
 
 test-litert: $(LITERT)/installed
 	$(LITERT)/bin/python tests/targets/build_bundle.py --target litert --out $(TARGETS)/litert.edgemem

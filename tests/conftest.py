@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-from sklearn.datasets import load_digits
 
 from edgemem.bank.build import build_bank
 from edgemem.bank.ship import ship
@@ -17,6 +16,8 @@ from edgemem.demo import BUNDLE, STREAM
 RELAXED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("fixed", derandomize=True, database=None, max_examples=50, **RELAXED)
 settings.register_profile("explore", max_examples=500, **RELAXED)
+# A few of the same, where code is emulated and ten times slower.
+settings.register_profile("few", derandomize=True, database=None, max_examples=5, **RELAXED)
 settings.load_profile("fixed")
 
 
@@ -54,6 +55,8 @@ def digits_stream():
 @pytest.fixture(scope="session")
 def even_frames():
     """Frames [160, 1, 8, 8] float32 of all classes alike, as the demo's model was trained on."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits().images[:160] * (255 / 16)
     return (np.round(digits).astype(np.float32) / 255)[:, None]
 

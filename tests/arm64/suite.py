@@ -1,0 +1,70 @@
+"""Which tests run on the emulated device: all of these folders but for what is left out here."""
+
+from machine import ROOT
+
+FOLDERS = ("tests/faults", "tests/edgemem", "tests/runtime")
+# Emulated code is ten to twenty times slower; each command line starts a Python of its own.
+LEFT_OUT = {
+    "needs onnx": ["tests/runtime/test_contract.py"],
+    "needs scipy": ["tests/runtime/test_call_sizes.py"],
+    "needs scikit-learn": [
+        "tests/edgemem/bank/test_build.py",
+        "tests/runtime/test_context_blocks_changed.py",
+        "tests/runtime/test_context_memory.py",
+        "tests/runtime/test_shipped_rows.py",
+        "tests/runtime/test_shipped_rows_faults.py",
+    ],
+    "reads this checkout, not the install": [
+        "tests/edgemem/bank/test_format_page.py",
+        "tests/edgemem/test_layout.py",
+    ],
+    "starts many commands, minutes under emulation": [
+        "tests/edgemem/bank/test_bank_commands.py",
+        "tests/edgemem/bank/test_ship_commands.py",
+        "tests/edgemem/bank/test_written_commands.py",
+        "tests/edgemem/test_cli.py",
+        "tests/edgemem/test_cli_refusals.py",
+        "tests/edgemem/test_public_surface.py",
+        "tests/edgemem/test_tune.py",
+    ],
+    "long runs, minutes under emulation": [
+        "tests/runtime/backends/test_session_cache.py",
+        "tests/runtime/test_adapt_when.py",
+        "tests/runtime/test_background.py",
+        "tests/runtime/test_context_faults.py",
+        "tests/runtime/test_continue.py",
+        "tests/runtime/test_guard_rails.py",
+        "tests/runtime/test_learner.py",
+        "tests/runtime/test_lookout.py",
+        "tests/runtime/test_replay.py",
+        "tests/runtime/test_tuning.py",
+    ],
+}
+LEFT_OUT_TESTS = {
+    "tests/edgemem/test_bundle.py::test_external_data_outside_of_the_bundle_is_not_read": (
+        "needs onnx"
+    ),
+    "tests/edgemem/bank/test_level.py::test_nobody_waits_for_what_is_in_memory": (
+        "the emulator cannot read only what is in memory (RWF_NOWAIT)"
+    ),
+    "tests/edgemem/test_state.py::test_killed_at_any_moment_it_continues_with_identical_outputs": (
+        "kills within 0.2 s, before the first emulated step; guest_steps.py takes its place"
+    ),
+    "tests/runtime/test_runtime.py::test_how_frames_are_split_into_calls_does_not_change_what_is_"
+    "learnt": "long run",
+}
+# At least so many tests pass, on the CPU that runs them all and on the one that runs FEW.
+LEAST_PASSED = {"cortex-a72": 700, "cortex-a53": 150}
+# Files and databases are the same code on either CPU; arithmetic chooses its kernels by it.
+FEW = ("tests/runtime/", "tests/faults/test_kill.py")
+
+
+def chosen(cpu):
+    """Test modules that run, by path from the root. A name left out must be there to be left."""
+    every = {path for folder in FOLDERS for path in (ROOT / folder).rglob("test_*.py")}
+    names = {path.relative_to(ROOT).as_posix() for path in every}
+    left_out = {name for group in LEFT_OUT.values() for name in group}
+    left_out_tests = {test.partition("::")[0] for test in LEFT_OUT_TESTS}
+    assert left_out | left_out_tests <= names, (left_out | left_out_tests) - names
+    kept = sorted(names - left_out)
+    return kept if cpu == "cortex-a72" else [name for name in kept if name.startswith(FEW)]
