@@ -117,7 +117,7 @@ def work(options: argparse.Namespace) -> list[Run]:
         for seed, (name, protocol) in product(range(options.seeds), options.chosen.items())
         for method, factor in product(options.methods, options.rates or protocol.rates)
         for task in protocol.tasks
-        if seed < (protocol.seeds if method == "EdgeMem" else protocol.peer_seeds)
+        if seed < (protocol.seeds if method in protocol.repeated else 1)
         and (options.chose_methods or method in protocol.methods)
         and (OURS.get(method, Ours()).bundle != SHIPPED or protocol.two_visits)
     ]

@@ -78,9 +78,19 @@ MEMORIES = (
 SINGLE = (
     "EdgeMem", "source", "batch statistics", "ROID", "EcoTTA", "RoTTA", "LAME", "ROID, warm",
 )  # fmt: skip
-SPOKEN = (*SINGLE, "EdgeMem, one state", "Tent", "EATA", "SAR")
+CLOSE = ("EdgeMem", "batch statistics", "EcoTTA")
+DEEPER = (
+    "EdgeMem", "warm, not adapted", "source", "batch statistics", "Tent", "ETA", "ROID", "EcoTTA",
+    "RoTTA", "LAME", "ROID, warm",
+)  # fmt: skip
+SPOKEN = (*SINGLE, "EdgeMem, tuned", "EdgeMem, one state", "Tent", "EATA", "SAR")
 SWEPT = ("EdgeMem", "Tent", "ETA", "SAR", "ROID", "EcoTTA", "Tent, warm", "ROID, warm")
 LASTING = ("EdgeMem", "source", "batch statistics")
+# With as many seeds as EdgeMem: what it is compared with by name, or is derived from.
+REPEATED = (
+    "EdgeMem", "EdgeMem, tuned", "source", "batch statistics", "ROID", "EcoTTA", "RoTTA", "LAME",
+    "ETA, warm", "ROID, warm", "LAME, warm",
+)  # fmt: skip
 
 
 def named(text: str) -> tuple[str, float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adaptation import streams
-from adaptation.methods import LASTING, MEMORIES, MOST, SINGLE, SPOKEN, SWEPT
+from adaptation.methods import CLOSE, DEEPER, LASTING, MEMORIES, MOST, REPEATED, SINGLE, SPOKEN, SWEPT
 from adaptation.streams import CLEAN, LEVELS, Builder, Stream
 
 CORRUPTIONS = (
@@ -24,9 +24,9 @@ ALL = 1000  # seeds
 @dataclass(frozen=True)
 class Protocol:
     """make: (builder, contexts, frames per context) -> stream.
-    tasks: a run is the mean over these. two_visits: a recurring one, cut short. methods and seeds
-    (peer_seeds: of all but EdgeMem): no others and no more, for runs take long. rates: factors of the
-    learning rate of each."""
+    tasks: a run is the mean over these. two_visits: a recurring one, cut short. methods and seeds:
+    no others and no more, for runs take long; repeated: those that run with all seeds, the others
+    with one. rates: factors of the learning rate of each."""
 
     make: Callable[[Builder, Sequence[str], int], Stream]
     contexts: tuple[str, ...] = CORRUPTIONS
@@ -34,7 +34,7 @@ class Protocol:
     two_visits: Callable[[Builder, Sequence[str], int], Stream] | None = None
     methods: tuple[str, ...] = MOST
     seeds: int = ALL
-    peer_seeds: int = 1
+    repeated: tuple[str, ...] = REPEATED
     rates: tuple[float, ...] = (1.0,)
 
 
@@ -47,6 +47,7 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
             RETURNING,
             methods=MEMORIES,
             seeds=seeds,
+            repeated=("EdgeMem",),
             two_visits=streams.recurring(priors, order, 2),
         )
         for name, priors, order, part, seeds in (
@@ -65,12 +66,16 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
         "gradual": Protocol(streams.gradual, seeds=1),
         "mixed": Protocol(streams.mixed),
         "label-correlated": Protocol(streams.label_correlated, methods=(*MOST, "CoTTA")),
-        "bursts of one class": Protocol(streams.bursts),
-        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE),
-        "the same frames in batches": Protocol(streams.continual, RETURNING, methods=SINGLE),
+        "bursts of one class": Protocol(streams.bursts, repeated=("EdgeMem",)),
+        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE, repeated=CLOSE),
+        "the same frames in batches": Protocol(
+            streams.continual, RETURNING, methods=SINGLE, repeated=CLOSE
+        ),
         "clean": Protocol(streams.clean),
         "JPEG files": Protocol(streams.continual, ("JPEG files",)),
-        "continual, ResNet-32": Protocol(streams.continual, tasks=("ResNet-32",), seeds=1),
+        "continual, ResNet-32": Protocol(
+            streams.continual, tasks=("ResNet-32",), methods=DEEPER, seeds=1
+        ),
         "speech": Protocol(
             streams.speech,
             ("unseen speaker",),
