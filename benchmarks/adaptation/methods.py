@@ -40,6 +40,8 @@ OURS: dict[str, Ours] = {
     ),
     "EdgeMem, shipped levels": Ours(bundle=SHIPPED),
     "EdgeMem, meta path": Ours(bundle="meta path"),
+    "EdgeMem, int8": Ours(bundle="int8"),
+    "EdgeMem, forward only": Ours(bundle="forward only"),
     "warm, not adapted": Ours(adapt=False, contexts=False, hyper_parameters=NO_MEMORY),
 }
 PEERS: dict[str, str] = {
@@ -68,7 +70,7 @@ METHODS = (*OURS, *PEERS, *WARM)
 # it, and where labels are correlated.
 VARIANTS = (
     "EdgeMem, leaves alone", "EdgeMem, forgetful state", "EdgeMem, shipped levels",
-    "EdgeMem, meta path", "EdgeMem, tuned",
+    "EdgeMem, meta path", "EdgeMem, tuned", "EdgeMem, int8", "EdgeMem, forward only",
 )  # fmt: skip
 MOST = tuple(name for name in METHODS if name not in (*VARIANTS, "CoTTA"))
 MEMORIES = (

@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adaptation import streams
-from adaptation.methods import CLOSE, DEEPER, LASTING, MEMORIES, MOST, REPEATED, SINGLE, SPOKEN, SWEPT
+from adaptation.methods import (
+    CLOSE,
+    DEEPER,
+    LASTING,
+    MEMORIES,
+    MOST,
+    REPEATED,
+    SINGLE,
+    SPOKEN,
+    SWEPT,
+)
 from adaptation.streams import CLEAN, LEVELS, Builder, Stream
 
 CORRUPTIONS = (

@@ -155,11 +155,13 @@ def ecotta_warmed(name: str, task: Task, *, quick: bool) -> Path:
 
 @dataclass(frozen=True)
 class Exported:
-    """How a bundle is made. flat: no array has a share of the root."""
+    """How a bundle is made. flat: no array has a share of the root. int8: frozen kernels in eight
+    bits, calibrated on source frames."""
 
     statistics: Statistics = "remembered"
     norm_affine: bool = True
     flat: bool = False
+    int8: bool = False
     choices: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -169,6 +171,8 @@ BUNDLES = {
     "flat": Exported(flat=True),
     "mix": Exported("mix"),
     "meta path": Exported(norm_affine=False, choices=META_PATH),
+    "int8": Exported(int8=True),
+    "forward only": Exported(norm_affine=False, choices={"objective": "statistics"}),
 }
 
 
@@ -182,7 +186,8 @@ def write_bundles(task: Task, names: Iterable[str], folder: Path, *, quick: bool
         if made.norm_affine:
             model.add_norm_affine()
         path = folder / "bundles" / f"{name}.edgemem"
-        export_bundle(model, path, Choices(batch=task.batch, **made.choices))
+        int8 = task.source()[0][:SOURCE_FRAMES] if made.int8 else None
+        export_bundle(model, path, Choices(batch=task.batch, int8=int8, **made.choices))
         if made.flat:
             flatten(path / "manifest.json")
 
