@@ -17,6 +17,7 @@ from onnx_ir.passes import Sequential
 from onnx_ir.passes.common import (
     CommonSubexpressionEliminationPass,
     DeduplicateInitializersPass,
+    LiftConstantsToInitializersPass,
     RemoveUnusedNodesPass,
     ShapeInferencePass,
 )
@@ -42,6 +43,8 @@ def lower(model: onnx.ModelProto, *, portable: bool = False) -> onnx.ModelProto:
     RemoveUnusedNodesPass()(graph)
     for rules in PORTABLE_RULES if portable else RULES:
         graph = rewrite(ShapeInferencePass()(graph).model, pattern_rewrite_rules=rules)
+    if portable:
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
     Sequential(
         CommonSubexpressionEliminationPass(),
         DeduplicateInitializersPass(),

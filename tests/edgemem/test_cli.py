@@ -97,8 +97,8 @@ def test_inspect_prints_the_manifest_byte_for_byte():
 
 def test_verify_prints_differences_below_the_limit():
     found = as_json("verify", BUNDLE)
-    assert set(found) == {"files", "frozen", "adapt", "adapted"}
-    assert max(found["frozen"], found["adapt"], found["adapted"]) <= 1e-4
+    assert set(found) == {"files", "engine", "limit", "frozen", "adapt", "adapted"}
+    assert max(found["frozen"], found["adapt"], found["adapted"]) <= found["limit"] == 1e-4
     table, _ = run("verify", BUNDLE)
     assert f"{found['frozen']:.1e}" in table and "1e-04" in table
 
@@ -109,9 +109,10 @@ def test_doctor_says_what_this_machine_can_do():
     assert found["packages"]["numpy"] == np.__version__
     assert found["able"]["run bundles"] is True
     assert found["able"]["warm up"] == (found["packages"]["torch"] is not None)
-    assert "CPUExecutionProvider" in found["providers"]
-    table, _ = run("doctor")
+    assert found["engines"]["cpu"] == "here" and "bundle" not in found
+    table, _ = run("doctor", BUNDLE)
     assert np.__version__ in table and "run bundles" in table
+    assert "edgemem[litert]" in table and "digits.edgemem here" in table
 
 
 def test_the_demo_keeps_its_promise(tmp_path):
