@@ -20,16 +20,11 @@ from edgemem.errors import EdgeMemError
 from edgemem.reference import reference_frames
 from edgemem.runtime.backends.choice import Settings, open_backend, usable
 from edgemem.runtime.backends.protocol import Backend
-from edgemem.runtime.backends.providers import EMULATED, PROVIDERS, qnn_devices
+from edgemem.runtime.backends.providers import PROVIDERS, is_emulated
 from edgemem.runtime.graphs import Graphs
 from edgemem.runtime.verify import verify
 
 RUNS = {True: 20, False: 200}
-
-
-def is_emulated(provider: str) -> bool:
-    """Whether times would be those of an emulator."""
-    return provider == "qnn" and EMULATED.items() <= qnn_devices()[1].items()
 
 
 def milliseconds(bundle: Bundle, backend: Backend, runs: int) -> dict[str, float]:
@@ -56,12 +51,12 @@ def measured(bundle: Bundle, provider: str, runs: int) -> dict[str, Any]:
     backend = open_backend(bundle, provider, Settings(threads=1))
     checked = verify(bundle.path, 1, provider)
     nodes = _nodes(bundle, backend) if provider not in ("cpu", "litert") else {}
-    times = None if is_emulated(provider) else milliseconds(bundle, backend, runs)
+    times = None if is_emulated(PROVIDERS[provider]) else milliseconds(bundle, backend, runs)
     return {"engine": backend.name, "checked": checked.as_dict(), "nodes": nodes, "ms": times}
 
 
 def _nodes(bundle: Bundle, backend: Backend) -> dict[str, dict[str, int]]:
-    """Of each graph, how many nodes which processor took; the backend has opened them before."""
+    """Of each graph, how many nodes which processor took."""
     found = {}
     for name in ("predict", "adapt"):
         binding = bundle.manifest.binding(name, backend.target)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
@@ -127,7 +128,7 @@ def _export(
         strip_notes(graph)
     elsewhere = Targets(model, functions, choices.targets, frames)
     others = elsewhere.graphs(report)
-    exact = {n: copy.deepcopy(g) for n, g in (models | others).items()}
+    exact = copy.deepcopy(models | others) if choices.int8 is not None else {}
     with new_folder(path) as folder:
         report("writing")
         (folder / WEIGHTS).write_bytes(share_weights([*models.values(), *others.values()]))
@@ -176,6 +177,12 @@ def _export(
 def _check(model: AdaptiveModel, choices: Choices) -> None:
     check_targets(choices.targets)
     if choices.int8 is not None:
+        if "litert" in choices.targets:
+            raise ExportError(
+                "int8 and target 'litert'",
+                "do not go together: LiteRT's graphs would stay exact",
+                "Export two bundles",
+            )
         _check_frames(choices.int8, model.attachment.input_shape, choices.batch)
     if choices.batch < 2:
         raise ExportError(f"batch {choices.batch}", "is too small for a step", "Use 2 or more")
@@ -189,12 +196,6 @@ def _check(model: AdaptiveModel, choices: Choices) -> None:
             "treats frozen parts as constants, so it cannot train the BN affine pairs within",
             "Use --gradient full, or leave out --norm-affine",
         )
-    if choices.objective == "statistics" and not model.remembered():
-        raise ExportError(
-            "objective 'statistics'",
-            "needs a block that remembers",
-            "Warm up with --statistics remembered",
-        )
     if not model.block():
         raise ExportError(
             "model",
@@ -204,10 +205,10 @@ def _check(model: AdaptiveModel, choices: Choices) -> None:
 
 
 def _check_frames(frames: NDArray[Any], shape: tuple[int, ...], batch: int) -> None:
-    if frames.shape[1:] != shape or len(frames) < batch:
+    if frames.shape[1:] != shape or len(frames) < batch or not np.isfinite(frames).all():
         raise ExportError(
             "frames for int8",
-            f"are {list(frames.shape)}, not {batch} or more of {list(shape)}",
+            f"are {list(frames.shape)}, not {batch} or more finite ones of {list(shape)}",
             "Pass source frames as the model takes them",
         )
 
@@ -234,6 +235,12 @@ def _functions(
     if rate is None:
         rate = LEARNING_RATES.get(str(choices.optimizer), 1e-3)
     objective: Objective = _chosen(choices.objective, OBJECTIVES, "objective", classes)
+    if not objective.learns and not model.remembered():
+        raise ExportError(
+            f"objective {objective.name!r}",
+            "needs a block that remembers",
+            "Warm up with --statistics remembered",
+        )
     optimizer: Optimizer = _chosen(choices.optimizer, OPTIMIZERS, "optimizer", rate)
     known = hyper_parameters(model, choices.batch, objective, optimizer)
     if unknown := sorted(set(choices.hyper_parameters or {}) - set(known)):

@@ -30,10 +30,12 @@ from edgemem.export.weights import share_weights
 from edgemem.manifest import FrameSpec
 from edgemem.reference import reference_frames
 
-Ranges = dict[str, tuple[Any, Any, Any, Any]]  # kernel -> smallest and largest input and output
+Range = tuple[Any, Any, Any, Any]  # smallest and largest input and output
+Ranges = dict[str, Range]  # by kernel
 REMEDY = "Leave --int8 out"
 # Logits may differ as much between processors: one step of a rounded value now and then.
 TOLERANCE = 5e-2
+MOST = 0.5  # of the largest logit, that rounding may change on source frames
 
 
 def quantized(
@@ -79,18 +81,27 @@ def rewritten(
     bytes_before = sum(file.stat().st_size for file in files)
     del exact  # it maps the weights
     done = quantized(models, learned, batches)
-    rounded_kernels = count(models["predict"], done["predict"])
+    counts = {name: count(models[name], graph) for name, graph in done.items()}
+    rounded_kernels = counts["predict"]
+    if wrong := [n for n, k in counts.items() if n.startswith("adapt") and k < rounded_kernels]:
+        reason = f"finds {counts[wrong[0]]} of {rounded_kernels} kernels in {wrong[0]!r}"
+        raise ExportError("--int8", reason, REMEDY)
     (folder / WEIGHTS).write_bytes(share_weights(done.values()))
     for name, graph in done.items():
         (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
     rounded = session(folder / "predict.onnx")
     after = [run_graph(rounded, inputs)["logits"] for inputs in batches]
     old, new = np.concatenate(before), np.concatenate(after)
+    difference = float(np.abs(old - new).max() / max(1.0, float(np.abs(old).max())))
+    if not difference <= MOST:
+        raise ExportError(
+            "--int8", f"changes logits by {difference:.2f} of the largest, limit {MOST}", REMEDY
+        )
     return {
         "convolutions": rounded_kernels,
         "calibration_frames": len(frames),
         "same_label": float((old.argmax(1) == new.argmax(1)).mean()),
-        "logits": float(np.abs(old - new).max() / max(1.0, float(np.abs(old).max()))),
+        "logits": difference,
         "bytes_before": bytes_before,
         "bytes": sum(file.stat().st_size for file in files),
     }
@@ -137,8 +148,14 @@ def _ranges(
         if digest not in kept and kernel[0].size > 1 and node.input[0] in seen:
             low_in, high_in = seen[node.input[0]].range_value
             low_out, high_out = seen[node.output[0]].range_value
-            found[digest] = low_in, high_in, low_out, high_out
+            now = low_in, high_in, low_out, high_out
+            found[digest] = _both(found.get(digest, now), now)  # a kernel may be used twice
     return found
+
+
+def _both(one: Range, other: Range) -> Range:
+    low_in, high_in, low_out, high_out = zip(one, other, strict=True)
+    return min(low_in), max(high_in), min(low_out), max(high_out)
 
 
 def _quantized(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
@@ -180,7 +197,8 @@ def _convolutions(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Arra
 
 
 def _digest(kernel: Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(kernel, np.float32).tobytes()).hexdigest()
+    content = np.ascontiguousarray(kernel, np.float32).tobytes()
+    return hashlib.sha256(f"{kernel.shape}".encode() + content).hexdigest()
 
 
 class _Reader(calibrate.CalibrationDataReader):  # type: ignore[misc]

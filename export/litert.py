@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from edgemem.errors import ExportError, MissingExtraError
+from edgemem.errors import EdgeMemError, ExportError, MissingExtraError
 from edgemem.export.step import Function
 from edgemem.export.trace import traced
 from edgemem.manifest import Binding
@@ -52,10 +52,13 @@ def write_litert(functions: Mapping[str, Function], path: Path) -> dict[str, Bin
                 values = tuple(value.detach() for value in function.inputs.values())
                 converter.signature(name, graph, values)
             converter.convert(strict_export=False).export(str(path))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except EdgeMemError:
+        raise
+    except Exception as error:
+        said = next(iter(str(error).splitlines()), "no message")
         raise ExportError(
             "target 'litert'",
-            f"cannot be converted ({str(error).splitlines()[0]})",
+            f"cannot be converted ({type(error).__name__}: {said})",
             "Leave it out, or choose --gradient meta and parts of plain convolutions",
         ) from error
     return {

@@ -52,9 +52,10 @@ def open(  # noqa: PLR0913 - each is one choice, by name
         memory_budget: bytes, or text such as "128MB", for graphs, weights and activations; the
             fastest plan of the step that fits is taken, on the CPU. None = the fastest of all.
         provider: what runs the graphs: "cpu", "xnnpack", "cuda", "coreml", "nnapi", "qnn" (all by
-            onnxruntime) or "litert". "auto" = the first of qnn, coreml, cuda, cpu and litert that is
-            here, has graphs in the bundle and takes them; `runtime.engine` says which and why, and
-            what failed is an event and a warning in the log. An NPU computes in half precision.
+            onnxruntime) or "litert". "auto" = the first of qnn, cpu and litert that is here (not
+            emulated), has graphs in the bundle and takes them; `runtime.engine` says which and
+            why, and what failed is an event of the first step and a warning in the log. An NPU
+            computes in half precision.
         cache: folder for optimised graphs, so that later starts are faster; made if missing. It
             must be writable by you alone: check sums find damage, not malice. None = optimise anew.
 
@@ -76,11 +77,13 @@ def open(  # noqa: PLR0913 - each is one choice, by name
         )
     plan = choose_plan(opened.manifest, memory_budget) if adapt else None
     profile = "latency" if plan is None else plan.profile
+    step = "" if not adapt else "adapt" if plan is None else plan.graph
     kept_graphs = None if cache is None else Path(cache)
     spare = max(1, _cores() - 1) if background and threads == 0 else threads
-    if memory_budget is not None and provider == "auto":
-        provider = "cpu"  # plans are measured there
-    engine = choose(opened, provider, Settings(spare, profile, kept_graphs), adapt=adapt)
+    if memory_budget is not None and provider not in ("auto", "cpu"):
+        raise InputError("memory_budget", f"is not known of {provider!r}", 'Use provider="cpu"')
+    provider = provider if memory_budget is None else "cpu"  # plans are measured there
+    engine = choose(opened, provider, Settings(spare, profile, kept_graphs), step)
     behind = None
     if background and adapt:
         behind = open_backend(opened, engine.provider, Settings(1, profile, kept_graphs))

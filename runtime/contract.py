@@ -19,7 +19,8 @@ def check_predict(graph: Graph, manifest: Manifest, thing: str) -> None:
     Raises:
         BundleError: an input or output is missing, unknown, or of another shape or dtype.
     """
-    _check_inputs(graph, manifest, {**_block_inputs(manifest.block, "block")}, thing)
+    arrays = _block_inputs(manifest.block, "block") | _filled(graph, manifest, thing)
+    _check_inputs(graph, manifest, arrays, thing)
     _check_outputs(graph, REQUIRED_OUTPUTS, thing)
 
 
@@ -36,7 +37,7 @@ def check_adapt(graph: Graph, manifest: Manifest, thing: str) -> None:
 
 def check_key(graph: Graph, manifest: Manifest, thing: str) -> None:
     """Check a `key` graph against the manifest; raises BundleError as `check_predict`."""
-    _check_inputs(graph, manifest, {}, thing)
+    _check_inputs(graph, manifest, _filled(graph, manifest, thing), thing)
     _check_outputs(graph, ("key",), thing)
 
 
@@ -55,6 +56,16 @@ def _block_inputs(spec: BlockSpec, prefix: str) -> dict[str, TensorSpec]:
     return {f"{prefix}.{s.name}": TensorSpec(s.shape, s.dtype) for s in spec.arrays}
 
 
+def _filled(graph: Graph, manifest: Manifest, thing: str) -> dict[str, TensorSpec]:
+    """The input that a graph for one batch size has beside the others."""
+    frames = graph.inputs.get("x")
+    if frames is None or frames.shape[:1] == (None,):
+        return {}
+    if frames.shape[:1] != (manifest.frames.batch,):
+        raise _mismatch(thing, f"takes {frames.shape[0]} frames, not {manifest.frames.batch}")
+    return {FILLED: TensorSpec((), "float32")}
+
+
 def _check_inputs(
     graph: Graph, manifest: Manifest, arrays: dict[str, TensorSpec], thing: str
 ) -> None:
@@ -63,9 +74,6 @@ def _check_inputs(
     frames = inputs.pop("x", None)
     if frames is None or frames.dtype != "float32":
         raise _mismatch(thing, "has no float32 input 'x'")
-    filled = inputs.pop(FILLED, None)
-    if filled is not None and frames.shape[0] != manifest.frames.batch:
-        raise _mismatch(thing, f"takes {frames.shape[0]} frames, not {manifest.frames.batch}")
     if frames.shape[1:] != manifest.frames.shape:
         raise _mismatch(
             thing, f"takes frames of {list(frames.shape[1:])}, not {list(manifest.frames.shape)}"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
 from edgemem.runtime.backends.choice import Settings, choose
+from edgemem.runtime.backends.protocol import Backend
 from edgemem.runtime.frames import checked
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.shifts import SHIFTS
@@ -144,8 +145,10 @@ def tune(
     if "adapt" not in bundle.manifest.graphs:
         raise InputError(bundle.manifest.name, "does not adapt", "Export it with a step")
 
+    backend = choose(bundle, settings=Settings(threads)).backend
+
     def error(choice: Choice, draw: int) -> Errors:
-        found = errors_of(bundle, source, choice, frames, seed + draw, threads)
+        found = errors_of(bundle, source, choice, frames, seed + draw, backend)
         note(f"error {100 * found.all:.1f} %")
         return found
 
@@ -174,13 +177,13 @@ def tune(
 
 
 def errors_of(
-    bundle: Bundle, source: SourceFrames, choice: Choice, frames: int, seed: int, threads: int
+    bundle: Bundle, source: SourceFrames, choice: Choice, frames: int, seed: int, backend: Backend
 ) -> Errors:
     """Errors of a choice on one draw."""
     batch, parts = bundle.manifest.frames.batch, {}
     with Runtime(
         bundle,
-        choose(bundle, settings=Settings(threads)).backend,
+        backend,
         adapt_when=choice.adapt_when,
         hyper_parameters=choice.parameters,
     ) as runtime:

@@ -58,7 +58,8 @@ class RunningBundle:
             threads=threads,
             hyper_parameters=way.hyper_parameters,
         )
-        self._runtime.hyper_parameters["learning_rate"] *= factor
+        if factor != 1:
+            self._runtime.hyper_parameters["learning_rate"] *= factor
         self._names = way.contexts
 
     def answer(self, frames: Frames) -> Labels:

@@ -98,9 +98,9 @@ def _stream_keys(bundle: Bundle, stream: Stream, threads: int) -> NDArray[np.flo
     """Keys [n, key] of the full batches of a stream, as the device compares them."""
     import numpy as np
 
-    from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
-    from edgemem.runtime.contract import check_key
+    from edgemem.runtime.backends.choice import Settings, choose
     from edgemem.runtime.frames import checked
+    from edgemem.runtime.graphs import Graphs
     from edgemem.runtime.source_keys import source_keys
 
     manifest = bundle.manifest
@@ -112,15 +112,14 @@ def _stream_keys(bundle: Bundle, stream: Stream, threads: int) -> NDArray[np.flo
         raise InputError(
             str(stream.path), f"holds {stream.frames} frames, no full batch", f"Record {batch}"
         )
-    graph = OnnxRuntimeBackend(threads).open(bundle.graph_path("key"))
-    check_key(graph, manifest, f"{bundle.path.name}/{manifest.graphs['key']}")
+    graphs = Graphs(bundle, choose(bundle, settings=Settings(threads), step="").backend)
     source = source_keys(bundle)
     found: list[NDArray[np.float32]] = []
     with progress("frames") as bar:
         task = bar.add_task(stream.path.name, total=stream.frames, note="")
         for start, frames in stream.chunks(batch):
             if len(frames) == batch:
-                key = graph.run({"x": checked(frames, manifest.frames)})["key"]
+                key = graphs.key(checked(frames, manifest.frames))
                 with np.errstate(over="ignore", invalid="ignore"):
                     found.append(source.normal(key))
             bar.update(task, completed=start + len(frames))

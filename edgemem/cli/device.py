@@ -183,10 +183,11 @@ def doctor(
 
     Example: edgemem doctor camera.edgemem
     """
-    from edgemem.runtime.backends.providers import PROVIDERS, missing
+    from edgemem.runtime.backends.providers import PROVIDERS, is_emulated, missing
 
     versions = {name: _version(name) for name in PACKAGES}
     engines = {name: missing(provider) for name, provider in PROVIDERS.items()}
+    emulated = {name for name, provider in PROVIDERS.items() if is_emulated(provider)}
     able = {
         "run bundles": not all(engines.values()),
         "draw plots": versions["matplotlib"] is not None,
@@ -221,7 +222,14 @@ def doctor(
         "engines, by what provider= takes",
         ("provider", ""),
         [
-            (name, "here" if reason is None else f"needs {PROVIDERS[name].needs}")
+            (
+                name,
+                f"needs {PROVIDERS[name].needs}"
+                if reason is not None
+                else "here, emulated"
+                if name in emulated
+                else "here",
+            )
             for name, reason in engines.items()
         ],
     )
@@ -245,9 +253,13 @@ def _runs(path: Path) -> dict[str, str]:
     from edgemem.runtime.backends.providers import PROVIDERS
 
     opened = open_bundle(path)
-    found = {name: usable(opened, provider) or "yes" for name, provider in PROVIDERS.items()}
+    step = "adapt" if "adapt" in opened.manifest.graphs else ""
+    found = {
+        name: usable(opened, provider, adapt=bool(step)) or "yes"
+        for name, provider in PROVIDERS.items()
+    }
     try:
-        picked = choose(opened, adapt="adapt" in opened.manifest.graphs)
+        picked = choose(opened, step=step)
     except InputError as error:
         return found | {"auto": error.remedy}
     failed = {name: f"fails: {picked.passed_over[name]}" for name in picked.failed}

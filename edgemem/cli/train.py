@@ -151,7 +151,6 @@ def export(
     from edgemem.export.bundle_writer import Choices
     from edgemem.export.command import export_checkpoint
     from edgemem.models.command import AttachSettings
-    from edgemem.models.data import load_dataset
 
     settings = AttachSettings(parts, statistics, input_shape, mean, std, norm_affine=norm_affine)
     choices = Choices(
@@ -163,7 +162,7 @@ def export(
         learning_rate=learning_rate,
         labels=tuple(labels.split(",")) if labels else None,
         targets=tuple(name.strip() for name in target.split(",")),
-        int8=None if int8 is None else load_dataset(int8)[0][:CALIBRATION_FRAMES],
+        int8=None if int8 is None else _calibration(int8),
     )
     with progress("stages") as bar:
         task = bar.add_task("export", total=4, note="")
@@ -183,6 +182,14 @@ def export(
             "BN pairs adapt; run edgemem warmup first for the full effect."
         )
     _print_parity(out, parity)
+
+
+def _calibration(path: Path) -> Any:
+    """Some frames of a data set, from all over it: it may be sorted by class."""
+    from edgemem.models.data import load_dataset
+
+    frames, _ = load_dataset(path)
+    return frames[:: max(1, len(frames) // CALIBRATION_FRAMES)][:CALIBRATION_FRAMES]
 
 
 def _print_parity(out: Path, parity: Any) -> None:

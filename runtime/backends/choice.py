@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING
 
 from edgemem.bundle import Bundle
 from edgemem.errors import EdgeMemError, InputError
-from edgemem.manifest import LITERT
+from edgemem.manifest import LITERT, ONNX
 from edgemem.runtime.backends.protocol import Backend
-from edgemem.runtime.backends.providers import AUTOMATIC, PROVIDERS, Provider, missing
+from edgemem.runtime.backends.providers import (
+    AUTOMATIC,
+    PROVIDERS,
+    Provider,
+    compiled_for,
+    is_emulated,
+    missing,
+)
 from edgemem.runtime.result import Event
 
 if TYPE_CHECKING:
@@ -49,50 +56,57 @@ class Engine:
 
 
 def choose(
-    bundle: Bundle, provider: str = "auto", settings: Settings | None = None, *, adapt: bool = True
+    bundle: Bundle, provider: str = "auto", settings: Settings | None = None, step: str = "adapt"
 ) -> Engine:
     """The first provider that is here, has graphs in the bundle and takes them.
 
     Args:
         provider: a name of `PROVIDERS`, which then runs or fails; or "auto", see `AUTOMATIC`.
-        adapt: whether the step must run, too.
+        step: name of the graph that adapts; "" = nothing shall.
 
     Raises:
         InputError: an unknown provider, or one that cannot be used here.
-        BundleError: the provider asked for refuses a graph.
+        BundleError: the provider asked for, or the last that was tried, refuses a graph.
     """
     if provider != "auto" and provider not in PROVIDERS:
         known = ", ".join(["auto", *PROVIDERS])
         raise InputError(f"provider {provider!r}", "is unknown", f"Use one of {known}")
     settings, passed_over, failed = settings or Settings(), dict[str, str](), list[str]()
+    refused: EdgeMemError | None = None
     for name in AUTOMATIC if provider == "auto" else (provider,):
-        if (reason := usable(bundle, PROVIDERS[name])) is not None:
+        reason = usable(bundle, PROVIDERS[name], adapt=bool(step))
+        if reason is None and provider == "auto" and is_emulated(PROVIDERS[name]):
+            reason = "it would only be emulated here"
+        if reason is not None:
             passed_over[name] = reason
             continue
         try:
             backend = open_backend(bundle, name, settings)
-            _try(bundle, name, backend, adapt)
+            _try(bundle, name, backend, step)
         except EdgeMemError as error:
             if provider != "auto":
                 raise
-            passed_over[name] = error.reason
+            passed_over[name], refused = error.reason, error
             failed.append(name)
             log.warning("%s fails (%s), so the next engine is tried", name, error.reason)
             continue
         why = "asked for" if provider != "auto" else _why(passed_over)
         log.info("%s runs %s: %s", backend.name, bundle.path.name, why)
         return Engine(name, backend, why, passed_over, tuple(failed))
+    if refused is not None:
+        raise refused
     raise _nothing(bundle, provider, passed_over)
 
 
-def usable(bundle: Bundle, provider: Provider) -> str | None:
+def usable(bundle: Bundle, provider: Provider, *, adapt: bool = True) -> str | None:
     """Why a provider cannot run a bundle here, or None if it might."""
     if (reason := missing(provider)) is not None:
         return reason
-    if bundle.manifest.binding("predict", provider.target) is None:
-        return (
-            f"the bundle has no graphs for it; edgemem export --target {provider.export} adds them"
-        )
+    for graph in ("predict", *(("adapt",) if adapt else ()), "key"):
+        here = bundle.manifest.binding(graph, provider.target)
+        if here is None and graph in bundle.manifest.graphs:
+            option = f"edgemem export --target {provider.export}"
+            return f"the bundle has no {graph!r} graph for it; {option} adds it"
     return None
 
 
@@ -108,16 +122,18 @@ def open_backend(bundle: Bundle, provider: str, settings: Settings) -> Backend:
     if settings.cache is not None:
         from edgemem.runtime.backends.session_cache import SessionCache
 
-        about = () if provider == "cpu" else (provider,)
+        about = compiled_for(PROVIDERS[provider])
         cache = SessionCache(settings.cache, bundle.identity, *about)
     return OnnxRuntimeBackend(settings.threads, settings.profile, cache, provider)
 
 
-def _try(bundle: Bundle, provider: str, backend: Backend, adapt: bool) -> None:
-    """Compile what shall run, where that can fail; the backend keeps it."""
-    if provider == "cpu":
-        return
-    for graph in ("predict", "adapt") if adapt else ("predict",):
+def _try(bundle: Bundle, provider: str, backend: Backend, step: str) -> None:
+    """Open what shall run; the backend keeps it. On the CPU what opens `predict` opens the others,
+    which wait until they are needed."""
+    names = ["predict"]
+    if provider != "cpu":
+        names += ["key", *([step if backend.target == ONNX else "adapt"] if step else [])]
+    for graph in names:
         binding = bundle.manifest.binding(graph, backend.target)
         if binding is not None:
             backend.open(bundle.path / binding.file, binding)
@@ -136,12 +152,9 @@ def _nothing(bundle: Bundle, provider: str, passed_over: dict[str, str]) -> Inpu
         here = missing(known) is None
         remedy = f"Export it with --target {known.export}" if here else f"Needed: {known.needs}"
         return InputError(f"provider {provider!r}", passed_over[provider], remedy)
-    installed = [PROVIDERS[name] for name in passed_over if missing(PROVIDERS[name]) is None]
-    targets = sorted({item.export for item in installed})
-    remedy = (
-        f"Export it with --target {','.join(targets)}"
-        if targets
-        else "Run: pip install onnxruntime, or pip install 'edgemem[litert]'"
-    )
+    targets = [PROVIDERS[n].export for n, reason in passed_over.items() if "--target" in reason]
+    remedy = "Install onnxruntime, or LiteRT: docs/targets.md says how"
+    if targets:
+        remedy = f"Export it with --target {','.join(sorted(targets))}"
     reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())
     return InputError(f"bundle {bundle.path.name!r}", f"no engine runs it ({reasons})", remedy)

@@ -24,14 +24,17 @@ def interpreter_class() -> tuple[type[Any], str]:
     Raises:
         MissingExtraError: neither package is installed.
     """
+    reason: ImportError | None = None
     for package in PACKAGES:
         try:
             module = importlib.import_module(f"{package}.interpreter")
-        except ImportError:
+        except ImportError as error:
+            if not isinstance(error, ModuleNotFoundError) or error.name != package:
+                reason = error  # it is here, and does not load
             continue
         version = getattr(importlib.import_module(package), "__version__", "")
         return module.Interpreter, f"{package.replace('_', '-')} {version}".strip()
-    raise MissingExtraError(PACKAGES[0].replace("_", "-"), "litert")
+    raise MissingExtraError(PACKAGES[0].replace("_", "-"), "litert") from reason
 
 
 class LiteRtGraph:
@@ -41,7 +44,9 @@ class LiteRtGraph:
         self._thing, self._names = thing, binding
         self._runner = interpreter.get_signature_runner(binding.signature)
         taken, given = self._runner.get_input_details(), self._runner.get_output_details()
-        if len(taken) != len(binding.inputs) or len(given) != len(binding.outputs):
+        if set(taken) != {f"args_{k}" for k in range(len(binding.inputs))} or set(given) != {
+            f"output_{k}" for k in range(len(binding.outputs))
+        }:
             reason = f"has {len(taken)} inputs and {len(given)} outputs, unlike its manifest"
             raise BundleError(thing, reason, "Export the bundle again")
         self.inputs: Mapping[str, TensorSpec] = {

@@ -17,6 +17,8 @@ from edgemem.runtime.backends.session_cache import GRAPH, WEIGHTS, SessionCache
 
 CPU = PROVIDERS["cpu"].execution_provider
 EXTENDED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # all, but for image layouts
+# What the report of an export was checked for, and what a graph for one batch size allows.
+OPTIONS = {"coreml": {"ModelFormat": "MLProgram", "RequireStaticInputShapes": "1"}}
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -26,14 +28,16 @@ DTYPES = {
 
 
 class OnnxRuntimeGraph:
-    """One session. providers: in order of preference; empty = as the options say."""
+    """One session. providers: in order of preference; empty = as the options say. must: the one
+    that has to take at least one node."""
 
     def __init__(
         self,
         path: Path,
         options: onnxruntime.SessionOptions,
         skipped: Sequence[str] = (),
-        providers: Sequence[str] = (CPU,),
+        providers: Sequence[str | tuple[str, dict[str, str]]] = (CPU,),
+        must: str | None = None,
     ) -> None:
         self._thing = f"{path.parent.name}/{path.name}"
         try:
@@ -42,6 +46,7 @@ class OnnxRuntimeGraph:
                 options,
                 providers=list(providers) or None,
                 disabled_optimizers=list(skipped),
+                enable_fallback=0,  # onnxruntime's own goes on with the CPU without a word
             )
         except Exception as error:
             raise BundleError(
@@ -49,6 +54,10 @@ class OnnxRuntimeGraph:
                 f"is refused by onnxruntime {onnxruntime.__version__} ({error})",
                 "Update onnxruntime, or export the bundle again",
             ) from error
+        if must is not None and not self.nodes.get(must):
+            raise BundleError(
+                self._thing, f"has no node that {must} takes", "Use another provider, or auto"
+            )
         self.inputs: Mapping[str, TensorSpec] = {
             value.name: TensorSpec(
                 tuple(size if isinstance(size, int) else None for size in value.shape),
@@ -102,11 +111,10 @@ class OnnxRuntimeBackend:
         self.name = f"onnxruntime {onnxruntime.__version__}, {where}"
 
     def open(self, path: Path, binding: Binding | None = None) -> OnnxRuntimeGraph:
-        """Open a graph file; raises BundleError."""
-        if self._provider.name == "cpu":
-            return self._open_here(path)
-        if path not in self._opened:  # compiling takes long
-            self._opened[path] = self._open_elsewhere(path)
+        """Open a graph file, each once; raises BundleError."""
+        if path not in self._opened:
+            here = self._provider.name == "cpu"
+            self._opened[path] = self._open_here(path) if here else self._open_elsewhere(path)
         return self._opened[path]
 
     def _open_here(self, path: Path) -> OnnxRuntimeGraph:
@@ -139,14 +147,22 @@ class OnnxRuntimeBackend:
 
     def _open_elsewhere(self, path: Path) -> OnnxRuntimeGraph:
         """With another execution provider first, and the CPU for what that does not take."""
+        name = self._provider.execution_provider
         if self._provider.name != "qnn":
-            providers = [self._provider.execution_provider, CPU]
-            return OnnxRuntimeGraph(path, self._recording(), providers=providers)
+            first = (name, OPTIONS.get(self._provider.name, {}))
+            providers: list[str | tuple[str, dict[str, str]]] = [first, CPU]
+            return OnnxRuntimeGraph(path, self._recording(), providers=providers, must=name)
+        options = self._with_npu()
         kept = None if self._cache is None else self._cache.find(path.stem)
         if kept is None and self._cache is not None:
             self._cache.keep(path.stem, lambda draft: self._compile(path, draft))
             kept = self._cache.find(path.stem)
-        return OnnxRuntimeGraph(kept or path, self._with_npu(), providers=())
+        try:
+            return OnnxRuntimeGraph(kept or path, options, providers=(), must=name)
+        except BundleError:
+            if kept is None:
+                raise
+            return OnnxRuntimeGraph(path, self._with_npu(), providers=(), must=name)
 
     def _compile(self, path: Path, draft: Path) -> None:
         options = self._with_npu()
@@ -156,10 +172,15 @@ class OnnxRuntimeBackend:
         OnnxRuntimeGraph(path, options, providers=())
 
     def _with_npu(self) -> onnxruntime.SessionOptions:
-        options, (devices, chosen) = self._recording(), qnn_devices()
+        options = self._recording()
+        try:
+            devices, chosen = qnn_devices()
+            if devices:
+                options.add_provider_for_devices(devices, chosen)
+        except Exception as error:
+            raise InputError("provider 'qnn'", f"fails ({error})", 'Use provider="auto"') from error
         if not devices:
             raise InputError("provider 'qnn'", "finds no NPU", 'Use provider="auto"')
-        options.add_provider_for_devices(devices, chosen)
         return options
 
     def _recording(self) -> onnxruntime.SessionOptions:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgemem.errors import MissingExtraError
 from edgemem.manifest import LITERT, NPU, ONNX
 
 # Compiling for a Hexagon processor that is not there: which one, and in half precision.
@@ -43,26 +46,65 @@ PROVIDERS = {
         Provider("nnapi", "NnapiExecutionProvider", NPU, "coreml", "onnxruntime on Android"),
     )
 }
-# What "auto" tries, in this order. XNNPACK and NNAPI (which Android 15 gave up) run on request.
-AUTOMATIC = ("qnn", "coreml", "cuda", "cpu", "litert")
+# What "auto" tries, in this order; what nothing was run on yet is there by name only.
+AUTOMATIC = ("qnn", "cpu", "litert")
 
 
 def missing(provider: Provider) -> str | None:
     """Why a provider cannot be used here, or None if it can."""
-    if provider.target == LITERT:
-        from edgemem.runtime.backends.litert_engine import PACKAGES
+    return _missing_litert() if provider.target == LITERT else _missing_onnxruntime(provider)
 
-        found = any(importlib.util.find_spec(package) for package in PACKAGES)
-        return None if found else "LiteRT is not installed"
+
+def _missing_litert() -> str | None:
+    from edgemem.runtime.backends.litert_engine import interpreter_class
+
+    try:
+        interpreter_class()
+    except MissingExtraError as error:
+        return str(error.__cause__ or "LiteRT is not installed")
+    return None
+
+
+def _missing_onnxruntime(provider: Provider) -> str | None:
     try:
         import onnxruntime
     except ImportError as error:
         return f"onnxruntime cannot be imported ({error})"
-    if provider.name == "qnn" and importlib.util.find_spec(QNN_PACKAGE):
-        return None
-    if provider.execution_provider in onnxruntime.get_available_providers():
-        return None
-    return f"onnxruntime {onnxruntime.__version__} has no {provider.execution_provider}"
+    version = f"onnxruntime {onnxruntime.__version__}"
+    if provider.name == "qnn":
+        if importlib.util.find_spec(QNN_PACKAGE) is None:
+            return "onnxruntime-qnn is not installed"
+        takes_plug_ins = hasattr(onnxruntime, "get_ep_devices")
+        return None if takes_plug_ins else f"{version} takes no plug-ins; 1.24.2 does"
+    here = provider.execution_provider in onnxruntime.get_available_providers()
+    return None if here else f"{version} has no {provider.execution_provider}"
+
+
+def is_emulated(provider: Provider) -> bool:
+    """Whether a provider would only act as if its processor were here."""
+    return provider.name == "qnn" and platform.machine().lower() in ("x86_64", "amd64")
+
+
+def compiled_for(provider: Provider) -> tuple[str, ...]:
+    """What a compiled graph depends on, beside the engine and the CPU."""
+    if provider.name != "qnn":
+        return () if provider.name == "cpu" else (provider.name,)
+    devices, options = qnn_devices()
+    known = [f"{device.ep_metadata} {device.device.metadata}" for device in devices]
+    version = importlib.metadata.version("onnxruntime-qnn")
+    return (provider.name, version, str(sorted(options.items())), *known)
+
+
+@functools.cache
+def _register_qnn() -> Any:
+    """The plug-in, registered; a second time in one process is refused."""
+    import onnxruntime
+
+    plugin = importlib.import_module(QNN_PACKAGE)
+    onnxruntime.register_execution_provider_library(
+        PROVIDERS["qnn"].execution_provider, plugin.get_library_path()
+    )
+    return plugin
 
 
 def qnn_devices() -> tuple[Sequence[Any], dict[str, str]]:
@@ -73,10 +115,7 @@ def qnn_devices() -> tuple[Sequence[Any], dict[str, str]]:
     """
     import onnxruntime
 
-    plugin = importlib.import_module(QNN_PACKAGE)
-    name = PROVIDERS["qnn"].execution_provider
-    if not any(device.ep_name == name for device in onnxruntime.get_ep_devices()):
-        onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+    plugin, name = _register_qnn(), PROVIDERS["qnn"].execution_provider
     devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
-    emulated = EMULATED if platform.machine().lower() in ("x86_64", "amd64") else {}
+    emulated = EMULATED if is_emulated(PROVIDERS["qnn"]) else {}
     return devices, {"backend_path": plugin.get_qnn_htp_path(), **emulated}

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     ),
     "edgemem.export": (
         {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime"},
-        {"edgemem", "edgemem.models", "edgemem.export", "edgemem.runtime"},
+        {"edgemem", "edgemem.models", "edgemem.export"},
     ),
 }
 

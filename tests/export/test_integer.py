@@ -9,6 +9,7 @@ import torch
 
 import edgemem
 from edgemem.export import Choices, export_bundle
+from edgemem.export.integer import _both, quantized
 from edgemem.models import attach
 from edgemem.models.networks import digits
 from edgemem.runtime.verify import verify
@@ -77,3 +78,26 @@ def test_calibration_frames_that_do_not_fit_are_refused(model, tmp_path, shape):
     with pytest.raises(edgemem.ExportError, match="frames for int8"):
         export_bundle(model, tmp_path / "x.edgemem", Choices(8, "meta", int8=frames))
     assert not (tmp_path / "x.edgemem").exists()
+
+
+def test_a_kernel_that_is_used_twice_has_room_for_both():
+    assert _both((0, 2, -3, 4), (-1, 1, -2, 5)) == (-1, 2, -3, 5)
+
+
+def test_graphs_of_litert_would_stay_exact(model, frames, tmp_path, monkeypatch):
+    monkeypatch.setattr("edgemem.export.targets.require_converter", lambda: None)
+    choices = Choices(8, "meta", int8=frames, targets=("onnx", "litert"))
+    with pytest.raises(edgemem.ExportError, match="do not go together"):
+        export_bundle(model, tmp_path / "x.edgemem", choices)
+
+
+def test_a_graph_without_frozen_convolutions_is_refused():
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["logits"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", 1, [2])],
+        [onnx.helper.make_tensor_value_info("logits", 1, [2])],
+    )
+    plain = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    with pytest.raises(edgemem.ExportError, match="no frozen convolution"):
+        quantized({"predict": plain}, [], [{"x": np.zeros(2, np.float32)}])

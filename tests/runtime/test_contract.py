@@ -189,3 +189,22 @@ def test_a_bundle_that_only_predicts_runs_without_adaptation(bundle, seal, digit
         pytest.raises(edgemem.InputError, match="has no 'adapt' graph.*adapt=False"),
     ):
         runtime.step(x[:16])
+
+
+def static(name, rows=MANIFEST.frames.batch, filled=TensorSpec((), "float32")):
+    """A graph for one batch size."""
+    graph = right(name)
+    graph.inputs["x"] = TensorSpec((rows, *MANIFEST.frames.shape), "float32")
+    if filled is not None:
+        graph.inputs["filled"] = filled
+    return graph
+
+
+def test_a_graph_for_one_batch_size_is_told_how_many_rows_are_frames():
+    check_predict(static("predict"), MANIFEST, "predict")
+    check_adapt(static("adapt", filled=None), MANIFEST, "adapt")
+    refused("predict", static("predict", filled=None), "lacks the input 'filled'")
+    refused("predict", static("predict", rows=3), "takes 3 frames, not 16")
+    refused("adapt", static("adapt"), "has an unknown input 'filled'")
+    vector = TensorSpec((1,), "float32")
+    refused("predict", static("predict", filled=vector), "input 'filled' is float32[1]")

@@ -45,7 +45,7 @@ def test_a_value_that_ruins_the_model_is_changed_and_fresh_draws_confirm_it(bund
 
 def scripted(monkeypatch, answer):
     monkeypatch.setattr(
-        tuning, "errors_of", lambda bundle, source, choice, frames, seed, threads:
+        tuning, "errors_of", lambda bundle, source, choice, frames, seed, backend:
         answer(choice, seed),
     )  # fmt: skip
 

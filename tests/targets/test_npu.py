@@ -32,6 +32,10 @@ def frames():
         return stream["x"]
 
 
+def opened(**choices):
+    return edgemem.open(BUNDLE, provider="qnn", threads=1, **choices)
+
+
 def feeds(inputs, frames):
     """Inputs of a graph: frames, the exported block, defaults."""
     bundle = open_bundle(BUNDLE)
@@ -73,9 +77,10 @@ def test_it_computes_what_torch_computed_but_for_half_precision():
     assert max(found.frozen, found.adapt, found.adapted) <= found.limit
 
 
-def test_the_runtime_picks_the_npu_and_adapts_on_it(frames):
-    with edgemem.open(BUNDLE, threads=1) as npu, edgemem.open(BUNDLE, provider="cpu") as cpu:
-        assert npu.engine.provider == "qnn" and npu.engine.why == "the first choice"
+def test_the_runtime_adapts_on_the_npu_when_asked_and_on_no_emulator_by_itself(frames):
+    with opened() as npu, edgemem.open(BUNDLE) as cpu:
+        assert npu.engine.provider == "qnn" and cpu.engine.provider == "cpu"
+        assert cpu.engine.passed_over["qnn"] == "it would only be emulated here"
         for start in range(0, 3 * BATCH, BATCH):
             part = frames[start : start + BATCH]
             found, expected = npu.step(part), cpu.step(part)
@@ -86,7 +91,7 @@ def test_the_runtime_picks_the_npu_and_adapts_on_it(frames):
 
 def test_what_was_compiled_is_kept_loaded_again_and_checked(frames, tmp_path):
     def outcome():
-        with edgemem.open(BUNDLE, threads=1, cache=tmp_path / "compiled") as runtime:
+        with opened(cache=tmp_path / "compiled") as runtime:
             return runtime.step(frames[:BATCH]).logits, dict(runtime._graphs.opened)
 
     first, _ = outcome()

@@ -6,6 +6,7 @@ import logging
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import edgemem
@@ -15,6 +16,7 @@ from edgemem.demo import BUNDLE
 from edgemem.errors import BundleError, InputError
 from edgemem.runtime.backends import choice, providers
 from edgemem.runtime.backends.choice import choose
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeGraph
 
 FRAME = np.zeros((1, 1, 8, 8), np.float32)
 
@@ -48,6 +50,7 @@ def failing_npu(monkeypatch):
         "open_backend",
         lambda b, name, settings: Failing() if name == "qnn" else real(b, name, settings),
     )
+    monkeypatch.setattr(choice, "is_emulated", lambda p: False)
     monkeypatch.setattr(
         choice, "missing", lambda p: None if p.name == "qnn" else providers.missing(p)
     )
@@ -56,7 +59,7 @@ def failing_npu(monkeypatch):
 def test_without_anything_better_the_cpu_runs_it_and_it_says_why():
     engine = choose(open_bundle(BUNDLE))
     assert engine.provider == "cpu" and "CPUExecutionProvider" in engine.backend.name
-    assert "qnn: onnxruntime" in engine.why and not engine.failed
+    assert "qnn: onnxruntime-qnn is not installed" in engine.why and not engine.failed
 
 
 def test_what_was_chosen_is_there_for_the_caller():
@@ -104,6 +107,55 @@ def test_a_bundle_for_no_engine_that_is_here(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"no engine runs it .*no wheel for this machine"):
         choose(open_bundle(BUNDLE))
+
+
+def test_an_engine_too_old_for_the_graphs_is_replaced_by_one_that_takes_them(
+    for_npus, failing_npu, monkeypatch
+):
+    class Old:
+        name, target = "old", "onnx"
+
+        def open(self, path, binding=None):
+            raise BundleError(path.name, "is refused by onnxruntime 1.8 (opset 20)", "Update it")
+
+    real = choice.open_backend
+    monkeypatch.setattr(
+        choice,
+        "open_backend",
+        lambda b, name, settings: Old() if name == "cpu" else real(b, name, settings),
+    )
+    with pytest.raises(BundleError, match=r"opset 20.*Update it"):
+        choose(open_bundle(for_npus))
+    monkeypatch.setattr(choice, "AUTOMATIC", ("cpu", "qnn", "xnnpack"))
+    monkeypatch.setattr(choice, "missing", lambda p: None)
+    monkeypatch.setattr(
+        choice, "open_backend", lambda b, name, s: Old() if name == "cpu" else real(b, "cpu", s)
+    )
+    engine = choose(open_bundle(for_npus))
+    assert engine.failed == ("cpu",) and "opset 20" in engine.events()[0].message
+
+
+def test_a_provider_that_takes_no_node_is_no_provider(monkeypatch):
+    """onnxruntime itself would go on with the CPU."""
+    monkeypatch.setattr(OnnxRuntimeGraph, "nodes", {"CPUExecutionProvider": 5})
+    path, options = BUNDLE / "key.onnx", onnxruntime.SessionOptions()
+    with pytest.raises(BundleError, match="no node that CUDAExecutionProvider takes"):
+        OnnxRuntimeGraph(path, options, must="CUDAExecutionProvider")
+
+
+def test_a_graph_that_only_predicts_does_not_stand_for_one_that_adapts(bundle, seal, failing_npu):
+    def add(manifest):
+        names = {"signature": "", "inputs": [], "outputs": []}
+        manifest["targets"] = {"npu": {"predict": {"file": "predict.onnx", **names}}}
+
+    seal(bundle, add)
+    engine = choose(open_bundle(bundle))
+    assert "no 'adapt' graph" in engine.passed_over["qnn"] and engine.provider == "cpu"
+
+
+def test_a_memory_budget_is_known_of_the_cpu_only():
+    with pytest.raises(InputError, match=r"is not known of 'litert'.*provider=\"cpu\""):
+        edgemem.open(BUNDLE, provider="litert", memory_budget="1GB")
 
 
 @pytest.mark.parametrize(
