@@ -191,7 +191,10 @@ def test_a_bundle_that_only_predicts_runs_without_adaptation(bundle, seal, digit
         runtime.step(x[:16])
 
 
-def static(name, rows=MANIFEST.frames.batch, filled=TensorSpec((), "float32")):
+SCALAR = TensorSpec((), "float32")
+
+
+def static(name, rows=MANIFEST.frames.batch, filled=SCALAR):
     """A graph for one batch size."""
     graph = right(name)
     graph.inputs["x"] = TensorSpec((rows, *MANIFEST.frames.shape), "float32")
