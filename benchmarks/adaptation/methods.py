@@ -80,7 +80,6 @@ MEMORIES = (
 SINGLE = (
     "EdgeMem", "source", "batch statistics", "ROID", "EcoTTA", "RoTTA", "LAME", "ROID, warm",
 )  # fmt: skip
-CLOSE = ("EdgeMem", "batch statistics", "EcoTTA")
 DEEPER = (
     "EdgeMem", "warm, not adapted", "source", "batch statistics", "Tent", "ETA", "ROID", "EcoTTA",
     "RoTTA", "LAME", "ROID, warm",

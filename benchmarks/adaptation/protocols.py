@@ -6,17 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adaptation import streams
-from adaptation.methods import (
-    CLOSE,
-    DEEPER,
-    LASTING,
-    MEMORIES,
-    MOST,
-    REPEATED,
-    SINGLE,
-    SPOKEN,
-    SWEPT,
-)
+from adaptation.methods import DEEPER, LASTING, MEMORIES, MOST, REPEATED, SINGLE, SPOKEN, SWEPT
 from adaptation.streams import CLEAN, LEVELS, Builder, Stream
 
 CORRUPTIONS = (
@@ -77,9 +67,9 @@ def protocols(visits: int, long_visits: int) -> dict[str, Protocol]:
         "mixed": Protocol(streams.mixed),
         "label-correlated": Protocol(streams.label_correlated, methods=(*MOST, "CoTTA")),
         "bursts of one class": Protocol(streams.bursts, repeated=("EdgeMem",)),
-        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE, repeated=CLOSE),
+        "single frames": Protocol(streams.single, RETURNING, methods=SINGLE, repeated=("EdgeMem",)),
         "the same frames in batches": Protocol(
-            streams.continual, RETURNING, methods=SINGLE, repeated=CLOSE
+            streams.continual, RETURNING, methods=SINGLE, repeated=("EdgeMem",)
         ),
         "clean": Protocol(streams.clean),
         "JPEG files": Protocol(streams.continual, ("JPEG files",)),
