@@ -5,7 +5,7 @@
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
-#      bench-adaptation | bench-adaptation-quick
+#      bench-adaptation | bench-adaptation-quick | bench-targets
 #             what README and docs claim
 
 PYTHON ?= python3
@@ -18,7 +18,7 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
-	bench-adaptation bench-adaptation-quick clean
+	bench-adaptation bench-adaptation-quick bench-targets clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -47,8 +47,9 @@ ifneq ($(QUALCOMM_LICENCE),accepted)
 else
 	$(MAKE) $(TEST)/installed $(NPU)/installed
 	$(TEST)/bin/python tests/targets/build_bundle.py --target qnn,coreml --out $(TARGETS)/npu.edgemem
-	EDGEMEM_NPU_BUNDLE=$(TARGETS)/npu.edgemem $(NPU)/bin/python -m pytest \
-		--confcutdir tests/targets tests/targets/test_npu.py
+	$(TEST)/bin/python tests/targets/build_bundle.py --target qnn --int8 --out $(TARGETS)/int8.edgemem
+	EDGEMEM_NPU_BUNDLE=$(TARGETS)/npu.edgemem EDGEMEM_INT8_BUNDLE=$(TARGETS)/int8.edgemem \
+		$(NPU)/bin/python -m pytest --confcutdir tests/targets tests/targets/test_npu.py
 endif
 
 bench-cifar: $(TEST)/installed
@@ -77,6 +78,13 @@ bench-adaptation: $(TEST)/installed
 
 bench-adaptation-quick: $(TEST)/installed
 	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation --quick
+
+# After test-litert and test-npu, with the bundles that these made; what is not there is left out.
+bench-targets:
+	test ! -d $(TARGETS)/litert.edgemem || \
+		$(LITERT)/bin/python benchmarks/targets.py $(TARGETS)/litert.edgemem
+	test ! -d $(TARGETS)/npu.edgemem || $(NPU)/bin/python benchmarks/targets.py $(TARGETS)/npu.edgemem
+	test ! -d $(TARGETS)/int8.edgemem || $(NPU)/bin/python benchmarks/targets.py $(TARGETS)/int8.edgemem
 
 bench-bank: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/bank_fetch.py

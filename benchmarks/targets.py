@@ -81,6 +81,17 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
         print(f"{name}: {row['engine']}" + (f"; nodes {row['nodes']}" if row["nodes"] else ""))
 
 
+def show_partitions(report: dict[str, Any]) -> None:
+    """What phones would take of the graphs for NPUs, as export found it."""
+    rows = [
+        (f"{provider}, {name}", *(str(found[key]) for key in ("nodes", "supported", "partitions")))
+        for provider in ("coreml", "nnapi")
+        for name, found in report.get(provider, {}).items()
+    ]
+    if rows:
+        print_table("by lists of operators", ("graph", "nodes", "supported", "partitions"), rows)
+
+
 def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -98,6 +109,7 @@ def main() -> None:
         except EdgeMemError as error:
             print(f"{name} fails: {error}")
     show(rows)
+    show_partitions(bundle.manifest.exported_from.get("targets", {}).get("npu", {}))
     about = setting(batch=bundle.manifest.frames.batch, threads=1, quick=options.quick)
     print(setting_text(about, "one thread"))
     found = {"benchmark": "targets", "setting": about, "results": rows}

@@ -21,6 +21,7 @@ pytest.importorskip(QNN_PACKAGE, reason="onnxruntime-qnn is not installed: make 
 if "EDGEMEM_NPU_BUNDLE" not in os.environ:
     pytest.skip("no bundle with graphs for NPUs: make test-npu", allow_module_level=True)
 BUNDLE = Path(os.environ["EDGEMEM_NPU_BUNDLE"])
+INT8 = Path(os.environ["EDGEMEM_INT8_BUNDLE"])
 GRAPHS = ("predict", "adapt", "key")
 BATCH = 16
 HALF = 2e-2  # of the largest value of an output, or of one
@@ -103,3 +104,15 @@ def test_what_was_compiled_is_kept_loaded_again_and_checked(frames, tmp_path):
         content[len(content) // 2] ^= 1
         kept.write_bytes(content)
     np.testing.assert_array_equal(outcome()[0], first)
+
+
+def test_rounded_kernels_run_there_but_for_what_makes_them_of_frames(frames):
+    """The very first rounding, of the frames themselves, stays on the CPU."""
+    found = verify(INT8, threads=1, provider="qnn")
+    assert max(found.frozen, found.adapt, found.adapted) <= found.limit == 0.1
+    with edgemem.open(INT8, provider="qnn", threads=1) as runtime:
+        assert runtime.step(frames[:BATCH]).adapted
+        for name in ("predict", "adapt"):
+            nodes = runtime._graphs.opened[name].nodes if name in runtime._graphs.opened else {}
+            assert nodes.get("CPUExecutionProvider", 0) <= 1, (name, nodes)
+        assert runtime._graphs.opened["adapt"].nodes["QNNExecutionProvider"] > 100
