@@ -5,36 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 
 from edgemem.block import ArraySpec, BlockSpec, pack
-from edgemem.errors import ExportError, InputError
+from edgemem.errors import InputError
+from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
 from edgemem.export.integer import reference_of, rewritten
-from edgemem.export.objective import OBJECTIVES, Objective
-from edgemem.export.optimizer import OPTIMIZERS, Optimizer
+from edgemem.export.objective import Objective
 from edgemem.export.parity import Parity, check_parity, onnx_engine
 from edgemem.export.plans import check_plans, measured_plans, plan_graphs
-from edgemem.export.step import (
-    Function,
-    adapt_function,
-    hyper_parameters,
-    key_function,
-    predict_function,
-)
-from edgemem.export.targets import OF_NPUS, Targets, check_targets
+from edgemem.export.step import Function
+from edgemem.export.targets import OF_NPUS, Targets
 from edgemem.export.trace import to_onnx
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files import new_folder, sha256_file
 from edgemem.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, to_json
-from edgemem.models.adaptive import AdaptiveModel, Gradient, Learn
+from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.data import to_float
 from edgemem.models.source_keys import source_keys
 from edgemem.reference import reference_frames
@@ -42,37 +34,7 @@ from edgemem.reference import reference_frames
 GENERIC = "bank/generic.safetensors"
 REFERENCE = "reference.safetensors"
 SOURCE = "source.safetensors"
-KNOWN_COMPANIONS = 15  # beside a frame, where the block remembers statistics
 ROOT_SHARE = 1.0  # of what is learnt, over contexts; what is remembered belongs to its context
-LEARNING_RATES = {"sgd": 3e-4, "adam": 1e-4}
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What is fixed at export.
-
-    batch: frames in one adaptation step. gradient: "meta", where the frozen parts are constants in
-    the backward pass (little dearer than inference), or "full", through them. learn: "all", or
-    scales and shifts of "norms" alone; the convolutions of meta networks are constants then, which
-    engines run faster. objective and optimizer: a name, or your own. The defaults are what does best
-    over the protocols of `benchmarks/adaptation`; "meta", "all" and "ecotta" are cheaper and gain less.
-    learning_rate: default of `hp.learning_rate`; None = the optimizer's. hyper_parameters: other
-    defaults by name. labels: class names in the order of the logits.
-    targets: other engines that get graphs of their own, see `targets.EXPORTS`; onnx is always there.
-    int8: source frames [n, ...] (uint8 or float32) with which frozen kernels are quantised in ONNX
-    graphs; None = they stay in full precision.
-    """
-
-    batch: int = 16
-    gradient: Gradient = "full"
-    learn: Learn = "norms"
-    objective: str | Objective = "likelihood_ratio"
-    optimizer: str | Optimizer = "sgd"
-    learning_rate: float | None = None
-    hyper_parameters: Mapping[str, float] | None = None
-    labels: tuple[str, ...] | None = None
-    targets: tuple[str, ...] = ("onnx",)
-    int8: NDArray[Any] | None = None
 
 
 def export_bundle(
@@ -99,7 +61,7 @@ def export_bundle(
     path, choices = Path(path), choices or Choices()
     if path.exists() and not (path / "manifest.json").is_file():
         raise InputError(str(path), "exists and is not a bundle", "Choose another folder")
-    _check(model, choices)
+    check_choices(model, choices)
     with ExitStack() as trimmed:
         trimmed.enter_context(model.learning(choices.learn))
         if not model.warm:
@@ -115,8 +77,8 @@ def _export(
     source: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> Parity:
-    frames = _frame_spec(model, choices)
-    functions, objective = _functions(model, choices, frames)
+    frames = frame_spec(model, choices)
+    functions, objective = functions_of(model, choices, frames)
     models = {}
     for name, function in functions.items():
         report(f"tracing {name}")
@@ -172,95 +134,6 @@ def _export(
         manifest = replace(manifest, targets=elsewhere.bindings())
         (folder / "manifest.json").write_bytes(to_json(manifest))
     return parity
-
-
-def _check(model: AdaptiveModel, choices: Choices) -> None:
-    check_targets(choices.targets)
-    if choices.int8 is not None:
-        if "litert" in choices.targets:
-            raise ExportError(
-                "int8 and target 'litert'",
-                "do not go together: LiteRT's graphs would stay exact",
-                "Export two bundles",
-            )
-        _check_frames(choices.int8, model.attachment.input_shape, choices.batch)
-    if choices.batch < 2:
-        raise ExportError(f"batch {choices.batch}", "is too small for a step", "Use 2 or more")
-    if choices.gradient not in ("full", "meta"):
-        raise ExportError(f"gradient {choices.gradient!r}", "is unknown", "Use full or meta")
-    if choices.learn not in ("all", "norms"):
-        raise ExportError(f"learn {choices.learn!r}", "is unknown", "Use all or norms")
-    if choices.gradient == "meta" and model.attachment.norm_affine:
-        raise ExportError(
-            "gradient 'meta'",
-            "treats frozen parts as constants, so it cannot train the BN affine pairs within",
-            "Use --gradient full, or leave out --norm-affine",
-        )
-    if not model.block():
-        raise ExportError(
-            "model",
-            "has no array that adapts",
-            "Attach at least one part, or put the BN affine pairs into the block",
-        )
-
-
-def _check_frames(frames: NDArray[Any], shape: tuple[int, ...], batch: int) -> None:
-    if frames.shape[1:] != shape or len(frames) < batch or not np.isfinite(frames).all():
-        raise ExportError(
-            "frames for int8",
-            f"are {list(frames.shape)}, not {batch} or more finite ones of {list(shape)}",
-            "Pass source frames as the model takes them",
-        )
-
-
-def _chosen(choice: Any, known: Mapping[str, Callable[..., Any]], kind: str, *args: Any) -> Any:
-    if not isinstance(choice, str):
-        return choice
-    if choice not in known:
-        raise ExportError(f"{kind} {choice!r}", "is unknown", f"Use {' or '.join(known)}")
-    return known[choice](*args)
-
-
-def _functions(
-    model: AdaptiveModel, choices: Choices, frames: FrameSpec
-) -> tuple[dict[str, Function], Objective]:
-    x = torch.zeros(frames.batch, *frames.shape)
-    with torch.no_grad():
-        classes = model.frozen_logits(x[:2]).shape[1]
-    if choices.labels is not None and len(choices.labels) != classes:
-        raise ExportError(
-            "labels", f"are {len(choices.labels)} names for {classes} classes", "Name every class"
-        )
-    rate = choices.learning_rate
-    if rate is None:
-        rate = LEARNING_RATES.get(str(choices.optimizer), 1e-3)
-    objective: Objective = _chosen(choices.objective, OBJECTIVES, "objective", classes)
-    if not objective.learns and not model.remembered():
-        raise ExportError(
-            f"objective {objective.name!r}",
-            "needs a block that remembers",
-            "Warm up with --statistics remembered",
-        )
-    optimizer: Optimizer = _chosen(choices.optimizer, OPTIMIZERS, "optimizer", rate)
-    known = hyper_parameters(model, choices.batch, objective, optimizer)
-    if unknown := sorted(set(choices.hyper_parameters or {}) - set(known)):
-        raise ExportError(
-            f"hyper-parameter {unknown[0]!r}", "is unknown", f"There are {', '.join(known)}"
-        )
-    adapt = adapt_function(model, x, objective, optimizer, choices.gradient)
-    functions = {"predict": predict_function(model, x), "adapt": adapt}
-    if model.source_moments is not None:
-        functions["key"] = key_function(model, x)
-    return functions, objective
-
-
-def _frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:
-    return FrameSpec(
-        shape=model.attachment.input_shape,
-        batch=choices.batch,
-        companions=model.alpha(choices.batch) is not None,
-        known_companions=KNOWN_COMPANIONS if model.remembered() else choices.batch,
-    )
 
 
 def _manifest(

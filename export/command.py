@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgemem.errors import ExportError
-from edgemem.export.bundle_writer import Choices, export_bundle
+from edgemem.export.bundle_writer import export_bundle
+from edgemem.export.choices import Choices
 from edgemem.export.parity import Parity
 from edgemem.models.command import AttachSettings, load_model
 

@@ -148,7 +148,7 @@ def export(
     --batch 16 --out camera.edgemem
     """
     _require_torch("export")
-    from edgemem.export.bundle_writer import Choices
+    from edgemem.export.choices import Choices
     from edgemem.export.command import export_checkpoint
     from edgemem.models.command import AttachSettings
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnxruntime
 
 from edgemem.block import Array, Arrays
-from edgemem.errors import BundleError, InputError
+from edgemem.errors import BundleError
 from edgemem.manifest import Binding
 from edgemem.runtime.backends.protocol import TensorSpec
 from edgemem.runtime.backends.providers import PROVIDERS, qnn_devices
@@ -172,15 +172,8 @@ class OnnxRuntimeBackend:
         OnnxRuntimeGraph(path, options, providers=())
 
     def _with_npu(self) -> onnxruntime.SessionOptions:
-        options = self._recording()
-        try:
-            devices, chosen = qnn_devices()
-            if devices:
-                options.add_provider_for_devices(devices, chosen)
-        except Exception as error:
-            raise InputError("provider 'qnn'", f"fails ({error})", 'Use provider="auto"') from error
-        if not devices:
-            raise InputError("provider 'qnn'", "finds no NPU", 'Use provider="auto"')
+        options, (devices, chosen) = self._recording(), qnn_devices()
+        options.add_provider_for_devices(devices, chosen)
         return options
 
     def _recording(self) -> onnxruntime.SessionOptions:

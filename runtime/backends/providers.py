@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgemem.errors import MissingExtraError
+from edgemem.errors import InputError, MissingExtraError
 from edgemem.manifest import LITERT, NPU, ONNX
 
 # Compiling for a Hexagon processor that is not there: which one, and in half precision.
 EMULATED = {"soc_model": "57", "enable_htp_fp16_precision": "1"}
 QNN_PACKAGE = "onnxruntime_qnn"
+REMEDY = 'Use provider="auto"'
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,23 @@ def _register_qnn() -> Any:
 
 
 def qnn_devices() -> tuple[Sequence[Any], dict[str, str]]:
-    """The NPUs that the QNN plug-in finds, and the options to open them with.
+    """The NPUs that the QNN plug-in finds, one at least, and the options to open them with.
 
     Without a Hexagon processor the plug-in compiles for one and emulates it, which proves that a
     graph runs there and what it gives, not how fast.
+
+    Raises:
+        InputError: the plug-in does not load, or finds none.
     """
     import onnxruntime
 
-    plugin, name = _register_qnn(), PROVIDERS["qnn"].execution_provider
-    devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
-    emulated = EMULATED if is_emulated(PROVIDERS["qnn"]) else {}
-    return devices, {"backend_path": plugin.get_qnn_htp_path(), **emulated}
+    qnn = PROVIDERS["qnn"]
+    try:
+        plugin = _register_qnn()
+        devices = [d for d in onnxruntime.get_ep_devices() if d.ep_name == qnn.execution_provider]
+        library = plugin.get_qnn_htp_path()
+    except Exception as error:
+        raise InputError("provider 'qnn'", f"fails ({error})", REMEDY) from error
+    if not devices:
+        raise InputError("provider 'qnn'", "finds no NPU", REMEDY)
+    return devices, {"backend_path": library, **(EMULATED if is_emulated(qnn) else {})}
