@@ -138,7 +138,7 @@ class PrototypeModel(nn.Module):
             return np.empty(0, np.int64)
         with evaluating(self), torch.no_grad():
             batches = [
-                self(to_float(frames[start : start + batch_size]).to(self.device)).cpu()
+                self(to_float(frames[start : start + batch_size].copy()).to(self.device)).cpu()
                 for start in range(0, len(frames), batch_size)
             ]
         best: NDArray[np.int64] = torch.cat(batches).numpy()[:, among].argmax(1)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,6 +102,7 @@ class _Learning:
                 self._epoch(epoch, progress)
             if resume is not None:
                 self._save(resume, epoch + 1)
+        self.optimizer.zero_grad()  # gradients would be copied with the model
 
     def _seed(self, epoch: int) -> int:
         return self.recipe.seed * 1_000_003 + epoch + 1
@@ -196,19 +198,17 @@ class _Learning:
 def optimizer_of(model: PrototypeModel, recipe: Recipe) -> torch.optim.SGD:
     """SGD with two groups: encoder and projection head; prototypes, at a rate of their own."""
     body = [*model.encoder.parameters(), *model.projection.parameters()]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in body if parameter.requires_grad]},
+        {
+            "params": list(model.prototypes),
+            "lr": recipe.prototype_rate,
+            "momentum": 0.0,
+            "weight_decay": 0.0,
+        },
+    ]
     return torch.optim.SGD(
-        [
-            {"params": [parameter for parameter in body if parameter.requires_grad]},
-            {
-                "params": list(model.prototypes),
-                "lr": recipe.prototype_rate,
-                "momentum": 0.0,
-                "weight_decay": 0.0,
-            },
-        ],
-        recipe.learning_rate,
-        recipe.momentum,
-        weight_decay=recipe.weight_decay,
+        groups, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
     )
 
 
