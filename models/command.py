@@ -96,7 +96,7 @@ def load_model(
             "is missing, and this checkpoint was not warmed up",
             f"Name parts of the model, such as {', '.join(_suggestions(model))}",
         )
-    shape = _input_shape(model, settings)
+    shape = input_shape_of(model, settings)
     adaptive = attach(
         model,
         split_parts(settings.parts or ""),
@@ -104,7 +104,7 @@ def load_model(
         statistics=_statistics(settings.statistics),
         form=Form(settings.kernel_size, settings.bottleneck, settings.groups),
         norm_affine=bool(settings.norm_affine),
-        normalization=_normalization(settings, shape[0]),
+        normalization=normalization_of(settings, shape[0]),
     )
     source = {
         "checkpoint": checkpoint.name,
@@ -166,7 +166,12 @@ def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _input_shape(model: nn.Module, settings: AttachSettings) -> tuple[int, ...]:
+def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...]:
+    """Shape of one frame: as given, or as the model tells.
+
+    Raises:
+        InputError: not numbers, or not known.
+    """
     if settings.input_shape is not None:
         try:
             shape = tuple(int(size) for size in settings.input_shape.split(","))
@@ -187,7 +192,12 @@ def _input_shape(model: nn.Module, settings: AttachSettings) -> tuple[int, ...]:
     )
 
 
-def _normalization(settings: AttachSettings, channels: int) -> Normalization | None:
+def normalization_of(settings: AttachSettings, channels: int) -> Normalization | None:
+    """Mean and deviation per channel as given; None = neither was.
+
+    Raises:
+        InputError: not numbers, not one per channel, or a deviation that is not positive.
+    """
     if settings.mean is None and settings.std is None:
         return None
     try:
@@ -226,7 +236,7 @@ def _refuse_conflict(checkpoint: Path, adaptive: AdaptiveModel, settings: Attach
         "--statistics": settings.statistics is not None
         and _statistics(settings.statistics) != own.statistics,
         "--mean/--std": (settings.mean or settings.std) is not None
-        and _normalization(settings, own.input_shape[0]) != own.normalization,
+        and normalization_of(settings, own.input_shape[0]) != own.normalization,
     }
     for option, conflicts in given.items():
         if conflicts:

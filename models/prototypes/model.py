@@ -116,33 +116,34 @@ class PrototypeModel(nn.Module):
         return cosines(self.features(x), torch.cat(list(self.prototypes)))
 
     def predict(
-        self, frames: Frames, task: int | None = None, batch_size: int = 256
+        self, frames: Frames, among: Sequence[int] | None = None, batch_size: int = 256
     ) -> NDArray[np.int64]:
         """Labels [n] of frames [n, ...] (uint8 is divided by 255), in eval mode.
 
-        task: among the classes of that task (task-incremental), counted from 0; None = among all
-        classes (class-incremental).
+        among: labels to choose from, such as `model.tasks[0]` (task-incremental); None = all that
+        are known (class-incremental).
 
         Raises:
-            InputError: no such task, no class was learnt, or the encoder gives no features.
+            InputError: a label that is not known, no class at all, or an encoder without features.
         """
-        if task is not None and not 0 <= task < len(self.tasks):
-            raise InputError(
-                f"task {task}", f"is not there, {len(self.tasks)} were learnt", "Count from 0"
-            )
         labels = np.asarray(self.classes, np.int64)
-        among = np.arange(len(labels))
-        if task is not None:
-            among = among[np.isin(labels, self.tasks[task])]
+        chosen = labels if among is None else np.asarray(among, np.int64)
+        if len(chosen) == 0 or not np.isin(chosen, labels).all():
+            raise InputError(
+                f"classes {chosen.tolist()}",
+                f"are not among the {len(labels)} that were learnt",
+                "Choose from model.classes",
+            )
         if len(frames) == 0:
             return np.empty(0, np.int64)
+        columns = np.flatnonzero(np.isin(labels, chosen))
         with evaluating(self), torch.no_grad():
             batches = [
                 self(to_float(frames[start : start + batch_size].copy()).to(self.device)).cpu()
                 for start in range(0, len(frames), batch_size)
             ]
-        best: NDArray[np.int64] = torch.cat(batches).numpy()[:, among].argmax(1)
-        return labels[among[best]]
+        best: NDArray[np.int64] = torch.cat(batches).numpy()[:, columns].argmax(1)
+        return labels[columns[best]]
 
 
 @contextmanager

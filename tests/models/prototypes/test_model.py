@@ -27,8 +27,9 @@ def frames(*rows):
 def test_the_nearest_prototype_by_angle_answers_whatever_its_length(model):
     x = frames((2, 1), (-0.2, 0.1), (1, 3), (0.1, -0.2))
     assert model.predict(x).tolist() == [7, 3, 5, 1]
-    assert model.predict(x, task=0).tolist() == [7, 3, 7, 7]
-    assert model.predict(x, task=1).tolist() == [5, 5, 5, 1]
+    assert model.predict(x, model.tasks[0]).tolist() == [7, 3, 7, 7]
+    assert model.predict(x, model.tasks[1]).tolist() == [5, 5, 5, 1]
+    assert model.predict(x, [1, 3]).tolist() == [1, 3, 3, 1]
     assert model.predict(x, batch_size=3).tolist() == [7, 3, 5, 1]
     x.flags.writeable = False  # as frames that are mapped from a file
     assert model.predict(x).dtype == np.int64
@@ -73,15 +74,18 @@ def test_a_task_of_no_or_known_classes_is_refused(model, classes, message):
         model.with_task(classes)
 
 
-@pytest.mark.parametrize("task", [2, -1])
-def test_a_task_that_is_not_there_is_refused(model, task):
-    with pytest.raises(InputError, match="2 were learnt"):
-        model.predict(frames((1, 1)), task)
+@pytest.mark.parametrize("among", [[2], [7, -1], []])
+def test_choosing_among_classes_that_are_not_known_is_refused(model, among):
+    with pytest.raises(InputError, match="not among the 4 that were learnt"):
+        model.predict(frames((1, 1)), among)
 
 
 def test_a_model_without_classes_says_so():
+    model = PrototypeModel(nn.Identity(), 2)
+    with pytest.raises(InputError, match="not among the 0 that were learnt"):
+        model.predict(frames((1, 1)))
     with pytest.raises(InputError, match="knows no class yet"):
-        PrototypeModel(nn.Identity(), 2).predict(frames((1, 1)))
+        model(torch.ones(1, 2))
 
 
 def test_an_encoder_that_gives_no_features_is_named():
