@@ -110,11 +110,11 @@ def test_prototypes_have_a_rate_of_their_own(known, data):
 
 
 @pytest.mark.parametrize("axis", ["samples", "prototypes"])
-def test_one_epoch_of_two_steps_is_plain_gradient_descent_on_the_weighted_sum(known, data, axis):
+def test_one_epoch_of_four_steps_is_plain_gradient_descent_on_the_weighted_sum(known, data, axis):
     """Momentum and decay for encoder and head; neither for prototypes, at ten times the rate."""
     recipe = Recipe(
-        1, 24, 0.02, 0.5, 0.01, 0.2, 0.3, prototype_weight=1.5, relation_weight=3.0,
-        relation_temperature=0.5, relation_axis=axis,
+        1, 12, 0.02, 0.5, 0.01, 0.2, 0.3, prototype_weight=1.5, relation_weight=20.0,
+        relation_temperature=0.2, relation_axis=axis,
     )  # fmt: skip
     batches = []
 
@@ -125,17 +125,17 @@ def test_one_epoch_of_two_steps_is_plain_gradient_descent_on_the_weighted_sum(kn
     learnt = second(known, data, recipe, views=spy)
     model, velocity = known.with_task([3, 4, 5], seed=1), {}
     label_of = {tuple(frame): label for frame, label in zip(data[0].tolist(), data[2], strict=True)}
-    assert len(batches) == 4 and all(len(x) == 24 for x in batches)
-    for one, other in (batches[:2], batches[2:]):
+    assert len(batches) == 8 and all(len(x) == 12 for x in batches)
+    for one, other in zip(batches[::2], batches[1::2], strict=True):
         assert one.equal(other)
         x = torch.cat([one, other])
         y = torch.tensor([label_of[tuple(frame)] - 3 for frame in x.tolist()])
         features = model.encoder(x)
         loss = supervised_contrastive_loss(model.projection(features), y, 0.3)
         loss = loss + 1.5 * prototype_loss(features, model.prototypes[1], y)
-        loss = loss + 3.0 * relation_distillation(
+        loss = loss + 20.0 * relation_distillation(
             features, model.prototypes[0], known.encoder(x).detach(), known.prototypes[0].detach(),
-            temperature=0.5, relation_axis=axis,
+            temperature=0.2, relation_axis=axis,
         )  # fmt: skip
         named = dict(model.named_parameters())
         grads = torch.autograd.grad(loss, list(named.values()))
@@ -188,6 +188,19 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(known, data
     assert not same(state(second(known, data, dataclasses.replace(RECIPE, seed=1))), expected)
 
 
+def test_dropout_in_the_encoder_is_drawn_from_the_seed_too(data, tmp_path):
+    """Also after an interruption, when epochs before did not draw."""
+    model = PrototypeModel(nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5)), 8)
+    found, resume = [], tmp_path / "progress.safetensors"
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(state(learn_task(model, data[0], data[1], RECIPE)))
+    with pytest.raises(Interruption):
+        learn_task(model, data[0], data[1], RECIPE, interrupt(STEPS + 1), resume=resume)
+    found.append(state(learn_task(model, data[0], data[1], RECIPE, resume=resume)))
+    assert same(found[0], found[1]) and same(found[0], found[2])
+
+
 def test_progress_tells_every_step_and_its_terms(known, data):
     seen = []
     second(known, data, progress=seen.append, views=plain)
@@ -213,6 +226,18 @@ def test_every_frame_is_seen_once_an_epoch_however_many_there_are(new_model, dat
         assert max(len(x) for x in seen) <= 16 and len(seen) == 2 * -(-count // 16)
         rows = torch.cat(seen[::2]).numpy()
         assert sorted(map(tuple, rows)) == sorted(map(tuple, frames))
+
+
+def test_every_epoch_and_every_task_has_an_order_of_its_own(known, new_model, data):
+    orders = []
+    for model in (new_model(), known):
+        seen = []
+        learn_task(
+            model, data[0], data[2], RECIPE, views=lambda x, _, seen=seen: seen.append(x) or x
+        )
+        rows = torch.cat(seen[::2]).view(RECIPE.epochs, len(data[0]), 2)
+        orders += [tuple(map(tuple, epoch.tolist())) for epoch in rows]
+    assert len(set(orders)) == 2 * RECIPE.epochs
 
 
 @pytest.mark.parametrize("step", [2, STEPS, STEPS + 1, 2 * STEPS + 2, 3 * STEPS])
