@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from edgemem.errors import AttachError, CheckpointError, InputError
-from edgemem.files import explain_write_errors, sha256_file
+from edgemem.files import sha256_file
 from edgemem.models.adaptive import AdaptiveModel, Normalization, Statistics
 from edgemem.models.adaptive_checkpoint import is_adaptive, load_adaptive, save_adaptive
 from edgemem.models.attach import attach
-from edgemem.models.checkpoint import load_into
+from edgemem.models.checkpoint import check_writable, load_into
 from edgemem.models.data import load_dataset
 from edgemem.models.meta_network import Form
 from edgemem.models.parts import split_parts
@@ -127,15 +127,11 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
     threads: int,
 ) -> None:
     """`edgemem warmup`: attach, train, save; the progress file beside `out` goes at the end."""
-    if out.suffix != ".safetensors":
-        raise InputError(str(out), "must end in .safetensors", "Rename it")
+    check_writable(out)
     if is_adaptive(checkpoint):
         raise CheckpointError(
             str(checkpoint), "is warmed up already", "Pass the original checkpoint"
         )
-    with explain_write_errors(out):
-        (out.parent / f".{out.name}.check").touch()
-        (out.parent / f".{out.name}.check").unlink()
     if threads:
         torch.set_num_threads(threads)
     adaptive, source = load_model(checkpoint, target, arguments, settings)

@@ -13,9 +13,14 @@ from numpy.typing import NDArray
 
 from edgemem.accuracy import AccuracyMatrix, from_rows, write_accuracy
 from edgemem.errors import InputError
-from edgemem.files import explain_write_errors, sha256_file
-from edgemem.models.checkpoint import load_into
-from edgemem.models.command import AttachSettings, build_model, input_shape_of, normalization_of
+from edgemem.files import sha256_file
+from edgemem.models.checkpoint import check_writable, load_into
+from edgemem.models.command import (
+    AttachSettings,
+    build_model,
+    input_shape_of,
+    normalization_of,
+)
 from edgemem.models.data import Frames, load_dataset
 from edgemem.models.prototypes.checkpoint import is_prototypes, load_prototypes, save_prototypes
 from edgemem.models.prototypes.encoder import Encoder, EncoderSettings, feature_size, last_linear
@@ -70,11 +75,7 @@ def train_prototypes(  # noqa: PLR0913, PLR0917 - one command line, option by op
     Raises:
         CheckpointError, InputError: see `load_into`, `load_prototypes`, `learn_task`.
     """
-    if out.suffix != ".safetensors":
-        raise InputError(str(out), "must end in .safetensors", "Rename it")
-    with explain_write_errors(out):
-        (out.parent / f".{out.name}.check").touch()
-        (out.parent / f".{out.name}.check").unlink()
+    check_writable(out)
     if threads:
         torch.set_num_threads(threads)
     model, settings, source = _load(checkpoint, target, arguments, choices, recipe.seed)
@@ -97,12 +98,16 @@ def train_prototypes(  # noqa: PLR0913, PLR0917 - one command line, option by op
         rows.add(model)
     save_prototypes(model, out, settings, source)
     outcome = Outcome(tasks, rows.matrix(0), rows.matrix(1))
-    for kind, matrix in (("class", outcome.by_class), ("task", outcome.by_task)):
-        if matrix is not None:
-            write_accuracy(matrix, out.with_suffix(f".by-{kind}.json"))
+    _write_accuracies(outcome, out)
     for path in kept:
         path.unlink(missing_ok=True)
     return outcome
+
+
+def _write_accuracies(outcome: Outcome, out: Path) -> None:
+    for kind, matrix in (("class", outcome.by_class), ("task", outcome.by_task)):
+        if matrix is not None:
+            write_accuracy(matrix, out.with_suffix(f".by-{kind}.json"))
 
 
 def split_tasks(
