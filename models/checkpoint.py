@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from edgemem.errors import CheckpointError
-from edgemem.files import write_file
+from edgemem.errors import CheckpointError, InputError
+from edgemem.files import explain_write_errors, write_file
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 SUFFIXES = (".safetensors", ".pt", ".th", ".pth", ".bin")
@@ -42,6 +42,19 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     # Clones, as the format refuses tensors that share memory (a layer under two names).
     plain = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     write_file(path, safetensors.torch.save(plain, metadata))
+
+
+def check_writable(out: Path) -> None:
+    """Refuse before hours of training what cannot be written after them.
+
+    Raises:
+        InputError: another ending than .safetensors, or no file can be written there.
+    """
+    if out.suffix != ".safetensors":
+        raise InputError(str(out), "must end in .safetensors", "Rename it")
+    with explain_write_errors(out):
+        (out.parent / f".{out.name}.check").touch()
+        (out.parent / f".{out.name}.check").unlink()
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from edgemem.errors import AttachError, CheckpointError, InputError
-from edgemem.files import explain_write_errors, sha256_file
+from edgemem.files import sha256_file
 from edgemem.models.adaptive import AdaptiveModel, Normalization, Statistics
 from edgemem.models.adaptive_checkpoint import is_adaptive, load_adaptive, save_adaptive
 from edgemem.models.attach import attach
-from edgemem.models.checkpoint import load_into
+from edgemem.models.checkpoint import check_writable, load_into
 from edgemem.models.data import load_dataset
 from edgemem.models.meta_network import Form
 from edgemem.models.parts import split_parts
@@ -96,7 +96,7 @@ def load_model(
             "is missing, and this checkpoint was not warmed up",
             f"Name parts of the model, such as {', '.join(_suggestions(model))}",
         )
-    shape = _input_shape(model, settings)
+    shape = input_shape_of(model, settings)
     adaptive = attach(
         model,
         split_parts(settings.parts or ""),
@@ -104,7 +104,7 @@ def load_model(
         statistics=_statistics(settings.statistics),
         form=Form(settings.kernel_size, settings.bottleneck, settings.groups),
         norm_affine=bool(settings.norm_affine),
-        normalization=_normalization(settings, shape[0]),
+        normalization=normalization_of(settings, shape[0]),
     )
     source = {
         "checkpoint": checkpoint.name,
@@ -127,15 +127,11 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
     threads: int,
 ) -> None:
     """`edgemem warmup`: attach, train, save; the progress file beside `out` goes at the end."""
-    if out.suffix != ".safetensors":
-        raise InputError(str(out), "must end in .safetensors", "Rename it")
+    check_writable(out)
     if is_adaptive(checkpoint):
         raise CheckpointError(
             str(checkpoint), "is warmed up already", "Pass the original checkpoint"
         )
-    with explain_write_errors(out):
-        (out.parent / f".{out.name}.check").touch()
-        (out.parent / f".{out.name}.check").unlink()
     if threads:
         torch.set_num_threads(threads)
     adaptive, source = load_model(checkpoint, target, arguments, settings)
@@ -166,7 +162,12 @@ def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _input_shape(model: nn.Module, settings: AttachSettings) -> tuple[int, ...]:
+def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...]:
+    """Shape of one frame: as given, or as the model tells.
+
+    Raises:
+        InputError: not numbers, or not known.
+    """
     if settings.input_shape is not None:
         try:
             shape = tuple(int(size) for size in settings.input_shape.split(","))
@@ -187,7 +188,12 @@ def _input_shape(model: nn.Module, settings: AttachSettings) -> tuple[int, ...]:
     )
 
 
-def _normalization(settings: AttachSettings, channels: int) -> Normalization | None:
+def normalization_of(settings: AttachSettings, channels: int) -> Normalization | None:
+    """Mean and deviation per channel as given; None = neither was.
+
+    Raises:
+        InputError: not numbers, not one per channel, or a deviation that is not positive.
+    """
     if settings.mean is None and settings.std is None:
         return None
     try:
@@ -226,7 +232,7 @@ def _refuse_conflict(checkpoint: Path, adaptive: AdaptiveModel, settings: Attach
         "--statistics": settings.statistics is not None
         and _statistics(settings.statistics) != own.statistics,
         "--mean/--std": (settings.mean or settings.std) is not None
-        and _normalization(settings, own.input_shape[0]) != own.normalization,
+        and normalization_of(settings, own.input_shape[0]) != own.normalization,
     }
     for option, conflicts in given.items():
         if conflicts:

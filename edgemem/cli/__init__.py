@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from edgemem.cli import bank, bank_ship, bank_state, device, train, tune
+from edgemem.cli import bank, bank_ship, bank_state, device, train, train_prototypes, tune
 from edgemem.errors import EdgeMemError, MissingExtraError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 device.add_to(app)
 train.add_to(app)
+train_prototypes.add_to(app)
 tune.add_to(app)
 bank.add_to(app)
 bank_ship.add_to(bank.bank_app)

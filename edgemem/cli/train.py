@@ -76,7 +76,7 @@ def warmup(
     Example: edgemem warmup resnet.th --model edgemem.models.networks:resnet20
     --parts layer1,layer2,layer3 --data train.npz --out warm.safetensors
     """
-    _require_torch("train")
+    require_torch("train")
     from edgemem.models.command import AttachSettings, warm_up_checkpoint
     from edgemem.models.warm_up import Progress, Recipe
 
@@ -147,7 +147,7 @@ def export(
     Example: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
     --batch 16 --out camera.edgemem
     """
-    _require_torch("export")
+    require_torch("export")
     from edgemem.export.choices import Choices
     from edgemem.export.command import export_checkpoint
     from edgemem.models.command import AttachSettings
@@ -203,7 +203,12 @@ def _print_parity(out: Path, parity: Any) -> None:
     print_table(f"{out}: onnxruntime against torch", ("what", "difference", "limit"), rows)
 
 
-def _require_torch(extra: str) -> None:
+def require_torch(extra: str) -> None:
+    """Refuse to go on without the packages of an extra.
+
+    Raises:
+        MissingExtraError: one of them is not installed.
+    """
     import importlib.util
 
     needed = ("torch",) if extra == "train" else ("torch", "onnx", "onnxscript")

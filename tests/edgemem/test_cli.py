@@ -147,7 +147,8 @@ def test_the_demo_prints_a_table_where_it_is_started(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "inspect", "verify", "doctor", "demo", "warmup", "export"]
+    "command",
+    ["run", "inspect", "verify", "doctor", "demo", "warmup", "export", "train-prototypes"],
 )
 def test_the_help_of_every_command_has_an_example(command):
     assert f"Example: edgemem {command}" in run(command, "--help")[0]
@@ -155,7 +156,9 @@ def test_the_help_of_every_command_has_an_example(command):
 
 def test_the_help_lists_every_command():
     listed = run("--help")[0]
-    for command in ("run", "inspect", "verify", "doctor", "demo", "warmup", "export"):
+    for command in (
+        "run", "inspect", "verify", "doctor", "demo", "warmup", "export", "train-prototypes",
+    ):  # fmt: skip
         assert f"│ {command} " in listed
 
 

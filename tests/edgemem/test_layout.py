@@ -45,7 +45,9 @@ SOURCES = [
 ]
 # The commands of the train side live beside the others and load it inside functions.
 DEVICE = [
-    (room, path) for room, path in SOURCES if room not in TRAIN_SIDE and path.name != "train.py"
+    (room, path)
+    for room, path in SOURCES
+    if room not in TRAIN_SIDE and not path.name.startswith("train")
 ]
 
 

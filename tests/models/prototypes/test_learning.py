@@ -1,0 +1,353 @@
+"""Learning a task: what changes, what must not, and that an interruption changes nothing."""
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgemem.errors import CheckpointError, InputError
+from edgemem.models.prototypes import (
+    Progress,
+    PrototypeModel,
+    Recipe,
+    learn_task,
+    prototype_loss,
+    relation_distillation,
+    supervised_contrastive_loss,
+)
+
+RECIPE = Recipe(epochs=3, batch_size=16, prototype_rate=0.1)
+STEPS = 3  # a pass over the frames
+
+
+@pytest.fixture(scope="module")
+def data(grid):
+    """48 frames: labels of a first task, and of a second."""
+    frames, row, column = grid(16 * STEPS, 0)
+    return frames, column, 3 + row
+
+
+@pytest.fixture(scope="module")
+def known(new_model, data):
+    """A model that knows a first task."""
+    return learn_task(new_model(), data[0], data[1], RECIPE)
+
+
+def state(model):
+    return copy.deepcopy(model.state_dict())
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+
+
+def second(known, data, recipe=RECIPE, **options):
+    return learn_task(known, data[0], data[2], recipe, **options)
+
+
+def plain(x, generator):
+    return x
+
+
+class Interruption(Exception):
+    pass
+
+
+def interrupt(step):
+    """A progress function that fails after so many steps, as a power cut would."""
+
+    def note(progress):
+        if progress.step == step:
+            raise Interruption
+
+    return note
+
+
+@pytest.mark.parametrize("axis", ["samples", "prototypes"])
+def test_the_given_model_frames_and_labels_stay_bit_for_bit(known, data, axis):
+    before, training = state(known), [m.training for m in known.modules()]
+    frames, _, labels = (array.copy() for array in data)
+    for array in (frames, labels):
+        array.flags.writeable = False
+    recipe = dataclasses.replace(RECIPE, relation_axis=axis)
+    learnt = learn_task(known, frames, labels, recipe)
+    assert same(state(known), before) and known.tasks == ((0, 1, 2),)
+    assert [m.training for m in known.modules()] == training
+    assert all(p.grad is None and p.requires_grad for p in known.parameters())
+    assert (frames == data[0]).all() and (labels == data[2]).all()
+    assert learnt.tasks == ((0, 1, 2), (3, 4, 5)) and not learnt.training
+    assert not set(map(id, known.parameters())) & set(map(id, learnt.parameters()))
+
+
+def test_everything_learns_old_prototypes_included(known, data):
+    before, learnt = state(known), second(known, data)
+    after = learnt.state_dict()
+    assert all(not value.equal(after[name]) for name, value in before.items())
+
+
+def test_without_distillation_old_prototypes_stay(known, data):
+    learnt = second(known, data, dataclasses.replace(RECIPE, relation_weight=0.0))
+    assert learnt.prototypes[0].equal(known.prototypes[0])
+    assert not learnt.encoder[0].weight.equal(known.encoder[0].weight)
+
+
+def test_prototypes_have_a_rate_of_their_own(known, data):
+    still = dataclasses.replace(RECIPE, prototype_rate=0.0)
+    learnt, start = second(known, data, still), known.with_task([3, 4, 5], seed=1)
+    for found, expected in zip(learnt.prototypes, start.prototypes, strict=True):
+        assert found.equal(expected)
+    assert not learnt.encoder[0].weight.equal(known.encoder[0].weight)
+    body = dataclasses.replace(RECIPE, learning_rate=0.0)
+    learnt = second(known, data, body)
+    for found, expected in zip(learnt.prototypes, start.prototypes, strict=True):
+        assert not found.equal(expected)
+    assert same(learnt.encoder.state_dict(), known.encoder.state_dict())
+    assert same(learnt.projection.state_dict(), known.projection.state_dict())
+
+
+@pytest.mark.parametrize("axis", ["samples", "prototypes"])
+def test_one_epoch_of_four_steps_is_plain_gradient_descent_on_the_weighted_sum(known, data, axis):
+    """Momentum and decay for encoder and head; neither for prototypes, at ten times the rate."""
+    recipe = Recipe(
+        1, 12, 0.02, 0.5, 0.01, 0.2, 0.3, prototype_weight=1.5, relation_weight=20.0,
+        relation_temperature=0.2, relation_axis=axis,
+    )  # fmt: skip
+    batches = []
+
+    def spy(x, generator):
+        batches.append(x.clone())
+        return x
+
+    learnt = second(known, data, recipe, views=spy)
+    model, velocity = known.with_task([3, 4, 5], seed=1), {}
+    label_of = {tuple(frame): label for frame, label in zip(data[0].tolist(), data[2], strict=True)}
+    assert len(batches) == 8 and all(len(x) == 12 for x in batches)
+    for one, other in zip(batches[::2], batches[1::2], strict=True):
+        assert one.equal(other)
+        x = torch.cat([one, other])
+        y = torch.tensor([label_of[tuple(frame)] - 3 for frame in x.tolist()])
+        features = model.encoder(x)
+        loss = supervised_contrastive_loss(model.projection(features), y, 0.3)
+        loss = loss + 1.5 * prototype_loss(features, model.prototypes[1], y)
+        loss = loss + 20.0 * relation_distillation(
+            features, model.prototypes[0], known.encoder(x).detach(), known.prototypes[0].detach(),
+            temperature=0.2, relation_axis=axis,
+        )  # fmt: skip
+        named = dict(model.named_parameters())
+        grads = torch.autograd.grad(loss, list(named.values()))
+        with torch.no_grad():
+            for (name, parameter), grad in zip(named.items(), grads, strict=True):
+                if name.startswith("prototypes"):
+                    parameter.sub_(0.2 * grad)
+                    continue
+                velocity[name] = 0.5 * velocity.get(name, 0) + grad + 0.01 * parameter
+                parameter.sub_(0.02 * velocity[name])
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(learnt.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_teacher_is_in_eval_mode_and_its_statistics_stay(grid):
+    """In train mode a norm would give features that change with the batch."""
+    frames, row, column = grid(48, 0)
+    encoder = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+    known = learn_task(PrototypeModel(encoder, 8), frames, column, RECIPE)
+    known.train()  # a caller may leave it so
+    before, seen = state(known), []
+
+    def watch(module, args, output):
+        if not module.training:
+            seen.append(args[0].requires_grad)
+
+    handle = known.encoder[1].register_forward_hook(watch)
+    learnt = learn_task(known, frames, 3 + row, RECIPE)
+    handle.remove()
+    assert len(seen) == RECIPE.epochs * STEPS and not any(seen)
+    assert known.training and same(state(known), before)
+    assert not learnt.encoder[1].running_mean.equal(known.encoder[1].running_mean)
+
+
+def test_what_needs_no_gradient_stays(known, data):
+    model = copy.deepcopy(known)
+    model.encoder[0].requires_grad_(False)
+    learnt = second(model, data)
+    assert same(learnt.encoder[0].state_dict(), known.encoder[0].state_dict())
+    assert not learnt.encoder[2].weight.equal(known.encoder[2].weight)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(known, data):
+    torch.manual_seed(99)  # the state of the global generator is nobody's business
+    before = torch.get_rng_state()
+    expected = state(second(known, data))
+    assert torch.get_rng_state().equal(before)
+    torch.manual_seed(7)
+    assert same(state(second(known, data)), expected)
+    assert not same(state(second(known, data, dataclasses.replace(RECIPE, seed=1))), expected)
+
+
+def test_dropout_in_the_encoder_is_drawn_from_the_seed_too(data, tmp_path):
+    """Also after an interruption, when epochs before did not draw."""
+    model = PrototypeModel(nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5)), 8)
+    found, resume = [], tmp_path / "progress.safetensors"
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(state(learn_task(model, data[0], data[1], RECIPE)))
+    with pytest.raises(Interruption):
+        learn_task(model, data[0], data[1], RECIPE, interrupt(STEPS + 1), resume=resume)
+    found.append(state(learn_task(model, data[0], data[1], RECIPE, resume=resume)))
+    assert same(found[0], found[1]) and same(found[0], found[2])
+
+
+def test_progress_tells_every_step_and_its_terms(known, data):
+    seen = []
+    second(known, data, progress=seen.append, views=plain)
+    assert [p.step for p in seen] == list(range(1, 3 * STEPS + 1))
+    assert all(isinstance(p, Progress) and p.steps == 3 * STEPS for p in seen)
+    assert seen[0].relation == pytest.approx(0, abs=1e-6)  # nothing has changed yet
+    assert seen[-1].relation > 1e-6
+    for p in seen:
+        assert p.loss == pytest.approx(p.contrastive + 2 * p.prototype + 4 * p.relation, rel=1e-4)
+        assert 0 <= p.accuracy <= 1
+
+
+def test_every_frame_is_seen_once_an_epoch_however_many_there_are(new_model, data):
+    for count in (1, 15, 16, 17, 33):
+        seen = []
+
+        def spy(x, generator, seen=seen):
+            seen.append(x)
+            return x
+
+        frames, labels = data[0][:count], data[1][:count]
+        learn_task(new_model(), frames, labels, Recipe(epochs=1, batch_size=16), views=spy)
+        assert max(len(x) for x in seen) <= 16 and len(seen) == 2 * -(-count // 16)
+        rows = torch.cat(seen[::2]).numpy()
+        assert sorted(map(tuple, rows)) == sorted(map(tuple, frames))
+
+
+def test_every_epoch_and_every_task_has_an_order_of_its_own(known, new_model, data):
+    orders = []
+    for model in (new_model(), known):
+        seen = []
+        learn_task(
+            model, data[0], data[2], RECIPE, views=lambda x, _, seen=seen: seen.append(x) or x
+        )
+        rows = torch.cat(seen[::2]).view(RECIPE.epochs, len(data[0]), 2)
+        orders += [tuple(map(tuple, epoch.tolist())) for epoch in rows]
+    assert len(set(orders)) == 2 * RECIPE.epochs
+
+
+@pytest.mark.parametrize("step", [2, STEPS, STEPS + 1, 2 * STEPS + 2, 3 * STEPS])
+def test_an_interruption_changes_nothing_bit_for_bit(step, known, data, tmp_path):
+    resume, seen = tmp_path / "progress.safetensors", []
+    with pytest.raises(Interruption):
+        second(known, data, progress=interrupt(step), resume=resume)
+    assert resume.exists() == (step > STEPS)
+    learnt = second(known, data, progress=seen.append, resume=resume)
+    assert seen[0].step == 1 + STEPS * ((step - 1) // STEPS)  # epochs done are not repeated
+    assert same(state(learnt), state(second(known, data)))
+    assert [p.name for p in tmp_path.iterdir()] == ["progress.safetensors"]
+
+
+def test_the_progress_of_other_settings_is_refused(known, new_model, data, tmp_path):
+    resume = tmp_path / "progress.safetensors"
+    with pytest.raises(Interruption):
+        second(known, data, progress=interrupt(STEPS + 1), resume=resume)
+    before = resume.read_bytes()
+    frames, _, labels = data
+    others = (
+        (known, frames, labels, dataclasses.replace(RECIPE, relation_axis="prototypes")),
+        (known, frames, labels[::-1].copy(), RECIPE),
+        (known, frames, labels + 1, RECIPE),
+        (known, frames[::-1].copy(), labels, RECIPE),
+        (new_model(), frames, labels, RECIPE),
+        (learn_task(new_model(1), frames, data[1], RECIPE), frames, labels, RECIPE),
+    )
+    for arguments in others:
+        with pytest.raises(CheckpointError, match="other data, model or recipe"):
+            learn_task(*arguments, resume=resume)
+    assert resume.read_bytes() == before
+
+
+@pytest.mark.parametrize("keep", [0, 7, 300, -1])
+def test_a_damaged_progress_file_is_refused(keep, known, data, tmp_path):
+    resume = tmp_path / "progress.safetensors"
+    with pytest.raises(Interruption):
+        second(known, data, progress=interrupt(STEPS + 1), resume=resume)
+    resume.write_bytes(resume.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"progress\.safetensors"):
+        second(known, data, resume=resume)
+
+
+BAD_DATA = {
+    "start at -1": lambda x, y: (x, y - 4),
+    "learnt in an earlier task": lambda x, y: (x, y - 2),
+    r"float64\[48\]": lambda x, y: (x, y.astype(float)),
+    r"int64\[47\] for 48 frames": lambda x, y: (x, y[1:]),
+    "has no frames": lambda x, y: (x[:0], y[:0]),
+}
+
+
+@pytest.mark.parametrize("message", BAD_DATA)
+def test_data_that_does_not_fit_is_refused(message, known, data):
+    with pytest.raises(InputError, match=message):
+        learn_task(known, *BAD_DATA[message](data[0], data[2]), RECIPE)
+
+
+def test_a_loss_that_is_not_finite_ends_it(known, data):
+    with pytest.raises(InputError, match=r"the loss is not finite.*Lower the learning rate"):
+        second(known, data, dataclasses.replace(RECIPE, learning_rate=1e30))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0}, {"batch_size": 0}, {"seed": -1}, {"learning_rate": -0.1},
+        {"prototype_rate": float("nan")}, {"momentum": float("inf")}, {"weight_decay": -1.0},
+        {"contrast_temperature": 0.0}, {"relation_temperature": -1.0},
+        {"prototype_weight": -2.0}, {"relation_weight": float("nan")},
+    ],
+)  # fmt: skip
+def test_a_recipe_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(InputError, match="is out of range"):
+        Recipe(**wrong)
+
+
+def test_an_unknown_axis_is_refused():
+    with pytest.raises(InputError, match="relation axis 'classes'"):
+        Recipe(relation_axis="classes")
+
+
+def test_the_defaults_are_those_of_the_released_code():
+    assert json.loads(json.dumps(dataclasses.asdict(Recipe()))) == {
+        "epochs": 100,
+        "batch_size": 128,
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "prototype_rate": 0.01,
+        "contrast_temperature": 0.1,
+        "prototype_weight": 2.0,
+        "relation_weight": 4.0,
+        "relation_temperature": 1.0,
+        "relation_axis": "samples",
+        "seed": 0,
+    }
+
+
+def test_three_tasks_in_turn_are_told_apart(new_model, grid):
+    frames, row, column = grid(240, 5)
+    model, recipe = new_model(), Recipe(epochs=10, batch_size=40, prototype_rate=0.1)
+    for task in range(3):
+        own = row == task
+        model = learn_task(model, frames[own], 3 * task + column[own], recipe)
+    assert model.classes == tuple(range(9))
+    answers = model.predict(frames)
+    assert set(answers) <= set(range(9))
+    for task in range(3):
+        assert set(model.predict(frames, model.tasks[task])) <= set(model.tasks[task])
+    last = model.predict(frames[row == 2], model.tasks[2])
+    assert np.mean(last == 6 + column[row == 2]) > 0.8
