@@ -137,7 +137,7 @@ def test_the_packaged_bundle_computes_what_torch_computed():
     found = verify(BUNDLE, threads=1)
     assert found.files == len(edgemem.open(BUNDLE).bundle.manifest.files)
     assert all(0 <= value <= TOLERANCE for value in (found.frozen, found.adapt, found.adapted))
-    assert set(found.as_dict()) == {"files", "frozen", "adapt", "adapted"}
+    assert set(found.as_dict()) == {"files", "engine", "limit", "frozen", "adapt", "adapted"}
 
 
 def rewrite_reference(bundle, change):
