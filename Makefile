@@ -27,7 +27,7 @@ test: $(TEST)/installed
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	sh tests/typecheck.sh $(TEST)
-	$(TEST)/bin/pytest
+	$(TEST)/bin/pytest -n 2 --dist loadfile
 	sh tests/empty_environment.sh $(TEST)
 
 test-arm64: $(TEST)/installed
