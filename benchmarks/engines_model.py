@@ -25,11 +25,11 @@ def write_forms(folder: Path) -> None:
     converters refuse, and `loss` leaves backward pass and update to the engine.
     """
     from edgemem.export import Choices
-    from edgemem.export.bundle_writer import _frame_spec, _functions
+    from edgemem.export.choices import frame_spec, functions_of
 
     model = adaptive_model(NETWORK, STATISTICS)
     choices = Choices(BATCH, "full", "all", "ecotta")
-    step = _functions(model, choices, _frame_spec(model, choices))[0]["adapt"]
+    step = functions_of(model, choices, frame_spec(model, choices))[0]["adapt"]
     write_steps(model, BATCH, folder, ("full",))
     with np.load(folder / "inputs.npz") as values:
         inputs = {name: values[name] for name in step.inputs}

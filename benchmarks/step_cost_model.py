@@ -79,7 +79,7 @@ def write_frozen(name: str, batch: int, path: Path) -> None:
 def write_steps(model: Any, batch: int, folder: Path, gradients: tuple[str, ...]) -> None:
     """`predict.onnx` and, for each gradient, its plans, with one weights file and their inputs."""
     from edgemem.export import Choices
-    from edgemem.export.bundle_writer import _frame_spec, _functions
+    from edgemem.export.choices import frame_spec, functions_of
     from edgemem.export.plans import plan_graphs
     from edgemem.export.trace import to_onnx
     from edgemem.export.weights import FILE, share_weights, strip_notes
@@ -87,7 +87,7 @@ def write_steps(model: Any, batch: int, folder: Path, gradients: tuple[str, ...]
     graphs = {}
     for gradient in gradients:
         choices = Choices(batch, gradient, "all", "ecotta")
-        functions, _ = _functions(model, choices, _frame_spec(model, choices))
+        functions, _ = functions_of(model, choices, frame_spec(model, choices))
         if not graphs:
             graphs["predict"] = to_onnx(functions["predict"])
         for plan, graph in plan_graphs(to_onnx(functions["adapt"])).items():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from edgemem.export import Choices
-from edgemem.export.bundle_writer import _frame_spec, _functions
+from edgemem.export.choices import frame_spec, functions_of
 from edgemem.export.lowering.recompute import LARGE, recompute
 from edgemem.export.trace import to_onnx
 from edgemem.models import attach
@@ -35,7 +35,7 @@ def step(request, lively, warmed):
     parts = [f"body{part}" for part in parts]
     model = warmed(attach(named.eval(), parts, example, statistics=request.param))
     choices = Choices(BATCH, "full", "all", "ecotta")
-    function = _functions(model, choices, _frame_spec(model, choices))[0]["adapt"]
+    function = functions_of(model, choices, frame_spec(model, choices))[0]["adapt"]
     inputs = {name: value.detach().numpy() for name, value in function.inputs.items()}
     inputs["x"] = np.random.default_rng(0).random(inputs["x"].shape, np.float32)
     inputs["hp.entropy_margin"] = np.asarray(99, np.float32)
@@ -134,7 +134,7 @@ def test_operators_with_two_outputs_and_other_types_are_copied_too(lively, warme
     named.add_module("head", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     model = warmed(attach(lively(named), ["first", "body[4:7]"], torch.zeros(2, 1, SIZE, SIZE)))
     choices = Choices(BATCH, "full", "all", "ecotta")
-    function = _functions(model, choices, _frame_spec(model, choices))[0]["adapt"]
+    function = functions_of(model, choices, frame_spec(model, choices))[0]["adapt"]
     inputs = {name: value.detach().numpy() for name, value in function.inputs.items()}
     inputs["x"] = np.random.default_rng(0).random(inputs["x"].shape, np.float32)
     graph = to_onnx(function)
