@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgemem.block import Array
-from edgemem.errors import ExportError
+from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.litert import FILE, require_converter, write_litert
 from edgemem.export.mobile import partitions
 from edgemem.export.parity import LATER_TOLERANCE, Arrays, Call, Engine, check_parity
@@ -131,7 +131,10 @@ class Targets:
             found |= partitions(paths)
         if "qnn" in self._wanted and missing(PROVIDERS["qnn"]) is None:
             backend = OnnxRuntimeBackend(1, provider="qnn")
-            found["qnn"] = {name: backend.open(path).nodes for name, path in paths.items()}
+            try:
+                found["qnn"] = {name: backend.open(path).nodes for name, path in paths.items()}
+            except EdgeMemError as error:  # what an NPU refuses here another may take
+                found["qnn"] = str(error)
         return found
 
     def _compared(

@@ -7,14 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import nn
 
 from edgemem.errors import AttachError, CheckpointError
 from edgemem.models.adaptive import AdaptiveModel, Attachment, Normalization
 from edgemem.models.attach import attach
-from edgemem.models.checkpoint import read_tensors, write_tensors
+from edgemem.models.checkpoint import has_format, read_tensors, write_tensors
 from edgemem.models.meta_network import Form
 
 FORMAT = "edgemem-checkpoint-1"
@@ -36,13 +35,7 @@ def save_adaptive(model: AdaptiveModel, path: Path, source: dict[str, str]) -> N
 
 def is_adaptive(path: Path) -> bool:
     """Whether the file was written by `save_adaptive`."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return False
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except safetensors.SafetensorError:
-        return False
+    return has_format(path, FORMAT)
 
 
 def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str, str]]:

@@ -37,6 +37,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
+def has_format(path: Path, name: str) -> bool:
+    """Whether a file is of ours, with that format in its metadata."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == name
+    except safetensors.SafetensorError:
+        return False
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, all or nothing."""
     # Clones, as the format refuses tensors that share memory (a layer under two names).

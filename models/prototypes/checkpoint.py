@@ -7,12 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors
 from torch import nn
 
 from edgemem.errors import CheckpointError, EdgeMemError
 from edgemem.models.adaptive import Normalization
-from edgemem.models.checkpoint import read_tensors, write_tensors
+from edgemem.models.checkpoint import has_format, read_tensors, write_tensors
 from edgemem.models.prototypes.encoder import Encoder, EncoderSettings
 from edgemem.models.prototypes.model import PrototypeModel
 
@@ -40,13 +39,7 @@ def save_prototypes(
 
 def is_prototypes(path: Path) -> bool:
     """Whether the file was written by `save_prototypes`."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return False
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except safetensors.SafetensorError:
-        return False
+    return has_format(path, FORMAT)
 
 
 def load_prototypes(
