@@ -93,6 +93,23 @@ class Binding:
 
 
 @dataclass(frozen=True)
+class Teaching:
+    """What `learn` can teach this bundle.
+
+    capacity: classes there is room for, the model's own included; logits have as many columns.
+    arrays: those of the block whose first axis is the class; a row of zeros is a class that was
+    never taught. root_share: part of what is taught of a class that the root takes at once, so that
+    every context knows it; the rest is the present context's. reads: ways to answer by name, each
+    with the hyper-parameters that make it so, the default first.
+    """
+
+    capacity: int
+    arrays: tuple[str, ...]
+    root_share: float
+    reads: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything the runtime knows about a bundle before it opens a graph.
 
@@ -123,6 +140,12 @@ class Manifest:
     exported_from: dict[str, Any] = field(default_factory=dict)
     adapt_when: int = 1
     targets: dict[str, dict[str, Binding]] = field(default_factory=dict)
+    teaching: Teaching | None = None
+
+    @property
+    def classes(self) -> int:
+        """Columns of the logits."""
+        return len(self.labels) if self.teaching is None else self.teaching.capacity
 
     def binding(self, graph: str, target: str) -> Binding | None:
         """Where a graph of a target is; None = the bundle has none."""
@@ -169,6 +192,7 @@ def to_json(manifest: Manifest) -> bytes:
         "files": {name: vars(record) for name, record in manifest.files.items()},
         "exported_from": manifest.exported_from,
         "adapt_when": manifest.adapt_when,
+        "teaching": None if manifest.teaching is None else vars(manifest.teaching),
     }
     return (json.dumps(document, indent=1) + "\n").encode()
 
@@ -236,6 +260,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
             _text(target): {_text(name): _binding(entry) for name, entry in graphs.items()}
             for target, graphs in document["targets"].items()
         },
+        teaching=_teaching(document["teaching"]),
     )
 
 
@@ -247,6 +272,7 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("source keys, but no graph named 'key'")
     if "adapt" in manifest.graphs and not manifest.plans:
         raise ValueError("a graph named 'adapt', but no plan")
+    _check_teaching(manifest)
     if unknown := [plan.graph for plan in manifest.plans if plan.graph not in manifest.graphs]:
         raise ValueError(f"a plan with graph {unknown[0]!r}, which is not listed")
     more = [manifest.source] if manifest.source is not None else []
@@ -269,6 +295,25 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("the optimiser slots are larger than four blocks")
 
 
+def _check_teaching(manifest: Manifest) -> None:
+    teaching = manifest.teaching
+    if (teaching is None) != ("learn" not in manifest.graphs):
+        raise ValueError("a graph named 'learn' and 'teaching' belong together")
+    if teaching is None:
+        return
+    if teaching.capacity < len(manifest.labels):
+        raise ValueError(f"room for {teaching.capacity} classes, but {len(manifest.labels)} labels")
+    shapes = {spec.name: spec.shape for spec in manifest.block.arrays}
+    for name in teaching.arrays:
+        if shapes.get(name, ())[:1] != (teaching.capacity,):
+            raise ValueError(f"array {name!r} has no row for each class")
+    for name, values in teaching.reads.items():
+        if unknown := sorted(set(values) - set(manifest.hyper_parameters)):
+            raise ValueError(f"read {name!r} sets {unknown[0]!r}, which is no hyper-parameter")
+    if not teaching.arrays or not teaching.reads:
+        raise ValueError("teaching without arrays or without a way to read")
+
+
 def _files_of_targets(manifest: Manifest) -> list[str]:
     for target, graphs in manifest.targets.items():
         if target not in TARGETS[1:]:
@@ -284,6 +329,23 @@ def _binding(entry: dict[str, Any]) -> Binding:
         _text(entry["signature"]),
         tuple(_text(name) for name in entry["inputs"]),
         tuple(_text(name) for name in entry["outputs"]),
+    )
+
+
+def _teaching(entry: dict[str, Any] | None) -> Teaching | None:
+    if entry is None:
+        return None
+    share = _finite(entry["root_share"])
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"root_share {share!r} is not within 0 to 1")
+    return Teaching(
+        _count(entry["capacity"]),
+        tuple(_text(name) for name in entry["arrays"]),
+        share,
+        {
+            _text(name): {_text(k): _finite(v) for k, v in values.items()}
+            for name, values in entry["reads"].items()
+        },
     )
 
 
