@@ -15,18 +15,26 @@ import torch
 from edgemem.block import ArraySpec, BlockSpec, pack
 from edgemem.errors import InputError
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
+from edgemem.export.forward import Function
 from edgemem.export.integer import reference_of, rewritten
 from edgemem.export.objective import Objective
 from edgemem.export.parity import Parity, check_learn, check_parity, onnx_engine
 from edgemem.export.plans import check_plans, measured_plans, plan_graphs
 from edgemem.export.reading import FRAMES, READS, SUMS, Reading, teachable
-from edgemem.export.step import Function
 from edgemem.export.targets import OF_NPUS, Targets
 from edgemem.export.trace import to_onnx
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files import new_folder, sha256_file
-from edgemem.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, Teaching, to_json
+from edgemem.manifest import (
+    FileRecord,
+    FrameSpec,
+    HyperParameter,
+    Manifest,
+    Plan,
+    Teaching,
+    to_json,
+)
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.data import to_float
 from edgemem.models.remembered import CLASS_PRIOR

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from edgemem.errors import ExportError
+from edgemem.export.forward import Function
 from edgemem.export.learn import HYPER_PARAMETERS as LEARNING
 from edgemem.export.learn import learn_function
 from edgemem.export.objective import OBJECTIVES, Objective
 from edgemem.export.optimizer import OPTIMIZERS, Optimizer
 from edgemem.export.reading import Reading
 from edgemem.export.step import (
-    Function,
     adapt_function,
     hyper_parameters,
     key_function,

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from edgemem.export.reading import CLOSED, FRAMES, SUMS, Reading
-from edgemem.export.step import (
+from edgemem.export.forward import (
     Arrays,
     Function,
     answer,
@@ -27,6 +26,7 @@ from edgemem.export.step import (
     share_of_full,
     strip,
 )
+from edgemem.export.reading import CLOSED, FRAMES, SUMS, Reading
 from edgemem.manifest import FILLED
 from edgemem.models import remembered
 from edgemem.models.adaptive import AdaptiveModel, Gradient

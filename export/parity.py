@@ -15,9 +15,9 @@ from torch import Tensor
 
 from edgemem.block import Array
 from edgemem.errors import ExportError
+from edgemem.export.forward import Function
 from edgemem.export.learn import LABELS
 from edgemem.export.reading import CLOSED
-from edgemem.export.step import Function
 from edgemem.manifest import FILLED, FrameSpec
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.reference import reference_frames

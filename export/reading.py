@@ -79,7 +79,7 @@ class Reading:
         embedded = self.prototypes.embedded(features)
         scores = self.scores(embedded, self.directions(block), opened)
         log_p, level = torch.log_softmax(scores, 1), torch.logsumexp(logits, 1, keepdim=True)
-        own_p, new_p = log_p.split([self.own, self.capacity - self.own], 1)
+        own_p, new_p = torch.split(log_p, [self.own, self.capacity - self.own], 1)
         left = torch.logsumexp(own_p, 1, keepdim=True)
         own = self._own(logits - level, own_p - left, block, hp) + left
         both = torch.cat([own, new_p], 1) + level

@@ -5,42 +5,32 @@ Both take and return flat tuples of tensors; their names are the graph contract'
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
-from torch.func import functional_call, vjp
+from torch.func import vjp
 
-from edgemem.export.label_order import HYPER_PARAMETERS as READING
-from edgemem.export.label_order import in_order
+from edgemem.export.forward import (
+    Arrays,
+    Function,
+    answer,
+    detached,
+    forward,
+    predict_parameters,
+    prefixed,
+    present_rows,
+    share_of_full,
+    strip,
+)
 from edgemem.export.objective import Loss, Objective
 from edgemem.export.optimizer import Optimizer
-from edgemem.export.reading import HYPER_PARAMETERS as READING_PROTOTYPES
-from edgemem.export.reading import SEEN, Reading
+from edgemem.export.reading import FRAMES, SEEN, SUMS, Reading
 from edgemem.export.relation import keeping_relations
 from edgemem.manifest import FILLED
 from edgemem.models import remembered
-from edgemem.models.adaptive import PRIOR_FRAMES, AdaptiveModel, Gradient, Output
-from edgemem.models.classifier import features_of
+from edgemem.models.adaptive import AdaptiveModel, Gradient, Output
 
-Arrays = dict[str, Tensor]
 # Share of the exported values in what the block learns, after every step.
 ENSEMBLING = {"source_share": 0.01}
-
-
-@dataclass(frozen=True)
-class Function:
-    """A pure function with named inputs and outputs, ready to trace.
-
-    inputs: name -> example value, in order. outputs: names, in order.
-    dynamic_batch: whether x may hold any number of frames.
-    """
-
-    inputs: Arrays
-    outputs: tuple[str, ...]
-    call: Callable[..., tuple[Tensor, ...]]
-    dynamic_batch: bool
 
 
 def hyper_parameters(
@@ -51,11 +41,6 @@ def hyper_parameters(
     if not objective.learns:
         return known
     return known | optimizer.hyper_parameters | objective.hyper_parameters | ENSEMBLING
-
-
-def prefixed(prefix: str, arrays: Arrays) -> Arrays:
-    """Names with the prefix of the graph contract."""
-    return {f"{prefix}.{name}": value for name, value in arrays.items()}
 
 
 def predict_function(
@@ -145,9 +130,7 @@ def adapt_function(
                 return forward(model, old_block | arrays, x, count, hp, gradient, reading=reading)
 
             if objective.relation:
-                (output, features), extended = keeping_relations(
-                    model, run, x, old_block, reading
-                )
+                (output, features), extended = keeping_relations(model, run, x, old_block, reading)
                 result = extended(objective.loss(output, hp), hp)
             else:
                 output, features = run()
@@ -177,7 +160,7 @@ def adapt_function(
             )
         if reading is not None:
             taken = torch.softmax(logits.detach(), 1)
-            new_block |= model_taught(old_block)
+            new_block |= {SUMS: old_block[SUMS], FRAMES: old_block[FRAMES]}
             new_block[SEEN] = reading.seen(features.detach(), taken, old_block)
         next_block = [torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in block]
         stat_names[:] = [*result.stats, "loss", "updated"]
@@ -201,88 +184,5 @@ def _towards(value: Tensor, source: Tensor, share: Tensor) -> Tensor:
     return value + share * (source - value)
 
 
-def share_of_full(known: Tensor, full: float) -> Tensor:
-    """Weight of the statistics of so many frames against that of a full batch, where the source
-    counts as `PRIOR_FRAMES` (BN-alpha, Schneider et al. 2020); exactly 1 from a full batch on."""
-    share = known * (full + PRIOR_FRAMES) / ((known + PRIOR_FRAMES) * full)
-    return share.clamp(max=1.0)
-
-
-def model_taught(block: Arrays) -> Arrays:
-    """The arrays of a block that hold prototypes."""
-    return {name: array for name, array in block.items() if name.startswith("prototypes.")}
-
-
-def predict_parameters(model: AdaptiveModel, batch: int) -> dict[str, float]:
-    """Those that the forward pass reads."""
-    alpha = model.alpha(batch)
-    own = {} if alpha is None else {"alpha": alpha}
-    if model.remembered():
-        own |= {n: v for n, v in remembered.HYPER_PARAMETERS.items() if n != "memory_rate"}
-        own |= READING
-    if model.taught():
-        own |= READING_PROTOTYPES
-    return own
-
-
 def _memory_parameters(model: AdaptiveModel) -> dict[str, float]:
     return remembered.HYPER_PARAMETERS if model.remembered() else {}
-
-
-def present_rows(x: Tensor, filled: Tensor) -> Tensor:
-    """[n]: one for the first so many rows, zero for the others."""
-    rows = torch.arange(x.shape[0], dtype=x.dtype, device=x.device)
-    return (filled - rows).clamp(0.0, 1.0)
-
-
-def answer(
-    model: AdaptiveModel,
-    output: Output,
-    block: Arrays,
-    count: Tensor,
-    hp: Arrays,
-    present: Tensor | None = None,
-    reading: Reading | None = None,
-) -> Tensor:
-    """Logits after the remembered class prior and the order of labels, where there is a memory."""
-    if not model.remembered():
-        return output.logits
-    opened = None if reading is None else reading.opened(block, hp)
-    logits = remembered.weighed(output.logits, block[remembered.CLASS_PRIOR], hp, opened)
-    return in_order(logits, count, hp["label_order"], present, opened)
-
-
-def forward(
-    model: AdaptiveModel,
-    block: Arrays,
-    x: Tensor,
-    count: Tensor,
-    hp: Arrays,
-    gradient: Gradient = "full",
-    present: Tensor | None = None,
-    reading: Reading | None = None,
-) -> tuple[Output, Tensor]:
-    """What a forward pass gives, its logits as they are read, and the features they come from (none
-    without a reading)."""
-    weight, shares = None, None if present is None else present / count
-    if model.remembered():
-        weight = remembered.batch_weight(count, block, hp)
-    model.gradient = gradient
-    try:
-        arguments = (x, hp.get("alpha"), weight, shares)
-        if reading is None:
-            return functional_call(model, block, arguments), x.new_zeros(0)
-        with features_of(reading.classifier) as seen:
-            output: Output = functional_call(model, block, arguments)
-    finally:
-        model.gradient = "full"
-    return output._replace(logits=reading.read(output.logits, seen[0], block, hp)), seen[0]
-
-
-def detached(arrays: Arrays) -> Arrays:
-    return {name: value.detach().clone() for name, value in arrays.items()}
-
-
-def strip(prefix: str, values: Arrays) -> Arrays:
-    start = f"{prefix}."
-    return {n.removeprefix(start): v for n, v in values.items() if n.startswith(start)}

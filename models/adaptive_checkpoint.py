@@ -13,8 +13,8 @@ from torch import nn
 from edgemem.errors import AttachError, CheckpointError
 from edgemem.models.adaptive import AdaptiveModel, Attachment, Normalization
 from edgemem.models.attach import attach
-from edgemem.models.class_prototypes import ClassPrototypes
 from edgemem.models.checkpoint import has_format, read_tensors, write_tensors
+from edgemem.models.class_prototypes import ClassPrototypes
 from edgemem.models.meta_network import Form
 
 FORMAT = "edgemem-checkpoint-1"

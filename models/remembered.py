@@ -70,7 +70,11 @@ def evenness(mean: Tensor, frames: int, classes: Tensor | None = None) -> Tensor
 
 
 def weighed(
-    logits: Tensor, prior: Tensor, hp: Mapping[str, Tensor], opened: Tensor | None = None
+    logits: Tensor,
+    prior: Tensor,
+    hp: Mapping[str, Tensor],
+    opened: Tensor | None = None,
+    own: int = 0,
 ) -> Tensor:
     """Logits [n, classes] after the remembered class prior (a difference to the even one).
 
@@ -78,9 +82,12 @@ def weighed(
     where its entropy stands for the share e of all classes, it is `prior_weight` times 1 - e^32.
     (An even one was seen at 0.98, a skewed one, blurred by mistakes, at 0.75 to 0.94.)
     opened: [classes], 1 where there is such a class and 0 where there is only room; None = all.
+    own: the first so many are weighed; of classes just taught no batch has told how common they are.
     """
     if opened is not None:
-        return logits + _prior_of_opened(prior, hp["prior_weight"], opened)
+        added = _prior_of_opened(prior, hp["prior_weight"], opened)
+        is_own = torch.arange(len(opened), device=opened.device) < own
+        return logits + torch.where(is_own, added, 0.0)
     classes = logits.shape[1]
     share = (prior + 1.0 / classes).clamp(min=1e-9)
     evenness = torch.exp(-(share * torch.log(share)).sum()) / classes
