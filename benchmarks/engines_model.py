@@ -13,7 +13,7 @@ from step_cost_model import HP, adaptive_model, write_steps
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from edgemem.export.step import Function
+    from edgemem.export.forward import Function
 
 BATCH, NETWORK, STATISTICS = 16, "ResNet-20", "source"
 

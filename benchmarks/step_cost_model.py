@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgemem.export.step import Function
+    from edgemem.export.forward import Function
 
 HP = {"entropy_margin": 100.0}  # every sample counts
 STATISTICS = ("source", "mix")

@@ -15,25 +15,36 @@ import torch
 from edgemem.block import ArraySpec, BlockSpec, pack
 from edgemem.errors import InputError
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
+from edgemem.export.forward import Function
 from edgemem.export.integer import reference_of, rewritten
 from edgemem.export.objective import Objective
-from edgemem.export.parity import Parity, check_parity, onnx_engine
+from edgemem.export.parity import Parity, check_learn, check_parity, onnx_engine
 from edgemem.export.plans import check_plans, measured_plans, plan_graphs
-from edgemem.export.step import Function
+from edgemem.export.reading import FRAMES, READS, SUMS, Reading, teachable
 from edgemem.export.targets import OF_NPUS, Targets
 from edgemem.export.trace import to_onnx
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files import new_folder, sha256_file
-from edgemem.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, to_json
+from edgemem.manifest import (
+    FileRecord,
+    FrameSpec,
+    HyperParameter,
+    Manifest,
+    Plan,
+    Teaching,
+    to_json,
+)
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.data import to_float
+from edgemem.models.remembered import CLASS_PRIOR
 from edgemem.models.source_keys import source_keys
 from edgemem.reference import reference_frames
 
 GENERIC = "bank/generic.safetensors"
 REFERENCE = "reference.safetensors"
 SOURCE = "source.safetensors"
+TAUGHT_SHARE = 0.5  # of what is taught in one context, for all contexts at once
 ROOT_SHARE = 1.0  # of what is learnt, over contexts; what is remembered belongs to its context
 
 
@@ -67,18 +78,22 @@ def export_bundle(
         if not model.warm:
             for meta in model.meta_networks():
                 trimmed.enter_context(meta.without_branch())
-        return _export(model, path, choices, source or {}, report)
+        reading = None
+        if choices.max_classes is not None:
+            reading = trimmed.enter_context(teachable(model, choices.max_classes))
+        return _export(model, path, choices, reading, source or {}, report)
 
 
 def _export(
     model: AdaptiveModel,
     path: Path,
     choices: Choices,
+    reading: Reading | None,
     source: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> Parity:
     frames = frame_spec(model, choices)
-    functions, objective = functions_of(model, choices, frames)
+    functions, objective = functions_of(model, choices, frames, reading)
     models = {}
     for name, function in functions.items():
         report(f"tracing {name}")
@@ -88,7 +103,7 @@ def _export(
     models |= steps
     for graph in models.values():
         strip_notes(graph)
-    elsewhere = Targets(model, functions, choices.targets, frames)
+    elsewhere = Targets(model, functions, choices.targets, frames, reading)
     others = elsewhere.graphs(report)
     exact = copy.deepcopy(models | others) if choices.int8 is not None else {}
     with new_folder(path) as folder:
@@ -102,6 +117,8 @@ def _export(
         parity.check()
         inputs = functions["adapt"].inputs | {"x": torch.from_numpy(reference_frames(frames, 0))}
         check_plans(folder, list(steps), inputs)
+        if reading is not None:
+            check_learn(folder / "learn.onnx", functions["learn"], frames)
         reports = elsewhere.write(folder, objective.exercise, report)
         if choices.int8 is not None:
             report("quantising")
@@ -131,9 +148,18 @@ def _export(
             _named("block", functions["adapt"]), dict.fromkeys(model.learned(), ROOT_SHARE)
         )
         manifest = _manifest(path, folder, tuple(plans), functions, block, frames, choices, origin)
-        manifest = replace(manifest, targets=elsewhere.bindings())
+        manifest = replace(
+            manifest, targets=elsewhere.bindings(), teaching=_teaching(model, reading)
+        )
         (folder / "manifest.json").write_bytes(to_json(manifest))
     return parity
+
+
+def _teaching(model: AdaptiveModel, reading: Reading | None) -> Teaching | None:
+    if reading is None:
+        return None
+    arrays = [SUMS, FRAMES, *([CLASS_PRIOR] if model.remembered() else [])]
+    return Teaching(reading.capacity, tuple(arrays), TAUGHT_SHARE, READS)
 
 
 def _manifest(
@@ -147,7 +173,7 @@ def _manifest(
     origin: dict[str, Any],
 ) -> Manifest:
     adapt = functions["adapt"]
-    defaults = {n: float(v) for n, v in _named("hp", adapt).items()}
+    defaults = {n: float(v) for f in functions.values() for n, v in _named("hp", f).items()}
     defaults |= dict(choices.hyper_parameters or {})
     classes = int(origin.pop("classes"))
     files = sorted(p for p in folder.rglob("*") if p.is_file())

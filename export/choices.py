@@ -11,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from edgemem.errors import ExportError
+from edgemem.export.forward import Function
+from edgemem.export.learn import HYPER_PARAMETERS as LEARNING
+from edgemem.export.learn import learn_function
 from edgemem.export.objective import OBJECTIVES, Objective
 from edgemem.export.optimizer import OPTIMIZERS, Optimizer
+from edgemem.export.reading import Reading
 from edgemem.export.step import (
-    Function,
     adapt_function,
     hyper_parameters,
     key_function,
@@ -40,6 +43,8 @@ class Choices:
     learning_rate: default of `hp.learning_rate`; None = the optimizer's. hyper_parameters: other
     defaults by name. labels: class names in the order of the logits.
     targets: other engines that get graphs of their own, see `targets.EXPORTS`; onnx is always there.
+    max_classes: room for so many classes, the model's own included, so that a device can be taught
+    new ones (`learn`); None = none can be taught.
     int8: source frames [n, ...] (uint8 or float32) with which frozen kernels are quantised in ONNX
     graphs; None = they stay in full precision.
     """
@@ -54,6 +59,7 @@ class Choices:
     labels: tuple[str, ...] | None = None
     targets: tuple[str, ...] = ("onnx",)
     int8: NDArray[Any] | None = None
+    max_classes: int | None = None
 
 
 def check_choices(model: AdaptiveModel, choices: Choices) -> None:
@@ -110,9 +116,9 @@ def _chosen(choice: Any, known: Mapping[str, Callable[..., Any]], kind: str, *ar
 
 
 def functions_of(
-    model: AdaptiveModel, choices: Choices, frames: FrameSpec
+    model: AdaptiveModel, choices: Choices, frames: FrameSpec, reading: Reading | None = None
 ) -> tuple[dict[str, Function], Objective]:
-    """The graphs to be, by name, and what the step minimises.
+    """The graphs to be, by name, and what the step minimises. reading: how taught classes are read.
 
     Raises:
         ExportError: a name or a hyper-parameter that is unknown, or labels that do not fit.
@@ -136,14 +142,20 @@ def functions_of(
         )
     optimizer: Optimizer = _chosen(choices.optimizer, OPTIMIZERS, "optimizer", rate)
     known = hyper_parameters(model, choices.batch, objective, optimizer)
+    if reading is not None and objective.learns:
+        known |= LEARNING
     if unknown := sorted(set(choices.hyper_parameters or {}) - set(known)):
         raise ExportError(
             f"hyper-parameter {unknown[0]!r}", "is unknown", f"There are {', '.join(known)}"
         )
-    adapt = adapt_function(model, x, objective, optimizer, choices.gradient)
-    functions = {"predict": predict_function(model, x), "adapt": adapt}
+    adapt = adapt_function(model, x, objective, optimizer, choices.gradient, reading)
+    functions = {"predict": predict_function(model, x, reading=reading), "adapt": adapt}
     if model.source_moments is not None:
         functions["key"] = key_function(model, x)
+    if reading is not None:
+        functions["learn"] = learn_function(
+            model, x, reading, choices.gradient, learns=objective.learns
+        )
     return functions, objective
 
 

@@ -23,16 +23,22 @@ ROUNDING = 1e-4  # beside the chance of a batch of one class
 # Networks are too certain of what they get wrong. Where frames do go on as they were, their
 # neighbours contradict such certainty: the logits are divided by up to 1 + DOUBT.
 DOUBT = 2.0
+LEAST = 1e-6
 
 
 def in_order(
-    logits: Tensor, frames: Tensor, weight: Tensor, present: Tensor | None = None
+    logits: Tensor,
+    frames: Tensor,
+    weight: Tensor,
+    present: Tensor | None = None,
+    opened: Tensor | None = None,
 ) -> Tensor:
     """Logits [n, classes] of frames in order of time, after what their neighbours say.
 
     frames: how many, as a scalar tensor. weight: see `HYPER_PARAMETERS`; at 0 the logits come back
     exactly. present: [n], one for each frame and zero for what fills the batch up after them;
     None = n frames. What fills up says that all classes are alike, so its neighbour hears nothing.
+    opened: [classes], 1 where there is such a class and 0 where there is only room; None = all.
     """
     classes = logits.shape[1]
     log_p = torch.log_softmax(logits.detach(), 1)
@@ -41,11 +47,17 @@ def in_order(
         log_p = present * log_p + (1.0 - present) * -math.log(classes)
     even, none = torch.full_like(log_p[:1], 1.0 / classes), torch.zeros_like(log_p[:1])
     before = after = torch.full_like(log_p, 1.0 / classes)
+    alike: float | Tensor = PRIOR_FRAMES / classes
+    if opened is not None:
+        # Of a class that is not there a little is left, lest a logarithm be infinite.
+        even = torch.maximum(opened / opened.sum(), torch.full_like(opened, LEAST)).unsqueeze(0)
+        before = after = torch.zeros_like(log_p) + even
+        alike = PRIOR_FRAMES * even
     p, lasting = log_p.exp(), frames * 0.0
     for _ in range(ROUNDS):
         seen = p if present is None else p * present
         shares = seen.sum(0, keepdim=True) / frames if present is not None else p.mean(0, True)
-        prior = (frames * shares + PRIOR_FRAMES / classes) / (frames + PRIOR_FRAMES)
+        prior = (frames * shares + alike) / (frames + PRIOR_FRAMES)
         agreement = (seen * torch.cat([none, p])[:-1]).sum() / (frames - 1.0).clamp(min=1.0)
         # How much more often neighbours agree than frames in random order would: not with the
         # prior, which hides how rare classes are, for then few classes would pass for order.
@@ -57,6 +69,9 @@ def in_order(
         before = torch.cat([prior, forward])[:-1]
         after = torch.cat([backward, even])[1:]
         p = _shares(own * before * after)
+    if opened is not None:
+        told = [torch.log((side / even).clamp(min=LEAST)) for side in (before, after)]
+        return logits / (1.0 + weight * DOUBT * lasting) + weight * opened * (told[0] + told[1])
     neighbours = torch.log(classes * before) + torch.log(classes * after)
     return logits / (1.0 + weight * DOUBT * lasting) + weight * neighbours
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from edgemem.errors import EdgeMemError, ExportError, MissingExtraError
-from edgemem.export.step import Function
+from edgemem.export.forward import Function
 from edgemem.export.trace import traced
 from edgemem.manifest import Binding
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from edgemem.errors import ExportError
 from edgemem.export.objective import HyperParameters, Loss
+from edgemem.export.reading import Reading
 from edgemem.models.adaptive import AdaptiveModel, Output
 from edgemem.models.classifier import classifier_of, features_of
 
@@ -36,13 +37,40 @@ def relation_distance(
 
 
 def keeping_relations(
-    model: AdaptiveModel, forward: Callable[[], Output], x: Tensor
-) -> tuple[Output, Callable[[Loss, HyperParameters], Loss]]:
+    model: AdaptiveModel,
+    forward: Callable[[], tuple[Output, Tensor]],
+    x: Tensor,
+    block: dict[str, Tensor],
+    reading: Reading | None,
+) -> tuple[tuple[Output, Tensor], Callable[[Loss, HyperParameters], Loss]]:
     """A forward pass, and what adds the distance of its features' relations to a loss.
+
+    With a reading, the prototypes are those of all classes, taught ones too.
 
     Raises:
         ExportError: the model has no linear classifier, so no prototypes.
     """
+    classifier = _classifier(model, x)
+    with features_of(classifier) as seen:
+        output = forward()
+        with torch.no_grad():
+            model.frozen_logits(x)
+    features, teacher = seen
+    prototypes: Tensor = classifier.weight
+    if reading is not None:
+        features, teacher = (reading.prototypes.embedded(f) for f in (features, teacher))
+        prototypes = reading.directions(block)
+
+    def extended(loss: Loss, hp: HyperParameters) -> Loss:
+        temperature = hp["relation_temperature"]
+        distance = relation_distance(features, teacher, prototypes, temperature)
+        value = loss.value + hp["relation_weight"] * distance
+        return Loss(value, loss.update, {**loss.stats, "relation": distance})
+
+    return output, extended
+
+
+def _classifier(model: AdaptiveModel, x: Tensor) -> nn.Linear:
     with torch.no_grad():
         classes = model.frozen_logits(x[:2]).shape[1]
     classifier = classifier_of(model.frozen, classes)
@@ -52,16 +80,4 @@ def keeping_relations(
             f"needs prototypes, and the model has no linear layer with {classes} outputs",
             "Use --objective likelihood_ratio",
         )
-    with features_of(classifier) as seen:
-        output = forward()
-        with torch.no_grad():
-            model.frozen_logits(x)
-    features, teacher = seen
-
-    def extended(loss: Loss, hp: HyperParameters) -> Loss:
-        temperature = hp["relation_temperature"]
-        distance = relation_distance(features, teacher, classifier.weight, temperature)
-        value = loss.value + hp["relation_weight"] * distance
-        return Loss(value, loss.update, {**loss.stats, "relation": distance})
-
-    return output, extended
+    return classifier

@@ -5,64 +5,59 @@ Both take and return flat tuples of tensors; their names are the graph contract'
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
-from torch.func import functional_call, vjp
+from torch.func import vjp
 
-from edgemem.export.label_order import HYPER_PARAMETERS as READING
-from edgemem.export.label_order import in_order
+from edgemem.export.forward import (
+    Arrays,
+    Function,
+    answer,
+    detached,
+    forward,
+    predict_parameters,
+    prefixed,
+    present_rows,
+    share_of_full,
+    strip,
+)
 from edgemem.export.objective import Loss, Objective
 from edgemem.export.optimizer import Optimizer
+from edgemem.export.reading import FRAMES, SEEN, SUMS, Reading
 from edgemem.export.relation import keeping_relations
 from edgemem.manifest import FILLED
 from edgemem.models import remembered
-from edgemem.models.adaptive import PRIOR_FRAMES, AdaptiveModel, Gradient, Output
+from edgemem.models.adaptive import AdaptiveModel, Gradient, Output
 
-Arrays = dict[str, Tensor]
 # Share of the exported values in what the block learns, after every step.
 ENSEMBLING = {"source_share": 0.01}
-
-
-@dataclass(frozen=True)
-class Function:
-    """A pure function with named inputs and outputs, ready to trace.
-
-    inputs: name -> example value, in order. outputs: names, in order.
-    dynamic_batch: whether x may hold any number of frames.
-    """
-
-    inputs: Arrays
-    outputs: tuple[str, ...]
-    call: Callable[..., tuple[Tensor, ...]]
-    dynamic_batch: bool
 
 
 def hyper_parameters(
     model: AdaptiveModel, batch: int, objective: Objective, optimizer: Optimizer
 ) -> dict[str, float]:
     """Names and defaults of all scalars that the device may tune."""
-    known = _predict_parameters(model, batch) | _memory_parameters(model)
+    known = predict_parameters(model, batch) | _memory_parameters(model)
     if not objective.learns:
         return known
     return known | optimizer.hyper_parameters | objective.hyper_parameters | ENSEMBLING
 
 
-def prefixed(prefix: str, arrays: Arrays) -> Arrays:
-    """Names with the prefix of the graph contract."""
-    return {f"{prefix}.{name}": value for name, value in arrays.items()}
-
-
-def predict_function(model: AdaptiveModel, frames: Tensor, *, static: bool = False) -> Function:
+def predict_function(
+    model: AdaptiveModel,
+    frames: Tensor,
+    *,
+    static: bool = False,
+    reading: Reading | None = None,
+) -> Function:
     """x, block -> logits, key; for any number of frames.
 
     Fewer frames than a full batch carry less weight against the source statistics. static: always
     as many rows as `frames` has, of which the first `FILLED` are frames; the others have no effect.
+    reading: how taught classes are answered; None = there is no room for any.
     """
-    block = _detached(model.block())
-    scalars = {n: torch.tensor(v) for n, v in _predict_parameters(model, frames.shape[0]).items()}
+    block = detached(model.block())
+    scalars = {n: torch.tensor(v) for n, v in predict_parameters(model, frames.shape[0]).items()}
     inputs = {"x": frames, **prefixed("block", block), **prefixed("hp", scalars)}
     if static:
         inputs[FILLED] = torch.tensor(float(frames.shape[0]))
@@ -70,15 +65,15 @@ def predict_function(model: AdaptiveModel, frames: Tensor, *, static: bool = Fal
 
     def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(list(inputs)[1:], flat, strict=True))
-        arrays, hp = _strip("block", values), _strip("hp", values)
+        arrays, hp = strip("block", values), strip("hp", values)
         filled = values.get(FILLED)
-        present = None if filled is None else _present(x, filled)
+        present = None if filled is None else present_rows(x, filled)
         count = (x.flatten(1)[:, 0] * 0.0 + 1.0).sum() if filled is None else filled
         if "alpha" in hp:
             known = count + arrays[remembered.FRAMES] if model.remembered() else count
-            hp["alpha"] = hp["alpha"] * _share_of_full(known, full)
-        output = _forward(model, arrays, x, count, hp, present=present)
-        return _answer(model, output, arrays, count, hp, present), output.key
+            hp["alpha"] = hp["alpha"] * share_of_full(known, full)
+        output, _ = forward(model, arrays, x, count, hp, present=present, reading=reading)
+        return answer(model, output, arrays, count, hp, present, reading), output.key
 
     return Function(inputs, ("logits", "key"), call, dynamic_batch=not static)
 
@@ -91,7 +86,7 @@ def key_function(model: AdaptiveModel, frames: Tensor, *, static: bool = False) 
         inputs[FILLED] = torch.tensor(float(frames.shape[0]))
 
     def call(x: Tensor, *filled: Tensor) -> tuple[Tensor, ...]:
-        shares = _present(x, filled[0]) / filled[0] if static else None
+        shares = present_rows(x, filled[0]) / filled[0] if static else None
         output: Output = model(x, frame_weights=shares)
         return (output.key,)
 
@@ -104,14 +99,16 @@ def adapt_function(
     objective: Objective,
     optimizer: Optimizer,
     gradient: Gradient,
+    reading: Reading | None = None,
 ) -> Function:
     """x, block, slots, hyper-parameters -> logits, key, next block, next slots, stats.
 
     The logits are those before the update. Where the objective says so (no reliable sample),
-    what the block learns and the slots come back unchanged; what it remembers moves on.
+    what the block learns and the slots come back unchanged; what it remembers moves on. Classes
+    that were taught come back unchanged always. reading: see `predict_function`.
     """
-    block, learned = _detached(model.block()), list(model.learned())
-    source = _detached(model.learned())  # a copy: tracing takes the block's own arrays for inputs
+    block, learned = detached(model.block()), list(model.learned())
+    source = detached(model.learned())  # a copy: tracing takes the block's own arrays for inputs
     slots = optimizer.slots({name: block[name] for name in learned}) if objective.learns else {}
     defaults = hyper_parameters(model, frames.shape[0], objective, optimizer)
     inputs = {
@@ -124,25 +121,25 @@ def adapt_function(
 
     def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(list(inputs)[1:], flat, strict=True))
-        old_block, old_slots = _strip("block", values), _strip("opt", values)
-        hp, old_learned = _strip("hp", values), {name: old_block[name] for name in learned}
+        old_block, old_slots = strip("block", values), strip("opt", values)
+        hp, old_learned = strip("hp", values), {name: old_block[name] for name in learned}
         count = torch.tensor(float(x.shape[0]))
 
-        def loss(arrays: Arrays) -> tuple[Tensor, tuple[Output, Loss]]:
-            def forward() -> Output:
-                return _forward(model, old_block | arrays, x, count, hp, gradient)
+        def loss(arrays: Arrays) -> tuple[Tensor, tuple[Output, Tensor, Loss]]:
+            def run() -> tuple[Output, Tensor]:
+                return forward(model, old_block | arrays, x, count, hp, gradient, reading=reading)
 
             if objective.relation:
-                output, extended = keeping_relations(model, forward, x)
+                (output, features), extended = keeping_relations(model, run, x, old_block, reading)
                 result = extended(objective.loss(output, hp), hp)
             else:
-                output = forward()
+                output, features = run()
                 result = objective.loss(output, hp)
-            return result.value, (output, result)
+            return result.value, (output, features, result)
 
         new_block, new_slots = dict(old_learned), dict(old_slots)
         if objective.learns:
-            value, pullback, (output, result) = vjp(loss, old_learned, has_aux=True)  # type: ignore[misc]
+            value, pullback, (output, features, result) = vjp(loss, old_learned, has_aux=True)  # type: ignore[misc]
             # One, but not before the forward pass is over: an engine that takes a gradient first
             # and the loss later keeps activations for both.
             over = (value + output.key.sum()).detach().clamp(0.0, 0.0)
@@ -151,13 +148,20 @@ def adapt_function(
             share = hp["source_share"]
             new_block = {k: _towards(v, source[k], share) for k, v in new_block.items()}
         else:
-            _, (output, result) = loss(old_learned)
-        logits = _answer(model, output, old_block, count, hp)
+            _, (output, features, result) = loss(old_learned)
+        logits = answer(model, output, old_block, count, hp, None, reading)
         update = updated = result.update
         moved = dict.fromkeys(learned, update)
         if model.remembered():  # from every batch that gives finite values, reliable or not
             updated = update | torch.isfinite(result.value)
-            new_block |= remembered.next_remembered(old_block, output.seen, output.logits, hp)
+            opened = None if reading is None else reading.opened(old_block, hp)
+            new_block |= remembered.next_remembered(
+                old_block, output.seen, output.logits, hp, opened
+            )
+        if reading is not None:
+            taken = torch.softmax(logits.detach(), 1)
+            new_block |= {SUMS: old_block[SUMS], FRAMES: old_block[FRAMES]}
+            new_block[SEEN] = reading.seen(features.detach(), taken, old_block)
         next_block = [torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in block]
         stat_names[:] = [*result.stats, "loss", "updated"]
         stats = (*result.stats.values(), result.value, updated.to(x.dtype))
@@ -180,72 +184,5 @@ def _towards(value: Tensor, source: Tensor, share: Tensor) -> Tensor:
     return value + share * (source - value)
 
 
-def _share_of_full(known: Tensor, full: float) -> Tensor:
-    """Weight of the statistics of so many frames against that of a full batch, where the source
-    counts as `PRIOR_FRAMES` (BN-alpha, Schneider et al. 2020); exactly 1 from a full batch on."""
-    share = known * (full + PRIOR_FRAMES) / ((known + PRIOR_FRAMES) * full)
-    return share.clamp(max=1.0)
-
-
-def _predict_parameters(model: AdaptiveModel, batch: int) -> dict[str, float]:
-    """Those that the forward pass reads."""
-    alpha = model.alpha(batch)
-    own = {} if alpha is None else {"alpha": alpha}
-    if model.remembered():
-        own |= {n: v for n, v in remembered.HYPER_PARAMETERS.items() if n != "memory_rate"}
-        own |= READING
-    return own
-
-
 def _memory_parameters(model: AdaptiveModel) -> dict[str, float]:
     return remembered.HYPER_PARAMETERS if model.remembered() else {}
-
-
-def _present(x: Tensor, filled: Tensor) -> Tensor:
-    """[n]: one for the first so many rows, zero for the others."""
-    rows = torch.arange(x.shape[0], dtype=x.dtype, device=x.device)
-    return (filled - rows).clamp(0.0, 1.0)
-
-
-def _answer(
-    model: AdaptiveModel,
-    output: Output,
-    block: Arrays,
-    count: Tensor,
-    hp: Arrays,
-    present: Tensor | None = None,
-) -> Tensor:
-    """Logits after the remembered class prior and the order of labels, where there is a memory."""
-    if not model.remembered():
-        return output.logits
-    logits = remembered.weighed(output.logits, block[remembered.CLASS_PRIOR], hp)
-    return in_order(logits, count, hp["label_order"], present)
-
-
-def _forward(
-    model: AdaptiveModel,
-    block: Arrays,
-    x: Tensor,
-    count: Tensor,
-    hp: Arrays,
-    gradient: Gradient = "full",
-    present: Tensor | None = None,
-) -> Output:
-    weight, shares = None, None if present is None else present / count
-    if model.remembered():
-        weight = remembered.batch_weight(count, block, hp)
-    model.gradient = gradient
-    try:
-        output: Output = functional_call(model, block, (x, hp.get("alpha"), weight, shares))
-    finally:
-        model.gradient = "full"
-    return output
-
-
-def _detached(arrays: Arrays) -> Arrays:
-    return {name: value.detach().clone() for name, value in arrays.items()}
-
-
-def _strip(prefix: str, values: Arrays) -> Arrays:
-    start = f"{prefix}."
-    return {n.removeprefix(start): v for n, v in values.items() if n.startswith(start)}

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from edgemem.block import Array
 from edgemem.errors import EdgeMemError, ExportError
+from edgemem.export.forward import Function
 from edgemem.export.litert import FILE, require_converter, write_litert
 from edgemem.export.mobile import partitions
 from edgemem.export.parity import LATER_TOLERANCE, Arrays, Call, Engine, check_parity
-from edgemem.export.step import Function, key_function, predict_function
+from edgemem.export.reading import Reading
+from edgemem.export.step import key_function, predict_function
 from edgemem.export.trace import to_onnx
 from edgemem.manifest import FILLED, LITERT, NPU, Binding, FrameSpec
 from edgemem.models.adaptive import AdaptiveModel
@@ -59,11 +61,12 @@ class Targets:
         functions: Mapping[str, Function],
         wanted: Sequence[str],
         frames: FrameSpec,
+        reading: Reading | None = None,
     ) -> None:
         self._model, self._frames, self._wanted = model, frames, wanted
         x = torch.zeros(frames.batch, *frames.shape)
         self._functions = {
-            "predict": predict_function(model, x, static=True),
+            "predict": predict_function(model, x, static=True, reading=reading),
             "adapt": functions["adapt"],
         }
         if "key" in functions:

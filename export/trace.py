@@ -16,11 +16,11 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgemem.errors import EdgeMemError, ExportError
+from edgemem.export.forward import Function
 from edgemem.export.lowering.activation import SpelledOut
 from edgemem.export.lowering.portable import PORTABLE
 from edgemem.export.lowering.rewrite import lower
 from edgemem.export.lowering.table import ONNX_FORMS, check_operators, decompositions
-from edgemem.export.step import Function
 
 if TYPE_CHECKING:
     import onnx

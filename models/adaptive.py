@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from edgemem.models.moments import FrameMoments
 from edgemem.models.parts import Part
 from edgemem.models.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN, VAR
 from edgemem.models.statistics import FrozenNorm, MixedStatistics, Settings
+
+if TYPE_CHECKING:
+    from edgemem.models.class_prototypes import ClassPrototypes
 
 Gradient = Literal["full", "meta"]
 Learn = Literal["all", "norms"]
@@ -79,6 +82,7 @@ class AdaptiveModel(nn.Module):
         self.settings = settings
         self.source_moments: Tensor | None
         self.register_buffer("source_moments", None)  # see source_keys
+        self.prototypes: ClassPrototypes | None = None  # see class_prototypes
         self._distances: list[Tensor] = []
         self._inputs: dict[str, Tensor] = {}
 
@@ -134,7 +138,28 @@ class AdaptiveModel(nn.Module):
 
     def block(self) -> dict[str, Tensor]:
         """The arrays that adapt, by name."""
-        return self.learned() | self.remembered()
+        return self.learned() | self.remembered() | self.taught()
+
+    def taught(self) -> dict[str, Tensor]:
+        """The arrays of the block that hold prototypes; none where no class can be taught."""
+        held = {} if self.prototypes is None else self.prototypes.arrays()
+        return {f"prototypes.{name}": array for name, array in held.items()}
+
+    @contextmanager
+    def teachable(self, prototypes: ClassPrototypes, capacity: int) -> Iterator[None]:
+        """While active, the block has room for so many classes, the model's own included."""
+        before, prior = self.prototypes, getattr(self, CLASS_PRIOR, None)
+        self.prototypes = prototypes
+        prototypes.make_room(capacity)
+        if prior is not None:
+            setattr(self, CLASS_PRIOR, torch.zeros(capacity))
+        try:
+            yield
+        finally:
+            prototypes.make_room(0)
+            self.prototypes = before
+            if prior is not None:
+                setattr(self, CLASS_PRIOR, prior)
 
     def kernels(self) -> list[nn.Parameter]:
         """Those of the convolutions in meta networks."""

@@ -14,6 +14,7 @@ from edgemem.errors import AttachError, CheckpointError
 from edgemem.models.adaptive import AdaptiveModel, Attachment, Normalization
 from edgemem.models.attach import attach
 from edgemem.models.checkpoint import has_format, read_tensors, write_tensors
+from edgemem.models.class_prototypes import ClassPrototypes
 from edgemem.models.meta_network import Form
 
 FORMAT = "edgemem-checkpoint-1"
@@ -65,8 +66,11 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
             normalization=attachment.normalization,
         )
         adaptive.source_moments = tensors.get("source_moments")
+        if "prototypes.source" in tensors:
+            held = [tensors[f"prototypes.{name}"] for name in ("center", "whitening", "source")]
+            adaptive.prototypes = ClassPrototypes(*held)
         adaptive.load_state_dict(tensors)
-    except (AttachError, RuntimeError) as error:
+    except (AttachError, RuntimeError, KeyError) as error:
         raise CheckpointError(
             str(path),
             f"does not fit {type(model).__name__}",

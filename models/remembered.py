@@ -53,25 +53,41 @@ def batch_weight(frames: Tensor, remembered: Arrays, hp: Mapping[str, Tensor]) -
     return torch.maximum(least, frames / (frames + remembered[FRAMES]))
 
 
-def evenness(mean: Tensor, frames: int) -> Tensor:
+def evenness(mean: Tensor, frames: int, classes: Tensor | None = None) -> Tensor:
     """Of a batch's mean prediction [classes]: 1 where no class is rarer than chance makes it.
 
     Number of classes that the entropy of `mean` stands for, against that of as many frames drawn
     from all classes alike; their expected entropy is ln C - (C - 1) / 2n (Miller, 1955).
+    classes: how many there are; None = all.
     """
-    classes = len(mean)
     entropy = -(mean * torch.log(mean.clamp(min=1e-9))).sum()
-    expected = max(math.log(classes) - (classes - 1) / (2 * frames), 0.0)
+    if classes is not None:
+        bound = (torch.log(classes) - (classes - 1.0) / (2 * frames)).clamp(min=0.0)
+        return ((entropy.exp() - 1.0) / (bound.exp() - 1.0).clamp(min=1.0)).clamp(max=1.0)
+    count = len(mean)
+    expected = max(math.log(count) - (count - 1) / (2 * frames), 0.0)
     return ((entropy.exp() - 1.0) / max(math.exp(expected) - 1.0, 1.0)).clamp(max=1.0)
 
 
-def weighed(logits: Tensor, prior: Tensor, hp: Mapping[str, Tensor]) -> Tensor:
+def weighed(
+    logits: Tensor,
+    prior: Tensor,
+    hp: Mapping[str, Tensor],
+    opened: Tensor | None = None,
+    own: int = 0,
+) -> Tensor:
     """Logits [n, classes] after the remembered class prior (a difference to the even one).
 
     Its weight falls with its evenness, for chance and a network's mistakes tilt an even prior, too:
     where its entropy stands for the share e of all classes, it is `prior_weight` times 1 - e^32.
     (An even one was seen at 0.98, a skewed one, blurred by mistakes, at 0.75 to 0.94.)
+    opened: [classes], 1 where there is such a class and 0 where there is only room; None = all.
+    own: the first so many are weighed; of classes just taught no batch has told how common they are.
     """
+    if opened is not None:
+        added = _prior_of_opened(prior, hp["prior_weight"], opened)
+        is_own = torch.arange(len(opened), device=opened.device) < own
+        return logits + torch.where(is_own, added, 0.0)
     classes = logits.shape[1]
     share = (prior + 1.0 / classes).clamp(min=1e-9)
     evenness = torch.exp(-(share * torch.log(share)).sum()) / classes
@@ -81,11 +97,24 @@ def weighed(logits: Tensor, prior: Tensor, hp: Mapping[str, Tensor]) -> Tensor:
     return logits + weight * torch.log(1.0 + prior / (1.0 / classes + FLOOR))  # zero for zero
 
 
+def _prior_of_opened(prior: Tensor, weight: Tensor, opened: Tensor) -> Tensor:
+    """What `weighed` adds, where some classes are not there."""
+    count = opened.sum()
+    even = opened / count
+    share = (prior + even).clamp(min=1e-9)
+    evenness = torch.exp(-(opened * share * torch.log(share)).sum()) / count
+    for _ in range(5):
+        evenness = evenness * evenness
+    weight = weight * (1.0 - evenness).clamp(min=0.0)
+    return weight * opened * torch.log((1.0 + prior / (even + FLOOR)).clamp(min=1e-6))
+
+
 def next_remembered(
     old: Arrays,
     seen: Mapping[str, tuple[Tensor, FrameMoments]],
     logits: Tensor,
     hp: Mapping[str, Tensor],
+    opened: Tensor | None = None,
 ) -> Arrays:
     """What is remembered after one more batch.
 
@@ -93,6 +122,7 @@ def next_remembered(
         old: arrays by name, those of the norms under the names of their norms.
         seen: per norm, its source variance and the moments of every frame.
         logits: [n, classes], before the class prior: an estimate that fed on itself would drift.
+        opened: as in `weighed`.
     """
     probabilities = torch.softmax(logits, 1)
     classes, mean = logits.shape[1], probabilities.mean(0)
@@ -100,9 +130,10 @@ def next_remembered(
     weights = weights / weights.sum()
     frames = old[FRAMES] + float(len(logits))
     rate = torch.maximum(hp["memory_rate"], len(logits) / (frames + SOURCE_FRAMES))
-    prior, even = old[CLASS_PRIOR], evenness(mean, len(logits))
+    prior, level = old[CLASS_PRIOR], 1.0 / classes if opened is None else opened / opened.sum()
+    even = evenness(mean, len(logits), None if opened is None else opened.sum())
     new = {
-        CLASS_PRIOR: prior + rate.clamp(max=0.5) * (mean - 1.0 / classes - prior),
+        CLASS_PRIOR: prior + rate.clamp(max=0.5) * (mean - level - prior),
         FRAMES: frames.clamp(max=MOST_FRAMES),
         EVENNESS: torch.minimum(even, old[EVENNESS] + rate * (even - old[EVENNESS])),
     }

@@ -19,6 +19,7 @@ from edgemem.errors import CheckpointError, InputError
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.augment import augment
 from edgemem.models.checkpoint import read_tensors, write_tensors
+from edgemem.models.class_prototypes import observe_classes
 from edgemem.models.data import Frames, to_float
 from edgemem.models.meta_network import MetaNetwork
 from edgemem.models.moments import batch_moments
@@ -70,7 +71,7 @@ def warm_up(
     """Train the meta networks of `model` in place; nothing else of it changes.
 
     It also keeps moments of some source frames, from which export learns what keys of source data
-    look like (`observe_source`).
+    look like (`observe_source`), and where the features of each class lie (`observe_classes`).
 
     Args:
         frames: [n, c, ...]; uint8 is divided by 255.
@@ -98,6 +99,7 @@ def warm_up(
     training.run(resume)
     model.mark_warm()
     observe_source(model, frames, recipe.seed)
+    observe_classes(model, frames, labels, recipe.seed)
 
 
 class _Training:

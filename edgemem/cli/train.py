@@ -134,6 +134,10 @@ def export(
     int8: Annotated[
         Path | None, typer.Option(help="Source frames (.npz with x): frozen kernels in 8 bits.")
     ] = None,
+    max_classes: Annotated[
+        int | None,
+        typer.Option(help="Room for classes taught on the device, the model's own included."),
+    ] = None,
     input_shape: InputShape = None,
     mean: Mean = None,
     std: Std = None,
@@ -163,6 +167,7 @@ def export(
         labels=tuple(labels.split(",")) if labels else None,
         targets=tuple(name.strip() for name in target.split(",")),
         int8=None if int8 is None else _calibration(int8),
+        max_classes=max_classes,
     )
     with progress("stages") as bar:
         task = bar.add_task("export", total=4, note="")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnxscript.tensor import Tensor
 
+from edgemem.export.forward import Function
 from edgemem.export.lowering import gate
-from edgemem.export.step import Function
 from edgemem.export.trace import to_onnx
 
 SLOW = {"Where", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Sign", "Equal"}
