@@ -27,13 +27,14 @@ from edgemem.errors import (
 from edgemem.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from edgemem.runtime import Event, Result, Runtime, open
+    from edgemem.runtime import ClassInfo, Event, Result, Runtime, open
 
 __all__ = [
     "AttachError",
     "BankError",
     "BundleError",
     "CheckpointError",
+    "ClassInfo",
     "EdgeMemError",
     "Event",
     "ExportError",
@@ -48,7 +49,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Event", "Result", "Runtime", "open"):
+    if name in ("ClassInfo", "Event", "Result", "Runtime", "open"):
         from edgemem import runtime
 
         return getattr(runtime, name)

@@ -63,6 +63,10 @@ class State(StateFile):
                 *values,
             )
 
+    def drop_earlier(self) -> None:
+        """Delete every snapshot but the newest; see `scrub` for their bytes in the log."""
+        self.rows("DELETE FROM snapshot WHERE version < (SELECT max(version) FROM snapshot)")
+
 
 def _digest(counters: str, payload: bytes) -> str:
     return hashlib.sha256(counters.encode() + b"\0" + payload).hexdigest()

@@ -10,12 +10,14 @@ from edgemem.bundle import open_bundle
 from edgemem.errors import InputError
 from edgemem.manifest import ONNX
 from edgemem.runtime.backends.choice import Settings, choose, open_backend
+from edgemem.runtime.class_table import ClassInfo
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.plans import choose_plan
 from edgemem.runtime.result import Event, Result
 from edgemem.runtime.schedule import Schedule, When
+from edgemem.runtime.settings import read_parameters
 
-__all__ = ["Event", "Result", "Runtime", "open"]
+__all__ = ["ClassInfo", "Event", "Result", "Runtime", "open"]
 
 
 def open(  # noqa: PLR0913 - each is one choice, by name
@@ -26,6 +28,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
     adapt_when: When | None = None,
     contexts: bool = True,
     hyper_parameters: Mapping[str, float] | None = None,
+    read: str | None = None,
     threads: int = 0,
     background: bool = False,
     memory_budget: int | str | None = None,
@@ -45,6 +48,10 @@ def open(  # noqa: PLR0913 - each is one choice, by name
         contexts: keep a block for each context, where the bundle was warmed up. False = one block
             for all; statistics that a block remembers are then stale whenever the context changes.
         hyper_parameters: other values than the bundle's defaults, such as {"alpha": 0.5}.
+        read: how a bundle that can be taught classes answers: "mixed", by the prototypes of
+            classes and the frozen classifier, each as far as it is to be trusted; "prototypes" or
+            "classifier", by one of them alone. None = as the bundle says. It sets
+            hyper-parameters, unless these are set.
         threads: of the inference engine; 0 = all cores.
         background: steps run on a thread of their own, of low priority, and on one core; calls
             return without waiting for them. Batches that come while a step runs are only predicted.
@@ -62,8 +69,8 @@ def open(  # noqa: PLR0913 - each is one choice, by name
     Raises:
         BundleError: the bundle is missing, damaged or altered.
         StateError: the state file is damaged, of another bundle, or cannot be written.
-        InputError: an unknown hyper-parameter or value of `adapt_when`, a negative number of
-            threads, a memory budget that no plan fits, or a provider that cannot be used here.
+        InputError: an unknown hyper-parameter, `read` or value of `adapt_when`, a negative number
+            of threads, a memory budget that no plan fits, or a provider that cannot be used here.
     """
     if threads < 0:
         raise InputError(f"threads={threads}", "is negative", "Pass 0 for all cores")
@@ -71,6 +78,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
         1 if adapt_when is None else adapt_when
     )  # refuses what it does not know, before anything is opened
     opened = open_bundle(bundle)
+    parameters = {**read_parameters(opened.manifest, read), **(hyper_parameters or {})}
     if adapt and adapt_when == "drift" and (opened.manifest.source is None or not contexts):
         raise InputError(
             'adapt_when="drift"', "needs contexts to drift", "Pass a number, or warm the model up"
@@ -100,7 +108,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
             adapt=adapt,
             adapt_when=opened.manifest.adapt_when if adapt_when is None else adapt_when,
             contexts=contexts,
-            hyper_parameters=hyper_parameters,
+            hyper_parameters=parameters,
             plan=plan if engine.backend.target == ONNX else None,
             background=behind,
             engine=engine,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from edgemem.bank.purge import purge
+from edgemem.block import Arrays
 from edgemem.manifest import Manifest
 from edgemem.runtime.contract import prefixed
 from edgemem.runtime.guard import Guard
@@ -23,11 +26,14 @@ STEPS, BYTES = 16, 1 << 20
 
 
 class Commits:
-    """Writes what a runtime has learnt. step: the last commit's. carried: what it passes on
+    """Writes what a learner and its surroundings have learnt. step: the last commit's. carried: what it passes on
     unread, for a runtime that tells contexts apart. moved: whether the context changed since."""
 
-    def __init__(self, state: State, manifest: Manifest) -> None:
+    def __init__(
+        self, state: State, manifest: Manifest, learner: Learner, ring: Ring, guard: Guard
+    ) -> None:
         self._state, self._manifest = state, manifest
+        self._learner, self._ring, self._guard = learner, ring, guard
         self.step = 0
         self.moved = False
         self.carried = Snapshot({}, {})
@@ -41,18 +47,23 @@ class Commits:
 
     def write(
         self,
-        learner: Learner,
-        ring: Ring,
-        guard: Guard,
         contexts: ContextMemory | None,
         events: list[Event],
         why: str,
+        more: Arrays,
+        cleared: Callable[[Arrays], Arrays] | None = None,
     ) -> None:
         """Commit, all or nothing; `contexts` are settled.
+
+        Args:
+            more: arrays for the snapshot.
+            cleared: what is to be taken out of all blocks in the file; nothing that may hold it
+                stays but this commit. `scrub` must follow.
 
         Raises:
             StateError: the disk refuses; the last commit is still there.
         """
+        learner, ring = self._learner, self._ring
         arrays = {
             **prefixed("block", learner.block),
             **prefixed("good", learner.good),
@@ -62,7 +73,7 @@ class Commits:
         steps = learner.counters["steps"]
         counters = {
             **learner.counters,
-            **guard.counters(),
+            **self._guard.counters(),
             "pending": ring.pending,
             **self.carried.counters,
         }
@@ -70,10 +81,24 @@ class Commits:
         with self._state.transaction():
             if contexts is not None:
                 evicted = contexts.write(learner.block, steps, learner.entropy, why)
+            if cleared is not None:
+                purge(self._state, cleared, why)
+            if contexts is not None:
                 arrays |= contexts.arrays()
                 counters |= contexts.counters()
-            self._state.write(Snapshot(arrays | self.carried.arrays, counters))
+            self._state.write(Snapshot(arrays | more | self.carried.arrays, counters))
+            if cleared is not None:
+                self._state.drop_earlier()
         if contexts is not None:
             contexts.committed(evicted, events)
         self.moved, self.step = False, steps
         self._bytes = self._state.bytes_written - before
+
+    def scrub(self) -> None:
+        """Take what was cleared out of the log of the file, too.
+
+        Raises:
+            StateError: somebody is reading the file.
+        """
+        with self._state.transaction():
+            self._state.scrub()

@@ -37,6 +37,7 @@ class ContextMemory:
 
     def __init__(self, bundle: Bundle, state: State | None) -> None:
         self._bundle, self._spec, self._state = bundle, bundle.manifest.block, state
+        self._teaching = bundle.manifest.teaching
         self.contexts = Contexts()
         self._source = source_keys(bundle)
         self._store = ContextStore(bundle, state)
@@ -96,7 +97,7 @@ class ContextMemory:
         if learnt is not None and not self.reading:
             self._consolidate(before.present, learnt, probe, events)
             arrived = self._arrived
-        return self._bundle.generic if arrived is None else arrived
+        return self._generic if arrived is None else arrived
 
     def glimpse(self, key: Array, noise: float) -> Arrays | None:
         """The block for a few frames with this key, where they are clearly not of the present
@@ -115,16 +116,57 @@ class ContextMemory:
         """Wait for the rows that are being read, but not for ever; the block to go on with."""
         return self._rows_arrived(events, LAST_PATIENCE) if self.reading else None
 
-    def fall_backs(self) -> list[tuple[Arrays, Callable[[], None]]]:
+    def fall_backs(self, taught: Arrays) -> list[tuple[Arrays, Callable[[], None]]]:
         """Blocks for a present context whose own has failed, nearest first, each with what makes
-        it the context's own. Nothing of other contexts is lost by any of them."""
-        base, root, generic = self._base(), self.root, self._bundle.generic
+        it the context's own. Nothing of other contexts is lost by any of them.
+
+        taught: arrays that labelled frames have changed, of the block in use; all of them get it.
+        """
+        base, root, generic = (
+            block | taught if taught else block
+            for block in (self._base(), self.root, self._bundle.generic)
+        )
         found = [(generic, lambda: self._start_from(generic, new_root=True))]
         if self.contexts.present != NONE:
             found.insert(0, (root, lambda: self._start_from(root)))
             if self._rows.path:
                 found.insert(0, (base, lambda: self._start_from(base, keep_rows=True)))
         return found
+
+    def teach(self, change: Arrays) -> None:
+        """Take the change that labelled frames made to the block in use.
+
+        Of the arrays that are taught the root takes its share at once, so that all contexts know
+        the classes; the rest is the present context's, and so is what the frames changed beside
+        them. Without a context, or while its rows are being read, there is only the root.
+        """
+        assert self._teaching is not None, "otherwise there is no graph that learns"
+        alone = self.contexts.present == NONE or self.reading
+        share = 1.0 if alone else self._teaching.root_share
+        rooted = self.contexts.present == NONE
+        taught = {
+            name: np.asarray(np.asarray(share, value.dtype) * value)
+            for name, value in change.items()
+            if rooted or name in self._teaching.arrays
+        }
+        self._store.set_root(moved(self.root, taught), "taught")
+        told = change if rooted else {name: change[name] for name in self._teaching.arrays}
+        self._arrived = moved(self._arrived, told)
+
+    def forget_rows(self, cleared: Callable[[Arrays], Arrays]) -> None:
+        """Clear root and leaves of what was taught of a class, as far as they are in memory."""
+        self._arrived = cleared(self._arrived)
+        self._store.clear(cleared)
+
+    def saved(self) -> Callable[[], None]:
+        """What takes back all that was taught or forgotten since."""
+        restore, arrived = self._store.saved(), self._arrived
+
+        def take_back() -> None:
+            restore()
+            self._arrived = arrived
+
+        return take_back
 
     def write(self, block: Arrays, steps: int, entropy: float, why: str) -> list[int]:
         """Write what changed; inside a transaction of the state file, after `settle`.
@@ -157,9 +199,15 @@ class ContextMemory:
         return to_arrays(self.contexts, self._arrived, self._spec)
 
     def load(
-        self, arrays: Arrays, counters: Mapping[str, int], block: Arrays | None
+        self,
+        arrays: Arrays,
+        counters: Mapping[str, int],
+        block: Arrays | None,
+        taught: Collection[str] = (),
     ) -> tuple[Arrays | None, list[Event]]:
         """Go on from a snapshot, its block (None: there is no snapshot) and the written blocks.
+
+        taught: names of the arrays that labelled frames have changed.
 
         Returns:
             The block to go on with where that is not the snapshot's; and what was damaged.
@@ -177,7 +225,10 @@ class ContextMemory:
         self.contexts = contexts_of(arrays, counters, loaded.records, usable)
         self._ask_rows()
         self._rows = self._answer(events, LAST_PATIENCE) or NOTHING
-        return self._taken_up(arrived, counters, block, events), events
+        changed = self._taken_up(arrived, counters, block, events)
+        if block is not None and changed is None and self.contexts.present == NONE:
+            self._root_from(block, taught)
+        return changed, events
 
     def reset(self, root: Arrays) -> None:
         """Forget every context; the written blocks go with the next commit. Go on with a root."""
@@ -226,16 +277,32 @@ class ContextMemory:
         found = {"version.root": self._store.version(None), "version.leaf": leaf}
         return {name: version for name, version in found.items() if version is not None}
 
+    @property
+    def _generic(self) -> Arrays:
+        """The block as exported, with what all contexts were taught."""
+        return self._with_taught(self._bundle.generic)
+
+    def _with_taught(self, block: Arrays) -> Arrays:
+        if self._teaching is None:
+            return block
+        return block | {name: self.root[name] for name in self._teaching.arrays}
+
+    def _root_from(self, block: Arrays, taught: Collection[str]) -> None:
+        """Take what was taught while contexts were not told apart: it is in no leaf."""
+        told = {name: block[name] for name in taught}
+        if not all(np.array_equal(self.root[name], told[name]) for name in told):
+            self._store.set_root(self.root | told, "taught without contexts")
+
     def _start_from(
         self, block: Arrays, *, keep_rows: bool = False, new_root: bool = False
     ) -> None:
         if new_root:
-            self._store.set_root(block, "the root had failed")
+            self._store.set_root(self._with_taught(block), "the root had failed")
         if not keep_rows:
             self._rows = NOTHING
             self._store.kept.paths[self.contexts.present] = ()
         if self.contexts.present != NONE:
-            self._store.keep(self.contexts.present, zeros_like(block))
+            self._store.keep(self.contexts.present, difference(block, self._base()))
         self._arrived = block
 
     def _base(self) -> Arrays:

@@ -6,8 +6,8 @@ on. The written block "root" is the root.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -81,6 +81,24 @@ class ContextStore:
     def keep(self, number: int, leaf: Arrays) -> None:
         """Keep a leaf; written with the next commit."""
         self.kept.leaves[number] = leaf
+
+    def clear(self, cleared: Callable[[Arrays], Arrays]) -> None:
+        """Replace root and leaves by what `cleared` makes of them; written with the next commit."""
+        if (root := cleared(self.kept.root)) is not self.kept.root:
+            self.set_root(root, "a class was forgotten")
+        self.kept.leaves = {number: cleared(leaf) for number, leaf in self.kept.leaves.items()}
+
+    def saved(self) -> Callable[[], None]:
+        """What takes back all that changed in memory since."""
+        kept = self.kept
+        before = replace(
+            kept, paths=dict(kept.paths), leaves=dict(kept.leaves), gone=set(kept.gone)
+        )
+
+        def take_back() -> None:
+            self.kept = before
+
+        return take_back
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Forget contexts; their written blocks go with the next commit."""

@@ -9,6 +9,7 @@ from edgemem.runtime.backends.protocol import Graph, TensorSpec
 
 REQUIRED_OUTPUTS = ("logits", "key")
 REQUIRED_STATS = ("loss", "updated")
+LABELS = "y"  # input of `learn`: the class of each row of x, -1 = a frame without label
 # Hyper-parameters of how logits are read, not of the model that gives them.
 READING = frozenset({"label_order"})
 
@@ -33,6 +34,19 @@ def check_adapt(graph: Graph, manifest: Manifest, thing: str) -> None:
     batch = graph.inputs["x"].shape[0]
     if batch not in (None, manifest.frames.batch):
         raise _mismatch(thing, f"adapts on {batch} frames, not {manifest.frames.batch}")
+
+
+def check_learn(graph: Graph, manifest: Manifest, thing: str) -> None:
+    """Check a `learn` graph against the manifest; raises BundleError as `check_predict`."""
+    batch, blocks = manifest.frames.batch, _block_inputs(manifest.block, "block")
+    frames = graph.inputs.get("x")
+    if frames is not None and frames.shape[:1] != (batch,):
+        raise _mismatch(thing, f"learns from {frames.shape[0]} frames, not {batch}")
+    labelled = {LABELS: TensorSpec((batch,), "int64"), FILLED: TensorSpec((), "float32")}
+    _check_inputs(graph, manifest, blocks | labelled, thing)
+    following = [f"next.{name}" for name in blocks]
+    stats = [f"stat.{name}" for name in REQUIRED_STATS]
+    _check_outputs(graph, (*REQUIRED_OUTPUTS, *following, *stats), thing)
 
 
 def check_key(graph: Graph, manifest: Manifest, thing: str) -> None:

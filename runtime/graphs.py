@@ -13,16 +13,20 @@ from edgemem.errors import InputError
 from edgemem.manifest import FILLED
 from edgemem.runtime.backends.protocol import Backend, Graph
 from edgemem.runtime.contract import (
+    LABELS,
     READING,
     check_adapt,
     check_key,
+    check_learn,
     check_predict,
     prefixed,
 )
 
 Frames = NDArray[np.float32]
 Logits = NDArray[np.float32]
-CHECKS = {"predict": check_predict, "key": check_key}  # every other graph is a step
+# Every other graph is a step.
+CHECKS = {"predict": check_predict, "key": check_key, "learn": check_learn}
+REMEDIES = {"learn": "Export it again with --max-classes"}
 
 
 class Graphs:
@@ -47,6 +51,9 @@ class Graphs:
         self.zero = bundle.manifest.block.zero()
         parameters = bundle.manifest.hyper_parameters
         self.frozen_parameters = {name: value.frozen for name, value in parameters.items()}
+        teaching = bundle.manifest.teaching
+        reads = () if teaching is None else teaching.reads.values()
+        self._reads = {name for values in reads for name in values}
         self.opened: dict[str, Graph] = {}
         self.open("predict")
 
@@ -65,7 +72,7 @@ class Graphs:
                 raise InputError(
                     f"bundle {manifest.name!r}",
                     f"has no {name!r} graph for {backend.name}",
-                    "Open it with adapt=False",
+                    REMEDIES.get(name, "Open it with adapt=False"),
                 )
             graph = backend.open(self._bundle.path / binding.file, binding)
             check = CHECKS.get(name, check_adapt)
@@ -89,10 +96,27 @@ class Graphs:
         """Logits of the frozen model."""
         return self.predict(window, self.zero, self.frozen_parameters)
 
-    def frozen_read(self, window: Frames, hyper_parameters: Mapping[str, float]) -> Logits:
-        """Logits of the frozen model, read as those of the block are."""
-        reading = {name: hyper_parameters[name] for name in READING & hyper_parameters.keys()}
-        return self.predict(window, self.zero, self.frozen_parameters | reading)
+    def frozen_taught(
+        self, window: Frames, hyper_parameters: Mapping[str, float], taught: Arrays
+    ) -> Logits:
+        """Logits of the frozen model with arrays that were taught, in the way chosen to read them."""
+        return self._frozen(window, self._reads, hyper_parameters, taught)
+
+    def frozen_read(
+        self, window: Frames, hyper_parameters: Mapping[str, float], taught: Arrays
+    ) -> Logits:
+        """The same, read as those of the block are in all that does not belong to the model."""
+        return self._frozen(window, self._reads | READING, hyper_parameters, taught)
+
+    def _frozen(
+        self,
+        window: Frames,
+        read: set[str],
+        hyper_parameters: Mapping[str, float],
+        taught: Arrays,
+    ) -> Logits:
+        reading = {name: hyper_parameters[name] for name in read & hyper_parameters.keys()}
+        return self.predict(window, self.zero | taught, self.frozen_parameters | reading)
 
     def adapt(
         self, window: Frames, block: Arrays, slots: Arrays, hyper_parameters: Mapping[str, float]
@@ -101,6 +125,24 @@ class Graphs:
         graph = self.open_step()
         arrays = {**prefixed("block", block), **prefixed("opt", slots)}
         return graph.run({"x": window, **arrays, **_scalars(hyper_parameters, graph)})
+
+    def learn(
+        self,
+        window: Frames,
+        labels: NDArray[np.int64],
+        block: Arrays,
+        hyper_parameters: Mapping[str, float],
+    ) -> Arrays:
+        """All outputs of `learn` on at most a batch of frames. labels: [n], -1 = a frame without.
+
+        Raises:
+            InputError: the bundle has no such graph.
+        """
+        graph, batch = self.open("learn"), self._bundle.manifest.frames.batch
+        y = np.full(batch, -1, np.int64)
+        y[: len(labels)] = labels
+        feeds = {LABELS: y, **prefixed("block", block), **_scalars(hyper_parameters, graph)}
+        return self._run(graph, window, feeds)
 
     def key(self, window: Frames) -> Array:
         """The context key of a window."""

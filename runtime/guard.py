@@ -23,7 +23,7 @@ from edgemem.bundle import Bundle
 from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.ladder import MOST_RELAPSES, Ladder, Rung
 from edgemem.runtime.learner import Learner, Logits
-from edgemem.runtime.opinion import SHARES, averaged, blended, frozen_share, used
+from edgemem.runtime.opinion import SHARES, averaged, frozen_share, used
 from edgemem.runtime.result import Event
 from edgemem.runtime.source_keys import source_keys
 from edgemem.runtime.symptoms import FARTHEST, dissent, farthest
@@ -52,7 +52,7 @@ class Guard:
     answer, because it is more certain; used where it is large enough."""
 
     def __init__(self, bundle: Bundle, graphs: Graphs, learner: Learner) -> None:
-        self._bundle, self._source, self._spec = bundle, bundle.generic, bundle.manifest.block
+        self._bundle, self._spec = bundle, bundle.manifest.block
         self._keys: SourceKeys | None = None
         manifest = bundle.manifest
         # Statistics of the source no batch can spoil; without its keys nothing is known of it.
@@ -132,11 +132,11 @@ class Guard:
         """The logits [n, classes] to answer a full batch with: the block's own, or those of block
         and frozen model together; what is found holds for the frames after it, too."""
         if self.ladder.rung is Rung.FROZEN:
-            return self._graphs.frozen(window)
+            return self._learner.frozen(window)
         self._batches += 1
         if not self._asks or (not used(self.share) and self._batches % OPINION_EVERY != 1):
             return own
-        frozen, before = self._graphs.frozen(window), self.share
+        frozen, before = self._learner.frozen(window), self.share
         newest = frozen_share(own, frozen, self._distance(window))
         self.share = newest if self._batches == 1 else averaged(before, newest)
         if before < HALF <= self.share:
@@ -145,10 +145,7 @@ class Guard:
         elif self.share < HALF <= before:
             tell(events, "recovered", "the adapted model is sure again", logging.INFO)
         self._choose()
-        if not used(self.share):
-            return own
-        read = self._graphs.frozen_read(window, self._learner.hyper_parameters)
-        return blended(own, read, used(self.share))
+        return self._learner.with_frozen(own, window, used(self.share)) if used(self.share) else own
 
     def _distance(self, window: Frames) -> float:
         """Of a batch from the source."""
@@ -159,15 +156,15 @@ class Guard:
 
     def _examine(self, window: Frames, block: Arrays) -> Finding | None:
         """What is wrong with a block, or None."""
-        probe, graphs = window[::SHARE], self._graphs
-        distance = farthest(self._spec, self._source, block)
+        probe, graphs, learner = window[::SHARE], self._graphs, self._learner
+        distance = farthest(self._spec, self._bundle.generic, block)
         if not distance <= FARTHEST:
             return Finding(f"the block has drifted by {distance:.1f} from the source", lasting=True)
-        own = graphs.predict(probe, block, self._learner.hyper_parameters)
+        own = graphs.predict(probe, block, learner.hyper_parameters)
         if not np.isfinite(own).all():
             return Finding("the block gives non-finite logits", lasting=True)
-        source = graphs.predict(probe, self._source, self._learner.hyper_parameters)
-        text = dissent(own, source, graphs.frozen(probe))
+        source = graphs.predict(probe, learner.source, learner.hyper_parameters)
+        text = dissent(own, source, learner.frozen(probe))
         return None if text is None else Finding(text, lasting=False)
 
     def _climb(
@@ -193,11 +190,13 @@ class Guard:
             tell(events, "restored", f"{found.text}; the last good block is back")
         elif rung is Rung.SOURCE:
             learner.take(
-                learner.fall_back(contexts, lambda block: self._examine(window, block) is None)
+                learner.fall_back(
+                    contexts, lambda block: self._examine(window, block) is None, learner.source
+                )
             )
             tell(events, "reset", f"{found.text}; what this context learnt is dropped")
         elif before is not Rung.FROZEN:
-            learner.take(self._source)
+            learner.take(learner.source)
             tell(events, "frozen", f"{found.text}; the frozen model answers")
 
 

@@ -31,17 +31,42 @@ class Learner:
     """block: the one in use. good: the last that was found to be sound. slots: the optimiser's.
 
     hyper_parameters: scalars by name. counters: see `Runtime`. entropy: mean of the last step.
-    frozen_share: of the frozen model in an answer.
+    frozen_share: of the frozen model in an answer. carries: arrays of what was taught with labels,
+    which is no part of what steps learn: whatever block comes in its place has them, too.
     """
 
     def __init__(self, bundle: Bundle, graphs: Graphs, hyper_parameters: dict[str, float]) -> None:
         self._bundle, self._graphs = bundle, graphs
+        self.carries: tuple[str, ...] = ()
         self.hyper_parameters = hyper_parameters
         self.block = self.good = bundle.generic
         self.slots = bundle.manifest.slots.zero()
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.entropy = 0.0
         self.frozen_share = 0.0
+
+    @property
+    def taught(self) -> Arrays:
+        """What was taught, as the block in use has it."""
+        return {name: self.block[name] for name in self.carries}
+
+    @property
+    def source(self) -> Arrays:
+        """The block as exported, with what was taught."""
+        return self._bundle.generic | self.taught if self.carries else self._bundle.generic
+
+    def frozen(self, window: Frames) -> Logits:
+        """Logits of the frozen model with what was taught; without, if that fails."""
+        if not self.carries:
+            return self._graphs.frozen(window)
+        logits = self._graphs.frozen_taught(window, self.hyper_parameters, self.taught)
+        return logits if np.isfinite(logits).all() else self._graphs.frozen(window)
+
+    def with_frozen(self, own: Logits, window: Frames, share: float) -> Logits:
+        """The block's logits [n, classes] of the last frames of a window, blended with those of
+        the frozen model."""
+        read = self._graphs.frozen_read(window, self.hyper_parameters, self.taught)
+        return blended(own, read[-len(own) :], share)
 
     def take(self, block: Arrays | None) -> None:
         """Go on with another block, if there is one; the optimiser starts afresh."""
@@ -65,12 +90,9 @@ class Learner:
         block: another one than that in use.
         """
         if self.frozen_share == 1.0:
-            return self._graphs.frozen(window[-n:])
+            return self.frozen(window[-n:])
         own = self.own(window, events, block)[-n:]
-        if not self.frozen_share:
-            return own
-        read = self._graphs.frozen_read(window, self.hyper_parameters)[-n:]
-        return blended(own, read, self.frozen_share)
+        return self.with_frozen(own, window, self.frozen_share) if self.frozen_share else own
 
     def own(self, window: Frames, events: list[Event], block: Arrays | None = None) -> Logits:
         """Logits of the block; the frozen model's if it fails."""
@@ -79,7 +101,7 @@ class Learner:
         if np.isfinite(logits).all():
             return logits
         events.append(FROZEN)
-        return self._graphs.frozen(window)
+        return self.frozen(window)
 
     def learn(
         self, window: Frames, outputs: Arrays, contexts: ContextMemory | None, events: list[Event]
@@ -111,20 +133,24 @@ class Learner:
         if self.good is not self.block:
             self.block = self.good
         else:
-            self.block = self.good = self.fall_back(contexts, lambda b: self._works(window, b))
-            origin = "source" if self.block is self._bundle.generic else "context's first"
+            source = self.source
+            found = self.fall_back(contexts, lambda b: self._works(window, b), source)
+            self.block = self.good = found
+            origin = "source" if shared(found, source) is source else "context's first"
         self.slots = self._bundle.manifest.slots.zero()
         event = Event("restored", f"the loss was not finite; the {origin} block is back")
         self._count("restored", event, events)
         return self.own(window, events)
 
-    def fall_back(self, contexts: ContextMemory | None, works: Callable[[Arrays], bool]) -> Arrays:
+    def fall_back(
+        self, contexts: ContextMemory | None, works: Callable[[Arrays], bool], source: Arrays
+    ) -> Arrays:
         """The first block to fall back on that is another one and works; the source's at last."""
-        for block, take in contexts.fall_backs() if contexts is not None else ():
+        for block, take in contexts.fall_backs(self.taught) if contexts is not None else ():
             if works(block) and shared(self.block, block) is not block:
                 take()
                 return block
-        return self._bundle.generic
+        return source
 
     def _works(self, window: Frames, block: Arrays) -> bool:
         return bool(np.isfinite(self._graphs.predict(window, block, self.hyper_parameters)).all())

@@ -31,7 +31,14 @@ class Lookout:
 
     def __init__(self, bundle: Bundle, graphs: Graphs, ring: Ring) -> None:
         self._frames, self._source = bundle.manifest.frames, bundle.generic
-        self._remembers = [a.name for a in bundle.manifest.block.arrays if not a.root_share]
+        # What labelled frames have taught says nothing of a context.
+        teaching = bundle.manifest.teaching
+        taught = () if teaching is None else teaching.arrays
+        self._remembers = [
+            a.name
+            for a in bundle.manifest.block.arrays
+            if not a.root_share and a.name not in taught
+        ]
         self._graphs, self._ring = graphs, ring
         self._known: tuple[Arrays, bool] | None = None
         self.reset()
@@ -40,6 +47,10 @@ class Lookout:
         """A full batch has settled which context holds."""
         self._since = self._looks = self._others = 0
         self._borrowed: Arrays | None = None
+
+    def drop(self) -> None:
+        """Answer with the block in use, until another context is found again."""
+        self._others, self._borrowed = 0, None
 
     def look(self, n: int, contexts: ContextMemory | None) -> None:
         """Take note of n more frames in the ring."""

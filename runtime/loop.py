@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.block import Array, Arrays, is_finite
+from edgemem.block import Array, Arrays
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError, StateError
 from edgemem.manifest import Plan
+from edgemem.runtime.adaptation import Adaptation
 from edgemem.runtime.backends.protocol import Backend
+from edgemem.runtime.class_table import ClassInfo, Label, own_classes
 from edgemem.runtime.commits import Commits
-from edgemem.runtime.consolidation import Outlook, Probe, outlook
-from edgemem.runtime.contract import stripped
+from edgemem.runtime.continuing import Continuing
 from edgemem.runtime.frames import checked
-from edgemem.runtime.graphs import Frames, Graphs
-from edgemem.runtime.guard import Guard, tell
-from edgemem.runtime.learner import COUNTERS, Learner, Logits
+from edgemem.runtime.graphs import Graphs
+from edgemem.runtime.guard import Guard
+from edgemem.runtime.labels import Labels
+from edgemem.runtime.learner import Learner
 from edgemem.runtime.lookout import Lookout
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.schedule import Schedule, When
 from edgemem.runtime.settings import known_parameters
-from edgemem.runtime.snapshots import carried, checked_snapshot, shared
-from edgemem.runtime.symptoms import is_still
-from edgemem.snapshot import Snapshot
+from edgemem.runtime.teacher import Teacher
 
 if TYPE_CHECKING:
     from edgemem.runtime.backends.choice import Engine
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from edgemem.state import State
 
 GENERIC = "generic"
-PROBE_EVERY = 2  # one of so many frames of a batch takes part in the probe of a consolidation
 
 
 class Runtime:
@@ -66,8 +63,7 @@ class Runtime:
     ) -> None:
         self.bundle, self._state = bundle, state
         self.plan, self.engine = plan, engine
-        manifest = bundle.manifest
-        self._adapting, self._schedule = adapt, Schedule(adapt_when)
+        manifest, self._adapting = bundle.manifest, adapt
         parameters = known_parameters(manifest, hyper_parameters or {})
         step = "adapt" if plan is None else plan.graph
         self._graphs = Graphs(bundle, backend, step, background)
@@ -82,13 +78,25 @@ class Runtime:
         self._lookout = Lookout(bundle, self._graphs, self._ring)
         self._follows_contexts = contexts and adapt and manifest.source is not None
         self._memory: ContextMemory | None = None
-        self._commits = None if state is None else Commits(state, manifest)
+        self._commits = None
+        if state is not None:
+            self._commits = Commits(state, manifest, self._learner, self._ring, self._guard)
+        self._adaptation = Adaptation(
+            self._graphs, self._learner, self._guard, self._ring, Schedule(adapt_when),
+            self._commits, self._behind, lambda: self._contexts,
+        )  # fmt: skip
+        self._teacher = Teacher(bundle, self._graphs, self._learner, self._ring, self._commit)
+        self._continuing = Continuing(
+            bundle, bundle.path if state is None else state.path, self._ring, self._learner,
+            self._guard, self._teacher, self._commits,
+        )  # fmt: skip
         self._notices = [] if engine is None else engine.events()
         if state is None and not manifest.levels:
             return  # nothing to go on from, and no file that might be damaged
         try:
             self._memory = self._new_memory() if self._follows_contexts else None
-            self._continue(state.read() if state is not None else None)
+            snapshot = state.read() if state is not None else None
+            self._notices += self._continuing.go_on(snapshot, self._memory)
         except BaseException:
             if self._memory is not None:
                 self._memory.close()
@@ -140,7 +148,7 @@ class Runtime:
         x, events, logits, position = self._checked(frames), self._notices, [], 0
         if self._adapting and len(x) >= self._ring.missing:
             self._graphs.open_step()  # before anything changes
-        self._take_learnt(events)
+        self._adaptation.take_learnt(events)
         self._notices = []
         while position < len(x):
             take = min(len(x) - position, self._ring.missing)
@@ -153,7 +161,7 @@ class Runtime:
                 self._ring.pending = 0
                 self._lookout.reset()
             if due and self._adapting:
-                logits.append(self._adapt(events)[-take:])
+                logits.append(self._adaptation.adapt(events)[-take:])
                 self._commit_if_due(events)
             else:
                 self._lookout.look(take, self._memory)
@@ -165,25 +173,105 @@ class Runtime:
                 )
         return make_result(np.concatenate(logits), self._context, events, self._drift)
 
+    def learn(self, frames: Array, labels: Labels) -> Result:
+        """Learn from labelled frames: new classes, or what the known ones look like here.
+
+        One to five frames of a class are enough to start with, more refine it; with the
+        hyper-parameter "learn_rate" at 0 nothing but running means is changed. What is learnt is
+        committed at once: after a power cut it is there as a whole, or not at all. Part of it every
+        context knows, the rest is the present one's. The frames take part in no adaptation step.
+
+        Args:
+            frames: [n, ...] uint8 or float32, or one bare frame. Any number.
+            labels: for each frame the name of its class (text), or its number as in
+                `result.labels`; for one frame it may come bare. A name that is unknown opens a
+                class, and so does a number without one, under its digits.
+
+        Returns:
+            What was predicted for the frames before they were learnt (before their own group of
+            a few, where there are many), and an event "learnt".
+
+        Raises:
+            InputError: frames that do not fit the bundle; labels of another type or number, out of
+                range, or different for the same frame; more classes than there is room for; a
+                single class, with no other to tell it from; frames that give nothing finite; a
+                bundle that learns no classes. Nothing changes then.
+            StateError: the disk refuses. Nothing changes then.
+        """
+        lesson = self._teacher.lesson(self._checked(frames), labels)
+        self._settle_all()
+        logits, learnt = self._teacher.learn(lesson, self._contexts)
+        events, self._notices = [*self._notices, learnt], []
+        return make_result(logits, self._context, events, self._drift)
+
+    def classes(self) -> list[ClassInfo]:
+        """All classes that are predicted, by number: the model's own, and those that were taught."""
+        return list(self._teacher.table.listed())
+
+    def forget_class(self, name: Label) -> None:
+        """Forget what was taught of a class, in all contexts, and commit that.
+
+        The class is gone then, unless it is one of the model's own. Whatever in the state file
+        still held it is deleted, earlier versions of blocks and commits included, and overwritten.
+        What the disk itself, a backup or an export keeps is out of reach.
+
+        Args:
+            name: of the class, or its number.
+
+        Raises:
+            InputError: there is no such class, or nothing was taught of it.
+            StateError: the disk refuses, or a written block is damaged; nothing changes then. Or
+                somebody is reading the state file: the class is forgotten, but its bytes are still
+                in the log.
+        """
+        self._require_open()
+        self._settle_all()
+        self._teacher.forget(name, self._contexts)
+        if self._commits is not None:
+            self._commits.scrub()
+
+    def rename_class(self, old: Label, new: str) -> None:
+        """Give a class another name, and commit that.
+
+        Args:
+            old: name of a class, one of the model's own included, or its number.
+            new: printable text that is no other class's name, at most 128 characters.
+
+        Raises:
+            InputError: there is no such class, or it may not have that name.
+            StateError: the disk refuses; nothing changes then.
+        """
+        self._require_open()
+        self._settle_all()
+        self._teacher.rename(old, new, self._contexts)
+
+    def _settle_all(self) -> None:
+        """Before classes change: take what is being learnt or read."""
+        self._adaptation.take_learnt(self._notices, wait=True)
+        self._settle()
+        self._lookout.drop()
+
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:
         """Take an earlier block.
 
         "commit": as last written to the state file (or as at opening, without one).
         "source": as exported. "zero": nothing learnt, warm-up included; the frozen weights with
-        the bundle's own statistics. The optimiser starts afresh, except at "commit".
+        the bundle's own statistics. The optimiser starts afresh, except at "commit". Classes that
+        were taught go back with the block.
         """
         self._require_open()
         if to not in ("commit", "source", "zero"):
             raise InputError(f"rollback target {to!r}", "is unknown", "Use commit, source or zero")
         snapshot = self._state.read() if to == "commit" and self._state is not None else None
         if snapshot is not None:
-            self._checked_snapshot(snapshot)
+            self._continuing.checked(snapshot)
         if self._behind is not None:
             self._behind.drop()  # what it learnt is rolled back, too
         start = self._graphs.zero if to == "zero" else self.bundle.generic
         if to == "commit" and self._state is not None:
-            self._take_blocks(snapshot)
+            self._notices += self._continuing.take_blocks(snapshot, self._contexts)
         else:
+            self._teacher.table = own_classes(self.bundle.manifest)
             self._learner.take(start)
             if self._contexts is not None:
                 self._contexts.reset(start)
@@ -198,19 +286,24 @@ class Runtime:
         """
         self._require_open()
         try:
-            self._take_learnt(self._notices, wait=True)
+            self._adaptation.take_learnt(self._notices, wait=True)
         finally:  # a step that failed takes nothing else with it
+            if self._commits is not None:
+                self._settle()
             self._commit("flush")
 
-    def _commit(self, why: str) -> None:
-        if self._commits is None:
-            return
+    def _settle(self) -> None:
+        """Wait for shipped rows that are being read, but not for ever."""
         if self._contexts is not None:
             self._learner.take(self._contexts.settle(self._notices))
-        self._commits.write(
-            self._learner, self._ring, self._guard, self._contexts, self._notices, why
-        )
-        self._changed = False
+
+    def _commit(self, why: str, cleared: Callable[[Arrays], Arrays] | None = None) -> None:
+        """Write everything to the state file, if there is one. cleared: takes out of what is
+        written there what shall be forgotten."""
+        if self._commits is not None:
+            more = self._teacher.arrays()
+            self._commits.write(self._contexts, self._notices, why, more, cleared)
+            self._changed = False
 
     def close(self) -> None:
         """Flush what changed and close. Safe to call twice."""
@@ -277,79 +370,6 @@ class Runtime:
     def _chunks(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         return [x[i : i + self._ring.size] for i in range(0, len(x), self._ring.size)]
 
-    def _adapt(self, events: list[Event]) -> Logits:
-        """Logits of all frames of the ring, from before the step that follows if one is due."""
-        window = self._ring.last(self._ring.size)
-        if is_still(window):
-            tell(events, "still", "all frames of the batch are the same", logging.INFO)
-            return self._learner.answer(window, len(window), events)
-        self._follow(window, events)
-        return self._guard.second_opinion(window, self._adapted(window, events), events)
-
-    def _adapted(self, window: Frames, events: list[Event]) -> Logits:
-        """The block's own logits; adapts it, if all agrees."""
-        batch = self.counters["frames"] // self._ring.size - 1
-        sound = self._guard.may_learn(window, self._contexts, events)
-        drifting = self._contexts is None or self._contexts.drifting
-        if not sound or not self._schedule.due(batch, drifting):
-            return self._learner.own(window, events)
-        if self._behind is not None:
-            return self._adapt_behind(self._behind, window, events)
-        began = time.monotonic()
-        outputs = self._learner.step(window)
-        self._schedule.spend(time.monotonic() - began)
-        return self._learn(window, outputs, events)
-
-    def _adapt_behind(self, behind: Background, window: Frames, events: list[Event]) -> Logits:
-        """Predict; take what the last step learnt, and start the next one, if none is running."""
-        self._take_learnt(events)
-        if not behind.busy:
-            window = window.copy()  # the ring goes on filling
-            block, slots = self._learner.block, self._learner.slots
-            parameters = dict(self.hyper_parameters)
-            behind.start(
-                window, block, lambda: self._graphs.adapt(window, block, slots, parameters)
-            )
-        return self._learner.own(window, events)
-
-    def _take_learnt(self, events: list[Event], *, wait: bool = False) -> None:
-        """Go on with what a step in the background learnt, unless its block was left meanwhile."""
-        learnt = None if self._behind is None else self._behind.take(wait=wait)
-        if learnt is not None:
-            self._schedule.spend(learnt.seconds)
-        if learnt is not None and learnt.block is self._learner.block:
-            self._learn(learnt.window, learnt.outputs, events)
-
-    def _learn(self, window: Frames, outputs: Arrays, events: list[Event]) -> Logits:
-        return self._learner.learn(window, outputs, self._contexts, events)
-
-    def _follow(self, window: NDArray[np.float32], events: list[Event]) -> None:
-        """Take the block of the context that the frames come from."""
-        if self._contexts is None:
-            return
-        key = self._graphs.key(window)
-        if not is_finite({"": key}):
-            return
-        context, probe = self._contexts.name, self._probe(window[::PROBE_EVERY])
-        arrived = self._contexts.arrive(key, self._learner.block, probe, events)
-        if arrived is not None:
-            self._learner.take(arrived)
-            self._guard.arrived()
-        if self._commits is not None:
-            self._commits.moved |= self._contexts.name != context
-
-    def _probe(self, window: NDArray[np.float32]) -> Probe:
-        """Judges blocks by frames, beside the frozen model."""
-        frozen: list[NDArray[np.int64]] = []
-
-        def look(block: Arrays) -> Outlook:
-            if not frozen:
-                frozen.append(self._graphs.frozen(window).argmax(1))
-            logits = self._graphs.predict(window, block, self.hyper_parameters)
-            return outlook(logits, frozen[0])
-
-        return look
-
     def _commit_if_due(self, events: list[Event]) -> None:
         """Commit after a change of context, if that is not too often."""
         steps = self.counters["steps"]
@@ -362,43 +382,6 @@ class Runtime:
         except StateError as error:  # predictions must not be lost with it
             self._commits.step = steps
             events.append(Event("unwritten", str(error)))
-
-    def _continue(self, snapshot: Snapshot | None) -> None:
-        """Go on from a snapshot, and from written blocks even without one."""
-        if snapshot is not None:
-            ring, self._ring.pending = self._checked_snapshot(snapshot)
-            pending = self._ring.pending
-            self._ring.push(ring)
-            self._ring.pending = pending
-            self.counters.update({name: snapshot.counters.get(name, 0) for name in COUNTERS})
-            if self._commits is not None:
-                self._commits.step = self.counters["steps"]
-        self._take_blocks(snapshot)
-
-    def _checked_snapshot(self, snapshot: Snapshot) -> tuple[Array, int]:
-        assert self._state is not None, "it came from there"
-        return checked_snapshot(snapshot, self.bundle.manifest, self._state.path)
-
-    def _take_blocks(self, snapshot: Snapshot | None) -> None:
-        """Take what a snapshot holds; nothing changes if the written blocks do not fit."""
-        generic, changed = self.bundle.generic, None
-        arrays, counters = ({}, {}) if snapshot is None else (snapshot.arrays, snapshot.counters)
-        # Equal blocks become one object again: `Learner` must not try the same values twice.
-        block = shared(stripped("block", arrays), generic) if arrays else generic
-        if self._contexts is not None:
-            known = block if arrays else None
-            changed, noticed = self._contexts.load(arrays, counters, known)
-            self._notices += noticed
-        learner = self._learner
-        if arrays:
-            good = shared(stripped("good", arrays), generic, block)
-            learner.go_on(block, good, stripped("opt", arrays))
-        else:
-            learner.take(block)
-        learner.take(None if changed is None else shared(changed, generic))
-        if self._contexts is None and self._commits is not None:
-            self._commits.carried = carried(arrays, counters)
-        self._guard.load(counters)
 
     def _require_open(self) -> None:
         if self._closed:

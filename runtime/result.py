@@ -14,7 +14,7 @@ RAILS = ("skipped", "restored", "reset", "frozen", "recovered", "still")  # kind
 class Event:
     """Something that happened besides predicting.
 
-    kind: "adapted" (the block changed), "unreliable" (the step found nothing to learn from),
+    kind: "adapted" (the block changed), "learnt" (labelled frames changed it), "unreliable" (the step found nothing to learn from),
     "skipped" (a step's block was thrown away, or none was made, for something is wrong with it),
     "restored" (the last good block came back), "reset" (what the context learnt was dropped),
     "frozen" (the frozen model answers instead), "recovered" (a block is trusted again), "still"
@@ -34,7 +34,7 @@ class Event:
 class Result:
     """Predictions for n frames, all made before any update on them.
 
-    logits: [n, classes] float32. labels: [n] int64, the argmax. entropy: [n] float32, in nats.
+    logits: [n, classes] float32; -1e4 for a class that is not open. labels: [n] int64, the argmax. entropy: [n] float32, in nats.
     context: name of the context whose block was used. adapted: whether the block changed in this
     call. events: what else happened, in order. drift: distance of the last full batch from its
     context, in units in which a batch of source data is about one from the source; None where
@@ -54,7 +54,7 @@ def make_result(
     logits: NDArray[np.float32], context: str, events: list[Event], drift: float | None = None
 ) -> Result:
     """Complete logits [n, classes] to a result."""
-    adapted = any(event.kind == "adapted" for event in events)
+    adapted = any(event.kind in ("adapted", "learnt") for event in events)
     labels, entropy = logits.argmax(1), entropies(logits)
     return Result(logits, labels, entropy, context, adapted, tuple(events), drift)
 

@@ -10,6 +10,26 @@ from edgemem.errors import InputError
 from edgemem.manifest import Manifest
 
 
+def read_parameters(manifest: Manifest, read: str | None) -> dict[str, float]:
+    """The hyper-parameters of a way to answer; none = as the bundle has them.
+
+    Raises:
+        InputError: a way that the bundle does not have.
+    """
+    if read is None:
+        return {}
+    if manifest.teaching is None:
+        raise InputError(
+            f"read={read!r}",
+            f"is not possible: bundle {manifest.name!r} learns no classes",
+            "Export it again with --max-classes",
+        )
+    if read not in manifest.teaching.reads:
+        known = ", ".join(manifest.teaching.reads)
+        raise InputError(f"read={read!r}", "is unknown to this bundle", f"Use one of {known}")
+    return manifest.teaching.reads[read]
+
+
 def known_parameters(manifest: Manifest, chosen: Mapping[str, float]) -> dict[str, float]:
     """The bundle's defaults, with the chosen values in their place.
 

@@ -35,7 +35,8 @@ def open_learnt(
 
     A block is what the device adds to the generic one: its root less the generic block, the shipped
     rows along the context's path, and the context's leaf. A file without root is of a device whose
-    root is the generic block. Keys are as the device compares them.
+    root is the generic block. Keys are as the device compares them. Classes that a device was
+    taught are left out: another gave their numbers to others.
 
     Args:
         bundle: the one that all devices run.
@@ -102,12 +103,15 @@ def _root(bundle: Bundle, path: Path) -> Row:
 
 
 def _values(bundle: Bundle, payload: bytes, thing: str) -> Row:
-    spec, arrays = bundle.manifest.block, unpack(payload, thing, InputError, REMEDY)
+    manifest, arrays = bundle.manifest, unpack(payload, thing, InputError, REMEDY)
+    spec = manifest.block
     if reason := spec.mismatch(arrays):
         raise InputError(thing, f"does not fit the bundle: {reason}", REMEDY)
     if not is_finite(arrays):
         raise InputError(thing, "holds NaN or infinite values", REMEDY)
-    return spec.flatten(arrays)
+    # Numbers of taught classes mean something else on every device.
+    taught = () if manifest.teaching is None else manifest.teaching.arrays
+    return spec.flatten(arrays | {name: np.zeros_like(arrays[name]) for name in taught})
 
 
 def _above(record: Record, shipped: Sequence[Level], path: Path, size: int) -> Row:

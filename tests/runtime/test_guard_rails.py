@@ -168,7 +168,7 @@ def test_single_frames_are_answered_with_the_share_of_the_last_batch(clear):
         assert share > 0
         window = runtime._ring.last(BATCH)
         own = runtime._learner.own(window, [])
-        read = runtime._graphs.frozen_read(window, runtime.hyper_parameters)
+        read = runtime._graphs.frozen_read(window, runtime.hyper_parameters, {})
         expected = blended(own, read, share)[-1]
         found = runtime._learner.answer(window, 1, [])
         np.testing.assert_allclose(found[0], expected, atol=1e-5)
@@ -227,6 +227,6 @@ def test_the_second_opinion_is_read_in_order_and_the_frozen_model_is_not(clear):
         graphs, parameters = runtime._graphs, runtime.hyper_parameters
         frozen = graphs.frozen(window)
         np.testing.assert_array_equal(runtime.predict(window, frozen=True).logits, frozen)
-        alone = graphs.frozen_read(window, parameters | {"label_order": 0.0})
+        alone = graphs.frozen_read(window, parameters | {"label_order": 0.0}, {})
         np.testing.assert_array_equal(alone, frozen)
-        assert not np.allclose(graphs.frozen_read(window, parameters), frozen, atol=0.1)
+        assert not np.allclose(graphs.frozen_read(window, parameters, {}), frozen, atol=0.1)

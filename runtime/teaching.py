@@ -1,0 +1,91 @@
+"""Learning from labelled frames: which go together, and what they make of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgemem.block import Arrays, is_finite
+from edgemem.errors import InputError
+from edgemem.runtime.class_table import ClassTable
+from edgemem.runtime.contract import stripped
+from edgemem.runtime.graphs import Frames, Graphs, Logits
+from edgemem.runtime.learner import Learner
+from edgemem.runtime.ring import Ring
+
+# One of so many frames that are learnt from together has a label. The others are companions:
+# frames of few classes alone would spoil statistics that are taken from them.
+LABELLED = 4
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Labelled frames [n, ...], the class of each, and the table once they are learnt."""
+
+    frames: Frames
+    numbers: list[int]
+    table: ClassTable
+
+
+def teach(lesson: Lesson, graphs: Graphs, learner: Learner, ring: Ring) -> tuple[Arrays, Logits]:
+    """The block after a lesson, and the logits of its frames; nothing changes.
+
+    Frames are learnt in small groups, one after another; the logits of a group are from before it
+    was learnt.
+
+    Raises:
+        InputError: nothing finite comes of it.
+    """
+    block, logits = learner.block, dict[int, Logits]()
+    for group in groups(lesson.numbers, max(1, ring.size // LABELLED)):
+        window = np.concatenate([_companions(lesson.frames, group, ring), lesson.frames[group]])
+        labels = np.full(len(window), -1, np.int64)
+        labels[-len(group) :] = [lesson.numbers[place] for place in group]
+        outputs = graphs.learn(window, labels, block, learner.hyper_parameters)
+        found, block = outputs["logits"][: len(window)], stripped("next.block", outputs)
+        sound = is_finite({"": found, "loss": outputs["stat.loss"]}) and is_finite(block)
+        if not sound or not outputs["stat.updated"]:
+            raise InputError(
+                "frames",
+                "give nothing finite to learn from",
+                "Leave out what is far from the model's range, or go back: runtime.rollback()",
+            )
+        logits |= dict(zip(group, found[-len(group) :], strict=True))
+    return block, np.stack([logits[place] for place in range(len(lesson.numbers))])
+
+
+def groups(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Places of labelled frames in groups of at most `size`, classes in turn."""
+    rank, seen = list[tuple[int, int]](), dict[int, int]()
+    for place, number in enumerate(numbers):
+        seen[number] = seen.get(number, 0) + 1
+        rank.append((seen[number], place))
+    order = [place for _, place in sorted(rank)]
+    for first in range(0, len(order), size):
+        yield order[first : first + size]
+
+
+def clearing(names: Sequence[str], number: int) -> Callable[[Arrays], Arrays]:
+    """What clears the row of a class in arrays of these names; the same arrays come back where it
+    is clear already."""
+
+    def cleared(arrays: Arrays) -> Arrays:
+        changed: Arrays = {}
+        for name in names:
+            array = arrays.get(name)
+            if array is not None and array.ndim and len(array) > number and array[number].any():
+                changed[name] = array.copy()
+                changed[name][number] = 0
+        return arrays | changed if changed else arrays
+
+    return cleared
+
+
+def _companions(frames: Frames, group: Sequence[int], ring: Ring) -> Frames:
+    """What goes before a group: the latest frames that were met, or else others of the lesson."""
+    room = ring.size - len(group)
+    recent = ring.last(min(room, ring.count))
+    others = np.delete(frames, group, axis=0)[: room - len(recent)]
+    return np.concatenate([others, recent])
