@@ -70,7 +70,7 @@ def kept(path: Path) -> tuple[NDArray[np.bool_], dict[str, Any]]:
 def _stream(stream: Stream) -> str:
     held = [getattr(stream, field.name) for field in fields(stream)]
     parts = [array.tobytes() for array in held if isinstance(array, np.ndarray)]
-    return _digest([*parts, repr(stream.contexts).encode(), str(stream.batch).encode()])
+    return digest([*parts, repr(stream.contexts).encode(), str(stream.batch).encode()])
 
 
 def _frames(folder: Path, contexts: Iterable[str]) -> list[str]:
@@ -87,10 +87,10 @@ def _code(kind: str, tuned: bool) -> str:
     """Digest of the code that a run passes."""
     patterns = (*HARNESS_CODE, *CODE[kind])
     paths = [path for pattern in patterns for path in sorted(REPOSITORY.glob(pattern))]
-    return _digest(_meaning(path) for path in paths if tuned or path.name not in TUNING)
+    return digest(meaning(path) for path in paths if tuned or path.name not in TUNING)
 
 
-def _meaning(path: Path) -> bytes:
+def meaning(path: Path) -> bytes:
     """A module without comments and docstrings."""
     tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree):
@@ -101,7 +101,8 @@ def _meaning(path: Path) -> bytes:
     return ast.dump(tree).encode()
 
 
-def _digest(parts: Iterable[bytes]) -> str:
+def digest(parts: Iterable[bytes]) -> str:
+    """A name for these bytes."""
     found = hashlib.sha256()
     for part in parts:
         found.update(len(part).to_bytes(8, "little"))

@@ -1,0 +1,168 @@
+"""New classes that are taught on a device: EdgeMem beside class means, LDA and fine-tuning.
+
+A model knows half of ten digits, spoken or written, and is taught the others one by one from a few
+labelled frames, with unlabelled ones in between. One command measures all that the page says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from adaptation.protocols import SPEAKERS
+from cifar import data_folder
+from report import save_json, setting, setting_text, whole
+
+from class_incremental.device_cost import block, graph_milliseconds, wide_blocks
+from class_incremental.device_courses import course
+from class_incremental.device_outcomes import Outcome, grouped
+from class_incremental.device_page import PICTURES, page, tables
+from class_incremental.device_running import OURS, WAYS, Cost, Peers, run_ours
+from class_incremental.device_show import SPEECH, draw, picture
+from class_incremental.device_subjects import Subject, images, speaker
+from edgemem.bundle import open_bundle
+from edgemem.cli.show import percent, print_table, progress
+from edgemem.errors import EdgeMemError
+
+PAGE = "class-incremental-device.md"
+CONTEXTS = ("clear", "fog", "noise")
+DIGITS = "digits, clear and shifted"
+QUICK: dict[str, Any] = {"speakers": 2, "seeds": 1, "shots": [5], "ways": [OURS]}
+FULL: dict[str, Any] = {"speakers": len(SPEAKERS), "seeds": 3, "shots": [1, 5, 20], "ways": [*WAYS]}
+NO_SPEECH = "no speech data: set EDGEMEM_DATA to a folder with fsdd/; digits alone"
+Paid = tuple[str, int, Cost]  # group, labelled frames
+
+
+def subjects(options: argparse.Namespace) -> list[tuple[str, Callable[[], Subject]]]:
+    """Makers by group."""
+    data = data_folder()
+    found: list[tuple[str, Callable[[], Subject]]] = []
+    if data is None:
+        print(NO_SPEECH, file=sys.stderr)
+    else:
+        for number, name in enumerate(SPEAKERS[: options.speakers]):
+            found.append((SPEECH, lambda k=number, n=name: speaker(data, k, n)))
+    for context in CONTEXTS[: 1 if options.quick else None]:
+        found.append((DIGITS, lambda c=context: images([c])[0]))
+    return found
+
+
+def run_all(
+    options: argparse.Namespace,
+) -> tuple[list[Outcome], list[Paid], dict[str, Path]]:
+    """Every method on every course; what ours cost; a bundle of each group."""
+    outcomes: list[Outcome] = []
+    paid: list[Paid] = []
+    bundles: dict[str, Path] = {}
+    makers = subjects(options)
+    with progress("runs") as bar:
+        total = len(makers) * options.seeds * len(options.shots) * (1 + len(options.ways))
+        task = bar.add_task("courses", total=total, note="")
+        for group, make in makers:
+            subject = make()
+            bundles.setdefault(group, subject.bundle)
+            peers = Peers(subject)
+            for seed in range(options.seeds):
+                made = course(subject.labels, subject.own, subject.new, subject.test, seed)
+                for shots in options.shots:
+                    for name in options.ways:
+                        found, cost = run_ours(subject, made, shots, WAYS[name])
+                        outcomes.append(Outcome(group, subject.name, seed, shots, name, "", found))
+                        if name == OURS:
+                            paid.append((group, shots, cost))
+                        note = f"{subject.name}, {shots}, {name}: {percent(found.all[-1])}"
+                        bar.update(task, advance=1, note=note)
+                    outcomes += [
+                        Outcome(group, subject.name, seed, shots, name, setting_name, found)
+                        for name, settings in peers.run(made, shots).items()
+                        for setting_name, found in settings.items()
+                    ]
+                    bar.update(task, advance=1)
+    order = {key: number for number, key in enumerate(dict.fromkeys(g for g, _ in makers))}
+    outcomes.sort(key=lambda one: (order[one.group], one.shots))
+    return outcomes, paid, bundles
+
+
+def costs(paid: Sequence[Paid], bundles: dict[str, Path]) -> list[dict[str, Any]]:
+    """What a lesson costs, by group and labelled frames."""
+    graphs = {group: graph_milliseconds(path) for group, path in bundles.items()}
+    rows = {group: block(open_bundle(path).manifest).row for group, path in bundles.items()}
+    found = []
+    for group, shots in dict.fromkeys((group, shots) for group, shots, _ in paid):
+        held = [cost for g, k, cost in paid if (g, k) == (group, shots)]
+        found.append(
+            {
+                "group": group.split(",")[0],
+                "shots": shots,
+                "milliseconds": float(np.median([cost.milliseconds for cost in held])),
+                "graph": graphs[group],
+                "row": rows[group],
+                "written": float(np.median([cost.written for cost in held])),
+                "grown": float(np.median([cost.grown for cost in held])),
+            }
+        )
+    return found
+
+
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options; `--quick` only changes defaults."""
+    parser = argparse.ArgumentParser(prog="class_incremental.device", description=__doc__)
+    add: Callable[..., Any] = parser.add_argument
+    add("--quick", action="store_true", help="two speakers, one seed, five frames, one way of ours")
+    add("--speakers", type=whole, help="how many of the six; default all")
+    add("--seeds", type=whole, help="default 3")
+    add("--shots", type=whole, nargs="+", help="labelled frames of each class; default 1 5 20")
+    add("--ways", nargs="+", metavar="NAME", choices=WAYS, help="of ours; default all")
+    add("--json", type=Path, metavar="PATH", help="write the figures there too")
+    add("--out", type=Path, default=Path("results"), metavar="FOLDER",
+        help="of the page and its pictures; default results")  # fmt: skip
+    options = parser.parse_args(arguments)
+    options.words = sys.argv[1:] if arguments is None else arguments
+    for name, value in (QUICK if options.quick else FULL).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
+
+
+def report(
+    options: argparse.Namespace,
+    outcomes: list[Outcome],
+    cost: list[dict[str, Any]],
+    blocks: list[dict[str, Any]],
+) -> None:
+    """Tables, pictures, the page and the figures as a file."""
+    groups = grouped(outcomes)
+    for title, table in tables(groups, cost, blocks).items():
+        print_table(title, *table)
+    about = setting(**{name: getattr(options, name) for name in (*FULL, "quick")})
+    seeds = "1 seed" if options.seeds == 1 else f"{options.seeds} seeds"
+    text = setting_text(about, f"{options.speakers} speakers, {seeds}, batch 16, one thread")
+    print(text)
+    for group in groups:
+        draw(group, options.out / PICTURES / picture(group))
+    command = f"python -m class_incremental.device {shlex.join(options.words)}".strip()
+    (options.out / PAGE).write_text(page(groups, cost, blocks, text, command))
+    found = {
+        "benchmark": "class_incremental.device", "setting": about, "costs": cost, "blocks": blocks,
+        "outcomes": [one.as_dict() for one in outcomes],
+    }  # fmt: skip
+    save_json(found, Path("results/class-incremental-device.json"), options.json)
+
+
+def main() -> None:
+    """Measure, print, save."""
+    options = read_options()
+    try:
+        outcomes, paid, bundles = run_all(options)
+        report(options, outcomes, costs(paid, bundles), wide_blocks())
+    except (EdgeMemError, OSError) as error:
+        sys.exit(f"failed: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Tables and pictures of classes that are taught on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from class_incremental.device_outcomes import Figure, Group, better, in_the_end
+from class_incremental.device_running import ADAPTED, OURS
+
+Table = tuple[list[str], list[list[str]]]
+SPEECH = "speech, unseen speakers"
+GOAL_SHOTS, LEAD, MAY_LOSE = 5, 3.0, 1.0  # labelled frames, and points
+MOST_BYTES = 250_000
+DRAWN = {
+    OURS: ("#d1495b", "-"),
+    f"{OURS}, prototypes alone": ("#e9a3ac", "-"),
+    "NCM, cosine": ("#3a7ebf", "-"),
+    "LDA": ("#4c956c", "-"),
+    f"LDA{ADAPTED}": ("#4c956c", ":"),
+    "fine-tuned classifier": ("#9a9a9a", "-"),
+}
+MEANS = ("NCM, cosine", "NCM, Euclid")
+FIGURES: dict[str, Figure] = {
+    "old before": lambda found: found.old[0],
+    "old": lambda found: found.old[-1],
+    "apart": lambda found: found.old_apart,
+    "new": lambda found: found.new[-1],
+}
+
+
+def accuracy_table(group: Group) -> Table:
+    """A row a method, in per cent, after all classes were taught."""
+    rows = []
+    for method in group.by_method:
+        cells = [f"{group.by_seed(method, figure).mean():.1f}" for figure in FIGURES.values()]
+        every = group.by_seed(method, in_the_end)
+        rows.append([method, *cells, with_spread(every)])
+    return ["method", *FIGURES, "all"], rows
+
+
+def with_spread(values: NDArray[np.float64]) -> str:
+    """Mean and standard deviation over seeds."""
+    spread = f"±{values.std():.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}"
+
+
+def subject_table(group: Group) -> Table:
+    """Accuracy on all classes in the end of each subject, mean over seeds."""
+    methods = [OURS, better(group, MEANS), "LDA", f"LDA{ADAPTED}"]
+    found = {method: group.by_subject(method, in_the_end) for method in methods}
+    rows = [
+        [subject, *(f"{found[method][subject]:.1f}" for method in methods)]
+        for subject in found[OURS]
+    ]
+    return ["device", *methods], rows
+
+
+def goal_table(groups: Sequence[Group], blocks: Sequence[Mapping[str, Any]]) -> Table:
+    """What was asked for and what came out."""
+    rows = []
+    for group in groups:
+        if (group.name, group.shots) == (SPEECH, GOAL_SHOTS):
+            rows += _leads(group) + _losses(group)
+    for held in blocks:
+        size = held["prototypes"]
+        title = f"100 × 512, {held['own']} of the model"
+        rows.append([title, f"{size / 1000:.1f} kB", "250", verdict(size <= MOST_BYTES)])
+    return ["goal", "found", "asked", ""], rows
+
+
+def _leads(group: Group) -> list[list[str]]:
+    ours, rows = group.by_seed(OURS, in_the_end), []
+    for peer in (better(group, MEANS), "LDA"):
+        less = ours - group.by_seed(peer, in_the_end)
+        rows.append(
+            [f"above {peer}", with_spread(less), f"+{LEAD:g}", verdict(less.mean() >= LEAD)]
+        )
+    return rows
+
+
+def _losses(group: Group) -> list[list[str]]:
+    def lost(after: Figure) -> Figure:
+        return lambda found: found.old[0] - after(found)
+
+    asked: dict[str, Figure] = {
+        "old lose, among all classes": lost(lambda found: found.old[-1]),
+        "old lose, among old ones": lost(lambda found: found.old_apart),
+    }
+    rows = []
+    for title, figure in asked.items():
+        found = group.by_seed(OURS, figure)
+        rows.append([title, with_spread(found), f"{MAY_LOSE:g}", verdict(found.mean() <= MAY_LOSE)])
+    return rows
+
+
+def verdict(met: bool) -> str:
+    """In a word."""
+    return "met" if met else "missed"
+
+
+def loss_table(groups: Sequence[Group]) -> Table:
+    """What own classes lose, by labelled frames: three figures, and two differences."""
+    rows = []
+    for group in groups:
+        before, among, apart = (
+            float(group.by_seed(OURS, FIGURES[name]).mean())
+            for name in ("old before", "old", "apart")
+        )
+        figures = (before, among, apart, before - among, before - apart)
+        rows.append([f"{group.name}, {group.shots}", *(f"{value:.1f}" for value in figures)])
+    columns = ["frames a class", "before", "among all", "apart", "lost", "lost apart"]
+    return columns, rows
+
+
+def difference_table(groups: Sequence[Group]) -> Table:
+    """Ours less peers and variants of ours: accuracy on all classes in the end, in points."""
+    names = [name for name in groups[0].by_method if name != OURS]
+    rows = []
+    for name in names:
+        cells = []
+        for group in groups:
+            less = group.by_seed(OURS, in_the_end) - group.by_seed(name, in_the_end)
+            cells.append(f"{less.mean():+.1f}")
+        rows.append([name, *cells])
+    return ["EdgeMem less", *(f"{short(group.name)}, {group.shots}" for group in groups)], rows
+
+
+def short(name: str) -> str:
+    """A group in one word."""
+    return name.split(",", maxsplit=1)[0]
+
+
+def cost_table(costs: Sequence[Mapping[str, Any]]) -> Table:
+    """Milliseconds and bytes of a class, a row for as many labelled frames."""
+    rows = [
+        [
+            f"{cost['group']}, {cost['shots']}",
+            f"{cost['milliseconds']:.1f}",
+            f"{cost['milliseconds'] / cost['shots']:.1f}",
+            f"{cost['graph']:.1f}",
+            f"{cost['row']}",
+            f"{cost['written'] / 1000:.0f}",
+            f"{cost['grown'] / 1000:.1f}",
+        ]
+        for cost in costs
+    ]
+    columns = ["frames a class", "ms", "ms a frame", "ms graph", "bytes", "kB written", "kB grown"]
+    return columns, rows
+
+
+def block_table(blocks: Sequence[Mapping[str, Any]]) -> Table:
+    """Bytes of blocks with room for a hundred classes of 512 features."""
+    rows = [
+        [f"{held['capacity']}", f"{held['own']}", f"{held['row']}", f"{held['prototypes']:,}",
+         f"{held['all']:,}"]
+        for held in blocks
+    ]  # fmt: skip
+    return [
+        "classes",
+        "the model's own",
+        "bytes a class",
+        "bytes of prototypes",
+        "whole block",
+    ], rows
+
+
+def as_markdown(held: Table) -> str:
+    """A table of a page."""
+    columns, rows = held
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def picture(group: Group) -> str:
+    """Its file's name."""
+    name = group.name.split(",")[0].replace(" ", "-")
+    return f"class-incremental-device-{name}-{group.shots}.png"
+
+
+def draw(group: Group, path: Path) -> None:
+    """Accuracy on old, new and all classes by the number of classes taught."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(11, 4), layout="constrained")
+    titles = {"old": "the model's own classes", "new": "taught classes", "all": "all known classes"}
+    for axes, (what, title) in zip(canvas.subplots(1, 3, sharey=True), titles.items(), strict=True):
+        for method, (colour, line) in DRAWN.items():
+            if method in group.by_method:
+                course = group.course(method, what)
+                axes.plot(np.arange(len(course)), course, line, color=colour, label=method,
+                          marker="o", markersize=3, linewidth=2.6 if method == OURS else 1.4)  # fmt: skip
+        axes.set(title=title, xlabel="classes taught", ylim=(0, 100))
+        axes.grid(color="0.92")
+    canvas.axes[0].set_ylabel("accuracy (%)")
+    canvas.axes[0].legend(fontsize=7, loc="lower left")
+    frames = "1 labelled frame" if group.shots == 1 else f"{group.shots} labelled frames"
+    canvas.suptitle(f"{group.name[:1].upper()}{group.name[1:]}: {frames} of each new class")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.savefig(path, dpi=80)
