@@ -33,7 +33,7 @@ from edgemem.models.adaptive import AdaptiveModel, Gradient
 from edgemem.models.classifier import features_of
 
 # learn_rate: of the gradient step; 0 leaves only what is added to prototypes.
-HYPER_PARAMETERS = {"learn_rate": 3e-3, "relation_weight": 1.0, "relation_temperature": 0.1}
+HYPER_PARAMETERS = {"learn_rate": 1e-3, "relation_weight": 1.0, "relation_temperature": 0.1}
 LABELS = "y"
 
 
