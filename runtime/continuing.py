@@ -78,7 +78,6 @@ class Continuing:
             learner.take(block)
         learner.take(None if changed is None else shared(changed, generic))
         self.teacher.table = table
-        self.teacher.cover()
         if contexts is None and self.commits is not None:
             self.commits.carried = carried(arrays, counters)
         self.guard.load(counters)

@@ -43,8 +43,11 @@ class Teacher:
 
     @property
     def table(self) -> ClassTable:
-        """The classes as they are."""
-        return self._table
+        """The classes as they are; blocks that were imported know some without names."""
+        teaching = self._manifest.teaching
+        if teaching is None:
+            return self._table
+        return self._table.covering(self._learner.block[teaching.arrays[0]])
 
     @table.setter
     def table(self, table: ClassTable) -> None:
@@ -52,12 +55,7 @@ class Teacher:
 
     def arrays(self) -> Arrays:
         """For the snapshot."""
-        return {} if self._manifest.teaching is None else {TABLE: self._table.to_array()}
-
-    def cover(self) -> None:
-        """Give a name to every class that the block in use knows and the table does not."""
-        if (teaching := self._manifest.teaching) is not None:
-            self.table = self._table.covering(self._learner.block[teaching.arrays[0]])
+        return {} if self._manifest.teaching is None else {TABLE: self.table.to_array()}
 
     def lesson(self, frames: Frames, labels: Labels) -> Lesson:
         """Check labelled frames; nothing changes.
@@ -67,7 +65,7 @@ class Teacher:
         """
         self._require_teaching()
         self._graphs.open("learn")
-        table, numbers = self._table.opened(checked_labels(labels, len(frames)))
+        table, numbers = self.table.opened(checked_labels(labels, len(frames)))
         if len(table.names) < 2:
             raise InputError(
                 "labels", "are of the only class there is", "Teach two classes, or more, at once"
@@ -103,8 +101,8 @@ class Teacher:
             StateError: the disk refuses, or a written block is damaged.
         """
         teaching, (checked,) = self._require_teaching(), checked_labels(label, 1)
-        number = self._table.number(checked)
-        table, learner = self._table.forgotten(number), self._learner
+        number = self.table.number(checked)
+        table, learner = self.table.forgotten(number), self._learner
         cleared = clearing(teaching.arrays, number)
         with self._all_or_nothing(contexts):
             learner.good, learner.block = cleared(learner.good), cleared(learner.block)
@@ -123,7 +121,7 @@ class Teacher:
         """
         self._require_teaching()
         (checked,) = checked_labels(label, 1)
-        table = self._table.renamed(self._table.number(checked), name)
+        table = self.table.renamed(self.table.number(checked), name)
         with self._all_or_nothing(contexts):
             self.table = table
             self._commit("renamed a class", None)

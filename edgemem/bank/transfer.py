@@ -77,6 +77,9 @@ def bundle_of(path: Path) -> str:
 def import_blocks(state: State, path: Path) -> Imported:
     """Take the blocks of a file that are newer than the state's own: all of them, or none.
 
+    Names of classes that were taught stay behind with the snapshot: what the blocks know of a class
+    without a name here is "class-" and its number, until somebody renames it.
+
     Raises:
         InputError: the file is damaged, of another bundle, holds arrays of other shapes, or leaves
             that stand on another root than the state's.

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from edgemem.cli.report import check_plot, draw_report, print_demo, print_report
 from edgemem.cli.show import Stages, percent, print_json, print_table, progress
 from edgemem.errors import InputError
 from edgemem.version import VERSION
+
+if TYPE_CHECKING:
+    from edgemem.manifest import Manifest
 
 BundlePath = Annotated[Path, typer.Argument(help="Folder written by edgemem export.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -127,7 +130,7 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
         [
             ("frames", f"{list(frames.shape)} uint8 or float32"),
             ("adaptation step", f"{frames.batch} frames"),
-            ("classes", str(len(manifest.labels))),
+            ("classes", str(len(manifest.labels)) + _room(manifest)),
             ("block", f"{len(manifest.block.arrays)} arrays, {manifest.block.nbytes:,} bytes"),
             ("context key", f"{manifest.key} numbers"),
             *((k, str(origin[k])) for k in ("checkpoint", "model", "warm") if k in origin),
@@ -142,6 +145,10 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
     files = manifest.files.items()
     rows = [(name, f"{record.size:,}", record.sha256[:12]) for name, record in files]
     print_table("files", ("name", "bytes", "sha256"), rows)
+
+
+def _room(manifest: Manifest) -> str:
+    return "" if manifest.teaching is None else f", room for {manifest.classes}"
 
 
 def verify(

@@ -1,7 +1,8 @@
 """A tiny bundle that can be taught classes, written by hand: its graphs are a few plain operators.
 
 Frames are features [6] already. A block holds a shift of them, which unlabelled steps move against
-their mean, prototypes, and a class prior, which steps move and labelled frames do not.
+the mean of what contexts differ in; prototypes; and a class prior, which steps move and labelled
+frames do not.
 """
 
 import numpy as np
@@ -34,7 +35,7 @@ BLOCK = BlockSpec(
     )
 )
 HYPER_PARAMETERS = {
-    "learning_rate": HyperParameter(0.1, 0.0),
+    "learning_rate": HyperParameter(0.5, 0.0),
     "learn_rate": HyperParameter(0.01, 0.0),
     "prototype_weight": HyperParameter(0.5, 0.0),
     "prior_weight": HyperParameter(0.1, 0.0),
@@ -46,6 +47,7 @@ READS = {
 }
 # Every class has a direction of its own; the model's own are told apart by the first two.
 CENTRES = 4 * np.eye(CAPACITY, FEATURES, dtype=np.float32)
+LENGTH = np.float32(8)  # of a shift by one, so that shifts are as long as those of norms
 FAR = np.float32([0, 0, 0, 0, 0, 9])  # what another context adds to every frame
 
 
@@ -64,11 +66,11 @@ def stream_of(numbers, count, seed=0, away=0.0):
     return x.astype(np.float32), y
 
 
-def write_bundle(path, root_share=0.5):
-    """Write the bundle to a folder. root_share: of what is taught."""
+def write_bundle(path, root_share=0.5, labels=OWN):
+    """Write the bundle to a folder. root_share: of what is taught. labels: of own classes."""
     (path / "bank").mkdir(parents=True)
     for name in ("predict", "adapt", "learn", "key"):
-        onnx.save(_graph(name), path / f"{name}.onnx")
+        onnx.save(_graph(name, len(labels)), path / f"{name}.onnx")
     key = {"mean": np.zeros(FEATURES), "whitening": np.eye(FEATURES), "novelty": np.asarray(3.0)}
     content = {
         "source.safetensors": {n: np.asarray(v, np.float32) for n, v in key.items()},
@@ -83,7 +85,7 @@ def write_bundle(path, root_share=0.5):
         graphs={name: f"{name}.onnx" for name in ("predict", "adapt", "learn", "key")},
         plans=(Plan("fast", "adapt", "latency", 1 << 20, 1.0),),
         frames=FrameSpec((FEATURES,), BATCH, companions=True, known_companions=4),
-        labels=OWN,
+        labels=labels,
         block=BLOCK,
         slots=BlockSpec(()),
         hyper_parameters=HYPER_PARAMETERS,
@@ -120,7 +122,7 @@ class _Graph:
         return name
 
 
-def _graph(name):
+def _graph(name, own):
     op, batch = _Graph(), BATCH if name == "learn" else "n"
     inputs = {"x": (FLOAT, [batch, FEATURES])}
     outputs = {"key": (FLOAT, [FEATURES])}
@@ -131,7 +133,7 @@ def _graph(name):
         names += {"adapt": ["learning_rate"], "learn": ["learn_rate"]}.get(name, [])
         inputs |= block | {f"hp.{hp}": (FLOAT, []) for hp in names}
         outputs["logits"] = (FLOAT, [batch, CAPACITY])
-        _logits(op)
+        _logits(op, own)
     if name in ("adapt", "learn"):
         outputs |= {f"next.{array}": form for array, form in block.items()}
         outputs |= {"stat.loss": (FLOAT, []), "stat.updated": (FLOAT, [])}
@@ -159,10 +161,10 @@ def _key(op, name):
         op("ReduceMean", "x", axes=[0], keepdims=0, to="key")
 
 
-def _logits(op):
+def _logits(op, own):
     """f: the features after the shift. logits: of the classifier, and of prototypes by cosine."""
-    op("Add", "x", "block.shift", to="f")
-    own = np.arange(CAPACITY) < len(OWN)
+    op("Add", "x", op("Mul", "block.shift", LENGTH), to="f")
+    own = np.arange(CAPACITY) < own
     weights = np.where(own, np.eye(FEATURES, CAPACITY), 0).astype(np.float32)
     classifier = op("MatMul", "f", weights)
     only_own = op("Where", own, classifier, np.float32(-1e4))
@@ -180,7 +182,7 @@ def _unit(op, name):
 
 
 def _adapt(op):
-    mean = op("ReduceMean", "f", axes=[0], keepdims=0)
+    mean = op("Mul", op("ReduceMean", "f", axes=[0], keepdims=0), np.float32(FAR > 0) / LENGTH)
     op("Sub", "block.shift", op("Mul", mean, "hp.learning_rate"), to="next.block.shift")
     op("Add", "block.remembered_frames", np.float32(BATCH), to="next.block.remembered_frames")
     seen = op("ReduceMean", op("Softmax", "logits", axis=1), axes=[0], keepdims=0)
