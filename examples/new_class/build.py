@@ -19,11 +19,11 @@ import torch
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from build_demo import PARTS, SOURCE_FRAMES, drift, load_frames, train  # noqa: E402
+from build_demo import PARTS, SOURCE_FRAMES, drift, load_frames, train
 
-from edgemem.export import Choices, export_bundle  # noqa: E402
-from edgemem.models import Recipe, attach, warm_up  # noqa: E402
-from edgemem.models.networks import digits  # noqa: E402
+from edgemem.export import Choices, export_bundle
+from edgemem.models import Recipe, attach, warm_up
+from edgemem.models.networks import digits
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 KNOWN, ROOM, BATCH = 7, 12, 16
