@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestCentroid
 
 OWN, NEW = (1, 4, 7), (0, 2, 9)
 LABELS = np.random.default_rng(0).permutation(np.repeat((*OWN, *NEW), 100))
-TEST = np.concatenate([np.flatnonzero(LABELS == c)[:10] for c in (*OWN, *NEW)])
+TEST = np.concatenate([np.flatnonzero(c == LABELS)[:10] for c in (*OWN, *NEW)])
 
 
 def made(seed=0):
