@@ -149,5 +149,5 @@ MEANS: dict[str, dict[str, Make]] = {
 }
 PEERS: dict[str, dict[str, Make]] = {
     **MEANS,
-    "fine-tuned classifier": {f"rate {rate:g}": _tuned(rate) for rate in (1e-3, 1e-2, 1e-1)},
+    "fine-tuned classifier": {f"rate {rate:g}": _tuned(rate) for rate in (1e-4, 1e-3, 1e-2)},
 }

@@ -16,6 +16,7 @@ Table = tuple[list[str], list[list[str]]]
 SPEECH = "speech, unseen speakers"
 GOAL_SHOTS, LEAD, MAY_LOSE = 5, 3.0, 1.0  # labelled frames, and points
 MOST_BYTES = 250_000
+NOTHING = "–"
 DRAWN = {
     OURS: ("#d1495b", "-"),
     f"{OURS}, prototypes alone": ("#e9a3ac", "-"),
@@ -119,11 +120,14 @@ def loss_table(groups: Sequence[Group]) -> Table:
 
 def difference_table(groups: Sequence[Group]) -> Table:
     """Ours less peers and variants of ours: accuracy on all classes in the end, in points."""
-    names = [name for name in groups[0].by_method if name != OURS]
+    every = dict.fromkeys(name for group in groups for name in group.by_method if name != OURS)
     rows = []
-    for name in names:
+    for name in every:
         cells = []
         for group in groups:
+            if name not in group.by_method:
+                cells.append(NOTHING)
+                continue
             less = group.by_seed(OURS, in_the_end) - group.by_seed(name, in_the_end)
             cells.append(f"{less.mean():+.1f}")
         rows.append([name, *cells])
