@@ -102,6 +102,7 @@ def costs(paid: Sequence[Paid], bundles: dict[str, Path]) -> list[dict[str, Any]
                 "group": group.split(",")[0],
                 "shots": shots,
                 "milliseconds": float(np.median([cost.milliseconds for cost in held])),
+                "first": float(np.median([cost.milliseconds[0] for cost in held])),
                 "graph": graphs[group],
                 "row": rows[group],
                 "written": float(np.median([cost.written for cost in held])),

@@ -42,9 +42,9 @@ takes part in nothing else. It is answered after every class in the same order i
 classes known by then; frames of classes that are not known yet are in these batches, and are not counted.
 
 Columns, in per cent, means over subjects and {{seeds}}: *old before*, the model's own classes before any was
-taught, by the classifier alone; *old*, the same frames in the end, among all ten; *apart*, the same answers
-among the own classes only; *new*, the taught classes in the end, among all ten; *all*, both, with the standard
-deviation over seeds.
+taught (EdgeMem then reads the classifier alone); *old*, the same frames in the end, among all ten; *apart*, the
+same answers among the own classes only; *new*, the taught classes in the end, among all ten; *all*, both, with
+the standard deviation over seeds.
 
 Peers get the same labelled frames, and the source features of the model's own classes: *NCM*, the nearest
 mean; *LDA*, one covariance within classes, the source's, which goes on with labelled frames (Hayes & Kanan,
@@ -52,9 +52,10 @@ CVPR workshops 2020); *fine-tuned classifier*, the model's own with a row for ea
 SGD on the frames of that class, without replay. Their features are the frozen model's. Rows ", our warm
 model" get the features of our warmed-up model with the statistics of the batch instead, so that what warm-up
 and statistics gain is told from what is learnt and how it is read. LDA has two shrinkages and fine-tuning
-three rates, of which the tables have the better on the test part itself; ours has one setting everywhere.
+three rates, of which the tables have the best on the test part itself; ours has one setting everywhere.
 Of ours: *prototypes alone* reads without the classifier; *no gradient* learns with `learn_rate` 0; *no
 unlabelled steps* is opened with `adapt=False`; *strangers in the stream* meets all ten digits from the start.
+These run at 5 labelled frames only.
 """
 LOSSES = """## What old classes lose
 
@@ -65,9 +66,10 @@ at most one point lost.
 COSTS = """## What a class costs
 
 *ms*: one call of `learn` with all frames of a class, the commit to the state file included, one thread, median
-over all lessons; *ms graph*: one run of the graph, which takes four labelled frames. *bytes*: the rows of the
-block that are a class's own. *kB written*: to the state file in one lesson (whole commits); *kB grown*: the file
-and its log from the first lesson to the fifth. Times of a machine that others use, too.
+over all lessons; *a frame*, that by labelled frames; *first*, the first lesson after opening, in which the
+graph is loaded; *graph*, one run of it, which takes up to four labelled frames. *bytes*: the rows of the block
+that are a class's own. *kB written*: to the state file in one lesson (whole commits); *kB grown*: the file and
+its log from the first lesson to the fifth. Times of a machine that others use, too.
 """
 BLOCKS = """## A hundred classes of 512 features
 

@@ -146,6 +146,7 @@ def cost_table(costs: Sequence[Mapping[str, Any]]) -> Table:
             f"{cost['group']}, {cost['shots']}",
             f"{cost['milliseconds']:.1f}",
             f"{cost['milliseconds'] / cost['shots']:.1f}",
+            f"{cost['first']:.0f}",
             f"{cost['graph']:.1f}",
             f"{cost['row']}",
             f"{cost['written'] / 1000:.0f}",
@@ -153,7 +154,16 @@ def cost_table(costs: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for cost in costs
     ]
-    columns = ["frames a class", "ms", "ms a frame", "ms graph", "bytes", "kB written", "kB grown"]
+    columns = [
+        "frames a class",
+        "ms",
+        "a frame",
+        "first",
+        "graph",
+        "bytes",
+        "kB written",
+        "kB grown",
+    ]
     return columns, rows
 
 
