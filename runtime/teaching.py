@@ -40,7 +40,9 @@ def teach(lesson: Lesson, graphs: Graphs, learner: Learner, ring: Ring) -> tuple
     """
     block, logits = learner.block, dict[int, Logits]()
     for group in groups(lesson.numbers, max(1, ring.size // LABELLED)):
-        window = np.concatenate([_companions(lesson.frames, group, ring), lesson.frames[group]])
+        # Where nothing was met yet they have no companions: others of the lesson are of few classes.
+        companions = ring.last(min(ring.size - len(group), ring.count))
+        window = np.concatenate([companions, lesson.frames[group]])
         labels = np.full(len(window), -1, np.int64)
         labels[-len(group) :] = [lesson.numbers[place] for place in group]
         outputs = graphs.learn(window, labels, block, learner.hyper_parameters)
@@ -81,11 +83,3 @@ def clearing(names: Sequence[str], number: int) -> Callable[[Arrays], Arrays]:
         return arrays | changed if changed else arrays
 
     return cleared
-
-
-def _companions(frames: Frames, group: Sequence[int], ring: Ring) -> Frames:
-    """What goes before a group: the latest frames that were met, or else others of the lesson."""
-    room = ring.size - len(group)
-    recent = ring.last(min(room, ring.count))
-    others = np.delete(frames, group, axis=0)[: room - len(recent)]
-    return np.concatenate([others, recent])

@@ -17,8 +17,8 @@ from edgemem.runtime.result import Event, Result
 
 HEAVY = {"torch", "onnx", "onnxscript", "transformers", "matplotlib", "PIL", "scipy", "sklearn"}
 PUBLIC = {
-    "AttachError", "BankError", "BundleError", "CheckpointError", "EdgeMemError", "Event",
-    "ExportError", "InputError", "MissingExtraError", "Result", "Runtime", "StateError",
+    "AttachError", "BankError", "BundleError", "CheckpointError", "ClassInfo", "EdgeMemError",
+    "Event", "ExportError", "InputError", "MissingExtraError", "Result", "Runtime", "StateError",
     "__version__", "open",
 }  # fmt: skip
 TREE = [getattr(errors, name) for name in dir(errors) if name.endswith("Error")]

@@ -6,12 +6,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx
 import pytest
+from teachable import write_bundle
 
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.backends.protocol import TensorSpec
-from edgemem.runtime.contract import check_adapt, check_predict, prefixed, stripped
+from edgemem.runtime.contract import (
+    check_adapt,
+    check_learn,
+    check_predict,
+    prefixed,
+    stripped,
+)
 
 MANIFEST = open_bundle(BUNDLE).manifest
 BLOCK, SLOT = MANIFEST.block.arrays[0].name, MANIFEST.slots.arrays[0].name
@@ -211,3 +219,47 @@ def test_a_graph_for_one_batch_size_is_told_how_many_rows_are_frames():
     refused("adapt", static("adapt"), "has an unknown input 'filled'")
     vector = TensorSpec((1,), "float32")
     refused("predict", static("predict", filled=vector), "input 'filled' is float32[1]")
+
+
+@pytest.fixture(scope="module")
+def teachable(tmp_path_factory):
+    """Manifest and graph of a bundle that can be taught."""
+    path = write_bundle(tmp_path_factory.mktemp("teachable") / "t.edgemem")
+    graph = OnnxRuntimeBackend(1).open(path / "learn.onnx")
+    return open_bundle(path).manifest, Fake(dict(graph.inputs), graph.outputs)
+
+
+def test_a_learn_graph_with_what_the_manifest_asks_for_passes(teachable):
+    manifest, graph = teachable
+    check_learn(graph, manifest, "learn")
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "reason"),
+    [
+        ("y", None, "lacks the input 'y'"),
+        ("y", TensorSpec((16,), "float32"), "input 'y' is float32[16]"),
+        ("y", TensorSpec((None,), "int64"), "input 'y' is int64[None]"),
+        ("filled", None, "lacks the input 'filled'"),
+        ("x", None, "has no float32 input 'x'"),
+        ("x", TensorSpec((None, 6), "float32"), "learns from None frames, not 16"),
+        ("x", TensorSpec((8, 6), "float32"), "learns from 8 frames, not 16"),
+        ("opt.more", TensorSpec((), "float32"), "has an unknown input 'opt.more'"),
+        ("block.shift", None, "lacks the input 'block.shift'"),
+    ],
+)
+def test_other_inputs_of_a_learn_graph_are_refused(teachable, name, spec, reason):
+    manifest, graph = teachable
+    inputs = {**graph.inputs, name: spec}
+    if spec is None:
+        del inputs[name]
+    with pytest.raises(edgemem.BundleError, match=re.escape(reason)):
+        check_learn(Fake(inputs, graph.outputs), manifest, "learn")
+
+
+@pytest.mark.parametrize("name", ["logits", "key", "next.block.shift", "stat.updated", "stat.loss"])
+def test_a_learn_graph_without_an_output_is_refused(teachable, name):
+    manifest, graph = teachable
+    outputs = tuple(output for output in graph.outputs if output != name)
+    with pytest.raises(edgemem.BundleError, match=f"lacks the output '{name}'"):
+        check_learn(Fake(graph.inputs, outputs), manifest, "learn")
