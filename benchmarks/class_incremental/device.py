@@ -10,6 +10,8 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from report import save_json, setting, setting_text, whole
 
 from class_incremental.device_cost import block, graph_milliseconds, wide_blocks
 from class_incremental.device_courses import course
+from class_incremental.device_kept import kept
+from class_incremental.device_measures import Accuracies
 from class_incremental.device_outcomes import Outcome, grouped
 from class_incremental.device_page import PICTURES, page, tables
-from class_incremental.device_running import OURS, WAYS, Cost, Peers, run_ours
+from class_incremental.device_running import OURS, WAYS, Cost, Peers, Way, run_ours
 from class_incremental.device_show import SPEECH, draw, picture
 from class_incremental.device_subjects import Subject, images, speaker
 from edgemem.bundle import open_bundle
@@ -61,33 +65,46 @@ def run_all(
     paid: list[Paid] = []
     bundles: dict[str, Path] = {}
     makers = subjects(options)
-    with progress("runs") as bar:
-        ways = sum(len(options.ways) if k == COMPARED else 1 for k in options.shots)
-        total = len(makers) * options.seeds * (len(options.shots) + ways)
-        task = bar.add_task("courses", total=total, note="")
+    with progress("courses") as bar:
+        total = len(makers) * options.seeds * len(options.shots)
+        task = bar.add_task("runs", total=total, note="")
         for group, make in makers:
             subject = make()
             bundles.setdefault(group, subject.bundle)
             peers = Peers(subject)
-            for seed in range(options.seeds):
-                made = course(subject.labels, subject.own, subject.new, subject.test, seed)
-                for shots in options.shots:
-                    for name in options.ways if shots == COMPARED else options.ways[:1]:
-                        found, cost = run_ours(subject, made, shots, WAYS[name])
-                        outcomes.append(Outcome(group, subject.name, seed, shots, name, "", found))
-                        if name == OURS:
-                            paid.append((group, shots, cost))
-                        note = f"{subject.name}, {shots}, {name}: {percent(found.all[-1])}"
-                        bar.update(task, advance=1, note=note)
-                    outcomes += [
-                        Outcome(group, subject.name, seed, shots, name, setting_name, found)
-                        for name, settings in peers.run(made, shots).items()
-                        for setting_name, found in settings.items()
-                    ]
-                    bar.update(task, advance=1)
-    order = {key: number for number, key in enumerate(dict.fromkeys(g for g, _ in makers))}
+            for seed, shots in product(range(options.seeds), options.shots):
+                found, cost = run_course(subject, peers, seed, shots, options.ways)
+                outcomes += [Outcome(group, subject.name, seed, shots, *one) for one in found]
+                paid.append((group, shots, cost))
+                note = f"{subject.name}, {shots}, seed {seed}: {percent(found[0][2].all[-1])}"
+                bar.update(task, advance=1, note=note)
+    order = {name: number for number, name in enumerate(bundles)}
     outcomes.sort(key=lambda one: (order[one.group], one.shots))
     return outcomes, paid, bundles
+
+
+def run_course(
+    subject: Subject, peers: Peers, seed: int, shots: int, names: Sequence[str]
+) -> tuple[list[tuple[str, str, Accuracies]], Cost]:
+    """Method, its setting and accuracies of all on one course, ours first; what ours cost."""
+    made = course(subject.labels, subject.own, subject.new, subject.test, seed)
+    what, found, costs_of = [subject.name, subject.bundle.name, seed, shots], [], []
+    for name in names if shots == COMPARED else names[:1]:
+        way = WAYS[name]
+
+        def teach(way: Way = way) -> list[dict[str, Any]]:
+            return [asdict(one) for one in run_ours(subject, made, shots, way)]
+
+        figures, cost = kept([*what, asdict(way)], teach, ours=True)
+        found.append((name, "", Accuracies(**figures)))
+        costs_of.append(Cost(**cost))
+
+    def all_peers() -> list[tuple[str, str, dict[str, Any]]]:
+        return [(*names, asdict(one)) for *names, one in peers.run(made, shots)]
+
+    for method, chosen, figures in kept(what, all_peers, ours=False):
+        found.append((method, chosen, Accuracies(**figures)))
+    return found, costs_of[0]
 
 
 def costs(paid: Sequence[Paid], bundles: dict[str, Path]) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ Scores = NDArray[np.floating]
 class Accuracies:
     """Fractions after 0, 1, … new classes, each frame answered among all classes known by then.
 
-    old: frames of the model's own classes. new: of those taught so far, NaN before the first. all:
-    of both. old_apart: frames of own classes answered among these alone, in the end.
+    old: frames of the model's own classes. new: of those taught so far, from the first on. all: of
+    both. old_apart: frames of own classes answered among these alone, in the end.
     """
 
     old: tuple[float, ...]
@@ -35,7 +35,7 @@ def accuracies(made: Course, scores: Sequence[Scores]) -> Accuracies:
         right = held[:, :known].argmax(1) == truth
         old.append(float(right[truth < made.own].mean()))
         both.append(float(right[truth < known].mean()))
-        taught_now = (truth >= made.own) & (truth < known)
-        new.append(float(right[taught_now].mean()) if taught else float("nan"))
+        if taught:
+            new.append(float(right[(truth >= made.own) & (truth < known)].mean()))
     apart = scores[-1][:, : made.own].argmax(1) == truth
     return Accuracies(tuple(old), tuple(new), tuple(both), float(apart[truth < made.own].mean()))

@@ -54,14 +54,16 @@ model" get the features of our warmed-up model with the statistics of the batch 
 and statistics gain is told from what is learnt and how it is read. LDA has two shrinkages and fine-tuning
 three rates, of which the tables have the best on the test part itself; ours has one setting everywhere.
 Of ours: *prototypes alone* reads without the classifier; *no gradient* learns with `learn_rate` 0; *no
-unlabelled steps* is opened with `adapt=False`; *strangers in the stream* meets all ten digits from the start.
-These run at 5 labelled frames only.
+unlabelled steps* is opened with `adapt=False`; *strangers in the stream* meets all ten digits from the start;
+*nothing taught* meets the same unlabelled frames without a lesson. These run at 5 labelled frames only.
 """
 LOSSES = """## What old classes lose
 
-Three figures of the same frames of own classes, in per cent: *before* any class was taught, by the classifier
-alone; in the end *among all* ten classes; and *apart*, the same answers among the own classes only. The goal is
-at most one point lost.
+Of the same frames of own classes, in per cent: *before* any class was taught, by the classifier alone; in the
+end *among all* ten classes; and *apart*, the same answers among the own classes only. *lost*: before less among
+all; *lost apart*: before less apart. The goal is at most one point. What unlabelled steps gain meanwhile hides
+what teaching costs, so there are two more: the same without steps, and *untaught*, the own classes of a
+device that met the same unlabelled frames and was taught nothing.
 """
 COSTS = """## What a class costs
 

@@ -29,18 +29,22 @@ GRAPHS = cache_home() / "graphs"  # optimised by the engine: hundreds of runs op
 
 @dataclass(frozen=True)
 class Way:
-    """How a device of ours is opened; strangers: whether it meets classes before they are taught."""
+    """How a device of ours is opened. strangers: whether it meets classes before they are taught.
+    teaches: False = it meets the same frames without labels, and learns no class."""
 
     options: dict[str, Any] = field(default_factory=dict)
     strangers: bool = False
+    teaches: bool = True
 
 
+UNTAUGHT, STILL = f"{OURS}, nothing taught", f"{OURS}, no unlabelled steps"
 WAYS = {
     OURS: Way(),
     f"{OURS}, prototypes alone": Way({"read": "prototypes"}),
     f"{OURS}, no gradient": Way({"hyper_parameters": {"learn_rate": 0.0}}),
-    f"{OURS}, no unlabelled steps": Way({"adapt": False}),
+    STILL: Way({"adapt": False}),
     f"{OURS}, strangers in the stream": Way(strangers=True),
+    UNTAUGHT: Way(teaches=False),
 }
 
 
@@ -68,7 +72,8 @@ def run_ours(subject: Subject, made: Course, shots: int, way: Way) -> tuple[Accu
                     scores.append(_answers(device, frames, made.test))
                 name = WORDS[subject.labels[lesson[0]]]
                 before, began = device.bytes_written, time.perf_counter()
-                device.learn(frames[lesson[:shots]], [name] * shots)
+                if way.teaches:
+                    device.learn(frames[lesson[:shots]], [name] * shots)
                 took.append(1000 * (time.perf_counter() - began))
                 written.append(device.bytes_written - before)
                 sizes.append(_bytes(path))
@@ -95,18 +100,17 @@ class Peers:
         self._labels = labels[order]
         self._source = {warm: self._features(frames[order], warm) for warm in (False, True)}
 
-    def run(self, made: Course, shots: int) -> dict[str, dict[str, Accuracies]]:
-        """All peers on one course: by name, and by setting."""
-        found: dict[str, dict[str, Accuracies]] = {}
+    def run(self, made: Course, shots: int) -> list[tuple[str, str, Accuracies]]:
+        """Name, setting and accuracies of all peers on one course."""
+        found = []
         for warm, peers in ((False, PEERS), (True, MEANS)):
             test = self._features(self._subject.frames[made.test], warm)
             lessons = self._lessons(made, shots, warm)
             for name, settings in peers.items():
                 title = name + ADAPTED if warm else name
-                found[title] = {
-                    setting: self._run(made, make, test, lessons, warm)
-                    for setting, make in settings.items()
-                }
+                for setting, make in settings.items():
+                    right = self._run(made, make, test, lessons, warm)
+                    found.append((title, setting, right))
         return found
 
     def _run(

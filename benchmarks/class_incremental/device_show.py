@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from class_incremental.device_outcomes import Figure, Group, better, in_the_end
-from class_incremental.device_running import ADAPTED, OURS
+from class_incremental.device_running import ADAPTED, OURS, STILL, UNTAUGHT
 
 Table = tuple[list[str], list[list[str]]]
 SPEECH = "speech, unseen speakers"
@@ -85,18 +85,23 @@ def _leads(group: Group) -> list[list[str]]:
 
 
 def _losses(group: Group) -> list[list[str]]:
-    def lost(after: Figure) -> Figure:
-        return lambda found: found.old[0] - after(found)
-
-    asked: dict[str, Figure] = {
-        "old lose, among all classes": lost(lambda found: found.old[-1]),
-        "old lose, among old ones": lost(lambda found: found.old_apart),
+    before = group.by_seed(OURS, FIGURES["old before"])
+    lost = {
+        "old lose, among all": before - group.by_seed(OURS, FIGURES["old"]),
+        "old lose, among old": before - group.by_seed(OURS, FIGURES["apart"]),
     }
-    rows = []
-    for title, figure in asked.items():
-        found = group.by_seed(OURS, figure)
-        rows.append([title, with_spread(found), f"{MAY_LOSE:g}", verdict(found.mean() <= MAY_LOSE)])
-    return rows
+    if UNTAUGHT in group.by_method:
+        untaught = group.by_seed(UNTAUGHT, FIGURES["apart"])
+        lost |= {
+            "old lose, among all, beside a device not taught": untaught
+            - group.by_seed(OURS, FIGURES["old"]),
+            "old lose, among old, beside a device not taught": untaught
+            - group.by_seed(OURS, FIGURES["apart"]),
+        }
+    return [
+        [title, with_spread(found), f"{MAY_LOSE:g}", verdict(found.mean() <= MAY_LOSE)]
+        for title, found in lost.items()
+    ]
 
 
 def verdict(met: bool) -> str:
@@ -105,16 +110,22 @@ def verdict(met: bool) -> str:
 
 
 def loss_table(groups: Sequence[Group]) -> Table:
-    """What own classes lose, by labelled frames: three figures, and two differences."""
+    """What own classes lose: before, among all, apart, and of a device that was not taught."""
     rows = []
     for group in groups:
-        before, among, apart = (
-            float(group.by_seed(OURS, FIGURES[name]).mean())
-            for name in ("old before", "old", "apart")
-        )
-        figures = (before, among, apart, before - among, before - apart)
-        rows.append([f"{group.name}, {group.shots}", *(f"{value:.1f}" for value in figures)])
-    columns = ["frames a class", "before", "among all", "apart", "lost", "lost apart"]
+        for method in (OURS, STILL):
+            if method in group.by_method:
+                before, among, apart = (
+                    float(group.by_seed(method, FIGURES[name]).mean())
+                    for name in ("old before", "old", "apart")
+                )
+                untaught = NOTHING
+                if method == OURS and UNTAUGHT in group.by_method:
+                    untaught = f"{group.by_seed(UNTAUGHT, FIGURES['apart']).mean():.1f}"
+                figures = (before, among, apart, before - among, before - apart)
+                title = f"{short(group.name)}, {group.shots}{method.removeprefix(OURS)}"
+                rows.append([title, *(f"{value:.1f}" for value in figures), untaught])
+    columns = ["frames a class", "before", "among all", "apart", "lost", "lost apart", "untaught"]
     return columns, rows
 
 
@@ -206,7 +217,8 @@ def draw(group: Group, path: Path) -> None:
         for method, (colour, line) in DRAWN.items():
             if method in group.by_method:
                 course = group.course(method, what)
-                axes.plot(np.arange(len(course)), course, line, color=colour, label=method,
+                taught = np.arange(len(group.course(method, "all")))
+                axes.plot(taught[-len(course) :], course, line, color=colour, label=method,
                           marker="o", markersize=3, linewidth=2.6 if method == OURS else 1.4)  # fmt: skip
         axes.set(title=title, xlabel="classes taught", ylim=(0, 100))
         axes.grid(color="0.92")
