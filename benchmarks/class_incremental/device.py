@@ -15,21 +15,19 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from adaptation.protocols import SPEAKERS
 from cifar import data_folder
 from report import save_json, setting, setting_text, whole
 
-from class_incremental.device_cost import block, graph_milliseconds, wide_blocks
+from class_incremental.device_cost import lesson_cost, wide_blocks
 from class_incremental.device_courses import course
 from class_incremental.device_kept import kept
 from class_incremental.device_measures import Accuracies
 from class_incremental.device_outcomes import Outcome, grouped
 from class_incremental.device_page import PICTURES, page, tables
-from class_incremental.device_running import OURS, WAYS, Cost, Peers, Way, run_ours
+from class_incremental.device_running import OURS, WAYS, Peers, Way, run_ours
 from class_incremental.device_show import SPEECH, draw, picture
 from class_incremental.device_subjects import Subject, images, speaker
-from edgemem.bundle import open_bundle
 from edgemem.cli.show import percent, print_table, progress
 from edgemem.errors import EdgeMemError
 
@@ -40,7 +38,6 @@ COMPARED = 5  # labelled frames at which all ways of ours run; the first of them
 QUICK: dict[str, Any] = {"speakers": 2, "seeds": 1, "shots": [5], "ways": [OURS]}
 FULL: dict[str, Any] = {"speakers": len(SPEAKERS), "seeds": 3, "shots": [1, 5, 20], "ways": [*WAYS]}
 NO_SPEECH = "no speech data: set EDGEMEM_DATA to a folder with fsdd/; digits alone"
-Paid = tuple[str, int, Cost]  # group, labelled frames
 
 
 def subjects(options: argparse.Namespace) -> list[tuple[str, Callable[[], Subject]]]:
@@ -57,75 +54,49 @@ def subjects(options: argparse.Namespace) -> list[tuple[str, Callable[[], Subjec
     return found
 
 
-def run_all(
-    options: argparse.Namespace,
-) -> tuple[list[Outcome], list[Paid], dict[str, Path]]:
-    """Every method on every course; what ours cost; a bundle of each group."""
+def run_all(options: argparse.Namespace) -> tuple[list[Outcome], list[dict[str, Any]]]:
+    """Every method on every course, and what lessons of ours cost."""
     outcomes: list[Outcome] = []
-    paid: list[Paid] = []
-    bundles: dict[str, Path] = {}
+    costs: dict[str, list[dict[str, Any]]] = {}
     makers = subjects(options)
     with progress("courses") as bar:
         total = len(makers) * options.seeds * len(options.shots)
         task = bar.add_task("runs", total=total, note="")
         for group, make in makers:
             subject = make()
-            bundles.setdefault(group, subject.bundle)
             peers = Peers(subject)
             for seed, shots in product(range(options.seeds), options.shots):
-                found, cost = run_course(subject, peers, seed, shots, options.ways)
+                found = run_course(subject, peers, seed, shots, options.ways)
                 outcomes += [Outcome(group, subject.name, seed, shots, *one) for one in found]
-                paid.append((group, shots, cost))
                 note = f"{subject.name}, {shots}, seed {seed}: {percent(found[0][2].all[-1])}"
                 bar.update(task, advance=1, note=note)
-    order = {name: number for number, name in enumerate(bundles)}
+            if group not in costs:
+                costs[group] = [lesson_cost(group, subject, shots) for shots in options.shots]
+    order = {name: number for number, name in enumerate(costs)}
     outcomes.sort(key=lambda one: (order[one.group], one.shots))
-    return outcomes, paid, bundles
+    return outcomes, [cost for held in costs.values() for cost in held]
 
 
 def run_course(
     subject: Subject, peers: Peers, seed: int, shots: int, names: Sequence[str]
-) -> tuple[list[tuple[str, str, Accuracies]], Cost]:
-    """Method, its setting and accuracies of all on one course, ours first; what ours cost."""
+) -> list[tuple[str, str, Accuracies]]:
+    """Method, its setting and accuracies of all on one course, ours first."""
     made = course(subject.labels, subject.own, subject.new, subject.test, seed)
-    what, found, costs_of = [subject.name, subject.bundle.name, seed, shots], [], []
+    what, found = [subject.name, subject.bundle.name, seed, shots], []
     for name in names if shots == COMPARED else names[:1]:
         way = WAYS[name]
 
         def teach(way: Way = way) -> list[dict[str, Any]]:
             return [asdict(one) for one in run_ours(subject, made, shots, way)]
 
-        figures, cost = kept([*what, asdict(way)], teach, ours=True)
+        figures, _ = kept([*what, asdict(way)], teach, ours=True)
         found.append((name, "", Accuracies(**figures)))
-        costs_of.append(Cost(**cost))
 
     def all_peers() -> list[tuple[str, str, dict[str, Any]]]:
         return [(*names, asdict(one)) for *names, one in peers.run(made, shots)]
 
     for method, chosen, figures in kept(what, all_peers, ours=False):
         found.append((method, chosen, Accuracies(**figures)))
-    return found, costs_of[0]
-
-
-def costs(paid: Sequence[Paid], bundles: dict[str, Path]) -> list[dict[str, Any]]:
-    """What a lesson costs, by group and labelled frames."""
-    graphs = {group: graph_milliseconds(path) for group, path in bundles.items()}
-    rows = {group: block(open_bundle(path).manifest).row for group, path in bundles.items()}
-    found = []
-    for group, shots in dict.fromkeys((group, shots) for group, shots, _ in paid):
-        held = [cost for g, k, cost in paid if (g, k) == (group, shots)]
-        found.append(
-            {
-                "group": group.split(",")[0],
-                "shots": shots,
-                "milliseconds": float(np.median([cost.milliseconds for cost in held])),
-                "first": float(np.median([cost.milliseconds[0] for cost in held])),
-                "graph": graphs[group],
-                "row": rows[group],
-                "written": float(np.median([cost.written for cost in held])),
-                "grown": float(np.median([cost.grown for cost in held])),
-            }
-        )
     return found
 
 
@@ -152,12 +123,12 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def report(
     options: argparse.Namespace,
     outcomes: list[Outcome],
-    cost: list[dict[str, Any]],
+    costs: list[dict[str, Any]],
     blocks: list[dict[str, Any]],
 ) -> None:
     """Tables, pictures, the page and the figures as a file."""
     groups = grouped(outcomes)
-    for title, table in tables(groups, cost, blocks).items():
+    for title, table in tables(groups, costs, blocks).items():
         print_table(title, *table)
     about = setting(**{name: getattr(options, name) for name in (*FULL, "quick")})
     seeds = "1 seed" if options.seeds == 1 else f"{options.seeds} seeds"
@@ -166,9 +137,9 @@ def report(
     for group in groups:
         draw(group, options.out / PICTURES / picture(group))
     command = f"python -m class_incremental.device {shlex.join(options.words)}".strip()
-    (options.out / PAGE).write_text(page(groups, cost, blocks, text, command))
+    (options.out / PAGE).write_text(page(groups, costs, blocks, text, command))
     found = {
-        "benchmark": "class_incremental.device", "setting": about, "costs": cost, "blocks": blocks,
+        "benchmark": "class_incremental.device", "setting": about, "costs": costs, "blocks": blocks,
         "outcomes": [one.as_dict() for one in outcomes],
     }  # fmt: skip
     save_json(found, Path("results/class-incremental-device.json"), options.json)
@@ -178,8 +149,8 @@ def main() -> None:
     """Measure, print, save."""
     options = read_options()
     try:
-        outcomes, paid, bundles = run_all(options)
-        report(options, outcomes, costs(paid, bundles), wide_blocks())
+        outcomes, costs = run_all(options)
+        report(options, outcomes, costs, wide_blocks())
     except (EdgeMemError, OSError) as error:
         sys.exit(f"failed: {error}")
 

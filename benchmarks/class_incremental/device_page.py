@@ -67,11 +67,12 @@ device that met the same unlabelled frames and was taught nothing.
 """
 COSTS = """## What a class costs
 
-*ms*: one call of `learn` with all frames of a class, the commit to the state file included, one thread, median
-over all lessons; *a frame*, that by labelled frames; *first*, the first lesson after opening, in which the
-graph is loaded; *graph*, one run of it, which takes up to four labelled frames. *bytes*: the rows of the block
-that are a class's own. *kB written*: to the state file in one lesson (whole commits); *kB grown*: the file and
-its log from the first lesson to the fifth. Times of a machine that others use, too.
+Of the first subject of each group and its first course. *ms*: one call of `learn` with all frames of a class,
+the commit to the state file included, one thread; the fastest of three rounds, for others use the machine, too;
+median over lessons but the first. *a frame*, that by labelled frames; *first*, the first lesson after opening,
+in which the graph, optimised before, is loaded; *graph*, one run of it, which takes up to four labelled frames. *bytes*: the rows
+of the block that are a class's own. *kB written*: to the state file in one lesson (whole commits); *kB grown*:
+the file and its log from the first lesson to the fifth.
 """
 BLOCKS = """## A hundred classes of 512 features
 

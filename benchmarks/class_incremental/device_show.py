@@ -154,7 +154,7 @@ def cost_table(costs: Sequence[Mapping[str, Any]]) -> Table:
     """Milliseconds and bytes of a class, a row for as many labelled frames."""
     rows = [
         [
-            f"{cost['group']}, {cost['shots']}",
+            f"{short(cost['group'])}, {cost['shots']}",
             f"{cost['milliseconds']:.1f}",
             f"{cost['milliseconds'] / cost['shots']:.1f}",
             f"{cost['first']:.0f}",
