@@ -33,7 +33,7 @@ from edgemem.errors import EdgeMemError
 
 PAGE = "class-incremental-device.md"
 CONTEXTS = ("clear", "fog", "noise")
-DIGITS = "digits, clear and shifted"
+CLEAR_DIGITS, SHIFTED_DIGITS = "clear digits", "shifted digits, fog and noise"
 COMPARED = 5  # labelled frames at which all ways of ours run; the first of them always does
 QUICK: dict[str, Any] = {"speakers": 2, "seeds": 1, "shots": [5], "ways": [OURS]}
 FULL: dict[str, Any] = {"speakers": len(SPEAKERS), "seeds": 3, "shots": [1, 5, 20], "ways": [*WAYS]}
@@ -50,14 +50,16 @@ def subjects(options: argparse.Namespace) -> list[tuple[str, Callable[[], Subjec
         for number, name in enumerate(SPEAKERS[: options.speakers]):
             found.append((SPEECH, lambda k=number, n=name: speaker(data, k, n)))
     for context in CONTEXTS[: 1 if options.quick else None]:
-        found.append((DIGITS, lambda c=context: images([c])[0]))
+        group = CLEAR_DIGITS if context == CONTEXTS[0] else SHIFTED_DIGITS
+        found.append((group, lambda c=context: images([c])[0]))
     return found
 
 
 def run_all(options: argparse.Namespace) -> tuple[list[Outcome], list[dict[str, Any]]]:
     """Every method on every course, and what lessons of ours cost."""
     outcomes: list[Outcome] = []
-    costs: dict[str, list[dict[str, Any]]] = {}
+    costs: list[dict[str, Any]] = []
+    priced: set[str | Path] = set()  # one subject of a group, and every network once
     makers = subjects(options)
     with progress("courses") as bar:
         total = len(makers) * options.seeds * len(options.shots)
@@ -70,11 +72,12 @@ def run_all(options: argparse.Namespace) -> tuple[list[Outcome], list[dict[str, 
                 outcomes += [Outcome(group, subject.name, seed, shots, *one) for one in found]
                 note = f"{subject.name}, {shots}, seed {seed}: {percent(found[0][2].all[-1])}"
                 bar.update(task, advance=1, note=note)
-            if group not in costs:
-                costs[group] = [lesson_cost(group, subject, shots) for shots in options.shots]
-    order = {name: number for number, name in enumerate(costs)}
+            if not priced & {group, subject.bundle}:
+                costs += [lesson_cost(group, subject, shots) for shots in options.shots]
+            priced |= {group, subject.bundle}
+    order = {name: number for number, name in enumerate(dict.fromkeys(g for g, _ in makers))}
     outcomes.sort(key=lambda one: (order[one.group], one.shots))
-    return outcomes, [cost for held in costs.values() for cost in held]
+    return outcomes, costs
 
 
 def run_course(

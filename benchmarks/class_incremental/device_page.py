@@ -70,9 +70,9 @@ COSTS = """## What a class costs
 Of the first subject of each group and its first course. *ms*: one call of `learn` with all frames of a class,
 the commit to the state file included, one thread; the fastest of three rounds, for others use the machine, too;
 median over lessons but the first. *a frame*, that by labelled frames; *first*, the first lesson after opening,
-in which the graph, optimised before, is loaded; *graph*, one run of it, which takes up to four labelled frames. *bytes*: the rows
-of the block that are a class's own. *kB written*: to the state file in one lesson (whole commits); *kB grown*:
-the file and its log from the first lesson to the fifth.
+in which the graph, optimised before, is loaded; *graph*, one run of it, which takes up to four labelled
+frames. *bytes*: the rows of the block that are a class's own. *kB written*: to the state file in one lesson
+(whole commits); *kB grown*: the file and its log from the first lesson to the fifth.
 """
 BLOCKS = """## A hundred classes of 512 features
 
