@@ -71,8 +71,8 @@ Of the first subject of each group and its first course. *ms*: one call of `lear
 the commit to the state file included, one thread; the fastest of three rounds, for others use the machine, too;
 median over lessons but the first. *a frame*, that by labelled frames; *first*, the first lesson after opening,
 in which the graph, optimised before, is loaded; *graph*, one run of it, which takes up to four labelled
-frames. *bytes*: the rows of the block that are a class's own. *kB written*: to the state file in one lesson
-(whole commits); *kB grown*: the file and its log from the first lesson to the fifth.
+frames. *bytes*: the rows of the block that are a class's own. *written*: kB to the state file in one lesson (whole
+commits); *grown*: kB of the file and its log from the first lesson to the fifth.
 """
 BLOCKS = """## A hundred classes of 512 features
 

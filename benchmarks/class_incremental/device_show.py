@@ -123,9 +123,9 @@ def loss_table(groups: Sequence[Group]) -> Table:
                 if method == OURS and UNTAUGHT in group.by_method:
                     untaught = f"{group.by_seed(UNTAUGHT, FIGURES['apart']).mean():.1f}"
                 figures = (before, among, apart, before - among, before - apart)
-                title = f"{short(group.name)}, {group.shots}{method.removeprefix(OURS)}"
+                title = f"{short(group.name)}, {group.shots}{', no steps' * (method == STILL)}"
                 rows.append([title, *(f"{value:.1f}" for value in figures), untaught])
-    columns = ["frames a class", "before", "among all", "apart", "lost", "lost apart", "untaught"]
+    columns = ["labelled", "before", "among all", "apart", "lost", "lost apart", "untaught"]
     return columns, rows
 
 
@@ -211,19 +211,23 @@ def draw(group: Group, path: Path) -> None:
     """Accuracy on old, new and all classes by the number of classes taught."""
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(11, 4), layout="constrained")
+    canvas = Canvas(figsize=(11, 4.4), layout="constrained")
     titles = {"old": "the model's own classes", "new": "taught classes", "all": "all known classes"}
-    for axes, (what, title) in zip(canvas.subplots(1, 3, sharey=True), titles.items(), strict=True):
+    taught = np.arange(len(group.course(OURS, "all")))
+    panels = canvas.subplots(1, 3, sharex=True, sharey=True)
+    for axes, (what, title) in zip(panels, titles.items(), strict=True):
         for method, (colour, line) in DRAWN.items():
             if method in group.by_method:
                 course = group.course(method, what)
-                taught = np.arange(len(group.course(method, "all")))
-                axes.plot(taught[-len(course) :], course, line, color=colour, label=method,
-                          marker="o", markersize=3, linewidth=2.6 if method == OURS else 1.4)  # fmt: skip
-        axes.set(title=title, xlabel="classes taught", ylim=(0, 100))
+                axes.plot(
+                    taught[-len(course) :], course, line, color=colour, label=method,
+                    marker="o", markersize=3, linewidth=2.6 if method == OURS else 1.4,
+                )  # fmt: skip
+        axes.set(title=title, xlabel="classes taught", ylim=(0, 100), xticks=taught)
         axes.grid(color="0.92")
-    canvas.axes[0].set_ylabel("accuracy (%)")
-    canvas.axes[0].legend(fontsize=7, loc="lower left")
+    panels[0].set_ylabel("accuracy (%)")
+    handles, names = panels[0].get_legend_handles_labels()
+    canvas.legend(handles, names, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
     frames = "1 labelled frame" if group.shots == 1 else f"{group.shots} labelled frames"
     canvas.suptitle(f"{group.name[:1].upper()}{group.name[1:]}: {frames} of each new class")
     path.parent.mkdir(parents=True, exist_ok=True)

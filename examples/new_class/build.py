@@ -2,7 +2,7 @@
 
 Data: the 1,797 handwritten digits of scikit-learn (UCI Optical Recognition of Handwritten Digits,
 CC BY 4.0). Those of 0 to 6 among the first 1,000 train the network, each moved by up to a pixel; the
-frames are the other 797, blurred. Needs the extra `export` (torch, onnx) and scikit-learn; the example itself
+frames are the other 797. Needs the extra `export` (torch, onnx) and scikit-learn; the example itself
 does not.
 
     python examples/new_class/build.py
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
-from build_demo import PARTS, SOURCE_FRAMES, drift, load_frames
+from build_demo import PARTS, SOURCE_FRAMES, load_frames
 
 from edgemem.export import Choices, export_bundle
 from edgemem.models import Recipe, attach, warm_up
@@ -70,9 +70,8 @@ def main() -> None:
     origin = {"data": "scikit-learn digits, CC BY 4.0", "model": "edgemem.models.networks:digits"}
     print(export_bundle(adaptive, out / "digits.edgemem", choices, source=origin))
 
-    seen = drift(frames[SOURCE_FRAMES:] / 255.0, "blur", np.random.default_rng(0))
-    x = np.round(np.clip(seen, 0, 1) * 255).astype(np.uint8)
-    np.savez_compressed(out / "digits.npz", x=x, y=labels[SOURCE_FRAMES:].astype(np.uint8))
+    others = {"x": frames[SOURCE_FRAMES:], "y": labels[SOURCE_FRAMES:].astype(np.uint8)}
+    np.savez_compressed(out / "digits.npz", **others)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def draw(
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    examples, bars = figure.subfigures(2, 1, height_ratios=[1, 1.6])
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    examples, bars = figure.subfigures(2, 1, height_ratios=[1, 1.9])
     for k, axes in enumerate(examples.subplots(1, len(digits))):
         first = int(np.flatnonzero(truth == k)[0])
         axes.imshow(frames[first, 0], cmap="gray", vmin=0, vmax=255)

@@ -17,8 +17,10 @@ def test_new_digits_are_told_and_the_known_ones_still_are(example, tmp_path):
     score = json.loads(found.stdout)
     accuracy = score["accuracy"]
     new = [accuracy[name] for name in ("seven", "eight", "nine")]
-    assert all(before == 0 and after >= 0.5 for before, after in new), accuracy
-    assert accuracy["all"][1] >= accuracy["all"][0] + 0.15, accuracy
+    assert all(before == 0 and after >= 0.3 for before, after in new), accuracy
+    assert accuracy["all"][1] >= accuracy["all"][0] + 0.1, accuracy
+    known = [accuracy[name] for name in ("zero", "one", "two", "three", "four", "five", "six")]
+    assert all(after >= before - 0.05 for before, after in known), accuracy
     assert (tmp_path / score["picture"]).stat().st_size > 10_000
     with edgemem.open(FOLDER / "digits.edgemem", tmp_path / "device.db") as device:
         assert [(c.name, c.frames) for c in device.classes() if not c.own] == [
@@ -30,7 +32,7 @@ def test_the_table_fits_80_columns(example):
     found = example(SCRIPT)
     lines = found.stdout.splitlines()
     assert found.returncode == 0 and max(map(len, lines)) <= 80, found
-    assert lines[-1].startswith("Picture: ") and any(line.startswith("nine") for line in lines)
+    assert lines[-1].startswith("Picture: ") and any(line.split()[:1] == ["nine"] for line in lines)
 
 
 def test_a_refusal_is_one_line(refused, tmp_path):
