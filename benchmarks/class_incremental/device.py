@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def run_all(options: argparse.Namespace) -> tuple[list[Outcome], list[dict[str, 
         task = bar.add_task("runs", total=total, note="")
         for group, make in makers:
             subject = make()
-            peers = Peers(subject)
+            peers = cache(partial(Peers, subject))  # made when a run is not kept
             for seed, shots in product(range(options.seeds), options.shots):
                 found = run_course(subject, peers, seed, shots, options.ways)
                 outcomes += [Outcome(group, subject.name, seed, shots, *one) for one in found]
@@ -81,7 +82,7 @@ def run_all(options: argparse.Namespace) -> tuple[list[Outcome], list[dict[str, 
 
 
 def run_course(
-    subject: Subject, peers: Peers, seed: int, shots: int, names: Sequence[str]
+    subject: Subject, peers: Callable[[], Peers], seed: int, shots: int, names: Sequence[str]
 ) -> list[tuple[str, str, Accuracies]]:
     """Method, its setting and accuracies of all on one course, ours first."""
     made = course(subject.labels, subject.own, subject.new, subject.test, seed)
@@ -96,7 +97,7 @@ def run_course(
         found.append((name, "", Accuracies(**figures)))
 
     def all_peers() -> list[tuple[str, str, dict[str, Any]]]:
-        return [(*names, asdict(one)) for *names, one in peers.run(made, shots)]
+        return [(*names, asdict(one)) for *names, one in peers().run(made, shots)]
 
     for method, chosen, figures in kept(what, all_peers, ours=False):
         found.append((method, chosen, Accuracies(**figures)))

@@ -41,7 +41,7 @@ the class at once. The test part, {TEST_TAKES} recordings (or {TEST_IMAGES} imag
 takes part in nothing else. It is answered after every class in the same order in batches of 16, among the
 classes known by then; frames of classes that are not known yet are in these batches, and are not counted.
 
-Columns, in per cent, means over subjects and {{seeds}}: *old before*, the model's own classes before any was
+Columns, in per cent, means over subjects and {{seeds}}: *before*, the model's own classes before any was
 taught (EdgeMem then reads the classifier alone); *old*, the same frames in the end, among all ten; *apart*, the
 same answers among the own classes only; *new*, the taught classes in the end, among all ten; *all*, both, with
 the standard deviation over seeds.
