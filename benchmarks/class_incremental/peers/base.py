@@ -125,7 +125,11 @@ class Classifier:
 
     def loss(self, batch: Batch) -> Tensor:
         """Of one batch, a scalar."""
-        return head_loss(self.network(batch.x), batch.labels, self.heads[-1])
+        return self.own_loss(self.network(batch.x), batch)
+
+    def own_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of the task's own head."""
+        return head_loss(logits, batch.labels, self.heads[-1])
 
     def scores(self, frames: Frames) -> NDArray[np.float32]:
         """Logits."""

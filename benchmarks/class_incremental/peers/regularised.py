@@ -37,13 +37,13 @@ class LwF(Classifier):
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy and distillation."""
-        loss = super().loss(batch)
+        logits = self.network(batch.x)
+        loss = self.own_loss(logits, batch)
         if self.teacher is None:
             return loss
         with torch.no_grad():
             old = self.teacher(batch.x)
-        new = self.network(batch.x)
-        return loss + self.weight * distillation(new, old, self.heads[:-1], LWF_TEMPERATURE)
+        return loss + self.weight * distillation(logits, old, self.heads[:-1], LWF_TEMPERATURE)
 
 
 def distillation(
