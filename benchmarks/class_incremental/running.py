@@ -71,6 +71,7 @@ def start_of(setting: Setting, seed: int, device: torch.device) -> Start:
         epochs=setting.epochs,
         batch_size=setting.batch_size,
         learning_rate=setting.learning_rate,
+        rate_at_end=0.0,
         seed=seed,
     )
     made = encoder(setting.channels, setting.blocks, setting.pool, seed)

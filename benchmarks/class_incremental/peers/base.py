@@ -96,8 +96,12 @@ class Classifier:
             weight_decay=recipe.weight_decay,
         )
         self.network.train()
+        steps = recipe.epochs * -(-len(frames) // recipe.batch_size)
         for epoch in range(recipe.epochs):
-            for batch in self.batches(frames, labels, epoch):
+            for number, batch in enumerate(self.batches(frames, labels, epoch)):
+                step = epoch * (steps // recipe.epochs) + number
+                rate = recipe.learning_rate * recipe.rate_factor(step, steps)
+                optimizer.param_groups[0]["lr"] = rate
                 loss = self.loss(batch)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -21,7 +21,15 @@ class Prototypes:
 
     def __init__(self, start: Start, recipe: Recipe) -> None:
         """recipe: of losses; its epochs, batches, optimiser and seed are `start`'s."""
-        shared = ("epochs", "batch_size", "learning_rate", "momentum", "weight_decay", "seed")
+        shared = (
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "momentum",
+            "weight_decay",
+            "rate_at_end",
+            "seed",
+        )
         self.recipe = replace(recipe, **{name: getattr(start.recipe, name) for name in shared})
         self.classes, self.device = start.classes, start.device
         seed = start.recipe.seed
