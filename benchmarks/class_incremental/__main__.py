@@ -20,6 +20,7 @@ from report import save_json, setting, setting_text, whole
 from class_incremental.kept import keep, kept, matrix_path, run_path
 from class_incremental.methods import METHODS, Numbers
 from class_incremental.page import page
+from class_incremental.peers.base import Diverged
 from class_incremental.running import READINGS, Outcome, run
 from class_incremental.show import (
     PICTURES,
@@ -44,8 +45,8 @@ SKIPPED = (
 NO_GPU = "skipped: --long needs a GPU, and torch finds none"
 RESULTS = Path("results")
 SWEEP_SEED = 100
-FIVE = Setting("5 x 2", "cifar10", 10, 2, 500, 200, epochs=15)
-TEN = Setting("10 x 1", "cifar10", 10, 1, 500, 200, epochs=8)
+FIVE = Setting("5 x 2", "cifar10", 10, 2, 400, 200, epochs=10)
+TEN = Setting("10 x 1", "cifar10", 10, 1, 400, 200, epochs=5)
 LONG = Setting("20 x 5", "cifar100", 100, 5, 500, 100, epochs=50, channels=20, blocks=2, pool=False)
 QUICK = replace(FIVE, train_per_class=100, test_per_class=100, epochs=4)
 Note = Callable[[str], None]
@@ -100,9 +101,12 @@ class Bench:
         found = []
         for name in self.options.methods:
             for numbers in METHODS[name].variants():
-                one = self.outcome(name, numbers, self.options.chosen[0], SWEEP_SEED)
+                try:
+                    one = self.outcome(name, numbers, self.options.chosen[0], SWEEP_SEED)
+                except Diverged:
+                    one = None
                 found.append(Tried(name, numbers, one))
-                note(f"numbers tried, {name}: {_final(one)}")
+                note(f"numbers tried, {name}: {'diverged' if one is None else _final(one)}")
         return found
 
 
@@ -149,7 +153,7 @@ def main() -> None:
     try:
         found, tried = measure(bench, options)
         report(found, tried, options)
-    except (EdgeMemError, OSError) as error:
+    except (EdgeMemError, OSError, Diverged) as error:
         sys.exit(f"failed: {error}")
 
 
@@ -201,7 +205,10 @@ def _document(
         }
         for chosen, outcomes in found
     ]
-    sweep = [{"method": t.method, **t.numbers, **_figures(t.outcome)} for t in tried]
+    sweep = [
+        {"method": t.method, **t.numbers, **(_figures(t.outcome) if t.outcome else {})}
+        for t in tried
+    ]
     return {"benchmark": "class_incremental", "setting": about, "results": settings, "sweep": sweep}
 
 

@@ -79,8 +79,8 @@ METHODS: dict[str, Method] = {
     "EWC": Method(
         "regularised",
         lambda start, numbers: EWC(start, numbers["weight"]),
-        {"weight": 10.0},
-        {"weight": (1.0, 100.0)},
+        {"weight": 1.0},
+        {"weight": (0.1, 10.0)},
     ),
     **{f"{kind} {n}": _replay(kind, n) for kind in ("iCaRL", "ER", "DER") for n in BUFFERS},
     JOINT: Method("base", lambda start, _: Classifier(start)),

@@ -32,11 +32,11 @@ Table = tuple[list[str], list[list[str]]]
 
 @dataclass(frozen=True)
 class Tried:
-    """One run of the sweep."""
+    """One run of the sweep; outcome: None if it diverged."""
 
     method: str
     numbers: Numbers
-    outcome: Outcome
+    outcome: Outcome | None
 
 
 def readings(setting: Setting) -> list[str]:
@@ -68,9 +68,11 @@ def sweep_table(tried: Sequence[Tried]) -> Table:
     rows, before = [], ""
     for one in tried:
         numbers = ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in one.numbers.items())
-        accuracies = (figures(getattr(one.outcome, r))["average_accuracy"] for r in READINGS)
-        chosen = "chosen" if one.method != before else ""
-        rows.append([one.method, numbers, *(f"{100 * (a or 0):.1f}" for a in accuracies), chosen])
+        accuracies = ["diverged"] * len(READINGS)
+        if one.outcome is not None:
+            finals = (getattr(one.outcome, reading).values[-1] for reading in READINGS)
+            accuracies = [f"{100 * row.mean():.1f}" for row in finals]
+        rows.append([one.method, numbers, *accuracies, "chosen" if one.method != before else ""])
         before = one.method
     return ["method", "numbers", *READINGS.values(), ""], rows
 

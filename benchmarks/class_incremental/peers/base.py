@@ -53,6 +53,10 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
+class Diverged(ArithmeticError):
+    """A loss became infinite or no number."""
+
+
 class Classifier:
     """An encoder with a linear head over all classes, trained with SGD: fine-tuning, and base of peers.
 
@@ -103,6 +107,8 @@ class Classifier:
                 rate = recipe.learning_rate * recipe.rate_factor(step, steps)
                 optimizer.param_groups[0]["lr"] = rate
                 loss = self.loss(batch)
+                if not torch.isfinite(loss):
+                    raise Diverged(f"{type(self).__name__} diverged in task {len(self.tasks)}")
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
