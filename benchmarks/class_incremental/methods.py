@@ -55,18 +55,22 @@ def _replay(kind: str, buffer: int) -> Method:
         "replay",
         lambda start, numbers: DER(start, buffer, numbers["weight"]),
         {"weight": 0.3},
-        {"weight": (0.1, 1.0)},
+        {"weight": (0.1, 1.0)} if buffer == BUFFERS[0] else {},  # one sweep for both sizes
         buffer,
     )
 
 
-# Released: weight 4 at temperature 1. Prototypes take some 15 times the released rate of 0.01, for they
-# have hundreds of steps a task here and not tens of thousands.
-PRD = {"relation_weight": 4.0, "relation_temperature": 1.0, "prototype_rate": 0.1}
-PRD_TRIED = {"relation_weight": (1.0, 16.0)}
+# Released: weight 4, temperature 1, and a rate of prototypes of 0.01 for tens of thousands of steps a
+# task; here are a hundred.
+RELEASED = {"relation_weight": 4.0, "relation_temperature": 1.0, "prototype_rate": 0.5}
+PRD = {**RELEASED, "relation_temperature": 0.5}
+PRD_TRIED = {
+    "relation_temperature": (0.3, 1.0),
+    "relation_weight": (1.0, 16.0),
+}
 METHODS: dict[str, Method] = {
     OURS: _prd("samples", PRD, PRD_TRIED),
-    "PRD, along prototypes": _prd("prototypes", PRD, PRD_TRIED),
+    "PRD, along prototypes": _prd("prototypes", RELEASED, {}),
     "PRD, no distillation": _prd("samples", {**PRD, "relation_weight": 0.0}, {}),
     "SupCon + nearest mean": Method("prototypes", lambda start, _: ContrastiveMeans(start)),
     "fine-tuning": Method("base", lambda start, _: Classifier(start)),

@@ -30,8 +30,8 @@ class Setting:
     train_per_class: int
     test_per_class: int
     epochs: int
-    batch_size: int = 32
-    learning_rate: float = 0.05
+    batch_size: int = 64
+    learning_rate: float = 0.1
     channels: int = 16
     blocks: int = 1
     pool: bool = True
