@@ -54,8 +54,8 @@ def _replay(kind: str, buffer: int) -> Method:
     return Method(
         "replay",
         lambda start, numbers: DER(start, buffer, numbers["weight"]),
-        {"weight": 0.3},
-        {"weight": (0.1, 1.0)} if buffer == BUFFERS[0] else {},  # one sweep for both sizes
+        {"weight": 1.0},
+        {"weight": (0.3, 3.0)} if buffer == BUFFERS[0] else {},  # one sweep for both sizes
         buffer,
     )
 
