@@ -46,7 +46,7 @@ NO_GPU = "skipped: --long needs a GPU, and torch finds none"
 RESULTS = Path("results")
 SWEEP_SEED = 100
 FIVE = Setting("5 x 2", "cifar10", 10, 2, 400, 200, epochs=8)
-TEN = Setting("10 x 1", "cifar10", 10, 1, 400, 200, epochs=4)
+TEN = Setting("10 x 1", "cifar10", 10, 1, 200, 200, epochs=4)
 LONG = Setting("20 x 5", "cifar100", 100, 5, 500, 100, epochs=50, channels=20, blocks=2, pool=False)
 QUICK = replace(FIVE, train_per_class=100, test_per_class=100, epochs=4)
 Note = Callable[[str], None]

@@ -54,13 +54,12 @@ class Reservoir:
 class ER(Classifier):
     """Experience replay (Riemer et al., ICLR 2019; as in Buzzega et al., NeurIPS 2020).
 
-    Each batch is joined by as many stored samples, and all classes of the data set compete. Every batch
-    is offered to the reservoir, in every epoch.
+    Each batch is joined by as many stored samples, and all classes seen so far compete. Every batch is
+    offered to the reservoir, in every epoch.
     """
 
     def __init__(self, start: Start, capacity: int) -> None:
         super().__init__(start)
-        self.classes = range(start.classes)
         self.memory = Reservoir(capacity, start.recipe.seed)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -70,7 +69,7 @@ class ER(Classifier):
             frames, stored = self.memory.draw(len(x))
             x = torch.cat([x, self.augmented(_frames(frames))])
             labels = torch.cat([labels, torch.from_numpy(stored).to(self.device)])
-        loss = head_loss(self.network(x), labels, self.classes)
+        loss = head_loss(self.network(x), labels, self.seen)
         self.memory.offer(batch.frames, batch.labels.cpu().numpy())
         return loss
 
@@ -78,20 +77,19 @@ class ER(Classifier):
 class DER(Classifier):
     """Dark experience replay (Buzzega et al., NeurIPS 2020): stored are logits, which are kept.
 
-    weight: alpha, of the squared distance of logits; 0.3 in the paper for this data. All classes of the
-    data set compete.
+    weight: alpha, of the squared distance of logits; 0.3 in the paper for this data. All classes seen so
+    far compete.
     """
 
     def __init__(self, start: Start, capacity: int, weight: float) -> None:
         super().__init__(start)
-        self.classes = range(start.classes)
         self.weight = weight
         self.memory = Reservoir(capacity, start.recipe.seed)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of new samples; mean squared error of stored ones' logits."""
         logits = self.network(batch.x)
-        loss = head_loss(logits, batch.labels, self.classes)
+        loss = head_loss(logits, batch.labels, self.seen)
         if len(self.memory):
             frames, _, stored = self.memory.draw(len(batch.x))
             now = self.network(self.augmented(_frames(frames)))
