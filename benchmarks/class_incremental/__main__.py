@@ -123,6 +123,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--long", action="store_true", help="20 tasks of CIFAR-100 on a GPU, no sweep")
     add("--methods", nargs="+", metavar="NAME", choices=METHODS, default=list(METHODS),
         help="default all")  # fmt: skip
+    add("--settings", nargs="+", metavar="NAME", help="default all of '5 x 2', '10 x 1'")
     add("--seeds", type=whole, help="default 3")
     add("--threads", type=whole, default=1, help="default 1")
     add("--json", type=Path, metavar="PATH", help="write the figures there too")
@@ -133,7 +134,11 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("choose --quick or --long")
     options.words = sys.argv[1:] if arguments is None else arguments
     options.seeds = options.seeds or (1 if options.quick else 3)
-    options.chosen = [QUICK] if options.quick else [LONG] if options.long else [FIVE, TEN]
+    known = [QUICK] if options.quick else [LONG] if options.long else [FIVE, TEN]
+    names = options.settings or [one.name for one in known]
+    for name in set(names) - {one.name for one in known}:
+        parser.error(f"unknown setting {name!r}: choose from {[one.name for one in known]}")
+    options.chosen = [one for one in known if one.name in names]
     options.sweeps = not (options.quick or options.long)
     return options
 

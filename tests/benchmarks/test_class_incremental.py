@@ -386,7 +386,13 @@ def test_one_command_writes_page_pictures_matrices_and_figures(invoked, monkeypa
     matrices = list((folder / "results" / "class-incremental").glob("*-seed-1.by-class.json"))
     assert len(matrices) == 6 and all(read_accuracy(path).tasks in (1, 2, 4) for path in matrices)
     found = json.loads((folder / "results" / "class-incremental.json").read_text())
-    assert len(found["results"]) == 2 and len(found["sweep"]) == 6
+    assert len(found["results"]) == 2 and len(found["sweep"]) == 8
+    invoked("--methods", "PRD", "--seeds", "1", "--settings", "4 x 1")
+    found = json.loads((folder / "results" / "class-incremental.json").read_text())
+    assert [one["name"] for one in found["results"]] == ["4 x 1"]
+    with pytest.raises(SystemExit):
+        invoked("--settings", "3 x 3")
+    assert "unknown setting '3 x 3'" in capsys.readouterr().err
 
 
 def test_it_is_skipped_aloud_without_data_and_the_long_setting_without_a_gpu(
