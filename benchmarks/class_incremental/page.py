@@ -27,8 +27,8 @@ Written by `{command}`; do not edit. What they say is in [class-incremental.md](
 {settings}
 
 Every method starts from the same weights and gets the same images in the same order, with the same
-augmentation (a crop moved by up to 4 pixels, and a flip), epochs and SGD (momentum 0.9, decay 1e-4,
-constant rate). PRD and SupCon see two views of each image; ER and DER join as many stored samples to each
+augmentation (a crop moved by up to 4 pixels, and a flip), epochs and SGD (momentum 0.9, decay 1e-4, a
+rate that falls to zero along half a cosine in every task). PRD and SupCon see two views of each image; ER and DER join as many stored samples to each
 batch. Two readings of one run: *task-incremental*, the best among the classes of the image's task;
 *class-incremental*, among all classes seen so far. With one class a task the former is always right, and
 left out.

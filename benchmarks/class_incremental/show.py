@@ -150,7 +150,7 @@ def draw(setting: Setting, outcomes: Outcomes, reading: str, path: Path) -> None
         )  # fmt: skip
     axes.set(
         xlabel="tasks learnt", ylabel="mean accuracy on them (%)", xlim=(0.9, setting.tasks + 0.1),
-        title=f"{setting.name} classes, {READINGS[reading]} (dotted: stores samples)",
+        xticks=range(1, setting.tasks + 1), title=f"{setting.name} classes, {READINGS[reading]} (dotted: stores samples)",
     )  # fmt: skip
     axes.legend(fontsize=7, ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
