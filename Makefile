@@ -5,7 +5,8 @@
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
-#      bench-adaptation | bench-adaptation-quick | bench-targets
+#      bench-adaptation | bench-adaptation-quick | bench-targets |
+#      bench-class-incremental | bench-class-incremental-quick
 #             what README and docs claim
 
 PYTHON ?= python3
@@ -18,7 +19,8 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
-	bench-adaptation bench-adaptation-quick bench-targets clean
+	bench-adaptation bench-adaptation-quick bench-targets \
+	bench-class-incremental bench-class-incremental-quick clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -78,6 +80,12 @@ bench-adaptation: $(TEST)/installed
 
 bench-adaptation-quick: $(TEST)/installed
 	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation --quick
+
+bench-class-incremental: $(TEST)/installed
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental --out docs
+
+bench-class-incremental-quick: $(TEST)/installed
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental --quick
 
 # After test-litert and test-npu, with the bundles that these made; what is not there is left out.
 bench-targets:

@@ -1,0 +1,1 @@
+"""Learning new classes one task after another: prototype distillation and its peers."""
