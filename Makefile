@@ -6,6 +6,7 @@
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
 #      bench-adaptation | bench-adaptation-quick | bench-targets |
+#      bench-class-incremental | bench-class-incremental-quick |
 #      bench-new-classes | bench-new-classes-quick
 #             what README and docs claim
 
@@ -20,6 +21,7 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 .PHONY: demo test test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
+	bench-class-incremental bench-class-incremental-quick \
 	bench-new-classes bench-new-classes-quick clean
 
 demo: $(DEMO)/installed
@@ -80,6 +82,12 @@ bench-adaptation: $(TEST)/installed
 
 bench-adaptation-quick: $(TEST)/installed
 	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation --quick
+
+bench-class-incremental: $(TEST)/installed
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental --out docs
+
+bench-class-incremental-quick: $(TEST)/installed
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental --quick
 
 bench-new-classes: $(TEST)/installed
 	PYTHONPATH=benchmarks:examples $(TEST)/bin/python -m class_incremental.device --out docs

@@ -5,7 +5,6 @@ not decide it.
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import json
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cache import cache_home
+from cache import cache_home, code_meaning, digest
 from numpy.typing import NDArray
 
 from adaptation.methods import OURS, SHIPPED, TUNED, WARM, named
@@ -47,8 +46,8 @@ def run_path(folder: Path, method: str, protocol: str, seed: int, threads: int) 
     tuned = way is not None and way["bundle"] == TUNED
     decides = [method, way, shipped_for, seed, threads, setup["decides"], _code(kind, tuned)]
     text = json.dumps([decides, _stream(stream), _frames(folder, stream.contexts)])
-    digest = hashlib.sha256(text.encode()).hexdigest()[:24]
-    return cache_home() / "runs" / f"{digest}.npz"
+    name = hashlib.sha256(text.encode()).hexdigest()[:24]
+    return cache_home() / "runs" / f"{name}.npz"
 
 
 def keep(path: Path, wrong: NDArray[np.bool_], figures: dict[str, Any]) -> None:
@@ -87,24 +86,4 @@ def _code(kind: str, tuned: bool) -> str:
     """Digest of the code that a run passes."""
     patterns = (*HARNESS_CODE, *CODE[kind])
     paths = [path for pattern in patterns for path in sorted(REPOSITORY.glob(pattern))]
-    return digest(meaning(path) for path in paths if tuned or path.name not in TUNING)
-
-
-def meaning(path: Path) -> bytes:
-    """A module without comments and docstrings."""
-    tree = ast.parse(path.read_bytes())
-    for node in ast.walk(tree):
-        match node:
-            case ast.Module(body=body) | ast.ClassDef(body=body) | ast.FunctionDef(body=body):
-                if ast.get_docstring(node, clean=False) is not None:
-                    body[0] = ast.Pass()
-    return ast.dump(tree).encode()
-
-
-def digest(parts: Iterable[bytes]) -> str:
-    """A name for these bytes."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(len(part).to_bytes(8, "little"))
-        found.update(part)
-    return found.hexdigest()
+    return digest(code_meaning(path) for path in paths if tuned or path.name not in TUNING)

@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from adaptation.kept import LIBRARY, REPOSITORY, digest, meaning
-from cache import cache_home
+from adaptation.kept import LIBRARY, REPOSITORY
+from cache import cache_home, code_meaning, digest
 
 OURS_CODE = ("device_courses", "device_measures", "device_running", "device_subjects")
 PEERS_CODE = (*OURS_CODE, "device_peers")
@@ -38,4 +38,4 @@ def _code(ours: bool) -> str:
     paths = [folder / f"{name}.py" for name in (OURS_CODE if ours else PEERS_CODE)]
     if ours:
         paths += [path for pattern in LIBRARY for path in sorted(REPOSITORY.glob(pattern))]
-    return digest(map(meaning, paths))
+    return digest(map(code_meaning, paths))

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from adaptation.kept import REPOSITORY, digest, meaning
+from adaptation.kept import REPOSITORY
 from build_demo import PARTS as IMAGE_PARTS
 from build_demo import SOURCE_FRAMES, drift, load_frames
 from build_demo import train as train_images
-from cache import cache_home
+from cache import cache_home, code_meaning, digest
 from numpy.typing import NDArray
 from speech import BANDS, STEPS, TRAINING, load_speech, network, other_voices, trained
 from torch import nn
@@ -165,7 +165,7 @@ def kept_bundle(name: str, model: AdaptiveModel, choices: Choices) -> Path:
     which model it is."""
     paths = [path for pattern in EXPORT_CODE for path in sorted(REPOSITORY.glob(pattern))]
     text = json.dumps([name, choices.batch, choices.labels, choices.max_classes])
-    code = digest([text.encode(), *map(meaning, paths)])
+    code = digest([text.encode(), *map(code_meaning, paths)])
     path = cache_home() / "bundles" / f"{name}-{code[:16]}.edgemem"
     if path.exists():
         print(f"export: taken from the cache, {path.name}", file=sys.stderr)

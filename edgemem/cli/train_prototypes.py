@@ -60,6 +60,9 @@ def train_prototypes(
     batch_size: Annotated[int, typer.Option(help="Frames in a training step.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="Of encoder and projection.")] = 0.01,
     prototype_rate: Annotated[float, typer.Option(help="Of prototypes.")] = 0.01,
+    rate_at_end: Annotated[
+        float, typer.Option(help="Share of the rates left at a task's end; 1 = constant rates.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of torch; 0 = its choice.")] = 0,
     json: Json = False,
@@ -85,6 +88,7 @@ def train_prototypes(
         prototype_rate=prototype_rate,
         relation_weight=relation_weight,
         relation_temperature=relation_temperature,
+        rate_at_end=rate_at_end,
         relation_axis=relation_axis,  # type: ignore[arg-type]
         seed=seed,
     )

@@ -15,9 +15,10 @@ class Recipe:
 
     `loss = contrastive + prototype_weight * prototype + relation_weight * relation`. SGD at
     `learning_rate`, `momentum` and `weight_decay` for encoder and projection head; prototypes have a
-    rate of their own, no momentum and no decay. Rates are constant: the schedule of the released code
-    acts in its first task only, and overwrites the prototypes' rate. Nor are there 120 more epochs
-    for the first task, as there; pass another recipe for it.
+    rate of their own, no momentum and no decay. Rates fall along half a cosine to `rate_at_end` times
+    their start, in every task; by default they are constant. The schedule of the released code acts in
+    its first task only, and overwrites the prototypes' rate. Nor are there 120 more epochs for the
+    first task, as there; pass another recipe for it.
 
     Raises:
         InputError: a number that makes no sense, or an unknown axis.
@@ -34,6 +35,7 @@ class Recipe:
     relation_weight: float = 4.0
     relation_temperature: float = 1.0
     relation_axis: RelationAxis = "samples"
+    rate_at_end: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,7 +48,14 @@ class Recipe:
         for name in ("contrast_temperature", "relation_temperature"):
             wrong = not self._finite(name) or getattr(self, name) <= 0
             self._refuse(name, wrong, "Use a number above 0")
+        end = self.rate_at_end
+        self._refuse("rate_at_end", not 0 <= end <= 1, "Use a number from 0 to 1")
         check_axis(self.relation_axis)
+
+    def rate_factor(self, step: int, steps: int) -> float:
+        """What rates are multiplied by at a step, from 0, of so many steps of a task."""
+        fallen = (1 - math.cos(math.pi * step / steps)) / 2
+        return 1 - (1 - self.rate_at_end) * fallen
 
     def _finite(self, name: str) -> bool:
         return math.isfinite(getattr(self, name))

@@ -88,6 +88,7 @@ class _Learning:
         self.student, self.frames, self.targets = student, frames, targets
         self.recipe, self.views = recipe, views
         self.optimizer = optimizer_of(student, recipe)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.epoch_steps = -(-len(frames) // recipe.batch_size)
         self.steps = self.epoch_steps * recipe.epochs
         self.recent: list[tuple[float, ...]] = []
@@ -116,9 +117,15 @@ class _Learning:
         for number, index in enumerate(self._batches(epoch)):
             x = to_float(self.frames[index])
             x = torch.cat([self.views(x, generator) for _ in range(2)]).to(self.student.device)
+            self._set_rates(epoch * self.epoch_steps + number)
             self._step(x, self.targets[index].repeat(2).to(x.device))
             means = (sum(v) / len(self.recent) for v in zip(*self.recent, strict=True))
             progress(Progress(epoch * self.epoch_steps + number + 1, self.steps, *means))
+
+    def _set_rates(self, step: int) -> None:
+        factor = self.recipe.rate_factor(step, self.steps)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
 
     def _step(self, x: Tensor, targets: Tensor) -> None:
         recipe, own = self.recipe, self.student.prototypes[-1]

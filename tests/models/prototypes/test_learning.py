@@ -109,6 +109,33 @@ def test_prototypes_have_a_rate_of_their_own(known, data):
     assert same(learnt.projection.state_dict(), known.projection.state_dict())
 
 
+@pytest.mark.parametrize("end", [1.0, 0.25, 0.0])
+def test_rates_fall_along_half_a_cosine(end):
+    recipe = Recipe(rate_at_end=end)
+    factors = [recipe.rate_factor(step, 8) for step in range(9)]
+    cosine = np.cos(np.linspace(0, np.pi, 9))
+    np.testing.assert_allclose(factors, end + (1 - end) * (1 + cosine) / 2, atol=1e-12)
+    assert end < 1 or set(factors) == {1.0}
+
+
+def test_all_rates_fall_and_an_interrupted_task_goes_on_where_they_were(known, data, tmp_path):
+    recipe = dataclasses.replace(RECIPE, rate_at_end=0.0)
+    steps, frames = [], (data[0], data[2])
+    whole = learn_task(known, *frames, recipe, steps.append)
+    constant = second(known, data)
+    assert not whole.prototypes[1].equal(constant.prototypes[1])
+    assert not same(whole.encoder.state_dict(), constant.encoder.state_dict())
+
+    def stop(progress):
+        if progress.step == steps[-1].step // 3 * 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_task(known, *frames, recipe, stop, resume=tmp_path / "p.safetensors")
+    again = learn_task(known, *frames, recipe, resume=tmp_path / "p.safetensors")
+    assert same(again.state_dict(), whole.state_dict())
+
+
 @pytest.mark.parametrize("axis", ["samples", "prototypes"])
 def test_one_epoch_of_four_steps_is_plain_gradient_descent_on_the_weighted_sum(known, data, axis):
     """Momentum and decay for encoder and head; neither for prototypes, at ten times the rate."""
@@ -309,6 +336,7 @@ def test_a_loss_that_is_not_finite_ends_it(known, data):
         {"prototype_rate": float("nan")}, {"momentum": float("inf")}, {"weight_decay": -1.0},
         {"contrast_temperature": 0.0}, {"relation_temperature": -1.0},
         {"prototype_weight": -2.0}, {"relation_weight": float("nan")},
+        {"rate_at_end": -0.1}, {"rate_at_end": 1.5}, {"rate_at_end": float("nan")},
     ],
 )  # fmt: skip
 def test_a_recipe_that_makes_no_sense_is_refused(wrong):
@@ -334,6 +362,7 @@ def test_the_defaults_are_those_of_the_released_code():
         "relation_weight": 4.0,
         "relation_temperature": 1.0,
         "relation_axis": "samples",
+        "rate_at_end": 1.0,
         "seed": 0,
     }
 

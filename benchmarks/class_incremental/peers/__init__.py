@@ -1,0 +1,1 @@
+"""Peers, each from its paper's rule."""
