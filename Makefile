@@ -90,10 +90,10 @@ bench-class-incremental-quick: $(TEST)/installed
 	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental --quick
 
 bench-new-classes: $(TEST)/installed
-	PYTHONPATH=benchmarks:examples $(TEST)/bin/python -m class_incremental.device --out docs
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental.device --out docs
 
 bench-new-classes-quick: $(TEST)/installed
-	PYTHONPATH=benchmarks:examples $(TEST)/bin/python -m class_incremental.device --quick
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental.device --quick
 
 # After test-litert and test-npu, with the bundles that these made; what is not there is left out.
 bench-targets:

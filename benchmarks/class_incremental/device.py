@@ -16,12 +16,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))  # of build_demo
 from adaptation.protocols import SPEAKERS
 from cifar import data_folder
 from report import save_json, setting, setting_text, whole
 
 from class_incremental.device_cost import lesson_cost, wide_blocks
-from class_incremental.device_courses import course
+from class_incremental.device_courses import LABELLED, course
 from class_incremental.device_kept import kept
 from class_incremental.device_measures import Accuracies
 from class_incremental.device_outcomes import Outcome, grouped
@@ -121,6 +122,11 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for name, value in (QUICK if options.quick else FULL).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    if max(options.shots) > LABELLED:
+        parser.error(
+            f"--shots {max(options.shots)}: there are {LABELLED} labelled frames of a class"
+        )
+    options.ways = [*dict.fromkeys([OURS, *options.ways])]  # all tables compare with it
     return options
 
 
