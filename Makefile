@@ -6,7 +6,8 @@
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
 #      bench-adaptation | bench-adaptation-quick | bench-targets |
-#      bench-class-incremental | bench-class-incremental-quick
+#      bench-class-incremental | bench-class-incremental-quick |
+#      bench-new-classes | bench-new-classes-quick
 #             what README and docs claim
 
 PYTHON ?= python3
@@ -20,7 +21,8 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 .PHONY: demo test test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
-	bench-class-incremental bench-class-incremental-quick clean
+	bench-class-incremental bench-class-incremental-quick \
+	bench-new-classes bench-new-classes-quick clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -86,6 +88,12 @@ bench-class-incremental: $(TEST)/installed
 
 bench-class-incremental-quick: $(TEST)/installed
 	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental --quick
+
+bench-new-classes: $(TEST)/installed
+	PYTHONPATH=benchmarks:examples $(TEST)/bin/python -m class_incremental.device --out docs
+
+bench-new-classes-quick: $(TEST)/installed
+	PYTHONPATH=benchmarks:examples $(TEST)/bin/python -m class_incremental.device --quick
 
 # After test-litert and test-npu, with the bundles that these made; what is not there is left out.
 bench-targets:

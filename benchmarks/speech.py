@@ -81,15 +81,15 @@ def _stretched(frame: NDArray[np.float32], axis: int, factor: float) -> NDArray[
     return (1 - share) * frame.take(low, axis) + share * above
 
 
-def network() -> nn.Module:
+def network(classes: int = 10) -> nn.Module:
     """A 1-D network over time, untrained."""
-    return conv1d(BANDS, 10, STEPS)
+    return conv1d(BANDS, classes, STEPS)
 
 
-def trained(frames: NDArray[np.float32], digits: NDArray[np.int64]) -> nn.Module:
+def trained(frames: NDArray[np.float32], digits: NDArray[np.int64], classes: int = 10) -> nn.Module:
     """The network trained on these recordings, each moved in time by up to four windows."""
     torch.manual_seed(TRAINING["seed"])
-    model, batch, moves = network(), int(TRAINING["batch"]), int(TRAINING["moves"])
+    model, batch, moves = network(classes), int(TRAINING["batch"]), int(TRAINING["moves"])
     optimizer = torch.optim.Adam(model.parameters(), TRAINING["learning_rate"])
     steps = int(TRAINING["epochs"]) * (len(frames) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
