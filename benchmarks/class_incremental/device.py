@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))  # of build_demo
+import torch
 from adaptation.protocols import SPEAKERS
 from cifar import data_folder
 from report import save_json, setting, setting_text, whole
@@ -158,6 +159,7 @@ def report(
 def main() -> None:
     """Measure, print, save."""
     options = read_options()
+    torch.set_num_threads(1)  # batches of 16: more threads only wait for one another
     try:
         outcomes, costs = run_all(options)
         report(options, outcomes, costs, wide_blocks())
