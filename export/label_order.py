@@ -71,7 +71,8 @@ def in_order(
         p = _shares(own * before * after)
     if opened is not None:
         told = [torch.log((side / even).clamp(min=LEAST)) for side in (before, after)]
-        return logits / (1.0 + weight * DOUBT * lasting) + weight * opened * (told[0] + told[1])
+        read = logits / (1.0 + weight * DOUBT * lasting) + weight * (told[0] + told[1])
+        return torch.where(opened > 0, read, logits)
     neighbours = torch.log(classes * before) + torch.log(classes * after)
     return logits / (1.0 + weight * DOUBT * lasting) + weight * neighbours
 

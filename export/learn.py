@@ -119,8 +119,7 @@ def learn_function(
 
 def _scores(reading: Reading, embedded: Tensor, block: Arrays) -> Tensor:
     """Of labelled frames: every class that was ever taught takes part."""
-    opened = reading.opened(block, {"new_classes": torch.ones_like(block[FRAMES][0])})
-    return reading.scores(embedded, reading.directions(block), opened)
+    return reading.scores(embedded, reading.directions(block), reading.known(block))
 
 
 def _relation_distance(
@@ -138,7 +137,7 @@ def _relation_distance(
     with torch.no_grad(), features_of(reading.classifier) as seen:
         model.frozen_logits(x)
     before = reading.prototypes.embedded(seen[0])
-    known = reading.opened(old, {"new_classes": torch.ones_like(old[FRAMES][0])})
+    known = reading.known(old)
     rows = present.unsqueeze(1) > 0
     was, now = (
         torch.log_softmax(

@@ -37,6 +37,7 @@ READS = {
 SHARPNESS = 16.0  # of a softmax over cosines
 SOURCE_WEIGHT = 5.0  # labelled frames that the source's prototype of a class counts for
 MOST_SEEN = 64.0  # frames that those taken for a class count for: older ones fade
+LEAST = 1e-4
 CLOSED = -1e4  # logit of a class that is not there; half precision holds it
 
 
@@ -57,6 +58,10 @@ class Reading:
         """[capacity]: 1 for the model's own classes and those that were taught, 0 for others."""
         known = (block[FRAMES] > 0).to(block[FRAMES].dtype) * hp["new_classes"]
         return torch.maximum(known, self._is_own(known))
+
+    def known(self, block: Arrays) -> Tensor:
+        """The same, whatever is answered."""
+        return self.opened(block, {"new_classes": torch.ones_like(block[FRAMES][0])})
 
     def directions(self, block: Arrays) -> Tensor:
         """Prototypes [capacity, size] of unit length; zero for a class that is not there."""
@@ -97,15 +102,20 @@ class Reading:
         self, by_classifier: Tensor, by_prototypes: Tensor, block: Arrays, hp: Mapping[str, Tensor]
     ) -> Tensor:
         """Logarithms of the shares [n, own] of the model's own classes, from two of them."""
-        share, taught = hp["prototype_share"], block[FRAMES].sum().clamp(max=1.0)
+        share = hp["prototype_share"]
+        taught = (block[FRAMES].sum() > 0).to(share.dtype)
         share = torch.where(share < 1.0, share * taught, share)
         first, second = (
             torch.exp(shares.detach().max(1, keepdim=True).values)
             for shares in (by_prototypes, by_classifier)
         )
         weight = share * first / (share * first + (1.0 - share) * second)
-        both = weight * by_prototypes.exp() + (1.0 - weight) * by_classifier.exp()
-        return torch.where(share > 0, torch.log(both + 1e-30), by_classifier)
+        # In units of the larger of both, so that half precision does not lose them.
+        top = torch.maximum(by_prototypes, by_classifier).detach()
+        top = torch.where(share < 1.0, top, by_prototypes.detach())
+        both = weight * torch.exp(by_prototypes - top)
+        both = both + (1.0 - weight) * torch.exp(by_classifier - top)
+        return torch.where(share > 0, top + torch.log(both.clamp(min=LEAST)), by_classifier)
 
     def _is_own(self, like: Tensor) -> Tensor:
         return (torch.arange(self.capacity, device=like.device) < self.own).to(like.dtype)

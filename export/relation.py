@@ -21,19 +21,25 @@ from edgemem.models.classifier import classifier_of, features_of
 
 
 def relation_distance(
-    features: Tensor, teacher: Tensor, prototypes: Tensor, temperature: Tensor
+    features: Tensor,
+    teacher: Tensor,
+    prototypes: Tensor,
+    temperature: Tensor,
+    opened: Tensor | None = None,
 ) -> Tensor:
     """Mean over prototypes of KL(teacher's relations || relations), both over the samples.
 
     features, teacher: [n, size] of the same samples. prototypes: [classes, size]. A relation is a
-    cosine divided by the temperature.
+    cosine divided by the temperature. opened: [classes], 1 for the prototypes that are there and 0
+    for the others; None = all.
     """
     unit = functional.normalize(prototypes, dim=1)
     old, new = (
         torch.log_softmax(functional.normalize(f, dim=1) @ unit.T / temperature, 0)
         for f in (teacher, features)
     )
-    return (old.exp() * (old - new)).sum(0).mean()
+    distances = (old.exp() * (old - new)).sum(0)
+    return distances.mean() if opened is None else (distances * opened).sum() / opened.sum()
 
 
 def keeping_relations(
@@ -57,13 +63,14 @@ def keeping_relations(
             model.frozen_logits(x)
     features, teacher = seen
     prototypes: Tensor = classifier.weight
+    opened = None
     if reading is not None:
         features, teacher = (reading.prototypes.embedded(f) for f in (features, teacher))
-        prototypes = reading.directions(block)
+        prototypes, opened = reading.directions(block), reading.known(block)
 
     def extended(loss: Loss, hp: HyperParameters) -> Loss:
         temperature = hp["relation_temperature"]
-        distance = relation_distance(features, teacher, prototypes, temperature)
+        distance = relation_distance(features, teacher, prototypes, temperature, opened)
         value = loss.value + hp["relation_weight"] * distance
         return Loss(value, loss.update, {**loss.stats, "relation": distance})
 

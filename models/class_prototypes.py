@@ -20,6 +20,7 @@ from edgemem.models.classifier import classifier_of, features_of
 from edgemem.models.data import Frames, to_float
 
 OBSERVED, CHUNK = 4096, 64  # source frames
+LEAST_OF_CLASS = 16
 SHRINKAGE = 0.1  # of the covariance, towards a multiple of the identity
 LARGEST = 1024  # features that are whitened; its map is as large as its square
 
@@ -75,7 +76,7 @@ def observe_classes(
     frames: [n, ...] uint8 or float32. labels: [n]. Nothing is kept where the model has no linear
     classifier, or some class has fewer than two frames.
     """
-    order = np.random.default_rng(seed).permutation(len(frames))[:OBSERVED]
+    order = _some_of_each(labels, seed)
     alpha = model.alpha(CHUNK)
     weight = None if alpha is None else torch.tensor(alpha)
     with torch.no_grad():
@@ -88,6 +89,17 @@ def observe_classes(
             for start in range(0, len(order), CHUNK):
                 model(to_float(frames[order[start : start + CHUNK]]), weight)
         model.prototypes = _prototypes(torch.cat(seen), y, classes)
+
+
+def _some_of_each(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Places of some frames in random order, of all classes as many, as far as there are."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    most = max(LEAST_OF_CLASS, OBSERVED // (int(labels.max()) + 1))
+    rank = np.empty(len(labels), np.int64)
+    for c in np.unique(labels):
+        own = labels[order] == c
+        rank[own] = np.arange(own.sum())
+    return order[rank < most]
 
 
 def _prototypes(features: Tensor, labels: Tensor, classes: int) -> ClassPrototypes:

@@ -106,7 +106,9 @@ def _prior_of_opened(prior: Tensor, weight: Tensor, opened: Tensor) -> Tensor:
     for _ in range(5):
         evenness = evenness * evenness
     weight = weight * (1.0 - evenness).clamp(min=0.0)
-    return weight * opened * torch.log((1.0 + prior / (even + FLOOR)).clamp(min=1e-6))
+    # What is remembered is a difference to the even prior of its time, which falls with every class
+    # that is taught: an absent class would be shut out.
+    return weight * opened * torch.log(((prior + even).clamp(min=0.0) + FLOOR) / (even + FLOOR))
 
 
 def next_remembered(

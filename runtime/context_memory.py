@@ -288,10 +288,15 @@ class ContextMemory:
         return block | {name: self.root[name] for name in self._teaching.arrays}
 
     def _root_from(self, block: Arrays, taught: Collection[str]) -> None:
-        """Take what was taught while contexts were not told apart: it is in no leaf."""
+        """Take what was taught while contexts were not told apart. The root has all of it then, so
+        leaves give up their part, which would count twice."""
         told = {name: block[name] for name in taught}
-        if not all(np.array_equal(self.root[name], told[name]) for name in told):
-            self._store.set_root(self.root | told, "taught without contexts")
+        if all(np.array_equal(self.root[name], told[name]) for name in told):
+            return
+        self._store.set_root(self.root | told, "taught without contexts")
+        nothing = zeros_like(told)
+        for number in self.contexts.known:
+            self._store.keep(number, self._store.leaf(number, []) | nothing)
 
     def _start_from(
         self, block: Arrays, *, keep_rows: bool = False, new_root: bool = False

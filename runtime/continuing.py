@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,14 @@ class Continuing:
                 self.commits.step = counters["steps"]
         return self.take_blocks(snapshot, contexts)
 
+    def _carrying(self, table: ClassTable, contexts: ContextMemory | None) -> ClassTable:
+        """With the arrays of classes that were imported, which no lesson here has changed."""
+        teaching = self.bundle.manifest.teaching
+        if teaching is None or contexts is None:
+            return table
+        imported = {name for name in teaching.arrays if contexts.root[name].any()}
+        return replace(table, taught=tuple(sorted({*table.taught, *imported})))
+
     def checked(self, snapshot: Snapshot) -> ClassTable:
         """The classes of a snapshot, whose arrays are checked, too.
 
@@ -77,7 +85,7 @@ class Continuing:
         else:
             learner.take(block)
         learner.take(None if changed is None else shared(changed, generic))
-        self.teacher.table = table
+        self.teacher.table = self._carrying(table, contexts)
         if contexts is None and self.commits is not None:
             self.commits.carried = carried(arrays, counters)
         self.guard.load(counters)

@@ -26,7 +26,7 @@ Frames = NDArray[np.float32]
 Logits = NDArray[np.float32]
 # Every other graph is a step.
 CHECKS = {"predict": check_predict, "key": check_key, "learn": check_learn}
-REMEDIES = {"learn": "Export it again with --max-classes"}
+REMEDIES = {"learn": 'Open it with provider="cpu" to teach classes'}
 
 
 class Graphs:

@@ -212,7 +212,8 @@ class Runtime:
         """Forget what was taught of a class, in all contexts, and commit that.
 
         The class is gone then, unless it is one of the model's own. Whatever in the state file
-        still held it is deleted, earlier versions of blocks and commits included, and overwritten.
+        still held its prototype is deleted, earlier versions of blocks and commits included, and
+        overwritten. What a step learnt from its frames in scales and shifts stays.
         What the disk itself, a backup or an export keeps is out of reach.
 
         Args:
@@ -267,6 +268,7 @@ class Runtime:
             self._continuing.checked(snapshot)
         if self._behind is not None:
             self._behind.drop()  # what it learnt is rolled back, too
+        self._lookout.drop()
         start = self._graphs.zero if to == "zero" else self.bundle.generic
         if to == "commit" and self._state is not None:
             self._notices += self._continuing.take_blocks(snapshot, self._contexts)

@@ -34,7 +34,8 @@ class Event:
 class Result:
     """Predictions for n frames, all made before any update on them.
 
-    logits: [n, classes] float32; -1e4 for a class that is not open. labels: [n] int64, the argmax. entropy: [n] float32, in nats.
+    logits: [n, classes] float32; about -1e4 for a class that is not open. labels: [n] int64, the
+    argmax. entropy: [n] float32, in nats.
     context: name of the context whose block was used. adapted: whether the block changed in this
     call. events: what else happened, in order. drift: distance of the last full batch from its
     context, in units in which a batch of source data is about one from the source; None where

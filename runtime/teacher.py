@@ -103,7 +103,8 @@ class Teacher:
         teaching, (checked,) = self._require_teaching(), checked_labels(label, 1)
         number = self.table.number(checked)
         table, learner = self.table.forgotten(number), self._learner
-        cleared = clearing(teaching.arrays, number)
+        own = number < len(table.own)  # how common one of these is was not taught
+        cleared = clearing(table.taught if own else teaching.arrays, number)
         with self._all_or_nothing(contexts):
             learner.good, learner.block = cleared(learner.good), cleared(learner.block)
             learner.good = shared(learner.good, learner.block)

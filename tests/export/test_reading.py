@@ -1,5 +1,7 @@
 """How taught classes are read: against the formula in numpy, and where it must change nothing."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from edgemem.export.reading import (
     Reading,
 )
 from edgemem.models.class_prototypes import ClassPrototypes
-from edgemem.models.remembered import HYPER_PARAMETERS, evenness, weighed
+from edgemem.models.remembered import FLOOR, HYPER_PARAMETERS, evenness, weighed
 
 OWN, CAPACITY, SIZE, N = 3, 6, 5, 4
 
@@ -159,7 +161,7 @@ def test_room_for_classes_does_not_change_how_order_is_read(seed):
     beside = in_order(closed_beside(logits.numpy()), frames, weight, None, OPENED).numpy()
     np.testing.assert_allclose(log_softmax(beside, 1)[:, :OWN], alone, atol=2e-3)
     assert np.isfinite(beside).all()
-    assert (beside[:, OWN:] < CLOSED / 10).all()
+    assert (beside[:, OWN:] == CLOSED).all()
 
 
 def test_room_for_classes_does_not_change_the_class_prior():
@@ -184,3 +186,20 @@ def test_a_class_just_taught_is_not_weighed_down():
     found = weighed(torch.zeros(1, 5), prior, parameters, opened, OWN)
     assert found[0, 3].item() == 0.0
     assert found[0, 0].item() > 0.0 > found[0, 1].item()
+
+
+def test_classes_that_are_taught_do_not_shut_an_absent_one_out():
+    """Its prior is a difference to the even one of ten classes; five more have been taught."""
+    prior = torch.tensor([-0.1] * 5 + [0.1] * 5 + [0.0] * 5)
+    parameters = {name: torch.tensor(value) for name, value in HYPER_PARAMETERS.items()}
+    added = weighed(torch.zeros(1, 15), prior, parameters, torch.ones(15), 10)[0]
+    lowest = parameters["prior_weight"] * math.log(FLOOR / (1 / 15 + FLOOR))
+    assert lowest - 1e-5 <= added[0].item() < 0.0
+
+
+def test_shares_too_small_for_half_precision_are_not_lost(reading):
+    logits, features = torch.tensor([[0.0, -40.0, -60.0]]), draw(1, SIZE, seed=6)
+    found = reading.read(logits, features, block((4,)), hp())
+    assert torch.isfinite(found).all()
+    expected = by_numpy(reading, logits.numpy(), features.numpy(), block((4,)), 0.5)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-3)

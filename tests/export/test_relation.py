@@ -36,6 +36,15 @@ def by_loops(features, teacher, prototypes, temperature):
     return total / len(prototypes)
 
 
+def test_room_for_prototypes_does_not_count(batch):
+    features, teacher, prototypes = batch
+    room = torch.cat([prototypes, torch.zeros(3, SIZE)])
+    opened = torch.tensor([1.0] * CLASSES + [0.0] * 3)
+    alone = relation_distance(features, teacher, prototypes, torch.tensor(0.3))
+    beside = relation_distance(features, teacher, room, torch.tensor(0.3), opened)
+    torch.testing.assert_close(beside, alone)
+
+
 def test_it_is_the_divergence_of_relations_over_the_samples(batch):
     found = relation_distance(*batch, torch.tensor(0.3)).item()
     assert found == pytest.approx(by_loops(*batch, 0.3), rel=1e-5)

@@ -223,6 +223,30 @@ def test_what_one_block_for_all_was_taught_every_context_knows(bundle, tmp_path)
         assert not runtime._contexts.root["remembered_prior"].any()
 
 
+def test_contexts_off_and_on_again_count_no_lesson_twice(bundle, tmp_path):
+    path, x = tmp_path / "s.db", stream_of([0, 1, CAT], 2 * BATCH)[0]
+    with opened(bundle, path) as runtime:
+        step_all(runtime, stream_of([0, 1], 3 * BATCH)[0])
+        runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
+        before = runtime._learner.block["prototypes.frames"].copy()
+    for _ in range(3):
+        with opened(bundle, path, contexts=False) as runtime:
+            step_all(runtime, x)
+        with opened(bundle, path) as runtime:
+            step_all(runtime, x)
+            np.testing.assert_allclose(runtime._learner.block["prototypes.frames"], before)
+
+
+@pytest.mark.parametrize("to", ["source", "zero", "commit"])
+def test_a_borrowed_block_is_dropped_when_another_is_taken(bundle, to):
+    with opened(bundle) as runtime:
+        step_all(runtime, stream_of([0, 1], 3 * BATCH)[0])
+        runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
+        runtime._lookout._borrowed = runtime._learner.block
+        runtime.rollback(to)
+        assert runtime._lookout._borrowed is None
+
+
 def test_a_borrowed_block_is_dropped_when_classes_change(bundle):
     with opened(bundle) as runtime:
         step_all(runtime, stream_of([0, 1], 3 * BATCH)[0])
@@ -260,6 +284,7 @@ def test_blocks_that_move_to_another_device_keep_their_classes_but_not_the_names
         import_blocks(state, tmp_path / "blocks.safetensors")
     with opened(bundle, tmp_path / "other.db") as runtime:
         x, y = stream_of([0, 1, CAT], 2 * BATCH)
+        assert {SUMS, "prototypes.frames"} <= set(runtime._learner.carries)
         assert right(step_all(runtime, x), y) == 1.0
         assert names(runtime)[CAT] == "class-2"
         runtime.learn(frames_of(DOG, 2), ["dog"] * 2)
