@@ -86,7 +86,7 @@ DEEPER = (
 )  # fmt: skip
 SPOKEN = (*SINGLE, "EdgeMem, tuned", "EdgeMem, one state", "Tent", "EATA", "SAR")
 SWEPT = ("EdgeMem", "Tent", "ETA", "SAR", "ROID", "EcoTTA", "Tent, warm", "ROID, warm")
-LASTING = ("EdgeMem", "source", "batch statistics")
+LASTING = ("EdgeMem", "source", "batch statistics", "PeTTA")
 # With as many seeds as EdgeMem: what it is compared with by name, or is derived from.
 REPEATED = (
     "EdgeMem", "EdgeMem, tuned", "source", "batch statistics", "ROID", "EcoTTA", "RoTTA", "LAME",
