@@ -75,6 +75,9 @@ ONNX, LITERT, NPU = "onnx", "litert", "npu"
 TARGETS = (ONNX, LITERT, NPU)  # sets of graphs; every bundle has the first
 # Input of graphs for one batch size: how many rows of x are frames; the others have no effect.
 FILLED = "filled"
+# Input of `learn`: the class of each row, -1 where there is none.
+LABELS = "y"
+CLOSED = -1e4  # logit of a class that is not there; half precision holds it
 
 
 @dataclass(frozen=True)

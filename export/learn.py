@@ -26,15 +26,14 @@ from edgemem.export.forward import (
     share_of_full,
     strip,
 )
-from edgemem.export.reading import CLOSED, FRAMES, SUMS, Reading
-from edgemem.manifest import FILLED
+from edgemem.export.reading import FRAMES, SUMS, Reading
+from edgemem.manifest import CLOSED, FILLED, LABELS
 from edgemem.models import remembered
 from edgemem.models.adaptive import AdaptiveModel, Gradient
 from edgemem.models.classifier import features_of
 
 # learn_rate: of the gradient step; 0 leaves only what is added to prototypes.
 HYPER_PARAMETERS = {"learn_rate": 1e-3, "relation_weight": 1.0, "relation_temperature": 0.1}
-LABELS = "y"
 
 
 def learn_function(

@@ -16,9 +16,7 @@ from torch import Tensor
 from edgemem.block import Array
 from edgemem.errors import ExportError
 from edgemem.export.forward import Function
-from edgemem.export.learn import LABELS
-from edgemem.export.reading import CLOSED
-from edgemem.manifest import FILLED, FrameSpec
+from edgemem.manifest import CLOSED, FILLED, LABELS, FrameSpec
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.reference import reference_frames
 

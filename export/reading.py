@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgemem.errors import ExportError
+from edgemem.manifest import CLOSED
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.class_prototypes import ClassPrototypes, prototypes_of
 from edgemem.models.classifier import classifier_of
@@ -38,7 +39,6 @@ SHARPNESS = 16.0  # of a softmax over cosines
 SOURCE_WEIGHT = 5.0  # labelled frames that the source's prototype of a class counts for
 MOST_SEEN = 64.0  # frames that those taken for a class count for: older ones fade
 LEAST = 1e-4
-CLOSED = -1e4  # logit of a class that is not there; half precision holds it
 
 
 @dataclass(frozen=True)

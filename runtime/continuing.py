@@ -58,14 +58,14 @@ class Continuing:
         imported = {name for name in teaching.arrays if contexts.root[name].any()}
         return replace(table, taught=tuple(sorted({*table.taught, *imported})))
 
-    def checked(self, snapshot: Snapshot) -> ClassTable:
-        """The classes of a snapshot, whose arrays are checked, too.
+    def check(self, snapshot: Snapshot) -> None:
+        """Refuse a snapshot that cannot be gone on from.
 
         Raises:
             StateError: something that does not fit the bundle.
         """
         checked_snapshot(snapshot, self.bundle.manifest, self.path)
-        return table_of(snapshot.arrays.get(TABLE), self.bundle.manifest, str(self.path))
+        table_of(snapshot.arrays.get(TABLE), self.bundle.manifest, str(self.path))
 
     def take_blocks(self, snapshot: Snapshot | None, contexts: ContextMemory | None) -> list[Event]:
         """Take the blocks that a snapshot holds; nothing changes if these or the written ones do not

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from edgemem.block import Arrays, BlockSpec
 from edgemem.errors import BundleError
-from edgemem.manifest import FILLED, Manifest
+from edgemem.manifest import FILLED, LABELS, Manifest
 from edgemem.runtime.backends.protocol import Graph, TensorSpec
 
 REQUIRED_OUTPUTS = ("logits", "key")
 REQUIRED_STATS = ("loss", "updated")
-LABELS = "y"  # input of `learn`: the class of each row of x, -1 = a frame without label
-CLOSED = -1e4  # logit of a class that is not there; half precision holds it
 # Hyper-parameters of how logits are read, not of the model that gives them.
 READING = frozenset({"label_order"})
 

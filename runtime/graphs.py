@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from edgemem.block import Array, Arrays
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
-from edgemem.manifest import FILLED
+from edgemem.manifest import FILLED, LABELS
 from edgemem.runtime.backends.protocol import Backend, Graph
 from edgemem.runtime.contract import (
-    LABELS,
     READING,
     check_adapt,
     check_key,

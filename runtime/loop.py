@@ -265,7 +265,7 @@ class Runtime:
             raise InputError(f"rollback target {to!r}", "is unknown", "Use commit, source or zero")
         snapshot = self._state.read() if to == "commit" and self._state is not None else None
         if snapshot is not None:
-            self._continuing.checked(snapshot)
+            self._continuing.check(snapshot)
         if self._behind is not None:
             self._behind.drop()  # what it learnt is rolled back, too
         self._lookout.drop()

@@ -11,10 +11,10 @@ import numpy as np
 from edgemem.block import Array, unpack
 from edgemem.bundle import open_bundle
 from edgemem.errors import BundleError
-from edgemem.manifest import NPU, REMEDY
+from edgemem.manifest import CLOSED, NPU, REMEDY
 from edgemem.reference import reference_frames
 from edgemem.runtime.backends.choice import Settings, choose
-from edgemem.runtime.contract import CLOSED, stripped
+from edgemem.runtime.contract import stripped
 from edgemem.runtime.graphs import Graphs
 from edgemem.runtime.settings import known_parameters
 

@@ -10,7 +10,6 @@ from torch import nn
 
 from edgemem.export.label_order import in_order
 from edgemem.export.reading import (
-    CLOSED,
     FRAMES,
     MOST_SEEN,
     READS,
@@ -20,6 +19,7 @@ from edgemem.export.reading import (
     SUMS,
     Reading,
 )
+from edgemem.manifest import CLOSED
 from edgemem.models.class_prototypes import ClassPrototypes
 from edgemem.models.remembered import FLOOR, HYPER_PARAMETERS, evenness, weighed
 

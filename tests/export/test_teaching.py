@@ -13,9 +13,10 @@ from edgemem.export import Choices, export_bundle
 from edgemem.export.learn import HYPER_PARAMETERS, learn_function
 from edgemem.export.objective import likelihood_ratio
 from edgemem.export.optimizer import sgd
-from edgemem.export.reading import CLOSED, FRAMES, SEEN, SUMS, teachable
+from edgemem.export.reading import FRAMES, SEEN, SUMS, teachable
 from edgemem.export.relation import relation_distance
 from edgemem.export.step import adapt_function, predict_function
+from edgemem.manifest import CLOSED
 from edgemem.models import attach
 from edgemem.models.classifier import features_of
 from edgemem.models.networks.digits import Digits
