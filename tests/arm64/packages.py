@@ -106,4 +106,4 @@ def emulated(wheel):
     constraints.write_text("\n".join(pins.values()) + "\n")
     limited = ("--constraint", constraints)
     install(SITE, "Debian 12", *limited, wheel)
-    install(TEST_SITE, "Debian 12", *limited, "pytest", "hypothesis")
+    install(TEST_SITE, "Debian 12", *limited, "pytest", "hypothesis", "onnx")
