@@ -148,8 +148,8 @@ class WrittenBlocks:
     def rollback(self, block_id: str) -> Record:
         """Make the version before the current one current, by writing it again as a new one.
 
-        Again and again it goes further back. A damaged current version is replaced by the newest
-        intact one.
+        Again and again it goes further back, past versions that are damaged or were deleted. A
+        damaged current version is replaced by the newest intact one.
 
         Raises:
             InputError: no such block, or no version before is kept.
@@ -249,8 +249,8 @@ class WrittenBlocks:
             parent = self._table.read(block_id, current)[0].parent
         except StateError:
             parent = None
-        for version in earlier:
-            if parent in (None, version):
+        for version in earlier:  # the parent, or where that is gone or damaged, what was before it
+            if type(version) is int and (parent is None or version <= parent):
                 try:
                     return self._table.read(block_id, version)
                 except StateError:

@@ -8,7 +8,7 @@ import pytest
 from edgemem.bank.purge import purge
 from edgemem.bank.record import Provenance
 from edgemem.bank.written import WrittenBlocks
-from edgemem.errors import StateError
+from edgemem.errors import InputError, StateError
 from edgemem.state import Snapshot, State
 
 
@@ -54,6 +54,15 @@ def test_versions_that_hold_it_go_and_others_stay(state):
     before = [r.version for r in WrittenBlocks(state).listing().records]
     purge(state, cleared, "again")
     assert [r.version for r in WrittenBlocks(state).listing().records] == before
+
+
+def test_rollback_passes_over_versions_that_went(state):
+    put(state, "a", 1, 7, 2)
+    purge(state, cleared, "for a test")
+    WrittenBlocks(state).rollback("a")
+    assert held(state)["a"] == [1, 2, 1]
+    with pytest.raises(InputError, match="no intact earlier version"):
+        WrittenBlocks(state).rollback("a")
 
 
 def test_an_earlier_version_that_cannot_be_read_goes(state):
