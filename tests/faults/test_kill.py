@@ -44,7 +44,13 @@ def check(path, acknowledged):
     return steps
 
 
-path, kills, random_numbers, steps = sys.argv[1], int(sys.argv[2]), random.Random(0), 0
+path, kills, random_numbers, steps = sys.argv[1], int(sys.argv[2]), random.Random(0), 2
+for number in (1, steps):
+    start = time.monotonic()
+    state = State(path, "bundle")
+    commit(state, number)
+    state.close()
+took = time.monotonic() - start  # some machines take ten times as long
 for _ in range(kills):
     reader, writer = os.pipe()
     child = os.fork()
@@ -58,7 +64,7 @@ for _ in range(kills):
             sys.stderr.flush()
             os._exit(1)
     os.close(writer)
-    time.sleep(random_numbers.expovariate(1 / 0.05))
+    time.sleep(random_numbers.expovariate(1 / (3 * took)))
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the writer ended by itself"
     said = b""
