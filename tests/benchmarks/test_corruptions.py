@@ -8,7 +8,7 @@ from PIL import Image
 from edgemem.models.networks.cifar_resnet import resnet20
 
 BATCH = 200
-FRAMES = 2000
+FRAMES = 500
 
 needs_data = pytest.mark.skipif(
     data_folder() is None, reason="needs the benchmark data: set EDGEMEM_DATA"
