@@ -97,6 +97,13 @@ def test_damage_to_an_earlier_version_does_not_touch_the_current_one(path, opene
         blocks.rollback("night")
 
 
+def test_rollback_passes_over_a_damaged_version(opened):
+    blocks = opened()
+    blocks.put("night", {"w": values(9)}, path="1", key=[1, 2], count=1, provenance=ORIGIN)
+    blocks._state.rows("UPDATE block SET count = 77 WHERE version = 3")
+    assert (blocks.rollback("night").parent, blocks.read("night")[1]["w"][0]) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [
