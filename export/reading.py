@@ -21,7 +21,6 @@ from edgemem.errors import ExportError
 from edgemem.manifest import CLOSED
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.class_prototypes import ClassPrototypes, prototypes_of
-from edgemem.models.classifier import classifier_of
 
 Arrays = dict[str, Tensor]
 
@@ -142,7 +141,7 @@ def teachable(model: AdaptiveModel, capacity: int) -> Iterator[Reading]:
             f"leaves no room beside the {own} classes of the model",
             f"Use {own + 1} or more, the model's own included",
         )
-    classifier = classifier_of(model.frozen, own)
+    classifier = model.classifier
     assert classifier is not None, "where prototypes come from"
     with model.teachable(prototypes, capacity):
         yield Reading(prototypes, classifier, capacity)

@@ -17,7 +17,7 @@ from edgemem.errors import ExportError
 from edgemem.export.objective import HyperParameters, Loss
 from edgemem.export.reading import Reading
 from edgemem.models.adaptive import AdaptiveModel, Output
-from edgemem.models.classifier import classifier_of, features_of
+from edgemem.models.classifier import features_of
 
 
 def relation_distance(
@@ -56,7 +56,7 @@ def keeping_relations(
     Raises:
         ExportError: the model has no linear classifier, so no prototypes.
     """
-    classifier = _classifier(model, x)
+    classifier = _classifier(model)
     with features_of(classifier) as seen:
         output = forward()
         with torch.no_grad():
@@ -77,14 +77,11 @@ def keeping_relations(
     return output, extended
 
 
-def _classifier(model: AdaptiveModel, x: Tensor) -> nn.Linear:
-    with torch.no_grad():
-        classes = model.frozen_logits(x[:2]).shape[1]
-    classifier = classifier_of(model.frozen, classes)
-    if classifier is None:
+def _classifier(model: AdaptiveModel) -> nn.Linear:
+    if model.classifier is None:
         raise ExportError(
             "objective 'prototype_relation'",
-            f"needs prototypes, and the model has no linear layer with {classes} outputs",
+            "needs prototypes, and the model does not answer by a linear layer",
             "Use --objective likelihood_ratio",
         )
-    return classifier
+    return model.classifier

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from edgemem.models.meta_network import Form, MetaNetwork
 from edgemem.models.moments import FrameMoments
+from edgemem.models.norm_calls import AffinePair, RoutedNorms
 from edgemem.models.parts import Part
 from edgemem.models.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN, VAR
 from edgemem.models.statistics import FrozenNorm, MixedStatistics, Settings
+from edgemem.models.untouched import twin_of
 
 if TYPE_CHECKING:
     from edgemem.models.class_prototypes import ClassPrototypes
@@ -75,13 +77,19 @@ class AdaptiveModel(nn.Module):
     ) -> None:
         super().__init__()
         self.frozen = frozen
+        # In a list: neither a submodule nor in the state dict. Its arrays are those of `frozen`.
+        self._untouched = [twin_of(frozen)]
         self.meta = nn.ModuleDict()
+        self.norms = nn.ModuleDict()  # of layers that stay in the frozen model, see norm_calls
         self.attachment = attachment
         self.warm = False
         self.gradient: Gradient = "full"
         self.settings = settings
         self.source_moments: Tensor | None
         self.register_buffer("source_moments", None)  # see source_keys
+        self.source_frames: Tensor | None
+        self.register_buffer("source_frames", None)  # see source_keys
+        self.classifier_name: str | None = None
         self.prototypes: ClassPrototypes | None = None  # see class_prototypes
         self._distances: list[Tensor] = []
         self._inputs: dict[str, Tensor] = {}
@@ -95,8 +103,8 @@ class AdaptiveModel(nn.Module):
 
     def add_norm_affine(self) -> None:
         """Put the affine pairs of the frozen norms into the block, as differences of zero."""
-        for module in self.frozen.modules():
-            if isinstance(module, FrozenNorm) and module.weight_delta is None:
+        for module in self.modules():
+            if isinstance(module, (FrozenNorm, AffinePair)) and module.weight_delta is None:
                 module.make_trainable()
         self.attachment = replace(self.attachment, norm_affine=True)
 
@@ -128,7 +136,7 @@ class AdaptiveModel(nn.Module):
     def alpha(self, frames: int) -> float | None:
         """Weight of the batch's statistics for a batch of so many frames; None = source only."""
         statistics = self.attachment.statistics
-        if statistics == "source":
+        if statistics == "source" or next(self._norms(), None) is None:
             return None
         if statistics == "remembered":
             return REMEMBERED_ALPHA
@@ -223,7 +231,8 @@ class AdaptiveModel(nn.Module):
         self.settings.alpha, self.settings.batch_weight = alpha, batch_weight
         self.settings.frame_weights = frame_weights
         self._distances.clear()
-        logits = logits_of(self.frozen(self._normalized(x)))
+        with self._routed():
+            logits = logits_of(self.frozen(self._normalized(x)))
         distances, key = tuple(self._distances), self.settings.key
         seen = {
             name: (norm.var, self.settings.seen[norm])
@@ -239,8 +248,46 @@ class AdaptiveModel(nn.Module):
             if isinstance(module, MixedStatistics):
                 yield name, module
 
+    def _routed(self) -> AbstractContextManager[object]:
+        return RoutedNorms(self.norms.values()) if len(self.norms) else nullcontext()
+
+    @property
+    def untouched(self) -> nn.Module:
+        """The model that was given, in eval mode, with nothing replaced; over the same arrays."""
+        return self._untouched[0]
+
+    def untouched_logits(self, x: Tensor) -> Tensor:
+        """What the model that was given returns: the oracle of all that is compared."""
+        return logits_of(self.untouched(self._normalized(x)))
+
+    @property
+    def key_norm(self) -> FrozenNorm | None:
+        """The norm whose input gives the context key: the first that runs."""
+        norms = (module for module in self.modules() if isinstance(module, FrozenNorm))
+        return next((norm for norm in norms if norm.is_key), None)
+
+    @property
+    def classifier(self) -> nn.Linear | None:
+        """The linear layer of the frozen model that answers, if there is one."""
+        if self.classifier_name is None:
+            return None
+        found = self.frozen.get_submodule(self.classifier_name)
+        assert isinstance(found, nn.Linear)
+        return found
+
+    def train(self, mode: bool = True) -> AdaptiveModel:
+        """As torch's; the frozen model stays in eval mode, where it is the one that was given."""
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptiveModel:
+        super()._apply(fn, recurse)
+        self.untouched._apply(fn, recurse)
+        return self
+
     def frozen_logits(self, x: Tensor) -> Tensor:
-        """What the model that was attached to returns: no meta network, torch's batch norm."""
+        """What the frozen model returns by itself: no meta network, torch's batch norm."""
         self.settings.plain = True
         try:
             return logits_of(self.frozen(self._normalized(x)))

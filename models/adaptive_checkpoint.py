@@ -66,6 +66,7 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
             normalization=attachment.normalization,
         )
         adaptive.source_moments = tensors.get("source_moments")
+        adaptive.source_frames = tensors.get("source_frames")
         if "prototypes.source" in tensors:
             held = [tensors[f"prototypes.{name}"] for name in ("center", "whitening", "source")]
             adaptive.prototypes = ClassPrototypes(*held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,13 @@ from torch import Tensor, nn
 from edgemem.errors import AttachError
 from edgemem.models.adaptive import AdaptiveModel, Attachment, Normalization, Statistics
 from edgemem.models.meta_network import CONVOLUTIONS, Form, MetaNetwork
+from edgemem.models.norm_layers import adapt_norms
 from edgemem.models.parts import Part, find_part
-from edgemem.models.statistics import FrozenNorm, Settings
+from edgemem.models.statistics import MixedStatistics, Settings
+from edgemem.models.trial import Trial, trial_frames, try_out
+from edgemem.models.untouched import check_untouched
+
+CHECKED = 16  # frames of the example that are compared
 
 
 def attach(
@@ -29,7 +35,8 @@ def attach(
 
     Args:
         model: any module that maps one tensor to logits [n, classes] (or to an object with
-            `.logits`). It must hold at least one BatchNorm layer.
+            `.logits`). With no parts, it must run at least one norm (BatchNorm, LayerNorm,
+            GroupNorm or RMSNorm).
         parts: dotted names or ranges (`layer3[0:3]`) of modules that take and return one
             tensor [n, c, t] or [n, c, h, w], in any order. Empty: no meta networks.
         example_input: frames [n, ...] float32, as the device will pass them.
@@ -38,11 +45,12 @@ def attach(
             weight between 0 and 1 for the batch. "source" is fixed at export; the others set the
             default of `hp.alpha`.
         form: the convolution of the meta networks; default dense 3x3.
-        norm_affine: put the affine pairs of the frozen BatchNorm layers into the block too.
+        norm_affine: put the affine pairs of the frozen norms into the block too.
         normalization: mean and deviation per channel, applied to the frames first.
 
     Raises:
-        AttachError: unknown part, a part with several inputs, no BatchNorm layer, …
+        AttachError: unknown part, a part with several inputs, no norm, …; or the adaptive model
+            at rest is not the model that was given (the first module that differs is named).
     """
     _check_statistics(statistics)
     attachment = Attachment(
@@ -53,23 +61,52 @@ def attach(
         normalization,
         tuple(example_input.shape[1:]),
     )
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    frozen = _frozen_copy(model)
     settings = Settings()
     found = [find_part(frozen, name) for name in parts]
     adaptive = AdaptiveModel(frozen, settings, attachment)
     shapes = _part_shapes(adaptive, found, example_input)
-    norms = _replace_norms(frozen, settings)
-    for name in parts:
-        meta = _meta_network(name, shapes[name], attachment.form, settings)
+    trial = _try_out(adaptive, found, example_input)
+    adaptive.classifier_name = _name_of(frozen, trial.classifier)
+    adapt_norms(adaptive, trial)
+    for part in found:
+        meta = _meta_network(part.name, shapes[part.name], attachment.form, settings)
+        _set_rows(meta, part, trial, attachment.statistics)
         # Found again: a part can itself be a norm, which has just been replaced.
-        adaptive.add_meta_network(find_part(frozen, name), meta)
+        adaptive.add_meta_network(find_part(frozen, part.name), meta)
+    _check_statistics_matter(adaptive)
     if norm_affine:
         adaptive.add_norm_affine()
-    if statistics == "remembered":
-        with torch.no_grad():
-            adaptive.make_remembering(adaptive.frozen_logits(example_input).shape[1])
-    _mark_key(adaptive, norms, example_input)
-    return adaptive.to(example_input.device).eval()
+    if adaptive.attachment.statistics == "remembered":
+        adaptive.make_remembering(trial.classes)
+    adaptive.to(example_input.device).eval()
+    check_untouched(adaptive, torch.cat([trial_frames(example_input), example_input[:CHECKED]]))
+    return adaptive
+
+
+def _frozen_copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model).eval().requires_grad_(False)
+    except (RuntimeError, TypeError) as error:
+        raise AttachError(
+            f"model {type(model).__name__}",
+            f"cannot be copied ({error})",
+            "Remove what holds computed tensors, such as the old torch.nn.utils.weight_norm",
+        ) from error
+
+
+def _name_of(network: nn.Module, layer: nn.Module | None) -> str | None:
+    return next((name for name, module in network.named_modules() if module is layer), None)
+
+
+def _try_out(adaptive: AdaptiveModel, parts: list[Part], example_input: Tensor) -> Trial:
+    """What runs in the model that was given, with its layers as those of the frozen copy."""
+    firsts = [part.first for part in parts]
+
+    def answer(x: Tensor) -> Tensor:
+        return adaptive(x).logits  # type: ignore[no-any-return]
+
+    return try_out(adaptive.frozen, answer, example_input, firsts)
 
 
 def _check_statistics(statistics: Statistics) -> None:
@@ -83,29 +120,42 @@ def _check_statistics(statistics: Statistics) -> None:
         )
 
 
-def _replace_norms(frozen: nn.Module, settings: Settings) -> list[FrozenNorm]:
-    """Swap every BatchNorm for a FrozenNorm, in place."""
-    norms: dict[nn.Module, FrozenNorm] = {}  # a norm may have several names
-    for parent in list(frozen.modules()):
-        for name, child in parent._modules.items():
-            if not isinstance(child, nn.modules.batchnorm._BatchNorm):
-                continue
-            if child.running_mean is None:
-                raise AttachError(
-                    f"BatchNorm layer {name!r}",
-                    "keeps no running statistics, so its source statistics are unknown",
-                    "Train it with track_running_stats=True",
-                )
-            if child not in norms:
-                norms[child] = FrozenNorm(child, settings)
-            parent._modules[name] = norms[child]
-    if not norms:
+def _check_statistics_matter(adaptive: AdaptiveModel) -> None:
+    """Without a layer that has statistics of its source, those of batches have no place."""
+    if any(isinstance(module, MixedStatistics) for module in adaptive.modules()):
+        if adaptive.attachment.statistics == "remembered" and adaptive.key_norm is None:
+            raise AttachError(
+                "statistics 'remembered'",
+                "needs a BatchNorm layer, by whose input contexts are told apart, and none runs",
+                "Use statistics mix",
+            )
+        return
+    if not len(adaptive.norms):
         raise AttachError(
-            f"model {type(frozen).__name__}",
-            "has no BatchNorm layer, so it has no source statistics to adapt from",
-            "Use a model with BatchNorm1d or BatchNorm2d layers",
+            f"model {type(adaptive.frozen).__name__}",
+            "runs no BatchNorm, LayerNorm, GroupNorm or RMSNorm layer, and no part was named, so "
+            "nothing of it could adapt",
+            "Name parts for meta networks, or use a model with such layers",
         )
-    return list(norms.values())
+    if adaptive.attachment.statistics == "remembered":
+        raise AttachError(
+            "statistics 'remembered'",
+            "has nothing to remember: no BatchNorm layer runs and no part was named",
+            "Use statistics source",
+        )
+    adaptive.attachment = replace(adaptive.attachment, statistics="source")
+
+
+def _set_rows(meta: MetaNetwork, part: Part, trial: Trial, statistics: Statistics) -> None:
+    rows = trial.rows[part.first]
+    if rows is None and statistics != "source":
+        raise _part_error(
+            part.name, "takes rows that are not those of one frame after another, with statistics "
+            f"{statistics!r}"
+        )
+    for module in meta.modules():
+        if isinstance(module, MixedStatistics):
+            module.rows = rows or 1
 
 
 def _part_shapes(
@@ -201,15 +251,3 @@ def _meta_network(
         raise _part_error(name, f"has {sizes} channels to convolve, not {groups} groups")
     return MetaNetwork(channels, tuple(stride), len(before), form, settings)
 
-
-def _mark_key(adaptive: AdaptiveModel, norms: list[FrozenNorm], example_input: Tensor) -> None:
-    """The context key comes from the first norm that runs: only frozen layers lie before it."""
-    order: list[FrozenNorm] = []
-    handles = [
-        norm.register_forward_pre_hook(lambda module, _: order.append(module)) for norm in norms
-    ]
-    with torch.no_grad():
-        adaptive(example_input)
-    for handle in handles:
-        handle.remove()
-    order[0].is_key = True

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgemem.models.adaptive import AdaptiveModel
-from edgemem.models.classifier import classifier_of, features_of
+from edgemem.models.classifier import features_of
 from edgemem.models.data import Frames, to_float
 
 OBSERVED, CHUNK = 4096, 64  # source frames
@@ -81,7 +81,7 @@ def observe_classes(
     weight = None if alpha is None else torch.tensor(alpha)
     with torch.no_grad():
         classes = model.frozen_logits(to_float(frames[:2])).shape[1]
-        classifier = classifier_of(model.frozen, classes)
+        classifier = model.classifier
         y = torch.from_numpy(labels[order].astype(np.int64))
         if classifier is None or int(torch.bincount(y, minlength=classes).min()) < 2:
             return
@@ -125,12 +125,9 @@ def prototypes_of(model: AdaptiveModel) -> ClassPrototypes | None:
     """Those that were observed; else the rows of the classifier; None where there is neither."""
     if model.prototypes is not None:
         return model.prototypes
-    with torch.no_grad():
-        classes = model.frozen_logits(torch.zeros(2, *model.attachment.input_shape)).shape[1]
-    classifier = classifier_of(model.frozen, classes)
-    if classifier is None:
+    if model.classifier is None:
         return None
-    rows = classifier.weight.detach()
+    rows = model.classifier.weight.detach()
     size = rows.shape[1]
     unit = functional.normalize(rows, dim=1)
     return ClassPrototypes(torch.zeros(size), torch.eye(size), unit)

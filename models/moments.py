@@ -29,6 +29,12 @@ class FrameMoments(NamedTuple):
         """
         return _central(weights @ self.mean, weights @ self.square)
 
+    def joined(self, rows: int) -> FrameMoments:
+        """Of frames that are so many rows each, one after another."""
+        if rows == 1:
+            return self
+        return FrameMoments(*(v.view(-1, rows, v.shape[1]).mean(1) for v in self))
+
 
 def per_channel(v: Tensor, x: Tensor) -> Tensor:
     """[channels] -> a shape that broadcasts over x."""
@@ -45,7 +51,7 @@ def batch_moments(x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Ten
     def pooled(values: Tensor) -> Tensor:
         if weights is None:
             return values.mean([0, *range(2, x.dim())])
-        return weights @ values.mean(list(range(2, x.dim())))
+        return weights @ (values.mean(list(range(2, x.dim()))) if x.dim() > 2 else values)
 
     mean = pooled(x)
     return mean, pooled((x - per_channel(mean, x)).square())
@@ -75,6 +81,8 @@ def _central(mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moments(distance: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
+    if not dims:  # which torch's mean would take for all of them
+        return distance, distance * distance
     found: tuple[Tensor, Tensor] = _Moments.apply(distance, dims)  # type: ignore[no-untyped-call]
     return found
 

@@ -21,6 +21,7 @@ from edgemem.models.moments import frame_moments
 from edgemem.models.statistics import FrozenNorm
 
 FRAMES, CHUNK = 2048, 64
+KEPT_FRAMES, KEPT_BYTES = 512, 8_000_000
 DRAWS = 2000
 QUANTILE = 0.999
 RIDGE = 1e-4  # keeps the map finite where two numbers of the key always agree
@@ -42,14 +43,21 @@ class SourceKeys:
 
 
 def observe_source(model: AdaptiveModel, frames: Frames, seed: int = 0) -> None:
-    """Keep the moments of some source frames [n, ...] (uint8 or float32) in the model."""
-    norm = _key_norm(model)
+    """Keep some source frames [n, ...] (uint8 or float32) in the model, and the moments of more.
+
+    No moments are kept where the model has no key.
+    """
     order = np.random.default_rng(seed).permutation(len(frames))[:FRAMES]
+    model.source_frames = _kept(frames, order)
+    norm = model.key_norm
+    if norm is None:
+        return
     seen: list[Tensor] = []
 
-    def look(_: torch.nn.Module, args: tuple[Tensor]) -> None:
-        moments = frame_moments(args[0], norm.mean)
-        seen.append(torch.stack([moments.mean, moments.square], 1))
+    def look(_: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+        if norm.settings.key is None:  # of its first run
+            moments = frame_moments(args[0], norm.mean).joined(norm.rows)
+            seen.append(torch.stack([moments.mean, moments.square], 1))
 
     handle = norm.register_forward_pre_hook(look)
     try:
@@ -65,7 +73,8 @@ def source_keys(model: AdaptiveModel, batch: int, seed: int = 0) -> SourceKeys |
     """Keys of source batches of so many frames; None when no source data was observed."""
     if model.source_moments is None:
         return None
-    norm, moments = _key_norm(model), model.source_moments.double()
+    norm, moments = model.key_norm, model.source_moments.double()
+    assert norm is not None, "by which the moments were kept"
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(len(moments), (DRAWS, batch), generator=generator)
     keys = torch.cat([_keys(norm, moments[part].mean(1)) for part in torch.split(draws, 100)])
@@ -90,5 +99,7 @@ def _keys(norm: FrozenNorm, moments: Tensor) -> Tensor:
     return torch.cat([shift / source.sqrt(), 0.5 * torch.log((var + norm.eps) / source)], 1)
 
 
-def _key_norm(model: AdaptiveModel) -> FrozenNorm:
-    return next(m for m in model.frozen.modules() if isinstance(m, FrozenNorm) and m.is_key)
+def _kept(frames: Frames, order: NDArray[np.int64]) -> Tensor:
+    """Some of the frames in that order, as they came, within the bounds of number and bytes."""
+    count = max(1, min(KEPT_FRAMES, KEPT_BYTES // max(frames[:1].nbytes, 1)))
+    return torch.from_numpy(np.ascontiguousarray(frames[order[:count]]))

@@ -54,8 +54,9 @@ class MixedStatistics(nn.Module):
 
     def __init__(self, mean: Tensor, var: Tensor, settings: Settings) -> None:
         super().__init__()
-        self.register_buffer("mean", mean.detach().clone())
-        self.register_buffer("var", var.detach().clone())
+        self.register_buffer("mean", mean)
+        self.register_buffer("var", var)
+        self.rows = 1  # of what is normalised, for each frame
         self._settings = [settings]  # in a list: shared, not a submodule, not in the state dict
 
     @property
@@ -75,12 +76,12 @@ class MixedStatistics(nn.Module):
             mean, var = (
                 pooled_moments(distance)
                 if shares is None
-                else distance_moments(distance).pooled(shares)
+                else self.frame_moments(distance).pooled(shares)
             )
             drift = var - self.var
         else:
-            seen = self.settings.seen[self] = distance_moments(distance)
-            frames = distance.shape[0]
+            seen = self.settings.seen[self] = self.frame_moments(distance)
+            frames = distance.shape[0] if self.rows == 1 else seen.mean.shape[0]
             if shares is None:
                 shares = distance.new_full((frames,), 1.0) / frames
             mean, var = seen.pooled(shares)
@@ -88,6 +89,10 @@ class MixedStatistics(nn.Module):
             mean = past_mean + weight * (mean - past_mean)
             drift = past_var + weight * (var - self.var - past_var)
         return alpha * mean, (self.var + alpha * drift) + eps
+
+    def frame_moments(self, distance: Tensor) -> FrameMoments:
+        """Moments of each frame of the batch, by the distance to the source mean."""
+        return distance_moments(distance).joined(self.rows)
 
     def normalized(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """[n, channels, ...] -> the same shape, of deviation `weight` around `bias`."""
@@ -113,22 +118,40 @@ class MixedStatistics(nn.Module):
 class FrozenNorm(MixedStatistics):
     """A BatchNorm of the frozen model; its affine pair may belong to the block.
 
-    The pair in the block is a difference to the frozen pair, so its zero value is zero.
+    The pair in the block is a difference to the frozen pair, so its zero value is zero. The arrays
+    of the source share their memory with the layer's.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, settings: Settings) -> None:
-        assert norm.running_mean is not None and norm.running_var is not None
-        super().__init__(norm.running_mean, norm.running_var, settings)
-        ones, zeros = torch.ones_like(self.mean), torch.zeros_like(self.mean)
-        self.register_buffer("weight", (norm.weight if norm.affine else ones).detach().clone())
-        self.register_buffer("bias", (norm.bias if norm.affine else zeros).detach().clone())
-        self.eps = norm.eps
+    def __init__(self, norm: nn.Module, settings: Settings, eps: float | None = None) -> None:
+        mean, var = norm.running_mean, norm.running_var
+        assert isinstance(mean, Tensor) and isinstance(var, Tensor)
+        super().__init__(mean.detach(), var.detach(), settings)
+        weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+        weight = torch.ones_like(self.mean) if weight is None else weight.detach()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", torch.zeros_like(self.mean) if bias is None else bias.detach())
+        self.eps = float(norm.eps) if eps is None else eps  # type: ignore[arg-type]
         self.is_key = False
         self.weight_delta: nn.Parameter | None = None
         self.bias_delta: nn.Parameter | None = None
+
+    @property
+    def running_mean(self) -> Tensor:
+        """As torch's layer has it: some models read it."""
+        return self.mean
+
+    @property
+    def running_var(self) -> Tensor:
+        """As torch's layer has it."""
+        return self.var
+
+    @property
+    def num_features(self) -> int:
+        """As torch's layer has it."""
+        return self.mean.numel()
 
     def make_trainable(self) -> None:
         """Put the affine pair into the block."""
@@ -139,17 +162,47 @@ class FrozenNorm(MixedStatistics):
         """[n, c, ...] -> the same shape."""
         if self.settings.plain:
             return F.batch_norm(x, self.mean, self.var, self.weight, self.bias, eps=self.eps)
-        if self.is_key:
+        return self.mixed(x, self.weight, self.bias, self.eps)
+
+    def mixed(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """[n, c, ...] -> the same shape, by a frozen affine pair and what the block adds to it."""
+        if self.is_key and self.settings.key is None:  # of its first run
             self.settings.key = self._key(x.detach() + per_channel(-self.mean, x))
-        weight, bias = self.weight, self.bias
         if self.weight_delta is not None and self.bias_delta is not None:
             weight, bias = weight + self.weight_delta, bias + self.bias_delta
-        return self.normalized(x, weight, bias, self.eps)
+        return self.normalized(x, weight, bias, eps)
 
     def _key(self, distance: Tensor) -> Tensor:
         """Shift and log-scale of the batch against the source, per channel [2 * channels]."""
+        shares = self.settings.frame_weights
+        if shares is not None and self.rows > 1:
+            shares = (shares / self.rows).unsqueeze(1).expand(-1, self.rows).flatten()
         # In two passes: exact even for frames that are all alike.
-        mean, var = batch_moments(distance, self.settings.frame_weights)
+        mean, var = batch_moments(distance, shares)
         source = self.var + self.eps
         shift = mean / torch.sqrt(source)
         return torch.cat([shift, 0.5 * torch.log((var + self.eps) / source)])
+
+
+class KeptNorm(FrozenNorm):
+    """A BatchNorm whose layer stays in the frozen model, for what it does besides; see `norm_calls`.
+
+    Its source arrays are the layer's, so they are not written a second time.
+    """
+
+    def __init__(self, norm: nn.Module, settings: Settings, eps: float) -> None:
+        super().__init__(norm, settings, eps)
+        self._layer = [norm]
+        self._non_persistent_buffers_set.update(self._buffers)
+
+    @property
+    def layer(self) -> nn.Module:
+        """The layer in the frozen model."""
+        return self._layer[0]
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        """[n, c, ...] -> the same shape; the pair and eps as the layer has called with them."""
+        weight = torch.ones_like(self.mean) if weight is None else weight
+        return self.mixed(x, weight, torch.zeros_like(self.mean) if bias is None else bias, eps)

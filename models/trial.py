@@ -1,0 +1,268 @@
+"""A trial pass through the model that was given: which norms run in it, and which layer answers.
+
+What a layer is called or where it is declared says nothing about when it runs. So the model is run
+on a few frames, and its calls are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from edgemem.errors import AttachError
+from edgemem.models.norm_calls import DEFAULT_EPS, marks_of, norm_call
+
+FRAMES = 3
+CHANGED = 1  # the frame of those that is exchanged
+SAME = 1e-3  # relative: above it, a value is another one
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one norm. within: by its own layer's forward, called as a module."""
+
+    layer: nn.Module
+    of_batch: bool
+    x: Tensor
+    eps: float
+    within: bool
+    gate: Tensor
+
+
+@dataclass
+class Pass:
+    """What ran in one pass, in order. inputs: of the watched modules. linear: layers that answer
+    [n, classes], with their outputs."""
+
+    runs: list[Run] = field(default_factory=list)
+    inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+    linear: list[tuple[nn.Linear, Tensor]] = field(default_factory=list)
+    logits: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
+@dataclass(frozen=True)
+class NormUse:
+    """How one norm is used. runs: how often in a pass. within: only as a module.
+
+    rows: of its input for each frame, one frame after another; None where rows are not so.
+    """
+
+    layer: nn.Module
+    of_batch: bool
+    runs: int
+    within: bool
+    eps: float
+    rows: int | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """norms: those on which the answer depends, in order of their first run. classifier: the
+    linear layer that answers, if there is one. rows: of the watched modules, as in `NormUse`."""
+
+    norms: tuple[NormUse, ...]
+    classifier: nn.Linear | None
+    classes: int
+    rows: Mapping[nn.Module, int | None]
+
+
+def trial_frames(example: Tensor) -> Tensor:
+    """Frames like the example's: random, between its least and its largest value, or 0 and 1."""
+    low, high = float(example.min()), float(example.max())
+    if not high > low:
+        low, high = 0.0, 1.0
+    generator = torch.Generator().manual_seed(0)
+    shape = (FRAMES, *example.shape[1:])
+    return (low + (high - low) * torch.rand(shape, generator=generator)).to(example)
+
+
+def try_out(
+    network: nn.Module,
+    answer: Callable[[Tensor], Tensor],
+    example: Tensor,
+    watched: Iterable[nn.Module] = (),
+) -> Trial:
+    """Run a network on a few frames; it is left as it was.
+
+    answer: frames -> logits [n, classes], by that network. watched: modules whose rows are asked.
+
+    Raises:
+        AttachError: a norm without source statistics, or answers that depend on other frames.
+    """
+    x = trial_frames(example)
+    watched = list(watched)
+    with torch.enable_grad():
+        first = _pass(network, lambda: answer(x), watched)
+    other = x.clone()
+    other[CHANGED] = 0.5 * x[0].flip(-1)
+    with torch.no_grad():
+        second = _pass(network, lambda: answer(other), watched)
+    _refuse_mixing(network, first.logits, second.logits)
+    needed = _needed(network, lambda: answer(x), first)
+    pairs = [
+        (a, _rows(a.x, b.x))
+        for number, (a, b) in enumerate(zip(first.runs, second.runs, strict=True))
+        if number in needed
+    ]
+    layers = dict.fromkeys(run.layer for run, _ in pairs)
+    uses = [_use([(r, rows) for r, rows in pairs if r.layer is layer]) for layer in layers]
+    rows = {m: _rows(first.inputs[m], second.inputs[m]) for m in watched if m in first.inputs}
+    return Trial(tuple(uses), _classifier(first), first.logits.shape[1], rows)
+
+
+def _use(runs: list[tuple[Run, int | None]]) -> NormUse:
+    first, rows = runs[0]
+    same = rows if all(other == rows for _, other in runs) else None
+    within = all(run.within for run, _ in runs)
+    return NormUse(first.layer, first.of_batch, len(runs), within, first.eps, same)
+
+
+def _changed_rows(first: Tensor, second: Tensor) -> list[int] | None:
+    """Rows that differ; None where the shapes do."""
+    if first.shape != second.shape:
+        return None
+    limit = SAME * float(first.detach().abs().max().clamp(min=1e-6))
+    different = ~((first - second).detach().abs() <= limit)
+    return torch.nonzero(different.flatten(1).any(1)).flatten().tolist()
+
+
+def _rows(first: Tensor, second: Tensor) -> int | None:
+    """Rows of one frame, where the exchanged frame has changed rows of its own alone."""
+    rows, rest = divmod(len(first), FRAMES)
+    changed = _changed_rows(first, second)
+    own = range(CHANGED * rows, (CHANGED + 1) * rows)
+    return rows if rest == 0 and changed is not None and set(changed) <= set(own) else None
+
+
+def _refuse_mixing(network: nn.Module, first: Tensor, second: Tensor) -> None:
+    changed = _changed_rows(first, second)
+    if changed is None or set(changed) - {CHANGED}:
+        raise AttachError(
+            f"model {type(network).__name__}",
+            "answers a frame otherwise beside other frames, so it has no answer to keep",
+            "Use a model that takes each frame alone in eval mode",
+        )
+
+
+def _needed(network: nn.Module, answer: Callable[[], Tensor], seen: Pass) -> set[int]:
+    """Numbers of the runs on which the answer depends: by a gradient, or else by trying."""
+    gates = [run.gate for run in seen.runs]
+    found: tuple[Tensor | None, ...] = tuple(None for _ in gates)
+    if gates and seen.logits.requires_grad:
+        found = torch.autograd.grad(seen.logits.sum(), gates, allow_unused=True)
+    needed = {number for number, slope in enumerate(found) if slope is not None}
+    for number in set(range(len(gates))) - needed:
+        with torch.no_grad():
+            other = _pass(network, answer, [], silenced=number)
+        if _changed_rows(seen.logits, other.logits) != []:
+            needed.add(number)
+    return needed
+
+
+def _classifier(seen: Pass) -> nn.Linear | None:
+    """Of the linear layers that answer so many classes, once in a pass: the one whose output is the
+    answer, else the last one that ran."""
+    shape = seen.logits.shape
+    layers = [layer for layer, _ in seen.linear]
+    fitting = [(m, y) for m, y in seen.linear if y.shape == shape and layers.count(m) == 1]
+    exact = [m for m, y in fitting if y.equal(seen.logits)]
+    found = exact or [m for m, _ in fitting]
+    return found[-1] if found else None
+
+
+def _pass(
+    network: nn.Module,
+    answer: Callable[[], Tensor],
+    watched: Iterable[nn.Module],
+    silenced: int | None = None,
+) -> Pass:
+    seen = Pass()
+    running: list[nn.Module] = []
+    with _hooks(network, running, seen, set(watched)), _Watching(network, running, seen, silenced):
+        seen.logits = answer()
+    return seen
+
+
+@contextmanager
+def _hooks(
+    network: nn.Module, running: list[nn.Module], seen: Pass, watched: set[nn.Module]
+) -> Iterator[None]:
+    """While active, `running` holds the modules that are in their forward."""
+
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+        running.append(module)
+        if module in watched and args and isinstance(args[0], Tensor):
+            seen.inputs.setdefault(module, args[0].detach())
+
+    def leave(module: nn.Module, _: Any, output: Any) -> None:
+        running.pop()
+        if isinstance(module, nn.Linear) and isinstance(output, Tensor):
+            seen.linear.append((module, output.detach()))
+
+    handles = []
+    for module in network.modules():
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave, prepend=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Watching(TorchFunctionMode):
+    """While active, notes every run of a norm."""
+
+    def __init__(
+        self, network: nn.Module, running: list[nn.Module], seen: Pass, silenced: int | None
+    ) -> None:
+        super().__init__()
+        self._names = {module: name for name, module in network.named_modules()}
+        self._layers = {mark: m for m in self._names for mark in marks_of(m)}
+        self._running, self._seen, self._silenced = running, seen, silenced
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Called by torch in place of `func`."""
+        call = norm_call(func, args, kwargs or {})
+        if call is None:
+            return func(*args, **(kwargs or {}))
+        inner = self._running[-1] if self._running else None
+        layer = self._layers.get(call.mark)
+        if call.of_batch and call.values.get("training", False):
+            self._refuse(layer or inner, known=layer is not None)
+        result = func(*args, **(kwargs or {}))
+        if layer is None:
+            return result
+        number = len(self._seen.runs)
+        gate = torch.ones((), device=result.device, requires_grad=torch.is_grad_enabled())
+        x, eps = call.values["input"].detach().clone(), call.values.get("eps", DEFAULT_EPS)
+        self._seen.runs.append(Run(layer, call.of_batch, x, eps, layer is inner, gate))
+        return result * (0.5 if number == self._silenced else gate)
+
+    def _refuse(self, layer: nn.Module | None, *, known: bool) -> None:
+        """Where a norm has no statistics of its source. Others may norm weights in this way."""
+        name = f"BatchNorm layer {self._names.get(layer or nn.Identity(), '')!r}"
+        if known:
+            raise AttachError(
+                name,
+                "takes the statistics of its batch in eval mode, so the model has no frozen answer",
+                "Let it use its running statistics in eval mode",
+            )
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise AttachError(
+                name,
+                "keeps no running statistics, so its source statistics are unknown",
+                "Train it with track_running_stats=True",
+            )
