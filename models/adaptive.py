@@ -87,8 +87,12 @@ class AdaptiveModel(nn.Module):
         self.settings = settings
         self.source_moments: Tensor | None
         self.register_buffer("source_moments", None)  # see source_keys
+        # What is kept of source data, see source_keys.
         self.source_frames: Tensor | None
-        self.register_buffer("source_frames", None)  # see source_keys
+        self.source_labels: Tensor | None
+        self.source_entropies: Tensor | None
+        for name in ("source_frames", "source_labels", "source_entropies"):
+            self.register_buffer(name, None)
         self.classifier_name: str | None = None
         self.prototypes: ClassPrototypes | None = None  # see class_prototypes
         self._distances: list[Tensor] = []

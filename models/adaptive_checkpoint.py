@@ -18,6 +18,7 @@ from edgemem.models.class_prototypes import ClassPrototypes
 from edgemem.models.meta_network import Form
 
 FORMAT = "edgemem-checkpoint-1"
+SOURCE = ("source_moments", "source_entropies", "source_frames", "source_labels")
 
 
 def save_adaptive(model: AdaptiveModel, path: Path, source: dict[str, str]) -> None:
@@ -65,8 +66,8 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
             norm_affine=attachment.norm_affine,
             normalization=attachment.normalization,
         )
-        adaptive.source_moments = tensors.get("source_moments")
-        adaptive.source_frames = tensors.get("source_frames")
+        for name in SOURCE:
+            setattr(adaptive, name, tensors.get(name))
         if "prototypes.source" in tensors:
             held = [tensors[f"prototypes.{name}"] for name in ("center", "whitening", "source")]
             adaptive.prototypes = ClassPrototypes(*held)

@@ -30,29 +30,37 @@ RIDGE = 1e-4  # keeps the map finite where two numbers of the key always agree
 @dataclass(frozen=True)
 class SourceKeys:
     """mean: [k] float32. whitening: [k, k] float32, with distances as root mean squares: the
-    distance of two keys is the length of whitening @ (a - b). novelty: a distance."""
+    distance of two keys is the length of whitening @ (a - b). novelty: a distance. entropy: mean of
+    the frozen model's predictions in nats; entropy_deviation: over frames."""
 
     mean: NDArray[np.float32]
     whitening: NDArray[np.float32]
     novelty: float
+    entropy: float
+    entropy_deviation: float
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """For the bundle's file of source keys."""
-        novelty = np.asarray(self.novelty, np.float32)
-        return {"mean": self.mean, "whitening": self.whitening, "novelty": novelty}
+        return {name: np.asarray(value, np.float32) for name, value in vars(self).items()}
 
 
-def observe_source(model: AdaptiveModel, frames: Frames, seed: int = 0) -> None:
-    """Keep some source frames [n, ...] (uint8 or float32) in the model, and the moments of more.
+def observe_source(
+    model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64] | None = None, seed: int = 0
+) -> None:
+    """Keep some source frames [n, ...] (uint8 or float32) in the model, with their labels [n] where
+    these are known; of more frames their moments, and how uncertain the frozen model is of them.
 
     No moments are kept where the model has no key.
     """
     order = np.random.default_rng(seed).permutation(len(frames))[:FRAMES]
     model.source_frames = _kept(frames, order)
+    if labels is not None:
+        model.source_labels = torch.from_numpy(labels[order[: len(model.source_frames)]])
     norm = model.key_norm
     if norm is None:
         return
     seen: list[Tensor] = []
+    entropies: list[Tensor] = []
 
     def look(_: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
         if norm.settings.key is None:  # of its first run
@@ -63,15 +71,18 @@ def observe_source(model: AdaptiveModel, frames: Frames, seed: int = 0) -> None:
     try:
         with torch.no_grad():
             for start in range(0, len(order), CHUNK):
-                model(to_float(frames[np.sort(order[start : start + CHUNK])]))
+                x = to_float(frames[np.sort(order[start : start + CHUNK])])
+                model(x)
+                log_p = torch.log_softmax(model.frozen_logits(x), 1)
+                entropies.append(-(log_p.exp() * log_p).sum(1))
     finally:
         handle.remove()
-    model.source_moments = torch.cat(seen)
+    model.source_moments, model.source_entropies = torch.cat(seen), torch.cat(entropies)
 
 
 def source_keys(model: AdaptiveModel, batch: int, seed: int = 0) -> SourceKeys | None:
     """Keys of source batches of so many frames; None when no source data was observed."""
-    if model.source_moments is None:
+    if model.source_moments is None or model.source_entropies is None:
         return None
     norm, moments = model.key_norm, model.source_moments.double()
     assert norm is not None, "by which the moments were kept"
@@ -88,6 +99,8 @@ def source_keys(model: AdaptiveModel, batch: int, seed: int = 0) -> SourceKeys |
         mean.float().numpy(),
         whitening.float().numpy(),
         float(torch.quantile(distances, QUANTILE)),
+        float(model.source_entropies.mean()),
+        float(model.source_entropies.std()),
     )
 
 

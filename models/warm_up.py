@@ -70,8 +70,8 @@ def warm_up(
 ) -> None:
     """Train the meta networks of `model` in place; nothing else of it changes.
 
-    It also keeps moments of some source frames, from which export learns what keys of source data
-    look like (`observe_source`), and where the features of each class lie (`observe_classes`).
+    It also keeps some source frames, and moments of more, from which export learns what source data
+    look like and which learning rate does no harm (`observe_source`), and where the features of each class lie (`observe_classes`).
 
     Args:
         frames: [n, c, ...]; uint8 is divided by 255.
@@ -98,7 +98,7 @@ def warm_up(
     training = _Training(model, frames, labels, recipe, report)
     training.run(resume)
     model.mark_warm()
-    observe_source(model, frames, recipe.seed)
+    observe_source(model, frames, labels, recipe.seed)
     observe_classes(model, frames, labels, recipe.seed)
 
 
