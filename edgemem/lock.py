@@ -2,14 +2,18 @@
 
 The lock is held on an empty file of its own, not on the file that it guards: SQLite's locks on its
 file end as soon as the same process closes any other handle of that file. A crash leaves the empty
-file behind, but no lock; the next owner takes it over.
+file behind, but no lock; the next owner takes it over. A fork is no owner: the lock stays with the
+process that took it.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+from edgemem.forks import call_in_child
 
 if sys.platform == "win32":
     import msvcrt
@@ -34,6 +38,7 @@ class OwnerLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._handle: int | None = None
         while True:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -44,7 +49,19 @@ class OwnerLock:
                 os.close(handle)
                 raise
             os.close(handle)  # its last owner removed it after we had opened it
-        self._handle: int | None = handle
+        self._handle = handle
+        call_in_child(self)
+
+    def __del__(self) -> None:
+        """A lock whose owner is lost is given back."""
+        with suppress(Exception):
+            self.release()
+
+    def forked(self) -> None:
+        """In a forked child: let go of the copy; the lock stays with the parent, and ends with it."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
     def release(self) -> None:
         """End the lock and remove its file. Safe to call twice."""

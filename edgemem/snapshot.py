@@ -9,7 +9,8 @@ from edgemem.block import Arrays
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one commit holds. counters: plain numbers by name."""
+    """What one commit holds. counters: plain numbers by name. damage: of later ones, in words."""
 
     arrays: Arrays
     counters: dict[str, int]
+    damage: tuple[str, ...] = ()

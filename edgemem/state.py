@@ -1,8 +1,10 @@
 """State: what changes on the device, in one SQLite file that survives a power cut.
 
-A snapshot is one row: block, optimiser slots, recent frames and counters as safetensors bytes with
-their hash. Written blocks are rows of another table (`edgemem.bank.written`). Whatever is written
-in one transaction is there after a power cut as a whole or not at all. The newest version wins.
+A snapshot is one row: counters, and the hashes of its parts. A part is a group of arrays (the block,
+the optimiser's slots, recent frames) as safetensors bytes, in a row of its own that snapshots share:
+what has not changed is not written again. Written blocks are rows of another table
+(`edgemem.bank.written`). Whatever is written in one transaction is there after a power cut as a whole
+or not at all. The newest intact version wins.
 """
 
 from __future__ import annotations
@@ -10,13 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import defaultdict
+from collections.abc import Collection
+from typing import Any
 
-from edgemem.block import pack, unpack
+from edgemem.block import Arrays, pack, unpack
 from edgemem.errors import StateError
 from edgemem.snapshot import Snapshot
 from edgemem.state_file import StateFile
 
 KEPT_VERSIONS = 2
+REMEDY = "Delete the state file to start again from the bundle"
 
 
 class State(StateFile):
@@ -26,47 +32,108 @@ class State(StateFile):
     """
 
     def read(self) -> Snapshot | None:
-        """The newest snapshot, or None before the first commit.
+        """The newest intact snapshot, which names newer ones that are damaged; None before the first
+        commit.
 
         Raises:
-            StateError: its payload is damaged.
+            StateError: all are damaged.
         """
-        found = self.rows(
-            "SELECT counters, payload, sha256 FROM snapshot ORDER BY version DESC LIMIT 1"
-        )
-        if not found:
-            return None
-        counters, payload, digest = found[0]
-        remedy = "Delete the state file to start again from the bundle"
-        # Damage can change even the type of a column.
-        typed = isinstance(counters, str) and isinstance(payload, bytes)
-        if not typed or _digest(counters, payload) != digest:
-            raise self._error("holds a damaged snapshot", remedy)
-        return Snapshot(unpack(payload, str(self.path), StateError, remedy), json.loads(counters))
+        rows = self.rows("SELECT counters, parts, sha256 FROM snapshot ORDER BY version DESC")
+        damage: list[StateError] = []
+        for row in rows:
+            try:
+                found = self._snapshot(*row)
+            except StateError as error:
+                damage.append(error)
+            else:
+                return Snapshot(found.arrays, found.counters, tuple(map(str, damage)))
+        if damage:
+            raise damage[0]
+        return None
 
     def write(self, snapshot: Snapshot) -> None:
         """Commit a snapshot; when this returns, a power cut cannot lose it.
 
         Inside `transaction` it is committed with the rest, at the end.
         """
-        counters, payload = json.dumps(snapshot.counters), pack(snapshot.arrays)
-        values = (time.time(), counters, payload, _digest(counters, payload))
+        contents = {name: pack(arrays) for name, arrays in _grouped(snapshot.arrays).items()}
+        hashes = {name: _sha256(content) for name, content in contents.items()}
+        counters, parts = json.dumps(snapshot.counters), json.dumps(hashes)
         with self.transaction():
-            # The old row goes first: the new one then takes its place on the disk.
+            # What is old goes first: what is new then takes its place on the disk.
             self.rows(
                 "DELETE FROM snapshot WHERE version <= (SELECT max(version) FROM snapshot) - ?",
                 KEPT_VERSIONS - 1,
             )
+            here = self._drop_parts(hashes.values())
+            for digest, content in {hashes[name]: contents[name] for name in hashes}.items():
+                if digest not in here:
+                    self.rows("INSERT INTO part (sha256, content) VALUES (?, ?)", digest, content)
             self.rows(
-                "INSERT INTO snapshot (version, written, counters, payload, sha256) VALUES "
+                "INSERT INTO snapshot (version, written, counters, parts, sha256) VALUES "
                 "((SELECT coalesce(max(version), 0) + 1 FROM snapshot), ?, ?, ?, ?)",
-                *values,
-            )
+                time.time(), counters, parts, _seal(counters, parts),
+            )  # fmt: skip
 
     def drop_earlier(self) -> None:
         """Delete every snapshot but the newest; see `scrub` for their bytes in the log."""
-        self.rows("DELETE FROM snapshot WHERE version < (SELECT max(version) FROM snapshot)")
+        with self.transaction():
+            self.rows("DELETE FROM snapshot WHERE version < (SELECT max(version) FROM snapshot)")
+            self._drop_parts()
+
+    def _snapshot(self, counters: Any, parts: Any, digest: Any) -> Snapshot:
+        # Damage can change even the type of a column.
+        typed = isinstance(counters, str) and isinstance(parts, str)
+        if not typed or _seal(counters, parts) != digest:
+            raise self._error("holds a damaged snapshot", REMEDY)
+        arrays: Arrays = {}
+        for name, part in _hashes(parts).items():
+            if (content := self._part(part)) is None:
+                raise self._error(f"holds a damaged snapshot (its {name})", REMEDY)
+            for rest, array in unpack(content, str(self.path), StateError, REMEDY).items():
+                arrays[f"{name}{rest}"] = array
+        return Snapshot(arrays, json.loads(counters))
+
+    def _part(self, digest: str) -> bytes | None:
+        """The content of a part, if it is there and whole."""
+        for (content,) in self.rows("SELECT content FROM part WHERE sha256 = ?", digest):
+            if type(content) is bytes and _sha256(content) == digest:
+                return content
+        return None
+
+    def _drop_parts(self, needed: Collection[str] = ()) -> set[str]:
+        """Delete parts that no snapshot has, nor is to have, and needed ones that are damaged; those
+        of the needed ones that are there."""
+        here = {digest for digest in needed if self._part(digest) is not None}
+        kept = set(here)
+        for (parts,) in self.rows("SELECT parts FROM snapshot"):
+            kept |= set(_hashes(parts).values()).difference(needed)
+        for row, digest in self.rows("SELECT row, sha256 FROM part"):
+            if digest not in kept:
+                self.rows("DELETE FROM part WHERE row = ?", row)
+        return here
 
 
-def _digest(counters: str, payload: bytes) -> str:
-    return hashlib.sha256(counters.encode() + b"\0" + payload).hexdigest()
+def _grouped(arrays: Arrays) -> dict[str, Arrays]:
+    """Arrays by the first word of their names; within a group by the rest of it."""
+    groups: defaultdict[str, Arrays] = defaultdict(dict)
+    for name, array in arrays.items():
+        group = name.partition(".")[0]
+        groups[group][name[len(group) :]] = array
+    return groups
+
+
+def _hashes(parts: Any) -> dict[str, str]:
+    """Of the parts of a snapshot, by name; none where it is damaged."""
+    try:
+        return {str(name): str(digest) for name, digest in json.loads(parts).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _seal(counters: str, parts: str) -> str:
+    return _sha256(f"{counters}\0{parts}".encode())

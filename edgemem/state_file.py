@@ -6,6 +6,7 @@ part of a transaction. One process owns the file; others may read it while it is
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 from edgemem.errors import StateError
 from edgemem.files import sync_folder
+from edgemem.forks import never_free_in_child
 from edgemem.lock import OwnerLock, same_file
 from edgemem.state_schema import create, identity, is_empty, mismatch
 
@@ -38,6 +40,8 @@ class StateFile:
         self, path: Path | str, bundle_identity: str | None, *, read_only: bool = False
     ) -> None:
         self.path, self.read_only = Path(path), read_only
+        self._process = os.getpid()
+        never_free_in_child(self)
         self._depth, self._scrub, self._blob_bytes = 0, False, 0
         with ExitStack() as undo:
             if not read_only:
@@ -93,6 +97,11 @@ class StateFile:
         Raises:
             StateError: instead of any error of SQLite.
         """
+        if self._process != os.getpid():
+            raise self._error(
+                f"was opened by process {self._process}, of which this one is a fork",
+                "Open it in one process, after the fork",
+            )
         self._blob_bytes += sum(len(value) for value in values if type(value) is bytes)
         with self._explained():
             return self._database.execute(statement, values).fetchall()
@@ -122,7 +131,12 @@ class StateFile:
         return max(0, before - self._nbytes())
 
     def close(self) -> None:
-        """Close the file; committed snapshots stay. A new file without any goes again."""
+        """Close the file; committed snapshots stay. A new file without any goes again.
+
+        In a fork of the process that opened it nothing happens: it is not the fork's.
+        """
+        if self._process != os.getpid():
+            return
         if self.read_only:
             self._database.close()
             return
@@ -134,8 +148,13 @@ class StateFile:
         self._lock.release()
 
     def _locked(self) -> OwnerLock:
+        lock = Path(f"{self.path}-lock")
         try:
-            return OwnerLock(Path(f"{self.path}-lock"))
+            try:
+                return OwnerLock(lock)
+            except BlockingIOError:  # by a handle that is lost, but not yet collected?
+                gc.collect()
+                return OwnerLock(lock)
         except (BlockingIOError, PermissionError) as error:
             if isinstance(error, PermissionError) and os.name == "posix":
                 raise self._refused(error) from error

@@ -5,16 +5,17 @@ from __future__ import annotations
 import sqlite3
 
 APPLICATION_ID = 0x45444D4D  # "EDMM", so that other SQLite files are recognised
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE snapshot (
     version INTEGER PRIMARY KEY,
     written REAL NOT NULL,
     counters TEXT NOT NULL,
-    payload BLOB NOT NULL,
+    parts TEXT NOT NULL,
     sha256 TEXT NOT NULL
 );
+CREATE TABLE part (row INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, content BLOB NOT NULL);
 CREATE TABLE block (
     row INTEGER PRIMARY KEY,
     id TEXT NOT NULL,

@@ -62,10 +62,10 @@ class Background:
             self._running[2].exception()
             self._running = None
 
-    def close(self) -> None:
-        """Wait for the step that runs, and drop it."""
+    def close(self, *, wait: bool = True) -> None:
+        """Drop the step that runs. wait: for its end."""
         self._running = None
-        self._worker.shutdown()
+        self._worker.shutdown(wait=wait)  # whoever does not wait may be the worker itself
 
 
 def _timed(step: Callable[[], Arrays]) -> tuple[Arrays, float]:

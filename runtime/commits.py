@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from edgemem.runtime.result import Event
     from edgemem.state import State
 
+# What a power cut may cost, whatever the context does: so many steps, and what was learnt in so many
+# seconds. This comes before the next rule.
+MOST_STEPS, MOST_SECONDS = 64, 60.0
 # Flash wears out. On a change of context a commit comes at most so often in steps, and only if all
 # commits together stay below so many bytes per 1,000 frames.
 STEPS, BYTES = 16, 1 << 20
@@ -27,7 +31,8 @@ STEPS, BYTES = 16, 1 << 20
 
 class Commits:
     """Writes what a learner and its surroundings have learnt. step: the last commit's. carried: what it passes on
-    unread, for a runtime that tells contexts apart. moved: whether the context changed since."""
+    unread, for a runtime that tells contexts apart. moved: whether the context changed since.
+    clock: seconds that only grow."""
 
     def __init__(
         self, state: State, manifest: Manifest, learner: Learner, ring: Ring, guard: Guard
@@ -37,13 +42,25 @@ class Commits:
         self.step = 0
         self.moved = False
         self.carried = Snapshot({}, {})
-        self._bytes = 0  # of the last commit
+        self.clock = time.monotonic
+        self._time = self.clock()  # of the last commit
+        self._bytes = 0  # that it wrote
 
-    def due(self, steps: int) -> bool:
-        """Whether a change of context is to be committed now."""
-        since = steps - self.step
+    def due(self, *, reading: bool) -> str | None:
+        """Why a commit is due now; None if it is not.
+
+        reading: whether rows are on the way. A change of context waits for them.
+        """
+        since = self._learner.counters["steps"] - self.step
+        if since >= MOST_STEPS or (since and self.clock() - self._time >= MOST_SECONDS):
+            return "time"
         frames = since * self._manifest.frames.batch
-        return self.moved and since >= STEPS and BYTES * frames >= 1000 * self._bytes
+        fits = since >= STEPS and BYTES * frames >= 1000 * self._bytes
+        return "context change" if self.moved and fits and not reading else None
+
+    def put_off(self) -> None:
+        """The disk refuses: try again when as much as a power cut may cost has been learnt again."""
+        self.step, self._time = self._learner.counters["steps"], self.clock()
 
     def write(
         self,
@@ -52,11 +69,16 @@ class Commits:
         why: str,
         more: Arrays,
         cleared: Callable[[Arrays], Arrays] | None = None,
+        *,
+        between: bool = False,
     ) -> None:
         """Commit, all or nothing; `contexts` are settled.
 
         Args:
             more: arrays for the snapshot.
+            between: a commit that nobody asked for. It spares the flash: recent frames, the
+                optimiser's slots and the leaf of the present context are left out. After a power
+                cut the ring is empty and the optimiser starts afresh; nothing learnt is lost.
             cleared: what is to be taken out of all blocks in the file; nothing that may hold it
                 stays but this commit. `scrub` must follow.
 
@@ -64,23 +86,26 @@ class Commits:
             StateError: the disk refuses; the last commit is still there.
         """
         learner, ring = self._learner, self._ring
+        frames = ring.last(0 if between else ring.count)
         arrays = {
             **prefixed("block", learner.block),
             **prefixed("good", learner.good),
-            **prefixed("opt", learner.slots),
-            "ring": packed_frames(ring.last(ring.count), self._manifest.frames.uint8_scale),
+            **({} if between else prefixed("opt", learner.slots)),
+            "ring": packed_frames(frames, self._manifest.frames.uint8_scale),
         }
         steps = learner.counters["steps"]
         counters = {
             **learner.counters,
             **self._guard.counters(),
-            "pending": ring.pending,
+            "pending": 0 if between else ring.pending,
             **self.carried.counters,
         }
         before, evicted = self._state.bytes_written, list[int]()
         with self._state.transaction():
             if contexts is not None:
-                evicted = contexts.write(learner.block, steps, learner.entropy, why)
+                evicted = contexts.write(
+                    learner.block, steps, learner.entropy, why, between=between
+                )
             if cleared is not None:
                 purge(self._state, cleared, why)
             if contexts is not None:
@@ -91,7 +116,7 @@ class Commits:
                 self._state.drop_earlier()
         if contexts is not None:
             contexts.committed(evicted, events)
-        self.moved, self.step = False, steps
+        self.moved, self.step, self._time = False, steps, self.clock()
         self._bytes = self._state.bytes_written - before
 
     def scrub(self) -> None:

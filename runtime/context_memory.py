@@ -168,15 +168,24 @@ class ContextMemory:
 
         return take_back
 
-    def write(self, block: Arrays, steps: int, entropy: float, why: str) -> list[int]:
+    def write(
+        self, block: Arrays, steps: int, entropy: float, why: str, *, between: bool = False
+    ) -> list[int]:
         """Write what changed; inside a transaction of the state file, after `settle`.
+
+        between: leave the present leaf as it was written last. The snapshot has the block, and the
+        leaf follows when the context is left.
 
         Returns:
             Numbers of contexts that had to make room, for `committed`, which must follow when the
             transaction has ended well. Until then nothing changes here.
         """
         present, known = self.contexts.present, self.contexts.known
-        if present != NONE and not self.reading:
+        if (
+            present != NONE
+            and not self.reading
+            and not (between and self._store.is_written(present))
+        ):
             self._store.keep(present, difference(block, self._base()))
         return self._store.write(known, present, steps, entropy, why)
 
@@ -238,10 +247,10 @@ class ContextMemory:
         self._rows, self._arrived = NOTHING, self.root
         self.contexts = Contexts(opened=self.contexts.opened)
 
-    def close(self) -> None:
-        """Close the files of the shipped bank."""
+    def close(self, *, wait: bool = True) -> None:
+        """Close the files of the shipped bank. wait: for a read that is under way, not for ever."""
         if self._shipped is not None:
-            self._shipped.close()
+            self._shipped.close(LAST_PATIENCE if wait else 0)
 
     def _is_usable(self, number: int, loaded: Loaded) -> bool:
         path = loaded.kept.paths[number]

@@ -16,13 +16,17 @@ COUNTERS = ("present", "rival", "votes", "opened")
 
 
 def to_arrays(contexts: Contexts, arrived: Arrays, spec: BlockSpec) -> Arrays:
-    """Spreads of all contexts, and the shared arrays of the block that the visit began with."""
+    """Spreads of all contexts; key and count of the present one, whose leaf may have been written
+    before they changed; and the shared arrays of the block that the visit began with."""
     known = sorted(contexts.known)
     spreads = [contexts.known[number].spread for number in known]
     shared = {a.name: arrived[a.name] for a in spec.arrays if a.root_share}
+    present = contexts.known.get(contexts.present)
     return prefixed("arrived", shared) | {
         "contexts.number": np.array(known, np.int64),
         "contexts.spread": np.array(spreads, np.float64),
+        "contexts.key": np.array([] if present is None else present.key, np.float32),
+        "contexts.count": np.array(0 if present is None else present.count, np.int64),
     }
 
 
@@ -61,8 +65,20 @@ def contexts_of(
     }
     values = {name: int(counters.get(name, 0)) for name in COUNTERS}
     present = values["present"] if values["present"] in known else NONE
+    if present != NONE and counters.get("version.leaf") == records[present].version:
+        known[present] = _newer(known[present], arrays)
     opened = max([values["opened"], *records])
     return Contexts(known, present, values["rival"], values["votes"], opened)
+
+
+def _newer(context: Context, arrays: Arrays) -> Context:
+    """With key and count of the snapshot, where these fit and are of a later batch."""
+    key, count = arrays.get("contexts.key"), arrays.get("contexts.count")
+    if key is None or count is None or key.shape != context.key.shape or count.shape != ():
+        return context
+    if key.dtype != np.float32 or count.dtype != np.int64 or count <= context.count:
+        return context
+    return Context(context.number, key, int(count), context.spread)
 
 
 def _spreads(arrays: Arrays) -> dict[int, float]:

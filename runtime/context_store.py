@@ -123,6 +123,10 @@ class ContextStore:
         except StateError:
             return None
 
+    def is_written(self, number: int) -> bool:
+        """Whether the file has the leaf of a context, and nothing newer waits to be written."""
+        return number not in self.kept.leaves and bool(self.version(number))
+
     def write(
         self, known: dict[int, Context], present: int, steps: int, entropy: float, why: str
     ) -> list[int]:

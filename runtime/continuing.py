@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from edgemem.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from edgemem.runtime.context_memory import ContextMemory
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class Continuing:
         learner = self.learner
         if arrays:
             good = shared(stripped("good", arrays), generic, block)
-            learner.go_on(block, good, stripped("opt", arrays))
+            slots = stripped("opt", arrays) or self.bundle.manifest.slots.zero()
+            learner.go_on(block, good, slots)
         else:
             learner.take(block)
         learner.take(None if changed is None else shared(changed, generic))
@@ -89,4 +93,7 @@ class Continuing:
         if contexts is None and self.commits is not None:
             self.commits.carried = carried(arrays, counters)
         self.guard.load(counters)
+        for text in () if snapshot is None else snapshot.damage:
+            log.warning("damaged: %s", text)
+            noticed.append(Event("damaged", f"{text} An earlier commit is taken"))
         return noticed

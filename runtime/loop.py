@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.block import Array, Arrays
+from edgemem.block import Array
 from edgemem.bundle import Bundle
-from edgemem.errors import InputError, StateError
+from edgemem.errors import InputError
 from edgemem.manifest import Plan
 from edgemem.runtime.adaptation import Adaptation
 from edgemem.runtime.backends.protocol import Backend
@@ -19,11 +20,14 @@ from edgemem.runtime.class_table import ClassInfo, Label, own_classes
 from edgemem.runtime.commits import Commits
 from edgemem.runtime.continuing import Continuing
 from edgemem.runtime.frames import checked
-from edgemem.runtime.graphs import Graphs
+from edgemem.runtime.graphs import Graphs, Logits
 from edgemem.runtime.guard import Guard
+from edgemem.runtime.keeper import Keeper
+from edgemem.runtime.known_contexts import GENERIC, KnownContexts
 from edgemem.runtime.labels import Labels
 from edgemem.runtime.learner import Learner
 from edgemem.runtime.lookout import Lookout
+from edgemem.runtime.ownership import Owned, in_turn
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.schedule import Schedule, When
@@ -36,11 +40,17 @@ if TYPE_CHECKING:
     from edgemem.runtime.context_memory import ContextMemory
     from edgemem.state import State
 
-GENERIC = "generic"
 
+class Runtime(Owned):
+    """Predicts and adapts with one bundle. Made by `edgemem.open`.
 
-class Runtime:
-    """Predicts and adapts with one bundle. Made by `edgemem.open`; for one thread.
+    Any thread may call it: calls wait for each other, and each gets the answers to its own frames.
+    All threads adapt one block. In a fork of the process every call is an error, and the parent's
+    goes on. A runtime has no copies and cannot be pickled.
+
+    `close` it, or use it in a `with` block. One that is lost, because nobody holds it any more or
+    the interpreter ends, commits what it has learnt and gives its state file back; but there is no
+    one then who could be told that a disk refuses.
 
     bundle: the verified bundle. engine: what runs its graphs, and why; None = a backend without a
     choice. plan: how its step runs; None = as the first plan. counters:
@@ -61,6 +71,7 @@ class Runtime:
         background: Backend | None = None,
         engine: Engine | None = None,
     ) -> None:
+        super().__init__()
         self.bundle, self._state = bundle, state
         self.plan, self.engine = plan, engine
         manifest, self._adapting = bundle.manifest, adapt
@@ -76,31 +87,33 @@ class Runtime:
             self._behind = Background()
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
         self._lookout = Lookout(bundle, self._graphs, self._ring)
-        self._follows_contexts = contexts and adapt and manifest.source is not None
-        self._memory: ContextMemory | None = None
+        follows = contexts and adapt and manifest.source is not None
+        self._known = KnownContexts(bundle, state, follows)
         self._commits = None
         if state is not None:
             self._commits = Commits(state, manifest, self._learner, self._ring, self._guard)
         self._adaptation = Adaptation(
             self._graphs, self._learner, self._guard, self._ring, Schedule(adapt_when),
-            self._commits, self._behind, lambda: self._contexts,
+            self._commits, self._behind, self._known.get,
         )  # fmt: skip
-        self._teacher = Teacher(bundle, self._graphs, self._learner, self._ring, self._commit)
+        self._keeper = Keeper(state, self._commits, self._known, self._learner, self._behind)
+        self._teacher = Teacher(
+            bundle, self._graphs, self._learner, self._ring, self._keeper.commit
+        )
+        self._keeper.teacher, self._keeper.adaptation = self._teacher, self._adaptation
         self._continuing = Continuing(
             bundle, bundle.path if state is None else state.path, self._ring, self._learner,
             self._guard, self._teacher, self._commits,
         )  # fmt: skip
-        self._notices = [] if engine is None else engine.events()
-        if state is None and not manifest.levels:
-            return  # nothing to go on from, and no file that might be damaged
-        try:
-            self._memory = self._new_memory() if self._follows_contexts else None
-            snapshot = state.read() if state is not None else None
-            self._notices += self._continuing.go_on(snapshot, self._memory)
-        except BaseException:
-            if self._memory is not None:
-                self._memory.close()
-            raise
+        self._keeper.notices = [] if engine is None else engine.events()
+        if state is not None or manifest.levels:  # to go on from, or that might be damaged
+            try:
+                snapshot = state.read() if state is not None else None
+                self._keeper.notices += self._continuing.go_on(snapshot, self._known.open())
+            except BaseException:
+                self._known.close()
+                raise
+        weakref.finalize(self, self._keeper.lose)
 
     @property
     def hyper_parameters(self) -> dict[str, float]:
@@ -112,6 +125,7 @@ class Runtime:
         """How often each thing happened since the state file was new."""
         return self._learner.counters
 
+    @in_turn
     def predict(self, frames: Array, *, frozen: bool = False) -> Result:
         """Predict without changing anything.
 
@@ -125,14 +139,15 @@ class Runtime:
         x, events = self._checked(frames), list[Event]()
         if frozen:
             logits = [self._graphs.frozen(chunk) for chunk in self._chunks(x)]
-            return make_result(np.concatenate(logits), GENERIC, events, self._drift)
+            return make_result(np.concatenate(logits), GENERIC, events, self._known.drift)
         recent, logits = self._ring.last(self._ring.count), []
         for chunk in self._chunks(x):
             block, n = self._lookout.chosen(self._learner.block, len(chunk))
             recent = np.concatenate([recent, chunk])[-self._ring.size :]
             logits.append(self._learner.answer(recent[-n:], len(chunk), events, block))
-        return make_result(np.concatenate(logits), self._context, events, self._drift)
+        return self._result(logits, events)
 
+    @in_turn
     def step(self, frames: Array) -> Result:
         """Predict, then adapt whenever a full batch of frames has been gathered.
 
@@ -145,34 +160,33 @@ class Runtime:
         Raises:
             InputError: frames that do not fit the bundle; nothing changes then.
         """
-        x, events, logits, position = self._checked(frames), self._notices, [], 0
+        x, logits, position = self._checked(frames), [], 0
         if self._adapting and len(x) >= self._ring.missing:
             self._graphs.open_step()  # before anything changes
-        self._adaptation.take_learnt(events)
-        self._notices = []
+        self._adaptation.take_learnt(self._keeper.notices)
+        events = self._keeper.noticed()
         while position < len(x):
             take = min(len(x) - position, self._ring.missing)
-            self._changed = True
-            self._ring.push(x[position : position + take])
+            self._keeper.changed = True
+            due = self._ring.push(x[position : position + take])
             self.counters["frames"] += take
             position += take
-            due = self._ring.missing == 0
             if due:
-                self._ring.pending = 0
                 self._lookout.reset()
             if due and self._adapting:
                 logits.append(self._adaptation.adapt(events)[-take:])
-                self._commit_if_due(events)
+                self._keeper.commit_if_due(events)
             else:
-                self._lookout.look(take, self._memory)
+                self._lookout.look(take, self._known.memory)
                 block, n = self._lookout.chosen(self._learner.block, take)
                 logits.append(
                     self._learner.answer(
                         self._ring.last(min(n, self._ring.count)), take, events, block
                     )
                 )
-        return make_result(np.concatenate(logits), self._context, events, self._drift)
+        return self._result(logits, events)
 
+    @in_turn
     def learn(self, frames: Array, labels: Labels) -> Result:
         """Learn from labelled frames: new classes, or what the known ones look like here.
 
@@ -199,15 +213,16 @@ class Runtime:
             StateError: the disk refuses. Nothing changes then.
         """
         lesson = self._teacher.lesson(self._checked(frames), labels)
-        self._settle_all()
+        self._settle()
         logits, learnt = self._teacher.learn(lesson, self._contexts)
-        events, self._notices = [*self._notices, learnt], []
-        return make_result(logits, self._context, events, self._drift)
+        return self._result([logits], [*self._keeper.noticed(), learnt])
 
+    @in_turn
     def classes(self) -> list[ClassInfo]:
         """All classes that are predicted, by number: the model's own, and those that were taught."""
         return list(self._teacher.table.listed())
 
+    @in_turn
     def forget_class(self, name: Label) -> None:
         """Forget what was taught of a class, in all contexts, and commit that.
 
@@ -226,11 +241,11 @@ class Runtime:
                 in the log.
         """
         self._require_open()
-        self._settle_all()
+        self._settle()
         self._teacher.forget(name, self._contexts)
-        if self._commits is not None:
-            self._commits.scrub()
+        self._keeper.scrub()
 
+    @in_turn
     def rename_class(self, old: Label, new: str) -> None:
         """Give a class another name, and commit that.
 
@@ -243,15 +258,15 @@ class Runtime:
             StateError: the disk refuses; nothing changes then.
         """
         self._require_open()
-        self._settle_all()
+        self._settle()
         self._teacher.rename(old, new, self._contexts)
 
-    def _settle_all(self) -> None:
+    def _settle(self) -> None:
         """Before classes change: take what is being learnt or read."""
-        self._adaptation.take_learnt(self._notices, wait=True)
-        self._settle()
+        self._keeper.settle()
         self._lookout.drop()
 
+    @in_turn
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:
         """Take an earlier block.
 
@@ -271,60 +286,37 @@ class Runtime:
         self._lookout.drop()
         start = self._graphs.zero if to == "zero" else self.bundle.generic
         if to == "commit" and self._state is not None:
-            self._notices += self._continuing.take_blocks(snapshot, self._contexts)
+            self._keeper.notices += self._continuing.take_blocks(snapshot, self._contexts)
         else:
             self._teacher.table = own_classes(self.bundle.manifest)
             self._learner.take(start)
             if self._contexts is not None:
                 self._contexts.reset(start)
             self._guard.reset()
-        self._changed = True
+        self._keeper.changed = True
 
+    @in_turn
     def flush(self) -> None:
         """Commit block, optimiser, recent frames and counters to the state file, if there is one.
+
+        What was learnt is also committed without being asked: see docs/architecture.md for how much
+        a power cut may cost.
 
         Raises:
             StateError: the disk refuses; the last commit is still there.
         """
         self._require_open()
-        try:
-            self._adaptation.take_learnt(self._notices, wait=True)
-        finally:  # a step that failed takes nothing else with it
-            if self._commits is not None:
-                self._settle()
-            self._commit("flush")
-
-    def _settle(self) -> None:
-        """Wait for shipped rows that are being read, but not for ever."""
-        if self._contexts is not None:
-            self._learner.take(self._contexts.settle(self._notices))
-
-    def _commit(self, why: str, cleared: Callable[[Arrays], Arrays] | None = None) -> None:
-        """Write everything to the state file, if there is one. cleared: takes out of what is
-        written there what shall be forgotten."""
-        if self._commits is not None:
-            more = self._teacher.arrays()
-            self._commits.write(self._contexts, self._notices, why, more, cleared)
-            self._changed = False
+        self._keeper.flush()
 
     def close(self) -> None:
-        """Flush what changed and close. Safe to call twice."""
-        if self._closed:
-            return
-        try:
-            if self._changed or (self._behind is not None and self._behind.busy):
-                self.flush()
-        finally:
-            self._closed = True
-            if self._behind is not None:
-                self._behind.close()
-            if self._memory is not None:
-                self._memory.close()
-            if self._state is not None:
-                self._state.close()
+        """Flush what changed and close. Safe to call twice; in a fork it does nothing.
 
-    _closed = False
-    _changed = False
+        Raises:
+            StateError: the disk refuses; the last commit is still there.
+        """
+        if not self._turn.forked:
+            with self._turn:
+                self._keeper.close()
 
     def __enter__(self) -> Runtime:
         return self
@@ -339,26 +331,10 @@ class Runtime:
 
     @property
     def _contexts(self) -> ContextMemory | None:
-        """What is known of contexts, made when first needed: a prediction need not wait for it."""
-        if self._follows_contexts and self._memory is None:
-            self._memory = self._new_memory()
-            self._memory.load({}, {}, None)
-        return self._memory
+        return self._known.get()
 
-    def _new_memory(self) -> ContextMemory:
-        from edgemem.runtime.context_memory import ContextMemory
-
-        return ContextMemory(self.bundle, self._state)
-
-    @property
-    def _context(self) -> str:
-        return GENERIC if self._memory is None else self._memory.name
-
-    @property
-    def _drift(self) -> float | None:
-        if self._memory is None:
-            return 0.0 if self._follows_contexts else None
-        return self._memory.drift
+    def _result(self, logits: list[Logits], events: list[Event]) -> Result:
+        return make_result(np.concatenate(logits), self._known.name, events, self._known.drift)
 
     @property
     def bytes_written(self) -> int:
@@ -372,19 +348,6 @@ class Runtime:
     def _chunks(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         return [x[i : i + self._ring.size] for i in range(0, len(x), self._ring.size)]
 
-    def _commit_if_due(self, events: list[Event]) -> None:
-        """Commit after a change of context, if that is not too often."""
-        steps = self.counters["steps"]
-        if self._commits is None or not self._commits.due(steps):
-            return
-        if self._contexts is not None and self._contexts.reading:
-            return
-        try:
-            self._commit("context change")
-        except StateError as error:  # predictions must not be lost with it
-            self._commits.step = steps
-            events.append(Event("unwritten", str(error)))
-
     def _require_open(self) -> None:
-        if self._closed:
+        if self._keeper.closed:
             raise InputError("runtime", "is closed", "Open the bundle again")

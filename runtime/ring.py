@@ -9,7 +9,7 @@ Frames = NDArray[np.float32]
 
 
 class Ring:
-    """Keeps the last `size` frames; counts those not yet used by an adaptation step.
+    """Keeps the last `size` frames; counts those not yet used by an adaptation step, fewer than `size`.
 
     Each frame is stored twice, `size` rows apart, so that any window is one contiguous view.
     """
@@ -26,13 +26,16 @@ class Ring:
         """Frames until the next adaptation step is due."""
         return self.size - self.pending
 
-    def push(self, frames: Frames) -> None:
-        """Add at most `missing` frames."""
+    def push(self, frames: Frames) -> bool:
+        """Add at most `missing` frames; whether a step is due now, for which all of them count."""
         for frame in frames:
             self._rows[self._next] = self._rows[self._next + self.size] = frame
             self._next = (self._next + 1) % self.size
         self.count = min(self.count + len(frames), self.size)
-        self.pending += len(frames)
+        # One assignment: an interrupt after it finds either all of a batch waiting, or none.
+        waiting = self.pending + len(frames)
+        self.pending = waiting % self.size
+        return waiting == self.size
 
     def last(self, n: int) -> Frames:
         """The n most recent frames, oldest first, as a view."""

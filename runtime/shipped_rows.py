@@ -101,7 +101,8 @@ class ShippedRows:
             self._bank.close()
             return
         self._queue.put(None)
-        self._thread.join(patience)
+        if patience:  # whoever does not wait may be this very thread
+            self._thread.join(patience)
 
     def _submit(self, read: Read) -> None:
         self.cancel()

@@ -30,7 +30,7 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> tupl
         or not 0 <= pending < frames.batch
         or manifest.block.mismatch(stripped("block", snapshot.arrays)) is not None
         or manifest.block.mismatch(stripped("good", snapshot.arrays)) is not None
-        or manifest.slots.mismatch(stripped("opt", snapshot.arrays)) is not None
+        or not _fits_slots(manifest, stripped("opt", snapshot.arrays))
         or not is_finite(snapshot.arrays)
     ):
         raise StateError(
@@ -39,6 +39,11 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> tupl
             "Delete the state file to start again from the bundle",
         )
     return unpacked_frames(ring, frames.uint8_scale), pending
+
+
+def _fits_slots(manifest: Manifest, slots: Arrays) -> bool:
+    """Whether the optimiser can go on with these; commits that nobody asked for have none."""
+    return not slots or manifest.slots.mismatch(slots) is None
 
 
 def packed_frames(frames: Array, scale: float) -> Array:

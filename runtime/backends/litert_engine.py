@@ -11,6 +11,7 @@ import numpy as np
 
 from edgemem.block import Array, Arrays
 from edgemem.errors import BundleError, MissingExtraError
+from edgemem.forks import never_free_in_child
 from edgemem.manifest import LITERT, Binding
 from edgemem.runtime.backends.protocol import TensorSpec
 
@@ -87,6 +88,7 @@ class LiteRtBackend:
         self._interpreter, self.name = interpreter_class()
         self._threads = threads or None
         self._opened: dict[Path, Any] = {}
+        never_free_in_child(self)
 
     def open(self, path: Path, binding: Binding | None = None) -> LiteRtGraph:
         """Open a signature; raises BundleError."""

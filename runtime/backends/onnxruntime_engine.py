@@ -10,6 +10,7 @@ import onnxruntime
 
 from edgemem.block import Array, Arrays
 from edgemem.errors import BundleError
+from edgemem.forks import never_free_in_child
 from edgemem.manifest import Binding
 from edgemem.runtime.backends.protocol import TensorSpec
 from edgemem.runtime.backends.providers import PROVIDERS, qnn_devices
@@ -66,6 +67,7 @@ class OnnxRuntimeGraph:
             for value in self._session.get_inputs()
         }
         self.outputs = tuple(value.name for value in self._session.get_outputs())
+        never_free_in_child(self)
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
         """All outputs by name."""

@@ -120,7 +120,7 @@ def test_closing_right_after_a_commit_keeps_what_is_being_learnt(tmp_path, gate,
     state = tmp_path / "s.db"
     runtime = edgemem.open(BUNDLE, state, threads=1, background=True, contexts=False)
     runtime.step(frames[:BATCH])
-    runtime._commit("context change")
+    runtime._keeper.commit("context change")
     gate.set()
     runtime.close()
     with edgemem.open(BUNDLE, state, threads=1, contexts=False) as again:

@@ -211,7 +211,7 @@ def test_a_state_file_keeps_the_rung(rung, clear, tmp_path):
     with opened(state=tmp_path / "s.db") as runtime:
         run(runtime, x[:BATCH])
         runtime._guard.load({"guard.rung": int(rung), "guard.checked": 1, "guard.share": 250})
-        runtime._changed = True
+        runtime._keeper.changed = True
     with opened(state=tmp_path / "s.db") as runtime:
         assert runtime._guard.ladder.rung is rung
         assert runtime._learner.frozen_share == (1.0 if rung is Rung.FROZEN else 0.25)

@@ -182,7 +182,7 @@ def test_a_snapshot_that_fails_leaves_no_file_open(bundle, visits, tmp_path):
     with opened(bundle, state) as runtime:
         step_all(runtime, visits[0][: 2 * BATCH])
     with closing(State(state, None)) as file:
-        file.rows("UPDATE snapshot SET payload = zeroblob(8)")
+        file.rows("UPDATE part SET content = zeroblob(8)")
     gc.collect()
     before, kept = len(list(folder.iterdir())), []
     for _ in range(3):

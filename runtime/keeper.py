@@ -1,0 +1,140 @@
+"""Keeps what a runtime has learnt: commits it, and closes what the runtime holds, even a lost one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgemem.block import Arrays
+from edgemem.errors import StateError
+from edgemem.runtime.commits import Commits
+from edgemem.runtime.known_contexts import KnownContexts
+from edgemem.runtime.learner import Learner
+from edgemem.runtime.result import Event
+
+if TYPE_CHECKING:
+    from edgemem.runtime.adaptation import Adaptation
+    from edgemem.runtime.background import Background
+    from edgemem.runtime.teacher import Teacher
+    from edgemem.state import State
+
+log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Knows nothing of its runtime, which can therefore vanish while this ends its business.
+
+    notices: what happened, to be told by the next call. changed: whether there is anything to
+    commit. teacher, adaptation: of the same runtime; set before anything is asked of this.
+    """
+
+    teacher: Teacher
+    adaptation: Adaptation
+
+    def __init__(
+        self,
+        state: State | None,
+        commits: Commits | None,
+        contexts: KnownContexts,
+        learner: Learner,
+        behind: Background | None,
+    ) -> None:
+        self._state, self._commits, self._contexts = state, commits, contexts
+        self._learner, self._behind = learner, behind
+        self._process = os.getpid()
+        self.notices: list[Event] = []
+        self.changed = self.closed = False
+
+    def noticed(self) -> list[Event]:
+        """What is to be told, once."""
+        events, self.notices = self.notices, []
+        return events
+
+    def settle(self) -> None:
+        """Take what is being learnt, and what is being read.
+
+        Raises:
+            BundleError: the step in the background failed.
+        """
+        self.adaptation.take_learnt(self.notices, wait=True)
+        self._settle_rows()
+
+    def flush(self) -> None:
+        """Commit everything; raises as `Runtime.flush`."""
+        try:
+            self.adaptation.take_learnt(self.notices, wait=True)
+        finally:  # a step that failed takes nothing else with it
+            if self._commits is not None:
+                self._settle_rows()
+            self.commit("flush")
+
+    def commit(self, why: str, cleared: Callable[[Arrays], Arrays] | None = None) -> None:
+        """Write everything to the state file, if there is one. cleared: takes out of what is
+        written there what shall be forgotten."""
+        if self._commits is not None:
+            contexts, more = self._contexts.get(), self.teacher.arrays()
+            self._commits.write(contexts, self.notices, why, more, cleared)
+            self.changed = False
+
+    def commit_if_due(self, events: list[Event]) -> None:
+        """Commit what was learnt if a change of context, or the bound on what a power cut may
+        cost, asks for it."""
+        if self._commits is None:
+            return
+        contexts = self._contexts.memory
+        why = self._commits.due(reading=contexts is not None and contexts.reading)
+        if why is None:
+            return
+        try:
+            self._commits.write(contexts, events, why, self.teacher.arrays(), between=True)
+        except StateError as error:  # predictions must not be lost with it
+            self._commits.put_off()
+            events.append(Event("unwritten", str(error)))
+
+    def scrub(self) -> None:
+        """Take what was cleared out of the log of the state file, too; raises StateError."""
+        if self._commits is not None:
+            self._commits.scrub()
+
+    def close(self) -> None:
+        """Flush what changed and close."""
+        if self.closed:
+            return
+        try:
+            if self.changed or (self._behind is not None and self._behind.busy):
+                self.flush()
+        finally:
+            self._release(wait=True)
+
+    def lose(self) -> None:
+        """Nobody has the runtime any more, or the interpreter ends: commit and close.
+
+        It may run on any thread, at any moment, so nothing is waited for. What a step in the
+        background has not finished is lost; a disk that refuses is told in the log. In a fork
+        nothing happens.
+        """
+        if self.closed or self._process != os.getpid():
+            return
+        try:
+            self.adaptation.take_learnt(self.notices)
+            if self.changed:
+                self.commit("lost")
+        except Exception as error:  # noqa: BLE001 - there is no caller who could be told
+            log.warning("what was learnt since the last commit is lost: %s", error)
+        finally:
+            self._release(wait=False)
+
+    def _settle_rows(self) -> None:
+        """Wait for shipped rows that are being read, but not for ever."""
+        if (contexts := self._contexts.get()) is not None:
+            self._learner.take(contexts.settle(self.notices))
+
+    def _release(self, *, wait: bool) -> None:
+        self.closed = True
+        if self._behind is not None:
+            self._behind.close(wait=wait)
+        self._contexts.close(wait=wait)
+        if self._state is not None:
+            self._state.close()
