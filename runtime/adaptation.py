@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.block import Arrays, is_finite
+from edgemem.block import Array, Arrays
 from edgemem.runtime.commits import Commits
 from edgemem.runtime.consolidation import Outlook, Probe, outlook
 from edgemem.runtime.graphs import Frames, Graphs
@@ -53,8 +53,13 @@ class Adaptation:
         if is_still(window):
             tell(events, "still", "all frames of the batch are the same", logging.INFO)
             return self._learner.answer(window, len(window), events)
-        self._follow(window, events)
-        return self._guard.second_opinion(window, self._adapted(window, events), events)
+        key = self._guard.key(window)
+        if key is not None:
+            self._follow(key, window, events)
+            if self._guard.is_familiar(window, key, events):
+                return self._learner.answer(window, len(window), events)
+        own = self._adapted(window, events)
+        return self._guard.second_opinion(window, key, own, events)
 
     def take_learnt(self, events: list[Event], *, wait: bool = False) -> None:
         """Go on with what a step in the background learnt, unless its block was left meanwhile."""
@@ -94,13 +99,10 @@ class Adaptation:
     def _learn(self, window: Frames, outputs: Arrays, events: list[Event]) -> Logits:
         return self._learner.learn(window, outputs, self._contexts(), events)
 
-    def _follow(self, window: Frames, events: list[Event]) -> None:
+    def _follow(self, key: Array, window: Frames, events: list[Event]) -> None:
         """Take the block of the context that the frames come from."""
         contexts = self._contexts()
         if contexts is None:
-            return
-        key = self._graphs.key(window)
-        if not is_finite({"": key}):
             return
         context, probe = contexts.name, self._probe(window[::PROBE_EVERY])
         arrived = contexts.arrive(key, self._learner.block, probe, events)

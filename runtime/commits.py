@@ -92,6 +92,7 @@ class Commits:
             **prefixed("good", learner.good),
             **({} if between else prefixed("opt", learner.slots)),
             "ring": packed_frames(frames, self._manifest.frames.uint8_scale),
+            **self._guard.arrays(),
         }
         steps = learner.counters["steps"]
         counters = {

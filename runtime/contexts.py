@@ -27,11 +27,14 @@ NONE = -1
 
 @dataclass(frozen=True)
 class SourceKeys:
-    """mean: [k]. whitening: [k, k]. novelty: the distance beyond which a key is of no context."""
+    """mean: [k]. whitening: [k, k]. novelty: the distance beyond which a key is of no context.
+    entropy: mean of the frozen model's predictions, in nats; entropy_deviation: over frames."""
 
     mean: Key
     whitening: Key
     novelty: float
+    entropy: float = 0.0
+    entropy_deviation: float = 0.0
 
     def normal(self, key: Key) -> Key:
         """A key in coordinates in which the distance is that of the policy."""

@@ -92,7 +92,7 @@ class Continuing:
         self.teacher.table = self._carrying(table, contexts)
         if contexts is None and self.commits is not None:
             self.commits.carried = carried(arrays, counters)
-        self.guard.load(counters)
+        self.guard.load(arrays, counters)
         for text in () if snapshot is None else snapshot.damage:
             log.warning("damaged: %s", text)
             noticed.append(Event("damaged", f"{text} An earlier commit is taken"))

@@ -4,6 +4,9 @@ Checks: the references are the frozen model and the block as exported. Where the
 mostly right, whatever the shift and however labels are ordered; so a block that contradicts both on
 most such frames has gone astray, and goes up the ladder.
 
+Familiar frames: where what comes in is like the source's, the frozen model answers and nothing is
+learnt, see `familiar`.
+
 Second opinion: batches of few classes spoil statistics that are taken from them, which no block can
 help. The adapted model is then far less certain than the frozen one, which gets the larger a share
 of the answer, while the block goes on learning.
@@ -18,8 +21,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgemem.block import Arrays
+from edgemem.block import Array, Arrays, is_finite
 from edgemem.bundle import Bundle
+from edgemem.runtime.familiar import Seen, goes_on, is_as_certain, is_near, nothing_seen, seen_of
 from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.ladder import MOST_RELAPSES, Ladder, Rung
 from edgemem.runtime.learner import Learner, Logits
@@ -35,7 +39,13 @@ if TYPE_CHECKING:
 CHECK_EVERY, PROBATION = 8, 2  # updates between checks: in general, and after an alarm
 SHARE = 2  # one of so many frames of a batch takes part in a check
 OPINION_EVERY = 4  # batches, while the frozen model has no share of the answer
+SEEN = "seen"  # name of an array in a snapshot
+CLEAR_UP = 256.0  # frames about which the frozen model is asked one batch after the other
 HALF = 0.5  # a share that is worth telling
+FAMILIAR = {
+    True: "the frames are like the source's; the frozen model answers, nothing is learnt",
+    False: "the frames are not like the source's any more",
+}
 log = logging.getLogger(__name__)
 
 
@@ -73,9 +83,14 @@ class Guard:
             "guard.checked": self._checked,
             "guard.share": round(SHARES * self.share),
             "guard.batches": self._batches,
+            "guard.familiar": int(self._learner.familiar),
         }
 
-    def load(self, counters: Mapping[str, int]) -> None:
+    def arrays(self) -> Arrays:
+        """For the snapshot."""
+        return {SEEN: self._seen.to_array()}
+
+    def load(self, arrays: Arrays, counters: Mapping[str, int]) -> None:
         """Go on from a snapshot."""
         rung = Rung(min(max(counters.get("guard.rung", 0), Rung.LEARN), Rung.FROZEN))
         relapses = min(max(counters.get("guard.relapses", 0), 0), MOST_RELAPSES)
@@ -83,12 +98,18 @@ class Guard:
         self._go_on(ladder, counters.get("guard.checked", 0))
         self.share = min(max(counters.get("guard.share", 0), 0), SHARES) / SHARES
         self._batches = counters.get("guard.batches", 0)
+        manifest = self._bundle.manifest
+        self._seen = seen_of(arrays.get(SEEN), manifest.key, manifest.classes)
+        self._learner.familiar = bool(counters.get("guard.familiar", 0))
+        self._learner.in_order = goes_on(self._seen)
         self._choose()
 
     def _go_on(self, ladder: Ladder, checked: int) -> None:
         self.ladder, self._checked = ladder, checked
         self.share = 0.0
         self._batches = 0  # that a second opinion might have been asked for
+        self._seen = self._nothing_seen()
+        self._learner.familiar = self._learner.in_order = False
         self._choose()
 
     @property
@@ -102,6 +123,31 @@ class Guard:
     def arrived(self) -> None:
         """Another context's block has been taken: check it on the next batch."""
         self._checked, self._batches = -CHECK_EVERY, 0
+        self._seen = self._nothing_seen()
+
+    def key(self, window: Frames) -> Array | None:
+        """Context key of a batch; None where nothing is known of keys, or it is not finite."""
+        if self._bundle.manifest.source is None:
+            return None
+        key = self._graphs.key(window)
+        return key if is_finite({"": key}) else None
+
+    def is_familiar(self, window: Frames, key: Array, events: list[Event]) -> bool:
+        """Whether this batch goes on what is like the source's; takes note of it. Frames that
+        classes were taught from are not: the source has none."""
+        source, size = self._source_keys(), len(window)
+        self._seen = self._seen.with_key(source.normal(key), size)
+        near = not self._learner.carries and is_near(self._seen, source, size)
+        if near and (self._seen.asked < CLEAR_UP or self._batches % OPINION_EVERY == 0):
+            self._seen = self._seen.with_answers(self._graphs.frozen(window))
+        found = near and is_as_certain(self._seen, source)
+        if found:
+            self._batches += 1
+        if found != self._learner.familiar:
+            kind = "familiar" if found else "unfamiliar"
+            tell(events, kind, FAMILIAR[found], logging.INFO)
+        self._learner.familiar, self._learner.in_order = found, goes_on(self._seen)
+        return found
 
     def may_learn(
         self, window: Frames, contexts: ContextMemory | None, events: list[Event]
@@ -128,16 +174,22 @@ class Guard:
         self._choose()
         return self.ladder.rung is Rung.LEARN
 
-    def second_opinion(self, window: Frames, own: Logits, events: list[Event]) -> Logits:
+    def second_opinion(
+        self, window: Frames, key: Array | None, own: Logits, events: list[Event]
+    ) -> Logits:
         """The logits [n, classes] to answer a full batch with: the block's own, or those of block
         and frozen model together; what is found holds for the frames after it, too."""
         if self.ladder.rung is Rung.FROZEN:
             return self._learner.frozen(window)
         self._batches += 1
-        if not self._asks or (not used(self.share) and self._batches % OPINION_EVERY != 1):
+        if (
+            not self._asks
+            or key is None
+            or (not used(self.share) and self._batches % OPINION_EVERY != 1)
+        ):
             return own
         frozen, before = self._learner.frozen(window), self.share
-        newest = frozen_share(own, frozen, self._distance(window))
+        newest = frozen_share(own, frozen, self._distance(key))
         self.share = newest if self._batches == 1 else averaged(before, newest)
         if before < HALF <= self.share:
             text = f"the adapted model is unsure; the frozen one has {self.share:.0%} of the answer"
@@ -147,12 +199,17 @@ class Guard:
         self._choose()
         return self._learner.with_frozen(own, window, used(self.share)) if used(self.share) else own
 
-    def _distance(self, window: Frames) -> float:
+    def _nothing_seen(self) -> Seen:
+        return nothing_seen(self._bundle.manifest.key, self._bundle.manifest.classes)
+
+    def _distance(self, key: Array) -> float:
         """Of a batch from the source."""
+        return float(np.sqrt(np.mean(np.square(self._source_keys().normal(key)))))
+
+    def _source_keys(self) -> SourceKeys:
         if self._keys is None:
             self._keys = source_keys(self._bundle)
-        key = self._keys.normal(self._graphs.key(window))
-        return float(np.sqrt(np.mean(np.square(key))))
+        return self._keys
 
     def _examine(self, window: Frames, block: Arrays) -> Finding | None:
         """What is wrong with a block, or None."""

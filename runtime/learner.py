@@ -31,7 +31,8 @@ class Learner:
     """block: the one in use. good: the last that was found to be sound. slots: the optimiser's.
 
     hyper_parameters: scalars by name. counters: see `Runtime`. entropy: mean of the last step.
-    frozen_share: of the frozen model in an answer. carries: arrays of what was taught with labels,
+    frozen_share: of the frozen model in an answer. familiar: whether it answers because frames are
+    like the source's; in_order: read in order then, as the block's answers are. carries: arrays of what was taught with labels,
     which is no part of what steps learn: whatever block comes in its place has them, too.
     """
 
@@ -44,6 +45,7 @@ class Learner:
         self.counters = dict.fromkeys(COUNTERS, 0)
         self.entropy = 0.0
         self.frozen_share = 0.0
+        self.familiar = self.in_order = False
 
     @property
     def taught(self) -> Arrays:
@@ -65,8 +67,11 @@ class Learner:
     def with_frozen(self, own: Logits, window: Frames, share: float) -> Logits:
         """The block's logits [n, classes] of the last frames of a window, blended with those of
         the frozen model."""
-        read = self._graphs.frozen_read(window, self.hyper_parameters, self.taught)
-        return blended(own, read[-len(own) :], share)
+        return blended(own, self.frozen_in_order(window)[-len(own) :], share)
+
+    def frozen_in_order(self, window: Frames) -> Logits:
+        """Logits of the frozen model, read as those of the block are."""
+        return self._graphs.frozen_read(window, self.hyper_parameters, self.taught)
 
     def take(self, block: Arrays | None) -> None:
         """Go on with another block, if there is one; the optimiser starts afresh."""
@@ -91,6 +96,9 @@ class Learner:
         """
         if self.frozen_share == 1.0:
             return self.frozen(window[-n:])
+        if self.familiar:
+            read = self.frozen_in_order if self.in_order else self.frozen
+            return read(window)[-n:]
         own = self.own(window, events, block)[-n:]
         return self.with_frozen(own, window, self.frozen_share) if self.frozen_share else own
 

@@ -20,10 +20,11 @@ def source_keys(bundle: Bundle) -> SourceKeys:
     remedy = "Export the bundle again"
     found = unpack((bundle.path / manifest.source).read_bytes(), thing, BundleError, remedy)
     size = manifest.key
-    shapes = {"mean": (size,), "whitening": (size, size), "novelty": ()}
+    numbers = ("novelty", "entropy", "entropy_deviation")
+    shapes = {"mean": (size,), "whitening": (size, size), **dict.fromkeys(numbers, ())}
     spec = BlockSpec(tuple(ArraySpec(name, shape, "float32") for name, shape in shapes.items()))
     if reason := spec.mismatch(found):
         raise BundleError(thing, reason, remedy)
     if not is_finite(found) or found["novelty"] <= 0:
         raise BundleError(thing, "holds impossible values", remedy)
-    return SourceKeys(found["mean"], found["whitening"], float(found["novelty"]))
+    return SourceKeys(found["mean"], found["whitening"], *(float(found[name]) for name in numbers))
