@@ -53,7 +53,7 @@ class Adaptation:
         if is_still(window):
             tell(events, "still", "all frames of the batch are the same", logging.INFO)
             return self._learner.answer(window, len(window), events)
-        key = self._guard.key(window)
+        key = self._guard.opinion.key(window)
         if key is not None:
             self._follow(key, window, events)
             if self._guard.is_familiar(window, key, events):

@@ -20,8 +20,8 @@ class Rung(IntEnum):
 
 
 # Checks in a row that must pass before a rung is left; twice as many for every relapse.
-CALM = {Rung.LEARN: 4, Rung.SKIP: 1, Rung.LAST_GOOD: 2, Rung.SOURCE: 2, Rung.FROZEN: 4}
-MOST_RELAPSES = 6
+CALM = {Rung.LEARN: 16, Rung.SKIP: 1, Rung.LAST_GOOD: 2, Rung.SOURCE: 2, Rung.FROZEN: 4}
+MOST_RELAPSES = 8
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,13 @@ class Learner:
         """The block as exported, with what was taught."""
         return self._bundle.generic | self.taught if self.carries else self._bundle.generic
 
+    @property
+    def without_steps(self) -> Arrays:
+        """The block in use with what it remembers, but with nothing that followed a gradient."""
+        arrays = self._bundle.manifest.block.arrays
+        kept = {a.name: self.block[a.name] for a in arrays if not a.root_share}
+        return self._bundle.generic | kept
+
     def frozen(self, window: Frames) -> Logits:
         """Logits of the frozen model with what was taught; without, if that fails."""
         if not self.carries:
@@ -154,6 +161,9 @@ class Learner:
         self, contexts: ContextMemory | None, works: Callable[[Arrays], bool], source: Arrays
     ) -> Arrays:
         """The first block to fall back on that is another one and works; the source's at last."""
+        alone = self.without_steps
+        if works(alone) and shared(self.block, alone) is not alone:
+            return alone
         for block, take in contexts.fall_backs(self.taught) if contexts is not None else ():
             if works(block) and shared(self.block, block) is not block:
                 take()

@@ -69,15 +69,21 @@ class Tuned:
     trials: int
 
 
+@dataclass(frozen=True, eq=False)
 class SourceFrames:
-    """Labelled source frames in memory.
+    """Labelled source frames in memory. x: [n, ...] as the graphs take them. y: [n]."""
 
-    Raises:
-        InputError: no labels, labels that the bundle has no class for, frames that do not fit, or
-            fewer than two batches.
-    """
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
 
-    def __init__(self, path: Path, bundle: Bundle) -> None:
+    @staticmethod
+    def read(path: Path, bundle: Bundle) -> SourceFrames:
+        """From an .npz file.
+
+        Raises:
+            InputError: no labels, labels that the bundle has no class for, frames that do not fit,
+                or fewer than two batches.
+        """
         stream, manifest = Stream(path), bundle.manifest
         if stream.labels is None:
             raise InputError(str(path), "has no labels", "Save the classes as y beside x")
@@ -87,8 +93,8 @@ class SourceFrames:
         if stream.frames < 2 * manifest.frames.batch:
             reason = f"has {stream.frames} frames, fewer than two batches"
             raise InputError(str(path), reason, "Use some hundred source frames")
-        self.y = stream.labels
-        self.x = np.concatenate([checked(part, manifest.frames) for _, part in stream.chunks(256)])
+        parts = [checked(part, manifest.frames) for _, part in stream.chunks(256)]
+        return SourceFrames(np.concatenate(parts), stream.labels)
 
     def streams(
         self, frames: int, seed: int
@@ -180,7 +186,19 @@ def errors_of(
     bundle: Bundle, source: SourceFrames, choice: Choice, frames: int, seed: int, backend: Backend
 ) -> Errors:
     """Errors of a choice on one draw."""
-    batch, parts = bundle.manifest.frames.batch, {}
+    right = answers_of(bundle, source, choice, frames, seed, backend)
+    parts = {name: 1.0 - float(found.mean()) for name, found in right.items()}
+    clean = [error for name, error in parts.items() if name.endswith(CLEAN)]
+    mean, seen = float(np.mean(clean)), len(clean) * min(frames, len(source.y))
+    deviation = (mean * (1 - mean) / seen) ** 0.5
+    return Errors(float(np.mean(list(mean_over_orders(parts).values()))), mean, deviation, parts)
+
+
+def answers_of(
+    bundle: Bundle, source: SourceFrames, choice: Choice, frames: int, seed: int, backend: Backend
+) -> dict[str, NDArray[np.bool_]]:
+    """Whether each answer to one draw is right, segment by segment."""
+    batch, right = bundle.manifest.frames.batch, {}
     with Runtime(
         bundle,
         backend,
@@ -189,18 +207,16 @@ def errors_of(
     ) as runtime:
         for name, x, y in source.streams(frames, seed):
             found = [runtime.step(x[i : i + batch]).labels for i in range(0, len(x), batch)]
-            parts[name] = float((np.concatenate(found) != y).mean())
-    clean = [error for name, error in parts.items() if name.endswith(CLEAN)]
-    mean, seen = float(np.mean(clean)), len(clean) * min(frames, len(source.y))
-    return Errors(_mean(parts), mean, (mean * (1 - mean) / seen) ** 0.5, parts)
+            right[name] = np.concatenate(found) == y
+    return right
 
 
-def _mean(parts: Mapping[str, float]) -> float:
-    """Over the orders of labels and shifts, all alike."""
+def mean_over_orders(parts: Mapping[str, float]) -> dict[str, float]:
+    """Of figures by segment, the mean for each order of labels."""
     by_order: dict[str, list[float]] = {}
-    for name, error in parts.items():
-        by_order.setdefault(name.partition(",")[0], []).append(error)
-    return float(np.mean([np.mean(errors) for errors in by_order.values()]))
+    for name, figure in parts.items():
+        by_order.setdefault(name.partition(",")[0], []).append(figure)
+    return {order: float(np.mean(figures)) for order, figures in by_order.items()}
 
 
 def _rarer(bundle: Bundle) -> list[int]:

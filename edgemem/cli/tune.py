@@ -46,7 +46,7 @@ def tune(
 
     opened, out = open_bundle(bundle), out.absolute()
     check_beside(out, opened.path)
-    held = SourceFrames(source, opened)
+    held = SourceFrames.read(source, opened)
     with progress("trials") as bar:
         task = bar.add_task(opened.manifest.name, total=trials_needed(opened), note="")
         found = run(

@@ -36,7 +36,7 @@ def with_default(bundle, name, value):
 
 def test_a_value_that_ruins_the_model_is_changed_and_fresh_draws_confirm_it(bundle, source_path):
     bad, notes = with_default(bundle, "alpha", 1.0), []
-    source = SourceFrames(source_path, bad)
+    source = SourceFrames.read(source_path, bad)
     found = tune(bad, source, frames=96, threads=1, note=notes.append)
     assert found.choice.parameters["alpha"] == 0.5
     assert found.after.all < found.before.all
@@ -58,32 +58,32 @@ def test_what_fresh_draws_do_not_confirm_is_not_taken(bundle, source_path, monke
     """Better only on the draw that chose it: seed 0."""
     scripted(monkeypatch, lambda choice, seed: flat(
         0.2 if choice.parameters and seed == 0 else 0.3 + 0.1 * bool(choice.parameters)))  # fmt: skip
-    found = tune(bundle, SourceFrames(source_path, bundle))
+    found = tune(bundle, SourceFrames.read(source_path, bundle))
     assert found.choice == Choice() and found.after == found.before
 
 
 def test_what_costs_frames_without_a_shift_is_not_taken(bundle, source_path, monkeypatch):
     scripted(monkeypatch, lambda choice, seed: flat(
         0.2 if choice.parameters else 0.3, 0.2 if choice.parameters else 0.1))  # fmt: skip
-    assert not tune(bundle, SourceFrames(source_path, bundle)).choice.parameters
+    assert not tune(bundle, SourceFrames.read(source_path, bundle)).choice.parameters
 
 
 def test_the_rarest_step_that_loses_nothing_is_taken(bundle, source_path, monkeypatch):
     scripted(monkeypatch, lambda choice, seed: flat(0.3 + (0.1 if choice.adapt_when == 10 else 0)))
-    assert tune(bundle, SourceFrames(source_path, bundle)).choice == Choice({}, 3)
+    assert tune(bundle, SourceFrames.read(source_path, bundle)).choice == Choice({}, 3)
 
 
 def test_a_bundle_that_steps_rarely_is_compared_with_itself(bundle, source_path, monkeypatch):
     rare = replace(bundle, manifest=replace(bundle.manifest, adapt_when=3))
     scripted(monkeypatch, lambda choice, seed: flat(0.3 - 0.01 * choice.adapt_when))
-    assert tune(rare, SourceFrames(source_path, rare)).choice == Choice({}, 10)
+    assert tune(rare, SourceFrames.read(source_path, rare)).choice == Choice({}, 10)
     scripted(monkeypatch, lambda choice, seed: flat(0.3 + 0.01 * choice.adapt_when))
-    found = tune(rare, SourceFrames(source_path, rare))
+    found = tune(rare, SourceFrames.read(source_path, rare))
     assert found.choice == Choice({}, 3) and found.trials == trials_needed(rare)
 
 
 def test_streams_hold_every_shift_in_both_orders_and_mixed_and_repeat(bundle, source_path):
-    source = SourceFrames(source_path, bundle)
+    source = SourceFrames.read(source_path, bundle)
     one, other = (list(source.streams(64, 3)) for _ in range(2))
     names = {f"{order}, {name}" for order in ("random", "runs") for name in ("clean", *SHIFTS)}
     assert {name for name, _, _ in one} == names | {"mixed, all"}
@@ -108,4 +108,4 @@ def test_frames_that_cannot_tune_are_refused(bundle, source_path, tmp_path, chan
     with np.load(source_path) as held:
         np.savez(tmp_path / "s.npz", **change(held["x"], held["y"]))
     with pytest.raises(InputError, match=reason):
-        SourceFrames(tmp_path / "s.npz", bundle)
+        SourceFrames.read(tmp_path / "s.npz", bundle)

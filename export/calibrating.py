@@ -1,0 +1,68 @@
+"""The learning rate that does a network no harm, put into its bundle before it is in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgemem.export.choices import Choices
+from edgemem.manifest import HyperParameter, Manifest
+from edgemem.models.adaptive import AdaptiveModel
+from edgemem.models.data import to_float
+
+if TYPE_CHECKING:
+    from edgemem.runtime.calibration import Calibration
+
+RATE = "learning_rate"
+MOST_FRAMES, LEAST_FRAMES = 256, 64  # of every shift, in each order of labels
+SEGMENTS = 18  # such numbers of frames in a trial
+MOST_SECONDS = 120.0  # that a trial may take, as far as fewer frames help
+
+
+def calibrated(
+    folder: Path,
+    manifest: Manifest,
+    model: AdaptiveModel,
+    choices: Choices,
+    report: Callable[[str], None],
+) -> Manifest:
+    """The manifest of a written bundle, with the learning rate that its source frames allow.
+
+    It stays as it is where the rate was chosen by the user, or the model knows no source frames.
+    """
+    frames, labels = model.source_frames, model.source_labels
+    chosen = choices.learning_rate is not None or RATE in (choices.hyper_parameters or {})
+    if chosen or RATE not in manifest.hyper_parameters or frames is None or labels is None:
+        return manifest
+    if len(frames) < 2 * manifest.frames.batch:
+        return manifest
+    from edgemem.bundle import open_bundle
+    from edgemem.runtime.calibration import calibrate
+    from edgemem.runtime.tuning import SourceFrames
+
+    source = SourceFrames(to_float(frames.numpy()).numpy(), labels.numpy().astype(np.int64))
+    found = calibrate(
+        open_bundle(folder),
+        source,
+        frames=_frames(manifest),
+        note=lambda text: report(f"calibrating, {text}"),
+    )
+    return _with_rate(manifest, found)
+
+
+def _frames(manifest: Manifest) -> int:
+    """Of every shift: fewer where steps take long."""
+    seconds = min(plan.milliseconds for plan in manifest.plans) / manifest.frames.batch / 1000
+    affordable = int(MOST_SECONDS / (SEGMENTS * max(seconds, 1e-9)))
+    return min(MOST_FRAMES, max(LEAST_FRAMES, affordable))
+
+
+def _with_rate(manifest: Manifest, found: Calibration) -> Manifest:
+    parameters = dict(manifest.hyper_parameters)
+    parameters[RATE] = HyperParameter(found.rate, parameters[RATE].frozen)
+    told = manifest.exported_from | {"calibration": asdict(found)}
+    return replace(manifest, hyper_parameters=parameters, exported_from=told)

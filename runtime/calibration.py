@@ -1,0 +1,99 @@
+"""Which learning rate does a network no harm? Found out at export, by its own source frames.
+
+Steps follow the network's own predictions. One that is right on most frames gains by them; one that
+is often wrong, and certain of it, learns its mistakes. So streams of source frames with synthetic
+shifts are run with the default rate, with parts of it, and without steps; the largest rate that
+gains something is taken, else none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgemem.bundle import Bundle
+from edgemem.errors import InputError
+from edgemem.runtime.backends.choice import Settings, choose
+from edgemem.runtime.tuning import Choice, SourceFrames, answers_of, mean_over_orders
+
+RATE = "learning_rate"
+FACTORS = (1.0, 0.3, 0.1)  # of the default, tried one after another
+LEAST_GAIN = 0.001  # in accuracy over no step, and no less than the deviation of chance
+MOST_LOSS = 0.005  # over the shifts of any one order of labels
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One rate beside no step, on the same frames. gain: in accuracy, mean over orders of labels;
+    deviation: of chance in it. orders: gain by order."""
+
+    rate: float
+    gain: float
+    deviation: float
+    orders: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def helps(self) -> bool:
+        """Whether steps gain something, and lose nothing that matters anywhere."""
+        least = max(LEAST_GAIN, self.deviation)
+        return self.gain >= least and min(self.orders.values()) >= -MOST_LOSS
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """rate: the one to use; 0 = steps do harm. trials: what led there. frames: of every shift."""
+
+    rate: float
+    trials: tuple[Trial, ...]
+    frames: int
+
+
+def calibrate(
+    bundle: Bundle,
+    source: SourceFrames,
+    *,
+    frames: int = 256,
+    seed: int = 0,
+    threads: int = 0,
+    note: Callable[[str], None] = lambda text: None,
+) -> Calibration:
+    """Choose the learning rate of a bundle.
+
+    Args:
+        source: labelled source frames. frames: of every shift, in each order of labels.
+        note: called after every trial.
+
+    Raises:
+        InputError: the bundle has no learning rate.
+    """
+    known = bundle.manifest.hyper_parameters.get(RATE)
+    if known is None:
+        raise InputError(bundle.manifest.name, "has no learning rate", "Export it with a step")
+    backend = choose(bundle, settings=Settings(threads)).backend
+
+    def right(rate: float) -> dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+        return answers_of(bundle, source, Choice({RATE: rate}), frames, seed, backend)
+
+    without, trials = right(0.0), list[Trial]()
+    for factor in FACTORS:
+        trial = _compared(factor * known.default, right(factor * known.default), without)
+        trials.append(trial)
+        note(f"rate {trial.rate:g}: {100 * trial.gain:+.1f} points")
+        if trial.helps:
+            return Calibration(trial.rate, tuple(trials), frames)
+    return Calibration(0.0, tuple(trials), frames)
+
+
+def _compared(
+    rate: float,
+    found: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]],
+    without: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]],
+) -> Trial:
+    gains = {name: float(found[name].mean() - without[name].mean()) for name in found}
+    changed = np.concatenate([found[name] != without[name] for name in found])
+    orders = mean_over_orders(gains)
+    deviation = math.sqrt(float(changed.mean()) / changed.size)
+    return Trial(rate, float(np.mean(list(orders.values()))), deviation, orders)
