@@ -7,18 +7,21 @@ these only sizes and headers, and each row when it is first read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgemem.bank.folder import IN_BUNDLE, is_level, open_levels
 from edgemem.block import Arrays, is_finite, unpack
 from edgemem.errors import BankError, BundleError
-from edgemem.files import inside, sha256_file
+from edgemem.files import inside, sha256_file, sha256_rest
 from edgemem.manifest import REMEDY, Manifest, from_json
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
+# Beside hidden files and folders, such as .gitattributes, .cache and .DS_Store.
+LEFT_BY_OTHERS = ("readme.md", "thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,13 @@ def open_bundle(path: Path | str) -> Bundle:
     """Open a bundle after checking version, paths, sizes, hashes and the generic block.
 
     Levels of the bank are not hashed, see `check_levels`; a damaged row is noticed on its first use.
+    Files may be links, as in the cache of a model hub.
 
     Raises:
         BundleError: whatever is not as the manifest says, naming the file.
     """
+    if not isinstance(path, str | os.PathLike):  # such as importlib.resources gives for an archive
+        raise _packed(path, "an archive")
     folder = Path(path).absolute()  # graphs are opened later, perhaps from another directory
     try:
         content = _read_manifest(folder)
@@ -78,17 +84,33 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         file = inside(folder, name, BundleError)
         thing = f"{folder.name}/{name}"
         if not file.is_file():
-            raise BundleError(thing, "is missing", REMEDY)
-        size = file.stat().st_size
-        if size != record.size:
-            raise BundleError(thing, f"has {size} bytes instead of {record.size}", REMEDY)
-        if not is_level(name) and sha256_file(file) != record.sha256:
-            raise BundleError(thing, "does not have the hash in the manifest", REMEDY)
+            reason = "is a link to a file that is not there" if file.is_symlink() else "is missing"
+            raise BundleError(thing, reason, REMEDY)
+        with file.open("rb") as content:  # size and hash are of one file, whatever a link becomes
+            size = os.fstat(content.fileno()).st_size
+            if size != record.size:
+                raise BundleError(thing, f"has {size} bytes instead of {record.size}", REMEDY)
+            if not is_level(name) and sha256_rest(content) != record.sha256:
+                raise BundleError(thing, "does not have the hash in the manifest", REMEDY)
     listed = {*manifest.files, MANIFEST}
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        if (file.is_symlink() or not file.is_dir()) and name not in listed:
+    for name in sorted(_names(folder)):
+        if name not in listed:
             raise BundleError(f"{folder.name}/{name}", "is not in the manifest", "Remove the file")
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Files of a bundle, and links to folders; without what hubs and file managers leave there,
+    which is never read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        for name in (*files, *links):
+            if not name.startswith(".") and name.lower() not in LEFT_BY_OTHERS:
+                yield Path(root, name).relative_to(folder).as_posix()
 
 
 def check_levels(
@@ -131,17 +153,26 @@ def _check_headers(folder: Path, manifest: Manifest) -> None:
 
 def _read_manifest(folder: Path) -> bytes:
     if not folder.is_dir():
+        archive = next((place for place in folder.parents if place.is_file()), None)
+        if archive is not None:
+            raise _packed(folder, archive.name)
         raise BundleError(
             str(folder), "is not a folder", "Pass the path of a bundle made by edgemem export"
         )
     path = folder / MANIFEST
-    if path.is_symlink() or not path.is_file():
+    if not path.is_file():
         raise BundleError(
             str(folder), f"has no {MANIFEST}", "Pass the path of a bundle made by edgemem export"
         )
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{folder.name}/{MANIFEST}", "is too large", REMEDY)
     return path.read_bytes()
+
+
+def _packed(path: object, archive: str) -> BundleError:
+    return BundleError(
+        str(path), f"lies inside {archive}, and engines need files", "Unpack it and pass the folder"
+    )
 
 
 def _read_generic(folder: Path, manifest: Manifest) -> Arrays:

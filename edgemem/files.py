@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from edgemem.errors import EdgeMemError, InputError
 
@@ -18,10 +19,15 @@ HASH_CHUNK = 1 << 20
 
 def sha256_file(path: Path) -> str:
     """Hex digest of a file, read in chunks."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK):
-            digest.update(chunk)
+        return sha256_rest(file)
+
+
+def sha256_rest(file: BinaryIO) -> str:
+    """Hex digest of what is still to be read of an open file, in chunks."""
+    digest = hashlib.sha256()
+    while chunk := file.read(HASH_CHUNK):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -125,10 +131,13 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 
 
 def inside(folder: Path, name: str, error: type[EdgeMemError]) -> Path:
-    """The path of `name` in `folder`, refusing whatever could lead out of it.
+    """The path of `name` in `folder`, which no name can lead out of.
+
+    The file itself may be a link, as in the caches of model hubs: whoever calls checks its content,
+    which is the same wherever it lies. A folder may not, for what else it holds would be in, too.
 
     Raises:
-        error: `name` is absolute, holds `..` or a backslash, or passes through a link.
+        error: `name` is absolute, holds `..` or a backslash, or passes through a link to a folder.
     """
     pure = PurePosixPath(name)
     remedy = "Do not use this bundle; export it again or get a fresh copy"
@@ -137,6 +146,6 @@ def inside(folder: Path, name: str, error: type[EdgeMemError]) -> Path:
     path = folder
     for part in pure.parts:
         path = path / part
-        if path.is_symlink():
+        if path.is_symlink() and path != folder / name:
             raise error(f"{folder.name}: path {name!r}", "passes through a link", remedy)
     return path

@@ -175,7 +175,6 @@ class Runtime(Owned):
                 self._lookout.reset()
             if due and self._adapting:
                 logits.append(self._adaptation.adapt(events)[-take:])
-                self._keeper.commit_if_due(events)
             else:
                 self._lookout.look(take, self._known.memory)
                 block, n = self._lookout.chosen(self._learner.block, take)
@@ -184,6 +183,7 @@ class Runtime(Owned):
                         self._ring.last(min(n, self._ring.count)), take, events, block
                     )
                 )
+            self._keeper.commit_if_due(events)
         return self._result(logits, events)
 
     @in_turn

@@ -64,7 +64,8 @@ def run(
 ) -> None:
     """Run a recorded stream through a bundle.
 
-    Each frame is predicted before the update it takes part in.
+    Each frame is predicted before the update it takes part in. Ctrl-C and SIGTERM end it between two
+    calls; what was learnt is written then, and the exit code is 130 or 143.
 
     Example: edgemem run camera.edgemem --input stream.npz --state camera.db
     """
@@ -73,6 +74,7 @@ def run(
     from edgemem.runtime.frames import checked
     from edgemem.runtime.replay import replay
     from edgemem.runtime.stream import Stream
+    from edgemem.stopping import stopping
 
     stream, values = Stream(input), _hyper_parameters(set_ or [])
     # Before the state file is opened, so that frames of another kind leave it byte for byte.
@@ -80,6 +82,7 @@ def run(
     if plot is not None:
         check_plot(plot, stream)
     with (
+        stopping() as stop,
         edgemem.open(
             bundle,
             state,
@@ -98,9 +101,11 @@ def run(
         def note(frames: int, error: float | None) -> None:
             text = "" if error is None else f"error {percent(error)}"
             bar.update(task, completed=frames, note=text)
+            stop.now()
 
         batch = runtime.bundle.manifest.frames.batch
-        report = replay(runtime, stream, chunk=chunk or batch, progress=note)
+        with stop.later():
+            report = replay(runtime, stream, chunk=chunk or batch, progress=note)
     if plot is not None:
         draw_report(plot, report, stream.contexts, bundle.name)
     if json:

@@ -21,6 +21,7 @@ from score import Score
 from voices import SPEAKERS, WORDS, speak
 
 import edgemem
+from edgemem.stopping import stopping
 
 HERE = Path(__file__).parent
 EXAMPLES = """examples:
@@ -75,12 +76,13 @@ def listen(options: argparse.Namespace) -> tuple[Score, float]:
     """Answer every word, and learn from it; the score and the milliseconds of a word."""
     score, seconds = Score("words"), 0.0
     tells = options.input != "generated" and not options.json
-    with edgemem.open(options.bundle, options.state, threads=1) as runtime:
+    with stopping() as stop, edgemem.open(options.bundle, options.state, threads=1) as runtime:
         labels = runtime.bundle.manifest.labels
         try:
             for speaker, word, frame in words_of(options):
                 began = time.perf_counter()
-                result = runtime.step(frame)
+                with stop.later():
+                    result = runtime.step(frame)
                 seconds += time.perf_counter() - began
                 truth = labels.index(word) if word in labels else -1
                 score.add(speaker, np.array([truth]), runtime.predict(frame, frozen=True), result)

@@ -14,6 +14,7 @@ import numpy as np
 from shown import draw, show
 
 import edgemem
+from edgemem.stopping import stopping
 
 HERE = Path(__file__).parent
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -34,12 +35,16 @@ def main() -> int:
         frames, digits = held["x"][order], held["y"][order].astype(int)
     (test, stream), (truth, known) = (np.split(array, [TEST]) for array in (frames, digits))
     try:
-        with edgemem.open(HERE / "digits.edgemem", options.state, threads=1) as device:
+        with (
+            stopping() as stop,
+            edgemem.open(HERE / "digits.edgemem", options.state, threads=1) as device,
+        ):
             before = device.predict(test)
             for number, digit in enumerate(NEW):
                 met = stream[known < digit]  # nobody shows it what it has not been taught
-                device.step(met[number * MET : (number + 1) * MET])
-                device.learn(stream[known == digit][:LABELLED], [DIGITS[digit]] * LABELLED)
+                with stop.later():
+                    device.step(met[number * MET : (number + 1) * MET])
+                    device.learn(stream[known == digit][:LABELLED], [DIGITS[digit]] * LABELLED)
             after = device.predict(test)
             names = [found.name for found in device.classes()]
         answers = [[names[k] for k in result.labels] for result in (before, after)]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from score import Score
-from service import notify, stop_signal
+from service import StopSignal, notify
 from sources import fit, open_input
 from view import View
 
@@ -95,8 +95,8 @@ def flush(runtime: edgemem.Runtime, view: View) -> None:
 
 
 def main() -> int:
-    """Exit code 2 for bad input, with one line that says what and why."""
-    options, stopping = arguments(), stop_signal()
+    """Exit code 2 for bad input, with one line that says what and why; 143 after SIGTERM."""
+    options, stopping = arguments(), StopSignal()
     try:
         score, milliseconds = watch(options, stopping)
         picture = score.draw(options.out / "camera.png", "Digits under changing conditions")
@@ -104,7 +104,7 @@ def main() -> int:
         print(f"camera.py: {error}", file=sys.stderr)
         return 2
     score.show(options.json, picture, milliseconds)
-    return 0
+    return stopping.exit_code
 
 
 if __name__ == "__main__":

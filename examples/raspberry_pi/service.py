@@ -19,9 +19,18 @@ def notify(text: str) -> None:
         channel.sendto(text.encode(), address)
 
 
-def stop_signal() -> threading.Event:
-    """An event that SIGTERM and Ctrl-C set, so that the last frame ends and state is written."""
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    return stopping
+class StopSignal(threading.Event):
+    """Set by SIGTERM and Ctrl-C, so that the last frame ends and state is written.
+
+    exit_code: of the program then; 143 where SIGTERM asked for its end, as shells say it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exit_code = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._asked)
+
+    def _asked(self, number: int, _: object) -> None:
+        self.exit_code = 128 + number if number == signal.SIGTERM else 0
+        self.set()

@@ -23,6 +23,7 @@ from rich.progress import track
 from score import Score
 
 import edgemem
+from edgemem.stopping import stopping
 
 HERE = Path(__file__).parent
 EXAMPLES = """examples:
@@ -81,11 +82,12 @@ def together(
 def follow(options: argparse.Namespace) -> tuple[Score, float, Counter[str]]:
     """Answer every window, and learn from it; score, milliseconds of a window, and the answers."""
     score, seconds, said = Score("windows"), 0.0, Counter[str]()
-    with edgemem.open(options.bundle, options.state, threads=1) as runtime:
+    with stopping() as stop, edgemem.open(options.bundle, options.state, threads=1) as runtime:
         labels = runtime.bundle.manifest.labels
         for place, activities, windows in together(windows_of(options), options.together):
             began = time.perf_counter()
-            result = runtime.step(windows)
+            with stop.later():
+                result = runtime.step(windows)
             seconds += time.perf_counter() - began
             truth = np.array([labels.index(name) if name in labels else -1 for name in activities])
             score.add(place, truth, runtime.predict(windows, frozen=True), result)

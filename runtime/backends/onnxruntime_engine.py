@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import onnxruntime
@@ -42,13 +44,14 @@ class OnnxRuntimeGraph:
     ) -> None:
         self._thing = f"{path.parent.name}/{path.name}"
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path),
-                options,
-                providers=list(providers) or None,
-                disabled_optimizers=list(skipped),
-                enable_fallback=0,  # onnxruntime's own goes on with the CPU without a word
-            )
+            with _weights_behind_links(path, options):
+                self._session = onnxruntime.InferenceSession(
+                    str(path),
+                    options,
+                    providers=list(providers) or None,
+                    disabled_optimizers=list(skipped),
+                    enable_fallback=0,  # onnxruntime's own goes on with the CPU without a word
+                )
         except Exception as error:
             raise BundleError(
                 self._thing,
@@ -86,6 +89,24 @@ class OnnxRuntimeGraph:
         for part in self._session.get_provider_graph_assignment_info():
             found[part.ep_name] += len(part.get_nodes())
         return dict(found)
+
+
+@contextmanager
+def _weights_behind_links(path: Path, options: onnxruntime.SessionOptions) -> Iterator[None]:
+    """Hand over the weights of a graph where links lead to them or to the graph: the engine refuses
+    weights that lie outside the folder of the graph. It copies what it needs of them.
+
+    Engines that cannot take them, those before 1.24, follow links themselves.
+    """
+    weights = path.with_name(WEIGHTS)
+    linked = path.is_symlink() or weights.is_symlink()
+    takes = hasattr(options, "add_external_initializers_from_files_in_memory")
+    if not (linked and takes and weights.is_file() and weights.stat().st_size):
+        yield
+        return
+    with weights.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        options.add_external_initializers_from_files_in_memory([WEIGHTS], [content], [len(content)])
+        yield
 
 
 class OnnxRuntimeBackend:

@@ -90,14 +90,9 @@ def test_a_lying_manifest_is_refused_with_its_reason(bundle, seal, change, reaso
         open_bundle(bundle)
 
 
-def test_links_and_unlisted_files_are_refused(bundle, tmp_path):
+def test_unlisted_files_are_refused(bundle):
     (bundle / "extra.bin").write_bytes(b"x")
     with pytest.raises(edgemem.BundleError, match=r"extra\.bin: is not in the manifest"):
-        open_bundle(bundle)
-    (bundle / "extra.bin").unlink()
-    shutil.move(bundle / "weights.bin", tmp_path / "elsewhere")
-    (bundle / "weights.bin").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(edgemem.BundleError, match="passes through a link"):
         open_bundle(bundle)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,13 +58,15 @@ def test_hashing_tells_of_every_level_how_far_it_is(shipped_bundle):
 
 def test_opening_reads_no_rows(shipped_bundle, monkeypatch):
     hashed = []
-    monkeypatch.setattr("edgemem.bundle.sha256_file", lambda path: hashed.append(path) or "")
+    monkeypatch.setattr(
+        "edgemem.bundle.sha256_rest", lambda file: hashed.append(Path(file.name)) or ""
+    )
     with pytest.raises(edgemem.BundleError, match="hash"):
         open_bundle(shipped_bundle)
     records = json.loads((shipped_bundle / "manifest.json").read_text())["files"]
     by_path = {shipped_bundle / name: record["sha256"] for name, record in records.items()}
     monkeypatch.setattr(
-        "edgemem.bundle.sha256_file", lambda path: hashed.append(path) or by_path[path]
+        "edgemem.bundle.sha256_rest", lambda f: hashed.append(Path(f.name)) or by_path[Path(f.name)]
     )
     hashed.clear()
     open_bundle(shipped_bundle)
@@ -144,15 +147,11 @@ def test_levels_of_another_bundle_are_refused(
 
 
 @pytest.mark.parametrize("name", [FIRST, SECOND])
-def test_links_missing_and_cut_levels_are_refused(shipped_bundle, tmp_path, name):
+def test_missing_and_cut_levels_are_refused(shipped_bundle, tmp_path, name):
     path, size = shipped_bundle / name, (shipped_bundle / name).stat().st_size
     path.rename(tmp_path / "elsewhere")
     with pytest.raises(edgemem.BundleError, match=f"{name}: is missing"):
         open_bundle(shipped_bundle)
-    path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(edgemem.BundleError, match="passes through a link"):
-        open_bundle(shipped_bundle)
-    path.unlink()
     path.write_bytes((tmp_path / "elsewhere").read_bytes()[:-1])
     with pytest.raises(edgemem.BundleError, match=f"has {size - 1} bytes instead of {size}"):
         open_bundle(shipped_bundle)

@@ -38,13 +38,20 @@ def test_names_that_lead_out_are_refused(tmp_path, name):
         files.inside(tmp_path, name, BundleError)
 
 
-@pytest.mark.parametrize("name", ["link", "link/x", "sub/link"])
-def test_links_are_refused_wherever_they_are_in_the_path(tmp_path, name):
+@pytest.mark.parametrize("name", ["link/x", "sub/link/x", "link/sub/x"])
+def test_folders_that_are_links_are_refused_wherever_they_are_in_the_path(tmp_path, name):
     (tmp_path / "sub").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "sub")
-    (tmp_path / "sub" / "link").symlink_to("/etc/hostname")
+    (tmp_path / "sub" / "link").symlink_to("/etc")
     with pytest.raises(BundleError, match="passes through a link"):
         files.inside(tmp_path, name, BundleError)
+
+
+@pytest.mark.parametrize("name", ["link", "sub/link"])
+def test_a_file_may_be_a_link_to_elsewhere(tmp_path, name):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / name).symlink_to("/etc/hostname")
+    assert files.inside(tmp_path, name, BundleError) == tmp_path / name
 
 
 def test_the_hash_is_that_of_all_chunks(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Power cuts, full disks and damage to the state file."""
 
 import hashlib
+import json
 import sqlite3
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_versions_grow_by_one_and_only_the_newest_are_kept(tmp_path):
     assert found == list(range(6 - KEPT_VERSIONS, 6))
 
 
-@pytest.mark.parametrize("column", ["counters", "payload", "sha256"])
+@pytest.mark.parametrize("column", ["counters", "parts", "sha256"])
 @pytest.mark.parametrize("value", [b"\xff\x00", "text", 5, 0.5])
 def test_a_changed_column_is_a_damaged_snapshot_whatever_its_type_became(tmp_path, column, value):
     path = tmp_path / "s.db"
@@ -72,21 +73,51 @@ def test_a_changed_column_is_a_damaged_snapshot_whatever_its_type_became(tmp_pat
     assert execute(path, "SELECT * FROM snapshot") == before
 
 
-def test_a_flipped_bit_of_the_payload_is_noticed(tmp_path):
+def flip(path, version):
+    """Flip a bit of the arrays of a snapshot."""
+    parts = execute(path, "SELECT parts FROM snapshot WHERE version = ?", version)[0][0]
+    (digest,) = json.loads(parts).values()
+    content = bytearray(execute(path, "SELECT content FROM part WHERE sha256 = ?", digest)[0][0])
+    content[-1] ^= 1
+    execute(path, "UPDATE part SET content = ? WHERE sha256 = ?", bytes(content), digest)
+
+
+def test_a_flipped_bit_of_the_arrays_is_noticed(tmp_path):
     path = tmp_path / "s.db"
     commit(path, 1)
-    payload = bytearray(execute(path, "SELECT payload FROM snapshot")[0][0])
-    payload[-1] ^= 1
-    execute(path, "UPDATE snapshot SET payload = ?", bytes(payload))
+    flip(path, 1)
+    with pytest.raises(edgemem.StateError, match=r"damaged snapshot \(its a\)"):
+        read(path)
+
+
+@pytest.mark.parametrize("how", ["its arrays", "its row", "its arrays are gone"])
+def test_a_damaged_snapshot_costs_one_commit(tmp_path, how):
+    path = tmp_path / "s.db"
+    commit(path, 1, 2)
+    if how == "its arrays":
+        flip(path, 2)
+    elif how == "its row":
+        execute(path, "UPDATE snapshot SET counters = '{}' WHERE version = 2")
+    else:
+        execute(path, "DELETE FROM part WHERE row = (SELECT max(row) FROM part)")
+    found = read(path)
+    assert found.counters == {"steps": 1} and (found.arrays["a"] == 1).all()
+    assert len(found.damage) == 1 and "holds a damaged snapshot" in found.damage[0]
+    commit(path, 3)
+    assert read(path).damage == () and read(path).counters == {"steps": 3}
+    flip(path, 3)
     with pytest.raises(edgemem.StateError, match="damaged snapshot"):
         read(path)
 
 
-def test_a_payload_that_is_no_safetensors_is_refused_even_under_its_right_hash(tmp_path):
+def test_arrays_that_are_no_safetensors_are_refused_even_under_their_right_hash(tmp_path):
     path = tmp_path / "s.db"
     commit(path, 1)
-    digest = hashlib.sha256(b"{}" + b"\0" + b"junk").hexdigest()
-    execute(path, "UPDATE snapshot SET counters = '{}', payload = ?, sha256 = ?", b"junk", digest)
+    digest = hashlib.sha256(b"junk").hexdigest()
+    parts = json.dumps({"a": digest})
+    seal = hashlib.sha256(f"{{}}\0{parts}".encode()).hexdigest()
+    execute(path, "UPDATE snapshot SET counters = '{}', parts = ?, sha256 = ?", parts, seal)
+    execute(path, "UPDATE part SET content = ?, sha256 = ?", b"junk", digest)
     with pytest.raises(edgemem.StateError, match="not readable safetensors"):
         read(path)
 

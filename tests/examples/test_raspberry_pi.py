@@ -167,7 +167,7 @@ def test_it_tells_systemd_that_it_is_well_and_stops_when_told(tmp_path):
             output = process.communicate(timeout=60)[0]
         finally:
             process.kill()
-    assert process.returncode == 0 and "frames" in output and state.exists()
+    assert process.returncode == 143 and "frames" in output and state.exists()
 
 
 def test_the_unit_writes_to_its_data_partition_alone():
@@ -176,7 +176,8 @@ def test_the_unit_writes_to_its_data_partition_alone():
     unit.read(FOLDER / "edgemem-camera.service")
     service = unit["Service"]
     assert service["ProtectSystem"] == "strict" and service["StateDirectory"] == "edgemem"
-    assert service["Restart"] == "on-failure" and int(service["WatchdogSec"]) >= 30
+    assert service["SuccessExitStatus"] == "143" and service["Restart"] == "on-failure"
+    assert int(service["WatchdogSec"]) >= 30
     assert service["Type"] == "notify" and "MemoryMax" in service and int(service["Nice"]) > 0
     assert unit["Unit"]["RequiresMountsFor"] == "/var/lib/edgemem"
     assert "--state /var/lib/edgemem/" in service["ExecStart"]
