@@ -150,8 +150,9 @@ def _set_rows(meta: MetaNetwork, part: Part, trial: Trial, statistics: Statistic
     rows = trial.rows[part.first]
     if rows is None and statistics != "source":
         raise _part_error(
-            part.name, "takes rows that are not those of one frame after another, with statistics "
-            f"{statistics!r}"
+            part.name,
+            "takes rows that are not those of one frame after another, with statistics "
+            f"{statistics!r}",
         )
     for module in meta.modules():
         if isinstance(module, MixedStatistics):
@@ -250,4 +251,3 @@ def _meta_network(
         sizes = " to ".join(map(str, grouped))
         raise _part_error(name, f"has {sizes} channels to convolve, not {groups} groups")
     return MetaNetwork(channels, tuple(stride), len(before), form, settings)
-

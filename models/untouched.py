@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from edgemem.errors import AttachError
+from edgemem.models.data import to_float
 
 if TYPE_CHECKING:
     from edgemem.models.adaptive import AdaptiveModel
 
 LIMIT = 1e-4  # relative to the largest value above one: rounding stays far below
 CHUNK = 16  # frames at once
+SOURCE_FRAMES = 64  # that are compared
 
 
 def twin_of(network: nn.Module) -> nn.Module:
@@ -40,6 +41,13 @@ def check_untouched(model: AdaptiveModel, frames: Tensor) -> None:
             raise _difference(model, x, distance(found, given))
 
 
+def known_source(model: AdaptiveModel) -> Tensor | None:
+    """Some frames of the source [n, ...] float32, where the model was warmed up on any."""
+    if model.source_frames is None:
+        return None
+    return to_float(model.source_frames[:SOURCE_FRAMES].numpy())
+
+
 def distance(found: Tensor, given: Tensor) -> float:
     """Largest difference, relative to the largest given value where that is above one."""
     if found.shape != given.shape:
@@ -53,7 +61,7 @@ def distance(found: Tensor, given: Tensor) -> float:
 def _at_rest(model: AdaptiveModel, x: Tensor) -> Tensor:
     zero = {name: torch.zeros_like(value) for name, value in model.block().items()}
     try:
-        return functional_call(model, zero, (x,)).logits  # type: ignore[no-any-return]
+        return model.with_block(zero, x).logits
     except Exception as error:
         raise AttachError(
             f"model {type(model.frozen).__name__}",
