@@ -8,7 +8,7 @@ from dataclasses import replace
 from edgemem.errors import ExportError
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
 from edgemem.export.parity import check_at_rest
-from edgemem.export.trace import check_traceable
+from edgemem.export.trace import check_traceable, to_onnx
 from edgemem.models.adaptive import AdaptiveModel
 
 
@@ -47,5 +47,5 @@ def _trace(model: AdaptiveModel, choices: Choices) -> None:
     check_at_rest(warm, frames)
     with warm.learning(choices.learn):
         functions, _ = functions_of(warm, choices, frames)
-        for function in functions.values():
-            check_traceable(function)
+        check_traceable(functions["adapt"])
+        to_onnx(functions["predict"])

@@ -56,16 +56,14 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
 
 
 def check_traceable(function: Function) -> None:
-    """The part of `to_onnx` that meets what a model does: it takes a fraction of the time.
+    """The part of `to_onnx` that meets what a model does, in a fraction of the time, for a function
+    of one batch size.
 
     Raises:
         ExportError: as `to_onnx`.
     """
     with _explained(), _quiet():
-        if function.dynamic_batch:
-            _export(function, portable=False)
-        else:
-            traced(function, portable=False)
+        traced(function, portable=False)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ on a few frames, and its calls are looked at.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,8 +98,7 @@ def try_out(
     """
     x = trial_frames(example)
     watched = list(watched)
-    with torch.enable_grad():
-        first = _pass(network, lambda: answer(x), watched)
+    first = _first_pass(network, lambda: answer(x), watched)
     other = x.clone()
     other[CHANGED] = 0.5 * x[0].flip(-1)
     with torch.no_grad():
@@ -117,6 +117,19 @@ def try_out(
     uses = [_use([(r, rows) for r, rows in pairs if r.layer is layer]) for layer in layers]
     rows = {m: _rows(first.inputs[m], second.inputs[m]) for m in watched if m in first.inputs}
     return Trial(tuple(uses), _classifier(first), first.logits.shape[1], rows)
+
+
+def _first_pass(
+    network: nn.Module, answer: Callable[[], Tensor], watched: Iterable[nn.Module]
+) -> Pass:
+    """With gradients, where the network bears them: some turn tensors into numbers."""
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        try:
+            return _pass(network, answer, watched)
+        except (RuntimeError, TypeError):
+            with torch.no_grad():
+                return _pass(network, answer, watched)
 
 
 def _use(runs: list[tuple[Run, int | None]]) -> NormUse:

@@ -114,8 +114,8 @@ def build(name):
         if isinstance(getattr(module, "running_mean", None), torch.Tensor):
             nn.init.normal_(module.running_mean, 0, 0.3)
             nn.init.uniform_(module.running_var, 0.5, 2)
-    for name, parameter in network.named_parameters():
-        if "first" in name or "second" in name:
+    for key, parameter in network.named_parameters():
+        if "first" in key or "second" in key:
             nn.init.uniform_(parameter, 0.2, 1.3)
     return network.eval()
 

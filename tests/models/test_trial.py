@@ -70,6 +70,14 @@ class WithoutGradient(Base):
         return self.classifier(features)
 
 
+class ByNumbers(Base):
+    """Takes numbers out of its tensors, which those with a gradient refuse."""
+
+    def forward(self, x):
+        x = self.features(x)
+        return self.classifier(torch.from_numpy(x.numpy()) * (1 if float(x.sum()) > -1e9 else 2))
+
+
 class Folded(Base):
     """Reads a norm's arrays and never runs it."""
 
@@ -106,6 +114,7 @@ def run(module, *arguments):
         (TrainingOnly(), {"last.1", "first.1"}),
         (Ignored(), {"last.1", "first.1"}),
         (WithoutGradient(), {"last.1", "first.1"}),
+        (ByNumbers(), {"last.1", "first.1"}),
         (Folded(), {"last.1"}),
     ],
     ids=lambda value: type(value).__name__,
@@ -175,7 +184,12 @@ class Twice(Base):
 
 @pytest.mark.parametrize(
     ("network", "name"),
-    [(Base(), "classifier"), (Distractors(), "classifier"), (Scaled(), "classifier"), (Twice(), "")],
+    [
+        (Base(), "classifier"),
+        (Distractors(), "classifier"),
+        (Scaled(), "classifier"),
+        (Twice(), ""),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_the_classifier_is_the_layer_that_answers(network, name):
@@ -258,7 +272,7 @@ def test_norms_of_vectors_have_moments_of_frames():
     for shares in (None, torch.full((12,), 1 / 12)):
         output = run(model, x, one, one, shares)
         torch.testing.assert_close(output.logits, run(training, x), rtol=1e-4, atol=1e-4)
-    (_, moments), = output.seen.values()
+    ((_, moments),) = output.seen.values()
     distance = run(network[0], x) - network[1].running_mean
     torch.testing.assert_close(moments.mean, distance, rtol=1e-4, atol=1e-5)
 
