@@ -18,7 +18,13 @@ from edgemem.export.choices import Choices, check_choices, frame_spec, functions
 from edgemem.export.forward import Function
 from edgemem.export.integer import reference_of, rewritten
 from edgemem.export.objective import Objective
-from edgemem.export.parity import Parity, check_learn, check_parity, onnx_engine
+from edgemem.export.parity import (
+    Parity,
+    check_at_rest,
+    check_learn,
+    check_parity,
+    onnx_engine,
+)
 from edgemem.export.plans import check_plans, measured_plans, plan_graphs
 from edgemem.export.reading import FRAMES, READS, SUMS, Reading, teachable
 from edgemem.export.targets import OF_NPUS, Targets
@@ -66,7 +72,8 @@ def export_bundle(
         report: called with the name of each stage.
 
     Raises:
-        ExportError: the step cannot be traced, or its graph misses the parity check.
+        ExportError: the model at rest is not the one that was given, the step cannot be traced, or
+            its graph misses the parity check.
         InputError: the folder cannot be written, or holds something else than a bundle.
     """
     path, choices = Path(path), choices or Choices()
@@ -93,6 +100,7 @@ def _export(
     report: Callable[[str], None],
 ) -> Parity:
     frames = frame_spec(model, choices)
+    check_at_rest(model, frames)
     functions, objective = functions_of(model, choices, frames, reading)
     models = {}
     for name, function in functions.items():

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from edgemem.export.label_order import HYPER_PARAMETERS as ORDER
 from edgemem.export.label_order import in_order
@@ -102,9 +101,9 @@ def forward(
     try:
         arguments = (x, hp.get("alpha"), weight, shares)
         if reading is None:
-            return functional_call(model, block, arguments), x.new_zeros(0)
+            return model.with_block(block, *arguments), x.new_zeros(0)
         with features_of(reading.classifier) as seen:
-            output: Output = functional_call(model, block, arguments)
+            output = model.with_block(block, *arguments)
     finally:
         model.gradient = "full"
     return output._replace(logits=reading.read(output.logits, seen[0], block, hp)), seen[0]

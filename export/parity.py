@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from edgemem.block import Array
-from edgemem.errors import ExportError
+from edgemem.errors import AttachError, ExportError
 from edgemem.export.forward import Function
 from edgemem.manifest import CLOSED, FILLED, LABELS, FrameSpec
 from edgemem.models.adaptive import AdaptiveModel
+from edgemem.models.untouched import check_untouched, known_source
 from edgemem.reference import reference_frames
 
 STEPS = 20
@@ -35,7 +36,8 @@ Engine = Mapping[str, Call]  # by graph
 class Parity:
     """Largest differences, absolute, or relative to the largest value of an output above one.
 
-    frozen: zero block and source statistics against the untouched model (logits).
+    frozen: zero block and source statistics against the model that was given, on reference frames
+    and, after a warm-up, on frames of its source (logits).
     predict: `predict` against torch. first_step: every output of `adapt` but slots against torch.
     slots: first step's optimiser slots (the gradient, for SGD), each relative to its own largest
     value, however small; a wrong gradient can hide in the absolute figures.
@@ -115,11 +117,8 @@ def check_parity(
         worst_slot = max(slots.values(), default=0.0)
         if differences[worst] <= FIRST_TOLERANCE and worst_slot <= SLOT_TOLERANCE:
             break
-    with torch.no_grad():
-        frozen_logits = model.frozen_logits(inputs["x"]).numpy()
-    frozen = engine["predict"](_frozen_inputs(predict, inputs["x"]))["logits"]
-    room = frozen.shape[1] - frozen_logits.shape[1]  # of classes that can be taught
-    frozen_logits = np.pad(frozen_logits, [(0, 0), (0, room)], constant_values=CLOSED)
+    frozen, frozen_logits = _frozen(engine, model, predict, inputs["x"])
+    others = [_frozen(engine, model, predict, x)[0] for x in _source(model, frames)]
     predicted = engine["predict"](inputs)["logits"]
     after: dict[str, float] = {}
     for first in range(0, BATCHES * STEPS, STEPS):
@@ -128,7 +127,7 @@ def check_parity(
         if max(after.values()) <= LATER_TOLERANCE:
             break
     figures = Parity(
-        frozen=_difference(frozen, frozen_logits),
+        frozen=max([frozen, *others]),
         predict=_difference(predicted, _call(predict, inputs)["logits"]),
         first_step=differences[worst],
         worst_output=worst,
@@ -148,6 +147,21 @@ def check_parity(
         **{n: np.asarray(v, np.float32) for n, v in inputs.items() if n.startswith("hp.")},
     }
     return figures, reference
+
+
+def check_at_rest(model: AdaptiveModel, frames: FrameSpec) -> None:
+    """Compare the zero block with the model that was given, both in torch, before work begins.
+
+    Raises:
+        ExportError: it names the first module that differs.
+    """
+    known = known_source(model)
+    try:
+        check_untouched(model, torch.from_numpy(reference_frames(frames)))
+        if known is not None:
+            check_untouched(model, known)
+    except AttachError as error:
+        raise ExportError(error.thing, error.reason, error.remedy) from error
 
 
 def check_learn(path: Path, learn: Function, frames: FrameSpec) -> None:
@@ -204,6 +218,28 @@ def _run_steps(
 
 def _next(outputs: Arrays) -> Arrays:
     return {n.removeprefix("next."): v for n, v in outputs.items() if n.startswith("next.")}
+
+
+def _frozen(
+    engine: Engine, model: AdaptiveModel, predict: Function, x: Tensor
+) -> tuple[float, Array]:
+    """Difference of the frozen logits of a graph from those of the model that was given; these."""
+    with torch.no_grad():
+        given: Array = model.untouched_logits(x).numpy()
+    found = engine["predict"](_frozen_inputs(predict, x))["logits"]
+    room = found.shape[1] - given.shape[1]  # of classes that can be taught
+    given = np.pad(given, [(0, 0), (0, room)], constant_values=CLOSED)
+    return _difference(found, given), given
+
+
+def _source(model: AdaptiveModel, frames: FrameSpec) -> list[Tensor]:
+    """Full batches of source frames, where the model knows any; the first ones fill up the last."""
+    known = known_source(model)
+    if known is None:
+        return []
+    batches = -(-len(known) // frames.batch)
+    rows = torch.arange(batches * frames.batch) % len(known)
+    return list(torch.split(known[rows], frames.batch))
 
 
 def _frozen_inputs(predict: Function, x: Tensor) -> dict[str, Tensor]:

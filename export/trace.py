@@ -38,18 +38,38 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
     Raises:
         ExportError: the function cannot be traced, or the graph breaks the contract.
     """
+    with _explained(), _quiet():
+        program = _export(function, portable)
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            optimize=True,
+            custom_translation_table={} if portable else ONNX_FORMS,
+            input_names=list(function.inputs),
+            output_names=list(function.outputs),
+            verbose=False,
+        )
+    assert exported is not None
+    model = lower(exported.model_proto, portable=portable)
+    _check_contract(model, function)
+    return model
+
+
+def check_traceable(function: Function) -> None:
+    """The part of `to_onnx` that meets what a model does, in a fraction of the time, for a function
+    of one batch size.
+
+    Raises:
+        ExportError: as `to_onnx`.
+    """
+    with _explained(), _quiet():
+        traced(function, portable=False)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
     try:
-        with _quiet():
-            program = _export(function, portable)
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                optimize=True,
-                custom_translation_table={} if portable else ONNX_FORMS,
-                input_names=list(function.inputs),
-                output_names=list(function.outputs),
-                verbose=False,
-            )
+        yield
     except EdgeMemError:
         raise
     except Exception as error:
@@ -58,10 +78,6 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
             f"cannot be traced ({_reason(error)})",
             "The model must be free of branches on values; choose other parts or --gradient meta",
         ) from error
-    assert exported is not None
-    model = lower(exported.model_proto, portable=portable)
-    _check_contract(model, function)
-    return model
 
 
 def _reason(error: Exception) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from edgemem.models.meta_network import Form, MetaNetwork
 from edgemem.models.moments import FrameMoments
@@ -247,6 +248,12 @@ class AdaptiveModel(nn.Module):
         self.settings.clear()
         return Output(logits, logits.new_zeros(0) if key is None else key, distances, seen)
 
+    def with_block(self, block: dict[str, Tensor], *arguments: Tensor | None) -> Output:
+        """What `forward` gives with other arrays in place of the block's, which stays as it is."""
+        # Untied: a layer under two names would keep the other arrays for good.
+        output: Output = functional_call(self, block, arguments, tie_weights=False)
+        return output
+
     def _norms(self) -> Iterator[tuple[str, MixedStatistics]]:
         for name, module in self.named_modules():
             if isinstance(module, MixedStatistics):
@@ -286,8 +293,8 @@ class AdaptiveModel(nn.Module):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AdaptiveModel:
-        super()._apply(fn, recurse)
-        self.untouched._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.untouched._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def frozen_logits(self, x: Tensor) -> Tensor:

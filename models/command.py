@@ -125,8 +125,12 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
     recipe: Recipe,
     report: Callable[[Progress], None],
     threads: int,
+    rehearse: Callable[[AdaptiveModel], None] = lambda model: None,
 ) -> None:
-    """`edgemem warmup`: attach, train, save; the progress file beside `out` goes at the end."""
+    """`edgemem warmup`: attach, train, save; the progress file beside `out` goes at the end.
+
+    rehearse: asked before hours of training whether the model can be exported after them; raises.
+    """
     check_writable(out)
     if is_adaptive(checkpoint):
         raise CheckpointError(
@@ -143,6 +147,7 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
             f"{list(adaptive.attachment.input_shape)}",
             "Pass frames of that shape, channels first",
         )
+    rehearse(adaptive)
     resume = out.with_suffix(".progress.safetensors")
     warm_up(adaptive, frames, labels, recipe, resume=resume, report=report)
     save_adaptive(adaptive, out, source)

@@ -6,6 +6,7 @@ on a few frames, and its calls are looked at.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,13 +98,15 @@ def try_out(
     """
     x = trial_frames(example)
     watched = list(watched)
-    with torch.enable_grad():
-        first = _pass(network, lambda: answer(x), watched)
+    first = _first_pass(network, lambda: answer(x), watched)
     other = x.clone()
     other[CHANGED] = 0.5 * x[0].flip(-1)
     with torch.no_grad():
         second = _pass(network, lambda: answer(other), watched)
-    _refuse_mixing(network, first.logits, second.logits)
+    if not _alone(first.logits, second.logits):
+        with torch.no_grad():
+            again = answer(x)
+        raise _mixing(network, random=_changed_rows(first.logits, again) != [])
     needed = _needed(network, lambda: answer(x), first)
     pairs = [
         (a, _rows(a.x, b.x))
@@ -116,6 +119,19 @@ def try_out(
     return Trial(tuple(uses), _classifier(first), first.logits.shape[1], rows)
 
 
+def _first_pass(
+    network: nn.Module, answer: Callable[[], Tensor], watched: Iterable[nn.Module]
+) -> Pass:
+    """With gradients, where the network bears them: some turn tensors into numbers."""
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        try:
+            return _pass(network, answer, watched)
+        except (RuntimeError, TypeError):
+            with torch.no_grad():
+                return _pass(network, answer, watched)
+
+
 def _use(runs: list[tuple[Run, int | None]]) -> NormUse:
     first, rows = runs[0]
     same = rows if all(other == rows for _, other in runs) else None
@@ -124,11 +140,12 @@ def _use(runs: list[tuple[Run, int | None]]) -> NormUse:
 
 
 def _changed_rows(first: Tensor, second: Tensor) -> list[int] | None:
-    """Rows that differ; None where the shapes do."""
+    """Rows that differ, where both are finite; None where the shapes do."""
     if first.shape != second.shape:
         return None
-    limit = SAME * float(first.detach().abs().max().clamp(min=1e-6))
-    different = ~((first - second).detach().abs() <= limit)
+    off = (first - second).detach().abs()
+    limit = SAME * float(first.detach().abs().nan_to_num(posinf=0.0).max().clamp(min=1e-6))
+    different = (off > limit) & off.isfinite()
     return torch.nonzero(different.flatten(1).any(1)).flatten().tolist()
 
 
@@ -140,14 +157,25 @@ def _rows(first: Tensor, second: Tensor) -> int | None:
     return rows if rest == 0 and changed is not None and set(changed) <= set(own) else None
 
 
-def _refuse_mixing(network: nn.Module, first: Tensor, second: Tensor) -> None:
+def _alone(first: Tensor, second: Tensor) -> bool:
+    """Whether no answer but that to the exchanged frame has changed."""
     changed = _changed_rows(first, second)
-    if changed is None or set(changed) - {CHANGED}:
-        raise AttachError(
-            f"model {type(network).__name__}",
-            "answers a frame otherwise beside other frames, so it has no answer to keep",
-            "Use a model that takes each frame alone in eval mode",
+    return changed is not None and set(changed) <= {CHANGED}
+
+
+def _mixing(network: nn.Module, *, random: bool) -> AttachError:
+    name = f"model {type(network).__name__}"
+    if random:
+        return AttachError(
+            name,
+            "draws random numbers in eval mode, so no answer of it can be compared",
+            "Let it draw none in eval mode",
         )
+    return AttachError(
+        name,
+        "answers a frame otherwise beside other frames, so it has no answer of its own to keep",
+        "Use a model that takes each frame alone in eval mode",
+    )
 
 
 def _needed(network: nn.Module, answer: Callable[[], Tensor], seen: Pass) -> set[int]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from edgemem.errors import AttachError
+from edgemem.models.data import to_float
 
 if TYPE_CHECKING:
     from edgemem.models.adaptive import AdaptiveModel
 
 LIMIT = 1e-4  # relative to the largest value above one: rounding stays far below
 CHUNK = 16  # frames at once
+SOURCE_FRAMES = 64  # that are compared
+Call = tuple[str, int]  # name of a module, and which of its runs
 
 
 def twin_of(network: nn.Module) -> nn.Module:
@@ -40,20 +43,29 @@ def check_untouched(model: AdaptiveModel, frames: Tensor) -> None:
             raise _difference(model, x, distance(found, given))
 
 
+def known_source(model: AdaptiveModel) -> Tensor | None:
+    """Some frames of the source [n, ...] float32, where the model was warmed up on any."""
+    if model.source_frames is None:
+        return None
+    return to_float(model.source_frames[:SOURCE_FRAMES].numpy())
+
+
 def distance(found: Tensor, given: Tensor) -> float:
     """Largest difference, relative to the largest given value where that is above one."""
     if found.shape != given.shape:
         return float("inf")
     if found.numel() == 0:
         return 0.0
-    largest = max(1.0, float(given.abs().max()))
-    return float(((found - given).abs() / largest).nan_to_num(nan=float("inf")).max())
+    same = (found == given) | (found.isnan() & given.isnan())
+    largest = max(1.0, float(given.abs().nan_to_num().max()))
+    off = torch.where(same, 0.0, (found - given).abs() / largest)
+    return float(off.nan_to_num(nan=float("inf")).max())
 
 
 def _at_rest(model: AdaptiveModel, x: Tensor) -> Tensor:
     zero = {name: torch.zeros_like(value) for name, value in model.block().items()}
     try:
-        return functional_call(model, zero, (x,)).logits  # type: ignore[no-any-return]
+        return model.with_block(zero, x).logits
     except Exception as error:
         raise AttachError(
             f"model {type(model.frozen).__name__}",
@@ -71,8 +83,8 @@ def _difference(model: AdaptiveModel, x: Tensor, off: float) -> AttachError:
     if (random := _first(again, given)) is not None:
         return AttachError(
             f"module {random[0]!r}",
-            "answers the same frames otherwise each time, so nothing can be compared with it",
-            "Let the model draw no random numbers in eval mode",
+            "draws random numbers in eval mode, so no answer of it can be compared",
+            "Let it draw none in eval mode",
         )
     first = _first(found, given)
     return AttachError(
@@ -84,15 +96,17 @@ def _difference(model: AdaptiveModel, x: Tensor, off: float) -> AttachError:
     )
 
 
-def _outputs(network: nn.Module, run: Callable[[], Any]) -> dict[str, list[Tensor]]:
-    """What each module returns in a pass, those that are over first before others."""
-    seen: dict[str, list[Tensor]] = {}
+def _outputs(network: nn.Module, run: Callable[[], Any]) -> dict[Call, list[Tensor]]:
+    """What each module returns in a pass, by call; those that are over first before others."""
+    seen: dict[Call, list[Tensor]] = {}
+    calls: Counter[str] = Counter()
 
     def noting(name: str) -> Callable[..., None]:
         def note(_: nn.Module, __: object, output: object) -> None:
             values = output if isinstance(output, (tuple, list)) else [output]
             tensors = [value.clone() for value in values if isinstance(value, Tensor)]
-            seen.setdefault(name, []).extend(tensors)
+            seen[name, calls[name]] = tensors
+            calls[name] += 1
 
         return note
 
@@ -106,11 +120,11 @@ def _outputs(network: nn.Module, run: Callable[[], Any]) -> dict[str, list[Tenso
 
 
 def _first(
-    found: Mapping[str, list[Tensor]], given: Mapping[str, list[Tensor]]
+    found: Mapping[Call, list[Tensor]], given: Mapping[Call, list[Tensor]]
 ) -> tuple[str, float] | None:
     """Name of the first module whose outputs differ, and how far."""
-    for name, values in given.items():
-        others = found.get(name)
+    for (name, call), values in given.items():
+        others = found.get((name, call))
         if others is None:
             continue  # a module within one that was replaced
         if len(others) != len(values):

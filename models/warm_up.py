@@ -24,6 +24,7 @@ from edgemem.models.data import Frames, to_float
 from edgemem.models.meta_network import MetaNetwork
 from edgemem.models.moments import batch_moments
 from edgemem.models.source_keys import observe_source
+from edgemem.models.untouched import check_untouched, known_source
 
 CALIBRATION_BATCHES = 16
 BRANCH_START = 0.1  # BN' starts small, so that training starts near the frozen model
@@ -71,7 +72,8 @@ def warm_up(
     """Train the meta networks of `model` in place; nothing else of it changes.
 
     It also keeps some source frames, and moments of more, from which export learns what source data
-    look like and which learning rate does no harm (`observe_source`), and where the features of each class lie (`observe_classes`).
+    look like and which learning rate does no harm (`observe_source`), and where the features of each
+    class lie (`observe_classes`).
 
     Args:
         frames: [n, c, ...]; uint8 is divided by 255.
@@ -84,6 +86,7 @@ def warm_up(
     Raises:
         InputError: fewer frames than a batch, labels out of range, or a non-finite loss.
         CheckpointError: `resume` is damaged or of other settings.
+        AttachError: at rest, the model is not the one that was given.
     """
     recipe = recipe or Recipe()
     if len(frames) < recipe.batch_size:
@@ -100,6 +103,8 @@ def warm_up(
     model.mark_warm()
     observe_source(model, frames, labels, recipe.seed)
     observe_classes(model, frames, labels, recipe.seed)
+    if (source := known_source(model)) is not None:
+        check_untouched(model, source)
 
 
 class _Training:

@@ -205,6 +205,7 @@ def with_statistics(
         frozen, own.parts, example, statistics=statistics, normalization=own.normalization
     )
     other.source_moments, other.prototypes = model.source_moments, model.prototypes
+    other.source_frames = model.source_frames
     missing, unexpected = other.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected and all("remembered" in name for name in missing)
     other.mark_warm()

@@ -94,7 +94,8 @@ def warmup(
             bar.update(task, completed=state.step, total=state.steps, note=text)
 
         warm_up_checkpoint(
-            checkpoint, model, model_arg or [], settings, data, out, recipe, note, threads
+            *(checkpoint, model, model_arg or [], settings, data, out, recipe, note, threads),
+            _rehearse,
         )
     figures = vars(last[0]) if last else {}
     if json:
@@ -187,6 +188,18 @@ def export(
             "BN pairs adapt; run edgemem warmup first for the full effect."
         )
     _print_parity(out, parity)
+
+
+def _rehearse(model: Any) -> None:
+    """Meet before a warm-up what `edgemem export` would meet after it, where that is installed."""
+    try:
+        require_torch("export")
+    except MissingExtraError:
+        return
+    from edgemem.export.rehearsal import rehearse
+
+    if (error := rehearse(model)) is not None:
+        typer.echo(f"This model needs edgemem export --gradient meta: {error}", err=True)
 
 
 def _calibration(path: Path) -> Any:
