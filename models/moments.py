@@ -45,7 +45,7 @@ def batch_moments(x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Ten
     def pooled(values: Tensor) -> Tensor:
         if weights is None:
             return values.mean([0, *range(2, x.dim())])
-        return weights @ _mean(values, list(range(2, x.dim())))
+        return weights @ (values.mean(list(range(2, x.dim()))) if x.dim() > 2 else values)
 
     mean = pooled(x)
     return mean, pooled((x - per_channel(mean, x)).square())
@@ -74,12 +74,9 @@ def _central(mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (square - mean * mean).abs()
 
 
-def _mean(x: Tensor, dims: list[int]) -> Tensor:
-    """Over these dimensions; torch takes none for all."""
-    return x.mean(dims) if dims else x
-
-
 def _moments(distance: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
+    if not dims:
+        return distance, distance * distance
     found: tuple[Tensor, Tensor] = _Moments.apply(distance, dims)  # type: ignore[no-untyped-call]
     return found
 
@@ -92,7 +89,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(distance: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
-        return _mean(distance, dims), _mean(distance * distance, dims)
+        return distance.mean(dims), (distance * distance).mean(dims)
 
     @staticmethod
     def setup_context(
