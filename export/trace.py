@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.forward import Function
-from edgemem.export.lowering.activation import SpelledOut
 from edgemem.export.lowering.portable import PORTABLE
 from edgemem.export.lowering.rewrite import lower
+from edgemem.export.lowering.spelled_out import SpelledOut
 from edgemem.export.lowering.table import ONNX_FORMS, check_operators, decompositions
 
 if TYPE_CHECKING:
@@ -94,10 +95,11 @@ def _export(function: Function, portable: bool) -> ExportedProgram:
         table = decompositions()
         batch = Dim("batch", min=1)
         shapes = ({0: batch}, *(None for _ in arguments[1:]))
-        program = torch.export.export(
-            _Module(function), arguments, dynamic_shapes=(shapes,), strict=False
-        )
-        program = program.run_decompositions(table)
+        with _plain(), SpelledOut():
+            program = torch.export.export(
+                _Module(function), arguments, dynamic_shapes=(shapes,), strict=False
+            )
+            program = program.run_decompositions(table)
         check_operators(program.graph_module)
         return program  # type: ignore[no-any-return]
     exported: ExportedProgram = torch.export.export(traced(function, portable), arguments)
@@ -116,10 +118,22 @@ def traced(function: Function, portable: bool) -> GraphModule:
         _allow_non_fake_inputs=True,
         decomposition_table=decompositions() | (PORTABLE if portable else {}),
     )
-    with SpelledOut():
+    with _plain(), SpelledOut():
         graph: GraphModule = tracer(*function.inputs.values()).eval()
     check_operators(graph)
     return graph
+
+
+@contextmanager
+def _plain() -> Iterator[None]:
+    """While active, torch runs layers as simple operators, not as one that fuses them."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class _Module(nn.Module):

@@ -29,7 +29,7 @@ def load_dataset(path: Path) -> tuple[Frames, NDArray[np.int64]]:
         InputError: missing, damaged, empty, or not of these forms.
     """
     frames, labels = _load_folder(path) if path.is_dir() else _load_npz(path)
-    if frames.ndim < 3 or (frames.dtype != np.uint8 and frames.dtype.kind != "f"):
+    if frames.ndim < 2 or (frames.dtype != np.uint8 and frames.dtype.kind != "f"):
         raise InputError(
             f"{path}: x",
             f"is {frames.dtype}{list(frames.shape)}, not frames [n, channels, ...]",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,13 @@ from edgemem.errors import AttachError
 from edgemem.models.moments import per_channel
 from edgemem.models.statistics import MixedStatistics, Settings
 
-CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d]] = {3: nn.Conv1d, 4: nn.Conv2d}
+# By rank of the maps. Maps [n, c] are signals of length one.
+CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
+    2: nn.Conv1d,
+    3: nn.Conv1d,
+    4: nn.Conv2d,
+    5: nn.Conv3d,
+}
 EPS = 1e-5
 
 
@@ -100,6 +106,8 @@ def branch_convolution(
     channels: tuple[int, int], stride: tuple[int, ...], rank: int, form: Form
 ) -> nn.Module:
     """The convolution of a meta network, (in, out) channels, in the given form."""
+    if rank == 2:
+        return _OfVectors(branch_convolution(channels, (1,), 3, replace(form, kernel_size=1)))
     conv, (inputs, outputs), k = CONVOLUTIONS[rank], channels, form.kernel_size
     pointwise = {"kernel_size": 1, "bias": False}
     wide = {"kernel_size": k, "stride": stride, "padding": k // 2, "bias": False}
@@ -116,6 +124,19 @@ def branch_convolution(
             conv(inputs, outputs, **pointwise),  # type: ignore[arg-type]
         )
     return conv(inputs, outputs, groups=form.groups, **wide)  # type: ignore[arg-type]
+
+
+class _OfVectors(nn.Module):
+    """A convolution of signals, for maps [n, c]."""
+
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, in] -> [n, out]."""
+        found: Tensor = self.convolution(x.unsqueeze(2))
+        return found.squeeze(2)
 
 
 class MetaNetwork(nn.Module):

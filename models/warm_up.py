@@ -254,7 +254,7 @@ class _Training:
 def _initialise(meta: MetaNetwork, generator: torch.Generator) -> None:
     meta.reset()
     for module in meta.modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
     if meta.branch_norm is not None:
         nn.init.constant_(meta.branch_norm.weight, BRANCH_START)

@@ -3,7 +3,9 @@
 With y = conv(x, w) and g = dL/dy: dL/dx is a stride-1 convolution of g with the kernels flipped and
 their channels swapped, or a transposed convolution where y was strided (onnxruntime interleaves
 the phases of a strided gradient on one thread, which costs more than its transposed convolution);
-dL/dw is in `weight_gradient`. One-dimensional convolutions run as two-dimensional ones of height 1.
+dL/dw is in `weight_gradient`. A transposed convolution is the gradient of a plain one, so its own
+gradient is that plain one, and its weight gradient has x and g exchanged. One-dimensional
+convolutions run as two-dimensional ones of height 1.
 """
 
 from __future__ import annotations
@@ -11,8 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgemem.errors import ExportError
-from edgemem.export.lowering.weight_gradient import weight_gradient
+from edgemem.export.lowering.weight_gradient import cut, weight_gradient
 
 aten = torch.ops.aten
 
@@ -30,31 +31,23 @@ def convolution_backward(
     groups: int,
     output_mask: list[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, weight and bias, each where `output_mask` asks for it.
-
-    Raises:
-        ExportError: a transposed or three-dimensional convolution.
-    """
-    if transposed or x.dim() not in (3, 4):
-        kind = "transposed" if transposed else f"{x.dim() - 2}-dimensional"
-        raise ExportError(
-            f"{kind} convolution",
-            "has no backward rule here",
-            "Keep it out of the gradient: choose parts after it, or --gradient meta",
-        )
+    """Gradients of x, weight and bias, each where `output_mask` asks for it; in 1 to 3 dimensions."""
     stride, padding, dilation = list(stride), list(padding), list(dilation)
-    if x.dim() == 3:
-        flat = grad.unsqueeze(2), x.unsqueeze(2), weight.unsqueeze(2)
-        geometry = [1, *stride], [0, *padding], [1, *dilation]
-        dx = input_gradient(*flat, *geometry, groups).squeeze(2) if output_mask[0] else None
-        dw = weight_gradient(*flat, *geometry, groups).squeeze(2) if output_mask[1] else None
-    else:
-        dx = dw = None
-        if output_mask[0]:
-            dx = input_gradient(grad, x, weight, stride, padding, dilation, groups)
-        if output_mask[1]:
-            dw = weight_gradient(grad, x, weight, stride, padding, dilation, groups)
     db = grad.sum([0, *range(2, grad.dim())]) if output_mask[2] else None
+    flat = x.dim() == 3
+    if flat:
+        grad, x, weight = grad.unsqueeze(2), x.unsqueeze(2), weight.unsqueeze(2)
+        stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
+    geometry = stride, padding, dilation, groups
+    dx = dw = None
+    if output_mask[0]:
+        of_input = transposed_input_gradient if transposed else input_gradient
+        dx = of_input(grad, x, weight, *geometry)
+    if output_mask[1]:
+        seen, seeing = (grad, x) if transposed else (x, grad)
+        dw = weight_gradient(seeing, seen, weight, *geometry)
+    if flat:
+        dx, dw = (None if found is None else found.squeeze(2) for found in (dx, dw))
     return dx, dw, db
 
 
@@ -67,22 +60,41 @@ def input_gradient(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    """dL/dx [n, i, h, w] from dL/dy [n, o, h', w'] and the kernels [o, i/groups, kh, kw]."""
-    reach = [dilation[a] * (weight.shape[2 + a] - 1) for a in (0, 1)]
-    if stride == [1, 1] and all(reach[a] >= padding[a] for a in (0, 1)):
-        pads = [reach[a] - padding[a] for a in (0, 1)]
+    """dL/dx [n, i, ...] from dL/dy [n, o, ...] and the kernels [o, i/groups, ...]."""
+    axes = range(len(stride))
+    reach = [dilation[a] * (weight.shape[2 + a] - 1) for a in axes]
+    still = [0 for _ in axes]
+    if max(stride) == 1 and all(reach[a] >= padding[a] for a in axes):
+        pads = [reach[a] - padding[a] for a in axes]
         kernels = swapped(weight, groups)
-        return aten.convolution(grad, kernels, None, [1, 1], pads, dilation, False, [0, 0], groups)  # type: ignore[no-any-return]
-    natural = [(grad.shape[2 + a] - 1) * stride[a] - 2 * padding[a] + reach[a] + 1 for a in (0, 1)]
-    extra = [x.shape[2 + a] - natural[a] for a in (0, 1)]
+        return aten.convolution(grad, kernels, None, stride, pads, dilation, False, still, groups)  # type: ignore[no-any-return]
+    natural = [(grad.shape[2 + a] - 1) * stride[a] - 2 * padding[a] + reach[a] + 1 for a in axes]
+    extra = [x.shape[2 + a] - natural[a] for a in axes]
     return aten.convolution(grad, weight, None, stride, padding, dilation, True, extra, groups)  # type: ignore[no-any-return]
 
 
+def transposed_input_gradient(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """dL/dx [n, i, ...] of a transposed convolution, from dL/dy [n, o, ...] and the kernels
+    [i, o/groups, ...]. Output padding of a stride or more makes it longer than x."""
+    still = [0 for _ in stride]
+    found = aten.convolution(grad, weight, None, stride, padding, dilation, False, still, groups)
+    return cut(found, x.shape[2:])
+
+
 def swapped(weight: Tensor, groups: int) -> Tensor:
-    """[o, i/groups, kh, kw] -> [i, o/groups, kh, kw] with the taps reversed.
+    """[o, i/groups, ...] -> [i, o/groups, ...] with the taps reversed.
 
     It ends on a reshape: converters that change layouts would otherwise turn it once too often.
     """
-    o, i, kh, kw = weight.shape
-    flipped = weight.flip(2, 3).reshape(groups, o // groups, i, kh, kw).transpose(1, 2)
-    return flipped.reshape(groups * i, o // groups, kh, kw)
+    o, i, *kernel = weight.shape
+    flipped = weight.flip(list(range(2, weight.dim())))
+    exchanged = flipped.reshape(groups, o // groups, i, *kernel).transpose(1, 2)
+    return exchanged.reshape(groups * i, o // groups, *kernel)

@@ -7,6 +7,7 @@ a HardSigmoid that rises from zero to one between a limit and the next number of
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,11 @@ def elu_backward(
     return grad * (gate * scale + (1.0 - gate) * exponential.clamp(max=alpha * scale) * input_scale)
 
 
+def shrink_backward(grad: Tensor, x: Tensor, limit: float) -> Tensor:
+    """Gradient of softshrink and hardshrink: passes beyond the limit on either side of zero."""
+    return grad * (_gate(x, limit) + _gate(x, -limit, above=False))
+
+
 def _gate(x: Tensor, limit: float = 0.0, above: bool = True) -> Tensor:
     gate: Tensor = torch.ops.edgemem.beyond.default(x, float(limit), above)
     return gate
@@ -79,3 +85,14 @@ def sign_onnx(x: Any) -> Any:
     """ONNX form of aten.sign, for floats: a slope cut off at -1 and 1."""
     low, high = opset20.Constant(value_float=-1.0), opset20.Constant(value_float=1.0)
     return opset20.Clip(opset20.Mul(x, opset20.Constant(value_float=STEEP)), low, high)
+
+
+aten = torch.ops.aten
+RULES: dict[Any, Callable[..., Any]] = {
+    aten.threshold_backward.default: threshold_backward,
+    aten.hardtanh_backward.default: hardtanh_backward,
+    aten.leaky_relu_backward.default: leaky_relu_backward,
+    aten.elu_backward.default: elu_backward,
+    aten.softshrink_backward.default: shrink_backward,
+    aten.hardshrink_backward.default: shrink_backward,
+}

@@ -1,12 +1,14 @@
 """Forms for engines that lack some of what onnxruntime's CPU kernels have.
 
 A transposed convolution with a stride is refused by LiteRT's converter and by some NPUs. It is the
-same as s * s convolutions of stride one, one for every phase of its output: with y = i * s + a - p,
-rows of phase (y + p) % s see only the taps a of that phase. Gates are a comparison and a cast.
+same as convolutions of stride one, one for every phase of its output (s * s of them for images):
+with y = i * s + a - p, rows of phase (y + p) % s see only the taps a of that phase. Gates are a
+comparison and a cast.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemem.errors import ExportError
 from edgemem.export.lowering import gate  # noqa: F401 - its operator is named below
 from edgemem.export.lowering.convolution import swapped
 
@@ -32,46 +33,55 @@ def convolution(
     output_padding: list[int],
     groups: int,
 ) -> Any:
-    """A strided transposed convolution in two dimensions by phases; all others as they are.
+    """A strided transposed convolution by phases; all others as they are.
 
-    x: [n, o, h, w]; weight: [o, i/groups, kh, kw] -> [n, i, h', w'].
-
-    Raises:
-        ExportError: stride and dilation in one.
+    x: [n, o, ...]; weight: [o, i/groups, ...] -> [n, i, ...].
     """
-    if not transposed or max(stride) == 1 or x.dim() != 4:
+    if not transposed or max(stride) == 1:
         return NotImplemented
-    if max(dilation) > 1:
-        raise ExportError(
-            "transposed convolution with stride and dilation",
-            "has no form for this target",
-            "Leave the target out, or choose --gradient meta and parts after it",
-        )
+    axes = range(len(stride))
+    for a in axes:
+        weight = _spread(weight, 2 + a, dilation[a])
     kernel = weight.shape[2:]
     sizes = [
         (x.shape[2 + a] - 1) * stride[a] - 2 * padding[a] + kernel[a] + output_padding[a]
-        for a in (0, 1)
+        for a in axes
     ]
-    taps = [-(-kernel[a] // stride[a]) for a in (0, 1)]
-    even = [taps[a] * stride[a] - kernel[a] for a in (0, 1)]
-    weight = F.pad(weight, (0, even[1], 0, even[0])) if any(even) else weight
-    rows = []
-    for r in range(stride[0]):
-        phases = [
-            _full(x, weight[:, :, r :: stride[0], c :: stride[1]], groups) for c in range(stride[1])
-        ]
-        rows.append(_interleaved(phases, 3))
-    found = _interleaved(rows, 2)
-    for a in (0, 1):
+    short = [-(-kernel[a] // stride[a]) * stride[a] - kernel[a] for a in axes]
+    if any(short):
+        weight = F.pad(weight, [n for a in reversed(axes) for n in (0, short[a])])
+    phases = []
+    for first in itertools.product(*(range(s) for s in stride)):
+        taps = weight
+        for a in axes:
+            taps = taps[(slice(None),) * (2 + a) + (slice(first[a], None, stride[a]),)]
+        phases.append(_full(x, taps, groups))
+    for a in reversed(axes):
+        s = stride[a]
+        phases = [_interleaved(phases[i : i + s], 2 + a) for i in range(0, len(phases), s)]
+    (found,) = phases
+    for a in axes:
         found = _cut(found, 2 + a, padding[a], sizes[a])
-    return found if bias is None else found + bias.view(1, -1, 1, 1)
+    return found if bias is None else found + bias.view(1, -1, *[1 for _ in axes])
+
+
+def _spread(weight: Tensor, axis: int, dilation: int) -> Tensor:
+    """A dilated kernel as one without dilation: zeros between its taps."""
+    if dilation == 1 or weight.shape[axis] == 1:
+        return weight
+    shape = list(weight.shape)
+    shape[axis] *= dilation
+    zeros = [torch.zeros_like(weight)] * (dilation - 1)
+    spread = torch.stack([weight, *zeros], axis + 1).reshape(shape)
+    return spread.narrow(axis, 0, shape[axis] - dilation + 1)
 
 
 def _full(x: Tensor, weight: Tensor, groups: int) -> Tensor:
     """Every position where a kernel of stride one reaches x."""
-    pads = [weight.shape[2] - 1, weight.shape[3] - 1]
+    kernel = weight.shape[2:]
+    pads, ones, still = [k - 1 for k in kernel], [1] * len(kernel), [0] * len(kernel)
     kernels = swapped(weight, groups)
-    found: Tensor = aten.convolution(x, kernels, None, [1, 1], pads, [1, 1], False, [0, 0], groups)
+    found: Tensor = aten.convolution(x, kernels, None, ones, pads, ones, False, still, groups)
     return found
 
 

@@ -10,18 +10,19 @@ from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx import GraphModule
 
 from edgemem.errors import ExportError
-from edgemem.export.lowering import gate
+from edgemem.export.lowering import gate, pooling, resampling
 from edgemem.export.lowering.convolution import convolution_backward
-from edgemem.export.lowering.pooling import avg_pool2d_backward
+from edgemem.export.lowering.padding import replication_pad_backward
 
 aten = torch.ops.aten
 RULES: dict[Any, Callable[..., Any]] = {
     aten.convolution_backward.default: convolution_backward,
-    aten.avg_pool2d_backward.default: avg_pool2d_backward,
-    aten.threshold_backward.default: gate.threshold_backward,
-    aten.hardtanh_backward.default: gate.hardtanh_backward,
-    aten.leaky_relu_backward.default: gate.leaky_relu_backward,
-    aten.elu_backward.default: gate.elu_backward,
+    **pooling.RULES,
+    **resampling.RULES,
+    aten.replication_pad1d_backward.default: replication_pad_backward,
+    aten.replication_pad2d_backward.default: replication_pad_backward,
+    aten.replication_pad3d_backward.default: replication_pad_backward,
+    **gate.RULES,
 }
 # Operators that have a better ONNX form than the exporter's own.
 ONNX_FORMS: dict[Any, Callable[..., Any]] = {

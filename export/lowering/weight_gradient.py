@@ -1,6 +1,6 @@
 """The weight gradient of a convolution: one matrix product per tap of the kernel.
 
-With y = conv(x, w) and g = dL/dy, the gradient of tap (a, b) is the product of g with what that tap
+With y = conv(x, w) and g = dL/dy, the gradient of a tap is the product of g with what that tap
 saw of x, summed over frames and positions. Taking views by Slice and Pad costs more than the
 products, for both run on one thread; a depthwise convolution with a kernel of one 1 and zeros takes
 the same view on all threads, in the layout in which the engine keeps images.
@@ -8,6 +8,10 @@ the same view on all threads, in the layout in which the engine keeps images.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,50 +27,73 @@ def weight_gradient(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    """dL/dw [o, i/groups, kh, kw] from dL/dy [n, o, h', w'] and x [n, i, h, w]."""
-    kh, kw = weight.shape[2:]
-    reach = dilation[0] * (kh - 1)
-    if stride == [1, 1] and reach >= padding[0]:
-        # Rows are shifted in g, columns in x: kh + kw views instead of kh * kw.
-        back = ((kh, 1), [1, 1], [reach - padding[0], 0], [dilation[0], 1])
-        rows = [tap_view(grad, (kh - 1 - a, 0), *back) for a in range(kh)]
-        across = ((1, kw), [1, 1], [0, padding[1]], [1, dilation[1]])
-        columns = [tap_view(x, (0, b), *across) for b in range(kw)]
+    """dL/dw [o, i/groups, ...] from dL/dy [n, o, ...] and x [n, i, ...], in 2 or 3 dimensions."""
+    kernel, size = list(weight.shape[2:]), grad.shape[2:]
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    ends_alike = list(size) == [
+        x.shape[2 + a] + 2 * p - r for a, (p, r) in enumerate(zip(padding, reach, strict=True))
+    ]
+    if max(stride) == 1 and ends_alike and reach[0] >= padding[0]:
+        # The first axis is shifted in g, the others in x: kh + kw views instead of kh * kw.
+        still = [0] * (len(kernel) - 1)
+        ones = [1] * len(still)
+        back = (
+            [kernel[0], *ones],
+            stride,
+            [reach[0] - padding[0], *still],
+            [dilation[0], *ones],
+        )
+        rows = [tap_view(grad, [kernel[0] - 1 - a, *still], *back) for a in range(kernel[0])]
+        across = ([1, *kernel[1:]], stride, [0, *padding[1:]], [1, *dilation[1:]])
+        others = product(*(range(k) for k in kernel[1:]))
+        columns = [tap_view(x, [0, *tap], *across) for tap in others]
         taps = [_products(row, column, groups) for row in rows for column in columns]
     else:
-        seen = ((kh, kw), stride, padding, dilation)
-        views = [tap_view(x, (a, b), *seen) for a in range(kh) for b in range(kw)]
-        taps = [_products(grad, view, groups) for view in views]
+        places = product(*(range(k) for k in kernel))
+        views = (tap_view(x, tap, kernel, stride, padding, dilation) for tap in places)
+        taps = [_products(grad, cut(view, size), groups) for view in views]
     return torch.stack(taps, 2).reshape(weight.shape)
 
 
 def tap_view(
     x: Tensor,
-    tap: tuple[int, int],
-    kernel: tuple[int, int],
+    tap: Sequence[int],
+    kernel: list[int],
     stride: list[int],
     padding: list[int],
     dilation: list[int],
 ) -> Tensor:
-    """What one tap of a convolution sees of x [n, c, h, w], at each output position."""
-    offset = [tap[a] * dilation[a] - padding[a] for a in (0, 1)]
+    """What one tap of a convolution sees of x [n, c, ...], at each output position."""
+    axes = range(len(kernel))
+    offset = [tap[a] * dilation[a] - padding[a] for a in axes]
     sizes = [
         (x.shape[2 + a] + 2 * padding[a] - dilation[a] * (kernel[a] - 1) - 1) // stride[a] + 1
-        for a in (0, 1)
+        for a in axes
     ]
-    if offset == [0, 0] and stride == [1, 1] and sizes == list(x.shape[2:]):
+    if not any(offset) and max(stride) == 1 and sizes == list(x.shape[2:]):
         return x
-    ones = [[float((a, b) == tap) for b in range(kernel[1])] for a in range(kernel[0])]
-    one = torch.tensor(ones, dtype=x.dtype, device=x.device).expand(x.shape[1], 1, *kernel)
-    return aten.convolution(x, one, None, stride, padding, dilation, False, [0, 0], x.shape[1])  # type: ignore[no-any-return]
+    ones = np.zeros(kernel)
+    ones[tuple(tap)] = 1.0
+    one = torch.tensor(ones.tolist(), dtype=x.dtype, device=x.device)
+    one = one.expand(x.shape[1], 1, *kernel)
+    still = [0] * len(kernel)
+    return aten.convolution(x, one, None, stride, padding, dilation, False, still, x.shape[1])  # type: ignore[no-any-return]
+
+
+def cut(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The first so many positions of every axis behind the channels."""
+    for axis, size in enumerate(sizes, 2):
+        if x.shape[axis] != size:
+            x = x.narrow(axis, 0, size)
+    return x
 
 
 def _products(grad: Tensor, seen: Tensor, groups: int) -> Tensor:
-    """[n, o, h, w] and [n, i, h, w] -> [o, i/groups], summed over frames and positions."""
+    """[n, o, ...] and [n, i, ...] -> [o, i/groups], summed over frames and positions."""
     n, o = grad.shape[:2]
     i = seen.shape[1] // groups
     if groups == o and i == 1:  # depthwise: a product of one row and one column each
-        return (grad * seen).sum([0, 2, 3]).reshape(o, 1)
+        return (grad * seen).sum([0, *range(2, grad.dim())]).reshape(o, 1)
     left = grad.reshape(n * groups, o // groups, -1)
     right = seen.reshape(n * groups, i, -1).transpose(1, 2)
     return torch.bmm(left, right).reshape(n, o, i).sum(0)

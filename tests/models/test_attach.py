@@ -22,7 +22,7 @@ class Branches(nn.Module):
         self.pair = Pair()
         self.again = nn.ReLU()
         self.unused = nn.Conv2d(8, 8, 1)
-        self.flat = nn.Flatten()
+        self.vectors = nn.Flatten()
         self.narrow = nn.Conv2d(8, 8, 3)
         self.classifier = nn.Linear(8, 4)
 
@@ -30,7 +30,7 @@ class Branches(nn.Module):
         x = self.again(self.again(self.stem(x)))
         x, _ = self.pair(self.keyword(x=self.adder(x, x)))
         x = self.masked(x, mask=x > 0)
-        return self.classifier(self.flat(self.narrow(x).mean((2, 3))))
+        return self.classifier(self.vectors(self.narrow(x).mean((2, 3), keepdim=True)))
 
 
 class Adder(nn.Module):
@@ -70,8 +70,7 @@ def refusal(parts, network=None, frames=None, **options):
         ("pair", "returns (tuple), not exactly one tensor"),
         ("again", "runs more than once"),
         ("unused", "does not run"),
-        ("flat", "needs [n, c, …] maps"),
-        ("classifier", "needs [n, c, …] maps"),
+        ("vectors", "needs [n, c, …] maps"),
         ("narrow", "maps size 8 to 6, which no stride does"),
     ],
 )

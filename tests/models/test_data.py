@@ -75,7 +75,7 @@ BAD_ARRAYS = {
     r"y: is <U3\[6\]": {"x": FRAMES, "y": np.array(["cat"] * 6)},
     r"y: is float64\[6\]": {"x": FRAMES, "y": LABELS / 2},
     r"y: is int64\[6, 1\]": {"x": FRAMES, "y": LABELS[:, None]},
-    r"x: is uint8\[6, 60\]": {"x": FRAMES.reshape(6, -1), "y": LABELS},
+    r"x: is uint8\[6\]": {"x": FRAMES[:, 0, 0, 0], "y": LABELS},
     r"x: is uint8\[\]": {"x": FRAMES[0, 0, 0, 0], "y": LABELS},
     r"x: is <U1\[1, 1, 1\]": {"x": np.array([[["a"]]]), "y": LABELS[:1]},
     r"x: is int64\[6, 3, \d, \d\], .*uint8 or float32": {"x": FRAMES.astype(int), "y": LABELS},
@@ -91,6 +91,15 @@ def test_arrays_that_are_no_data_set_are_refused(message, tmp_path):
     np.savez(tmp_path / "train.npz", **BAD_ARRAYS[message])
     with pytest.raises(InputError, match=message):
         load_dataset(tmp_path / "train.npz")
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (6, 2, 9), (6, 1, 3, 4, 5)], ids=str)
+def test_frames_may_be_vectors_signals_or_volumes(shape, tmp_path):
+    x = np.random.default_rng(0).normal(size=shape)
+    np.savez(tmp_path / "train.npz", x=x, y=LABELS)
+    frames, _ = load_dataset(tmp_path / "train.npz")
+    assert frames.dtype == np.float32
+    assert (frames == x.astype(np.float32)).all()
 
 
 def test_numbers_too_large_for_float32_are_refused_as_infinite(tmp_path):

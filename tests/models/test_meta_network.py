@@ -11,7 +11,17 @@ from edgemem.models import Form, attach
 from edgemem.models.meta_network import EPS, MetaNetwork
 from edgemem.models.statistics import FrozenNorm, Settings
 
-SHAPES = {"1-D": (5, 4, 9), "2-D": (3, 4, 6, 5)}
+SHAPES = {
+    "vectors": (5, 4),
+    "1-D": (5, 4, 9),
+    "2-D": (3, 4, 6, 5),
+    "3-D": (3, 4, 2, 5, 3),
+}
+LAYERS = {
+    1: (nn.Conv1d, nn.BatchNorm1d),
+    2: (nn.Conv2d, nn.BatchNorm2d),
+    3: (nn.Conv3d, nn.BatchNorm3d),
+}
 ALPHAS = [None, 0.0, 0.3, 1.0]
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
@@ -48,7 +58,7 @@ class Part(nn.Module):
 
 @quick
 @given(
-    st.lists(st.tuples(st.integers(5, 14), st.integers(1, 3)), min_size=1, max_size=2),
+    st.lists(st.tuples(st.integers(5, 14), st.integers(1, 3)), min_size=1, max_size=3),
     st.sampled_from(
         [Form(1), Form(3), Form(5), Form(3, 4), Form(3, 0, 4), Form(3, 2, 0), Form(5, 0, 0)]
     ),
@@ -56,7 +66,7 @@ class Part(nn.Module):
 )
 def test_a_strided_part_of_any_size_gets_a_meta_network_that_fits(axes, form, kernel):
     sizes, strides = zip(*axes, strict=True)
-    conv, norm = [(nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d)][len(axes) - 1]
+    conv, norm = LAYERS[len(axes)]
     network = Part(conv, norm, strides, [kernel] * len(axes))
     model = attach(network, ["part"], torch.zeros(2, 4, *sizes), form=form)
     with torch.no_grad():
@@ -65,6 +75,20 @@ def test_a_strided_part_of_any_size_gets_a_meta_network_that_fits(axes, form, ke
         output = model(torch.randn(3, 4, *sizes), torch.tensor(0.5))
     assert output.logits.shape == (3, 3)
     assert output.logits.isfinite().all()
+
+
+@pytest.mark.parametrize("form", [Form(), Form(5, 4), Form(3, 0, 4), Form(3, 2, 0)], ids=str)
+def test_a_part_of_vectors_gets_a_meta_network(form):
+    network = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 8), nn.Linear(8, 3))
+    model = attach(network, ["1"], torch.zeros(2, 4), form=form)
+    with torch.no_grad():
+        for parameter in model.block().values():
+            parameter.normal_()
+    x = torch.randn(6, 4)
+    found = model(x, torch.tensor(0.5)).logits
+    assert found.shape == (6, 3)
+    assert found.isfinite().all()
+    assert not torch.allclose(found, network.eval()(x))
 
 
 def normalised(x, mean, var, alpha):
@@ -97,11 +121,15 @@ def test_it_computes_equation_two_relative_to_the_source_moments(shape, alpha):
             norm.var.uniform_(0.5, 2)
     out.known = True
     u_in, x = torch.randn(shape[0], 6, *shape[2:]), torch.randn(shape)
-    conv = F.conv1d if len(shape) == 3 else F.conv2d
     y = normalised(x, out.mean, out.var, alpha)
     y = y * per_channel(1 + out.scale_delta, x) + per_channel(out.shift, x)
     aligned = y * per_channel((out.var + EPS).sqrt(), x) + per_channel(out.mean, x)
-    z = normalised(conv(u_in, meta.convolution.weight, padding=1), branch.mean, branch.var, alpha)
+    (kernel,) = meta.convolution.parameters()
+    if len(shape) == 2:
+        z = u_in @ kernel.squeeze(2).T
+    else:
+        z = [F.conv1d, F.conv2d, F.conv3d][len(shape) - 3](u_in, kernel, padding=1)
+    z = normalised(z, branch.mean, branch.var, alpha)
     z = (z * per_channel(branch.weight, x) + per_channel(branch.bias, x)).relu()
     torch.testing.assert_close(meta(u_in, x), aligned + z, rtol=1e-4, atol=1e-5)
 
@@ -131,10 +159,10 @@ def test_leaving_the_branch_out_is_undone_even_after_an_error():
 
 
 @pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
 def test_a_frozen_norm_mixes_source_and_batch_in_one_formula(rank, affine):
     torch.manual_seed(1)
-    norm = (nn.BatchNorm1d if rank == 1 else nn.BatchNorm2d)(4, affine=affine, eps=EPS).eval()
+    norm = LAYERS[max(rank, 1)][1](4, affine=affine, eps=EPS).eval()
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 3)
     if affine:

@@ -11,7 +11,7 @@ from edgemem.models.moments import (
     pooled_moments,
 )
 
-SHAPES = [(4, 3, 7), (2, 5, 4, 6), (1, 2, 1, 1)]
+SHAPES = [(4, 3), (4, 3, 7), (2, 5, 4, 6), (1, 2, 1, 1), (2, 3, 2, 3, 4)]
 
 
 @pytest.fixture(params=SHAPES, ids=str)
@@ -23,7 +23,7 @@ def x(request):
 def test_frame_moments_are_those_of_each_frame(x):
     center = torch.linspace(-1, 1, x.shape[1], dtype=torch.float64)
     found = frame_moments(x, center)
-    distance = x.flatten(2) - center[:, None]
+    distance = x.reshape(*x.shape[:2], -1) - center[:, None]
     torch.testing.assert_close(found.mean, distance.mean(2))
     torch.testing.assert_close(found.square, distance.pow(2).mean(2))
 

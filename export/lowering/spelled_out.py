@@ -1,0 +1,87 @@
+"""Functions as simpler ones, where torch's own operator or its gradient has no place in a graph.
+
+The backward pass of SiLU and Mish works in place; distances, grid sampling and bilinear layers are
+one operator each whose gradient is another; RReLU at rest is a leaky ReLU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._decomp import decomposition_table
+from torch.overrides import TorchFunctionMode
+
+
+def _silu(x: Tensor, inplace: bool = False) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+def _mish(x: Tensor, inplace: bool = False) -> Tensor:
+    return x * torch.tanh(F.softplus(x))
+
+
+def _rrelu(
+    x: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    if training:  # refused later: it draws random numbers
+        return F.rrelu(x, lower, upper, training)
+    return F.leaky_relu(x, (lower + upper) / 2)
+
+
+def _distances(x: Tensor, y: Tensor, p: float = 2.0, compute_mode: str = "") -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+    return found
+
+
+def _bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    found = torch.einsum("...i,oij,...j->...o", x, weight, y)
+    return found if bias is None else found + bias
+
+
+def _grid_sample(
+    x: Tensor,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> Tensor:
+    if x.dim() != 4:
+        return F.grid_sample(x, grid, mode, padding_mode, align_corners)
+    modes = ("bilinear", "nearest", "bicubic"), ("zeros", "border", "reflection")
+    spelled = decomposition_table[torch.ops.aten.grid_sampler_2d.default]
+    chosen = modes[0].index(mode), modes[1].index(padding_mode), bool(align_corners)
+    found: Tensor = spelled(x, grid, *chosen)
+    return found
+
+
+SPELLED_OUT: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    F.silu: _silu,
+    F.mish: _mish,
+    F.rrelu: _rrelu,
+    torch.cdist: _distances,
+    F.grid_sample: _grid_sample,
+    F.bilinear: _bilinear,
+}
+
+
+class SpelledOut(TorchFunctionMode):
+    """While active, these functions are made of simpler ones, each with a plain gradient."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Called by torch in place of `func`."""
+        chosen: Callable[..., Any] = SPELLED_OUT.get(func, func)
+        return chosen(*args, **(kwargs or {}))
