@@ -73,6 +73,7 @@ def export_bundle(
     if path.exists() and not (path / "manifest.json").is_file():
         raise InputError(str(path), "exists and is not a bundle", "Choose another folder")
     check_choices(model, choices)
+    choices = replace(choices, labels=choices.labels or model.labels)
     with ExitStack() as trimmed:
         trimmed.enter_context(model.learning(choices.learn))
         if not model.warm:
@@ -221,6 +222,7 @@ def _origin(
         "warm": model.warm,
         "parts": list(attachment.parts),
         "statistics": attachment.statistics,
+        "outputs": attachment.outputs,
         "norm_affine": attachment.norm_affine,
         "normalization": vars(attachment.normalization) if attachment.normalization else None,
         "gradient": choices.gradient,

@@ -41,7 +41,7 @@ class Choices:
     engines run faster. objective and optimizer: a name, or your own. The defaults are what does best
     over the protocols of `benchmarks/adaptation`; "meta", "all" and "ecotta" are cheaper and gain less.
     learning_rate: default of `hp.learning_rate`; None = the optimizer's. hyper_parameters: other
-    defaults by name. labels: class names in the order of the logits.
+    defaults by name. labels: class names in the order of the logits; None = those of the model.
     targets: other engines that get graphs of their own, see `targets.EXPORTS`; onnx is always there.
     max_classes: room for so many classes, the model's own included, so that a device can be taught
     new ones (`learn`); None = none can be taught.
@@ -89,6 +89,20 @@ def check_choices(model: AdaptiveModel, choices: Choices) -> None:
             "gradient 'meta'",
             "treats frozen parts as constants, so it cannot train the BN affine pairs within",
             "Use --gradient full, or leave out --norm-affine",
+        )
+    if None not in (choices.labels, model.labels) and choices.labels != model.labels:
+        raise ExportError(
+            f"labels {', '.join(choices.labels or ())}",
+            f"contradict those of the source data: {', '.join(model.labels or ())}",
+            "Leave them out, or warm up again with labels in the model's order",
+        )
+    if model.attachment.outputs in ("one logit", "one probability") and not model.warm:
+        raise ExportError(
+            "model",
+            "has a single output, and was not warmed up: nobody has compared what it says about two "
+            "classes with labels",
+            "Warm up with labelled source frames, or let the model return two logits: "
+            "torch.cat([torch.zeros_like(z), z], 1)",
         )
     if not model.block():
         raise ExportError(

@@ -59,7 +59,8 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
             "The model must be free of branches on values; choose other parts or --gradient meta",
         ) from error
     assert exported is not None
-    model = lower(exported.model_proto, portable=portable)
+    with _quiet():
+        model = lower(exported.model_proto, portable=portable)
     _check_contract(model, function)
     return model
 

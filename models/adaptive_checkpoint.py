@@ -29,6 +29,7 @@ def save_adaptive(model: AdaptiveModel, path: Path, source: dict[str, str]) -> N
         "format": FORMAT,
         "warm": json.dumps(model.warm),
         "attachment": json.dumps(asdict(model.attachment)),
+        "labels": json.dumps(model.labels),
         "source": json.dumps(source),
     }
     write_tensors(path, dict(model.state_dict()), metadata)
@@ -51,6 +52,7 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
     try:
         attachment = _attachment(json.loads(metadata["attachment"]))
         source, warm = json.loads(metadata["source"]), json.loads(metadata["warm"])
+        labels = json.loads(metadata["labels"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             str(path), f"has unreadable metadata ({error})", "Run the warm-up again"
@@ -64,8 +66,10 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
             form=attachment.form,
             norm_affine=attachment.norm_affine,
             normalization=attachment.normalization,
+            outputs=attachment.outputs,
         )
         adaptive.source_moments = tensors.get("source_moments")
+        adaptive.source_range = tensors.get("source_range")
         if "prototypes.source" in tensors:
             held = [tensors[f"prototypes.{name}"] for name in ("center", "whitening", "source")]
             adaptive.prototypes = ClassPrototypes(*held)
@@ -76,6 +80,7 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
             f"does not fit {type(model).__name__}",
             "Pass the --model and --model-arg that it was warmed up with",
         ) from error
+    adaptive.labels = None if labels is None else tuple(labels)
     if warm:
         adaptive.mark_warm()
     return adaptive, source
@@ -92,4 +97,5 @@ def _attachment(data: dict[str, Any]) -> Attachment:
         if normalization is None
         else Normalization(tuple(normalization["mean"]), tuple(normalization["deviation"])),
         tuple(data["input_shape"]),
+        data["outputs"],
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from edgemem.errors import AttachError
 from edgemem.models.adaptive import AdaptiveModel, Attachment, Normalization, Statistics
 from edgemem.models.meta_network import CONVOLUTIONS, Form, MetaNetwork
+from edgemem.models.outputs import Outputs
 from edgemem.models.parts import Part, find_part
 from edgemem.models.statistics import FrozenNorm, Settings
 
@@ -24,6 +25,7 @@ def attach(
     form: Form | None = None,
     norm_affine: bool = False,
     normalization: Normalization | None = None,
+    outputs: Outputs | None = None,
 ) -> AdaptiveModel:
     """Return an adaptive copy of `model`; the model itself is left as it was.
 
@@ -40,9 +42,12 @@ def attach(
         form: the convolution of the meta networks; default dense 3x3.
         norm_affine: put the affine pairs of the frozen BatchNorm layers into the block too.
         normalization: mean and deviation per channel, applied to the frames first.
+        outputs: what the model returns; default what it is recognised to return. Probabilities and
+            one logit or probability of two classes are made logits [n, classes].
 
     Raises:
-        AttachError: unknown part, a part with several inputs, no BatchNorm layer, …
+        AttachError: unknown part, a part with several inputs, no BatchNorm layer, an output that is
+            no choice among classes, …
     """
     _check_statistics(statistics)
     attachment = Attachment(
@@ -52,11 +57,14 @@ def attach(
         norm_affine,
         normalization,
         tuple(example_input.shape[1:]),
+        outputs or "logits",
     )
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     settings = Settings()
     found = [find_part(frozen, name) for name in parts]
     adaptive = AdaptiveModel(frozen, settings, attachment)
+    if outputs is None:
+        _recognise(adaptive, example_input)
     shapes = _part_shapes(adaptive, found, example_input)
     norms = _replace_norms(frozen, settings)
     for name in parts:
@@ -108,6 +116,23 @@ def _replace_norms(frozen: nn.Module, settings: Settings) -> list[FrozenNorm]:
     return list(norms.values())
 
 
+def _recognise(adaptive: AdaptiveModel, example_input: Tensor) -> None:
+    try:
+        adaptive.recognise_outputs(example_input)
+    except AttachError:
+        raise
+    except Exception as error:
+        raise _refused(example_input, error) from error
+
+
+def _refused(example_input: Tensor, error: Exception) -> AttachError:
+    return AttachError(
+        f"example input {list(example_input.shape)}",
+        f"the model refuses it ({error})",
+        "Pass frames of the shape the model was trained on",
+    )
+
+
 def _part_shapes(
     adaptive: AdaptiveModel, parts: list[Part], example_input: Tensor
 ) -> dict[str, tuple[torch.Size, torch.Size]]:
@@ -143,11 +168,7 @@ def _part_shapes(
     except AttachError:
         raise
     except Exception as error:
-        raise AttachError(
-            f"example input {list(example_input.shape)}",
-            f"the model refuses it ({error})",
-            "Pass frames of the shape the model was trained on",
-        ) from error
+        raise _refused(example_input, error) from error
     finally:
         for handle in handles:
             handle.remove()

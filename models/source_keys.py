@@ -43,7 +43,7 @@ class SourceKeys:
 
 def observe_source(model: AdaptiveModel, frames: Frames, seed: int = 0) -> None:
     """Keep the moments of some source frames [n, ...] (uint8 or float32) in the model."""
-    norm = _key_norm(model)
+    norm = key_norm(model)
     order = np.random.default_rng(seed).permutation(len(frames))[:FRAMES]
     seen: list[Tensor] = []
 
@@ -65,7 +65,7 @@ def source_keys(model: AdaptiveModel, batch: int, seed: int = 0) -> SourceKeys |
     """Keys of source batches of so many frames; None when no source data was observed."""
     if model.source_moments is None:
         return None
-    norm, moments = _key_norm(model), model.source_moments.double()
+    norm, moments = key_norm(model), model.source_moments.double()
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(len(moments), (DRAWS, batch), generator=generator)
     keys = torch.cat([_keys(norm, moments[part].mean(1)) for part in torch.split(draws, 100)])
@@ -90,5 +90,6 @@ def _keys(norm: FrozenNorm, moments: Tensor) -> Tensor:
     return torch.cat([shift / source.sqrt(), 0.5 * torch.log((var + norm.eps) / source)], 1)
 
 
-def _key_norm(model: AdaptiveModel) -> FrozenNorm:
+def key_norm(model: AdaptiveModel) -> FrozenNorm:
+    """The norm whose input context keys are made from."""
     return next(m for m in model.frozen.modules() if isinstance(m, FrozenNorm) and m.is_key)
