@@ -175,9 +175,13 @@ def functions_of(
 
 def frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:
     """The frames of the bundle."""
+    known = model.source_range
     return FrameSpec(
         shape=model.attachment.input_shape,
         batch=choices.batch,
         companions=model.alpha(choices.batch) is not None,
         known_companions=KNOWN_COMPANIONS if model.remembered() else choices.batch,
+        source_range=None
+        if known is None
+        else (tuple(known[0].tolist()), tuple(known[1].tolist())),
     )

@@ -131,9 +131,11 @@ def load_into(model: nn.Module, path: Path) -> Taken:
 
 def _unpickle(path: Path) -> Any:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(harmless()):
+        # An open file, for torch.load decides by the ending of a path.
+        with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols that torch rarely sees
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(harmless()):
+                return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise _missing(path) from error
     except pickle.UnpicklingError as error:

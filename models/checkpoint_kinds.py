@@ -54,7 +54,7 @@ def kind_of(path: Path) -> Kind:
         raise CheckpointError(
             str(path), f"cannot be read ({error.strerror})", "Check it"
         ) from error
-    if zipfile.is_zipfile(path):
+    if head.startswith(b"PK"):
         _check_zip(path)
         return "pickle"
     if 0 < int.from_bytes(head[:8], "little") < 1 << 40 and head[8:9] == b"{":
@@ -147,6 +147,10 @@ def _check_zip(path: Path) -> None:
         )
     if "model.weights.h5" in names:
         raise CheckpointError(str(path), "is a Keras model", OTHER_FRAMEWORK)
+    if names and all(name.endswith(".npy") for name in names):
+        raise CheckpointError(
+            str(path), "holds arrays of numpy, as a data set does, not weights", "Pass a checkpoint"
+        )
     if "data.pkl" not in ends:
         raise CheckpointError(
             str(path), "is a zip archive without a checkpoint", "Unpack it, and pass what is in it"

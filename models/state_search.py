@@ -6,7 +6,7 @@ The model's own names and shapes decide. Nothing is taken that does not match al
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,19 +96,28 @@ def nearest(loaded: Any, own: Mapping[str, Tensor]) -> State | None:
 def _stripped(state: State, own: Mapping[str, Tensor]) -> Iterator[tuple[str, State]]:
     """The state as it is, and every part of it that a common prefix sets apart.
 
-    Each with names as they are, and without what wrappers put into them.
+    Each with names as they are, and without what wrappers put into them, in `own` as well: a real
+    child may have a wrapper's name.
     """
-    seen: set[tuple[str, ...]] = set()
+    seen: set[tuple[tuple[str, int], ...]] = set()
     for rename in (_same, *map(_without, WRAPPED)):
         named = {rename(name): value for name, value in state.items()}
-        for prefix in ("", *_prefixes(named, own)):
-            inner = {n.removeprefix(prefix): v for n, v in named.items() if n.startswith(prefix)}
-            if (names := tuple(inner)) not in seen:
-                seen.add(names)
+        names = {rename(name): name for name in own}
+        if len(named) < len(state) or len(names) < len(own):
+            continue  # two would become one
+        for prefix in ("", *_prefixes(named, names)):
+            inner = {
+                names.get(name.removeprefix(prefix), name.removeprefix(prefix)): value
+                for name, value in named.items()
+                if name.startswith(prefix)
+            }
+            found = tuple((name, id(value)) for name, value in inner.items())
+            if found not in seen:
+                seen.add(found)
                 yield prefix, inner
 
 
-def _prefixes(state: State, own: Mapping[str, Tensor]) -> list[str]:
+def _prefixes(state: State, own: Iterable[str]) -> list[str]:
     """What stands before the model's first name, wherever that name ends one of the state's."""
     first = next((name for name in own if not name.endswith("num_batches_tracked")), None)
     if first is None:

@@ -18,7 +18,7 @@ from edgemem.runtime.backends.protocol import Backend
 from edgemem.runtime.class_table import ClassInfo, Label, own_classes
 from edgemem.runtime.commits import Commits
 from edgemem.runtime.continuing import Continuing
-from edgemem.runtime.frames import checked
+from edgemem.runtime.frames import RangeWatch, checked
 from edgemem.runtime.graphs import Graphs
 from edgemem.runtime.guard import Guard
 from edgemem.runtime.labels import Labels
@@ -74,6 +74,7 @@ class Runtime:
             from edgemem.runtime.background import Background  # threads take a while to load
 
             self._behind = Background()
+        self._range = RangeWatch(manifest.frames)
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
         self._lookout = Lookout(bundle, self._graphs, self._ring)
         self._follows_contexts = contexts and adapt and manifest.source is not None
@@ -122,7 +123,8 @@ class Runtime:
         Raises:
             InputError: frames that do not fit the bundle.
         """
-        x, events = self._checked(frames), list[Event]()
+        x = self._checked(frames)
+        events = self._range.look(x)
         if frozen:
             logits = [self._graphs.frozen(chunk) for chunk in self._chunks(x)]
             return make_result(np.concatenate(logits), GENERIC, events, self._drift)
@@ -149,6 +151,7 @@ class Runtime:
         if self._adapting and len(x) >= self._ring.missing:
             self._graphs.open_step()  # before anything changes
         self._adaptation.take_learnt(events)
+        events += self._range.look(x)
         self._notices = []
         while position < len(x):
             take = min(len(x) - position, self._ring.missing)

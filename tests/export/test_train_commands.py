@@ -135,7 +135,7 @@ BAD_EXPORTS = {
     "ready.safetensors --model edgemem.models.networks:digits --norm-affine --gradient meta": "--gradient full",
     "ready.safetensors --model edgemem.models.networks:resnet20": "does not fit CifarResNet",
     "missing.pt --model edgemem.models.networks:digits --parts layer1": "does not exist",
-    "train.npz --model edgemem.models.networks:digits --parts layer1": "unknown ending",
+    "train.npz --model edgemem.models.networks:digits --parts layer1": "arrays of numpy",
 }
 BAD_WARMUPS = {
     "ready.safetensors --data train.npz --parts layer1 --out a.safetensors": "warmed up already",
