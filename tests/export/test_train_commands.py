@@ -57,6 +57,7 @@ def test_three_commands_lead_from_a_checkpoint_to_a_device(folder):
         "--epochs", "2", "--batch-size", "16", "--bottleneck", "4", "--threads", "1", "--json",
     )  # fmt: skip
     assert warm.returncode == 0, warm.stderr
+    assert "digits.pt: took 'state_dict' without the prefix 'module.'" in warm.stderr
     figures = json.loads(warm.stdout)
     assert (figures["step"], figures["steps"]) == (8, 8)
     assert not list(folder.glob("*progress*"))
@@ -94,6 +95,7 @@ def test_a_warmed_up_checkpoint_may_adapt_the_affine_pairs_as_well(folder):
         "--batch", "4", "--out", "affine.edgemem",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
+    assert re.search(r" (\d+)/\1 stages", made.stderr), made.stderr
     assert "gradients relative to their size" in made.stdout
     manifest = open_bundle(folder / "affine.edgemem").manifest
     assert manifest.exported_from["norm_affine"] is True
