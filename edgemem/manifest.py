@@ -27,7 +27,8 @@ class FrameSpec:
 
     batch: frames in one adaptation step. companions: whether the prediction of a frame depends on
     the frames beside it (batch statistics), so that short calls are filled with recent frames;
-    known_companions: how many are enough once the block remembers its context.
+    known_companions: how many are enough once the block remembers its context. source_range: what
+    values of source frames lie between, lowest and highest of each channel; None = not known.
     """
 
     shape: tuple[int, ...]
@@ -35,6 +36,7 @@ class FrameSpec:
     companions: bool
     known_companions: int
     uint8_scale: float = 255.0
+    source_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
             bool(frames["companions"]),
             _count(frames["known_companions"], least=0),
             _positive(frames["uint8_scale"]),
+            _range(frames["source_range"]),
         ),
         labels=tuple(_text(label) for label in document["labels"]),
         block=_block_spec(document["block"]),
@@ -288,14 +291,20 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"file {name!r} has the name of a level but is none")
     if manifest.levels and (reason := manifest.refuses_levels()):
         raise ValueError(f"levels of a bank, but {reason}")
-    frames = manifest.frames
-    if 8 * frames.batch * math.prod(frames.shape) > MAX_RING_BYTES:
-        raise ValueError(f"frames of {list(frames.shape)} by {frames.batch} are too large")
+    _check_frames(manifest.frames)
     block_bytes = manifest.files[manifest.generic_block].size
     if manifest.block.nbytes > block_bytes:
         raise ValueError("the block specification is larger than the generic block")
     if manifest.slots.nbytes > 4 * block_bytes + (1 << 16):
         raise ValueError("the optimiser slots are larger than four blocks")
+
+
+def _check_frames(frames: FrameSpec) -> None:
+    if 8 * frames.batch * math.prod(frames.shape) > MAX_RING_BYTES:
+        raise ValueError(f"frames of {list(frames.shape)} by {frames.batch} are too large")
+    for values in frames.source_range or ():
+        if (len(values),) != frames.shape[:1]:
+            raise ValueError("source_range is not one value for each channel")
 
 
 def _check_teaching(manifest: Manifest) -> None:
@@ -377,6 +386,13 @@ def _block_spec(entries: list[dict[str, Any]]) -> BlockSpec:
     if len({spec.name for spec in specs}) != len(specs):
         raise ValueError("two arrays have the same name")
     return BlockSpec(tuple(specs))
+
+
+def _range(entry: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if entry is None:
+        return None
+    low, high = (tuple(_finite(v) for v in values) for values in entry)
+    return low, high
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,9 @@ import onnx
 import torch
 
 from edgemem.block import ArraySpec, BlockSpec, pack
+from edgemem.bundle import MANIFEST
 from edgemem.errors import InputError
+from edgemem.export.calibrating import calibrated
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
 from edgemem.export.forward import Function
 from edgemem.export.integer import reference_of, rewritten
@@ -77,9 +79,10 @@ def export_bundle(
         InputError: the folder cannot be written, or holds something else than a bundle.
     """
     path, choices = Path(path), choices or Choices()
-    if path.exists() and not (path / "manifest.json").is_file():
+    if path.exists() and not (path / MANIFEST).is_file():
         raise InputError(str(path), "exists and is not a bundle", "Choose another folder")
     check_choices(model, choices)
+    choices = replace(choices, labels=choices.labels or model.labels)
     with ExitStack() as trimmed:
         trimmed.enter_context(model.learning(choices.learn))
         if not model.warm:
@@ -159,7 +162,9 @@ def _export(
         manifest = replace(
             manifest, targets=elsewhere.bindings(), teaching=_teaching(model, reading)
         )
-        (folder / "manifest.json").write_bytes(to_json(manifest))
+        (folder / MANIFEST).write_bytes(to_json(manifest))
+        manifest = calibrated(folder, manifest, model, choices, report)
+        (folder / MANIFEST).write_bytes(to_json(manifest))
     return parity
 
 
@@ -229,6 +234,7 @@ def _origin(
         "warm": model.warm,
         "parts": list(attachment.parts),
         "statistics": attachment.statistics,
+        "outputs": attachment.outputs,
         "norm_affine": attachment.norm_affine,
         "normalization": vars(attachment.normalization) if attachment.normalization else None,
         "gradient": choices.gradient,

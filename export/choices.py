@@ -29,6 +29,9 @@ from edgemem.models.adaptive import AdaptiveModel, Gradient, Learn
 
 KNOWN_COMPANIONS = 15  # beside a frame, where the block remembers statistics
 LEARNING_RATES = {"sgd": 3e-4, "adam": 1e-4}
+# Part of these where no source frames tell whether steps do harm; less where small batches take
+# more steps on as many frames.
+UNCALIBRATED, ENOUGH = 0.1, 16
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class Choices:
     scales and shifts of "norms" alone; the convolutions of meta networks are constants then, which
     engines run faster. objective and optimizer: a name, or your own. The defaults are what does best
     over the protocols of `benchmarks/adaptation`; "meta", "all" and "ecotta" are cheaper and gain less.
-    learning_rate: default of `hp.learning_rate`; None = the optimizer's. hyper_parameters: other
-    defaults by name. labels: class names in the order of the logits.
+    learning_rate: default of `hp.learning_rate`; None = the largest that source frames of the warm-up
+    allow (`calibrating`); a small one without any. hyper_parameters: other
+    defaults by name. labels: class names in the order of the logits; None = those of the model.
     targets: other engines that get graphs of their own, see `targets.EXPORTS`; onnx is always there.
     max_classes: room for so many classes, the model's own included, so that a device can be taught
     new ones (`learn`); None = none can be taught.
@@ -90,6 +94,20 @@ def check_choices(model: AdaptiveModel, choices: Choices) -> None:
             "treats frozen parts as constants, so it cannot train the BN affine pairs within",
             "Use --gradient full, or leave out --norm-affine",
         )
+    if None not in (choices.labels, model.labels) and choices.labels != model.labels:
+        raise ExportError(
+            f"labels {', '.join(choices.labels or ())}",
+            f"contradict those of the source data: {', '.join(model.labels or ())}",
+            "Leave them out, or warm up again with labels in the model's order",
+        )
+    if model.attachment.outputs in ("one logit", "one probability") and not model.warm:
+        raise ExportError(
+            "model",
+            "has a single output, and was not warmed up: nobody has compared what it says about two "
+            "classes with labels",
+            "Warm up with labelled source frames, or let the model return two logits: "
+            "torch.cat([torch.zeros_like(z), z], 1)",
+        )
     if not model.block():
         raise ExportError(
             "model",
@@ -133,6 +151,8 @@ def functions_of(
     rate = choices.learning_rate
     if rate is None:
         rate = LEARNING_RATES.get(str(choices.optimizer), 1e-3)
+        if model.source_labels is None:
+            rate *= UNCALIBRATED * min(1.0, choices.batch / ENOUGH)
     objective: Objective = _chosen(choices.objective, OBJECTIVES, "objective", classes)
     if not objective.learns and not model.remembered():
         raise ExportError(
@@ -161,9 +181,13 @@ def functions_of(
 
 def frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:
     """The frames of the bundle."""
+    known = model.source_range
     return FrameSpec(
         shape=model.attachment.input_shape,
         batch=choices.batch,
         companions=model.alpha(choices.batch) is not None,
         known_companions=KNOWN_COMPANIONS if model.remembered() else choices.batch,
+        source_range=None
+        if known is None
+        else (tuple(known[0].tolist()), tuple(known[1].tolist())),
     )

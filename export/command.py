@@ -20,9 +20,10 @@ def export_checkpoint(
     choices: Choices,
     out: Path,
     report: Callable[[str], None],
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Parity, bool]:
     """Export; returns the figures of the parity check, and whether the checkpoint was warm."""
-    adaptive, source = load_model(checkpoint, target, arguments, settings)
+    adaptive, source = load_model(checkpoint, target, arguments, settings, say)
     if adaptive.attachment.statistics == "remembered" and adaptive.source_moments is None:
         raise ExportError(
             "--statistics remembered",

@@ -51,7 +51,8 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
             verbose=False,
         )
     assert exported is not None
-    model = lower(exported.model_proto, portable=portable)
+    with _quiet():
+        model = lower(exported.model_proto, portable=portable)
     _check_contract(model, function)
     return model
 

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from edgemem.models.meta_network import Form, MetaNetwork
 from edgemem.models.moments import FrameMoments
 from edgemem.models.norm_calls import AffinePair, RoutedNorms
+from edgemem.models.outputs import Outputs, logits_of, recognised
 from edgemem.models.parts import Part
 from edgemem.models.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN, VAR
 from edgemem.models.statistics import FrozenNorm, MixedStatistics, Settings
@@ -47,6 +48,7 @@ class Attachment:
     norm_affine: bool
     normalization: Normalization | None
     input_shape: tuple[int, ...]
+    outputs: Outputs = "logits"
 
 
 class Output(NamedTuple):
@@ -84,6 +86,9 @@ class AdaptiveModel(nn.Module):
         self.norms = nn.ModuleDict()  # of layers that stay in the frozen model, see norm_calls
         self.attachment = attachment
         self.warm = False
+        self.labels: tuple[str, ...] | None = (
+            None  # names of the classes, where source data has them
+        )
         self.gradient: Gradient = "full"
         self.settings = settings
         self.source_moments: Tensor | None
@@ -92,7 +97,8 @@ class AdaptiveModel(nn.Module):
         self.source_frames: Tensor | None
         self.source_labels: Tensor | None
         self.source_entropies: Tensor | None
-        for name in ("source_frames", "source_labels", "source_entropies"):
+        self.source_range: Tensor | None  # see source_checks
+        for name in ("source_frames", "source_labels", "source_entropies", "source_range"):
             self.register_buffer(name, None)
         self.classifier_name: str | None = None
         self.prototypes: ClassPrototypes | None = None  # see class_prototypes
@@ -237,7 +243,7 @@ class AdaptiveModel(nn.Module):
         self.settings.frame_weights = frame_weights
         self._distances.clear()
         with self._routed():
-            logits = logits_of(self.frozen(self._normalized(x)))
+            logits = self._logits(x)
         distances, key = tuple(self._distances), self.settings.key
         seen = {
             name: (norm.var, self.settings.seen[norm])
@@ -269,7 +275,8 @@ class AdaptiveModel(nn.Module):
 
     def untouched_logits(self, x: Tensor) -> Tensor:
         """What the model that was given returns: the oracle of all that is compared."""
-        return logits_of(self.untouched(self._normalized(x)))
+        seen = self._normalized(x, self.attachment.normalization)
+        return logits_of(self.untouched, seen, self.attachment.outputs)
 
     @property
     def key_norm(self) -> FrozenNorm | None:
@@ -297,16 +304,42 @@ class AdaptiveModel(nn.Module):
         self.untouched._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def frozen_logits(self, x: Tensor) -> Tensor:
-        """What the frozen model returns by itself: no meta network, torch's batch norm."""
+    def frozen_logits(self, x: Tensor, normalization: Normalization | None = None) -> Tensor:
+        """What the frozen model returns by itself, as logits: no meta network, torch's batch norm.
+        normalization: another one than the model's own."""
         self.settings.plain = True
         try:
-            return logits_of(self.frozen(self._normalized(x)))
+            return self._logits(x, normalization)
         finally:
             self.settings.plain = False
 
-    def _normalized(self, x: Tensor) -> Tensor:
-        normalization = self.attachment.normalization
+    def recognise_outputs(self, x: Tensor) -> None:
+        """Find out what kind of output the frozen model has, by frames [n, ...] float32.
+
+        Raises:
+            AttachError: a kind that cannot be adapted, see `recognised`.
+        """
+        self.settings.plain = True
+        try:
+            outputs = recognised(self.frozen, self._normalized(x, self.attachment.normalization))
+        finally:
+            self.settings.plain = False
+        self.attachment = replace(self.attachment, outputs=outputs)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model tells apart."""
+        with torch.no_grad():
+            example = torch.zeros(2, *self.attachment.input_shape)
+            return self.frozen_logits(example).shape[1]
+
+    def _logits(self, x: Tensor, normalization: Normalization | None = None) -> Tensor:
+        """Of the frozen model, whatever kind of output it has."""
+        seen = self._normalized(x, normalization or self.attachment.normalization)
+        return logits_of(self.frozen, seen, self.attachment.outputs)
+
+    @staticmethod
+    def _normalized(x: Tensor, normalization: Normalization | None) -> Tensor:
         if normalization is None:
             return x
         shape = [1, -1] + [1] * (x.dim() - 2)
@@ -335,12 +368,3 @@ class _Leave:
 
     def __call__(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
         return self.model.leave_part(self.key, output)
-
-
-def logits_of(output: object) -> Tensor:
-    """Logits of a plain tensor or of an output object of Hugging Face transformers."""
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        kind = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise TypeError(f"the model returns {kind}, not logits [n, classes]")
-    return logits

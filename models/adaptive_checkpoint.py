@@ -18,7 +18,7 @@ from edgemem.models.class_prototypes import ClassPrototypes
 from edgemem.models.meta_network import Form
 
 FORMAT = "edgemem-checkpoint-1"
-SOURCE = ("source_moments", "source_entropies", "source_frames", "source_labels")
+SOURCE = ("source_moments", "source_entropies", "source_frames", "source_labels", "source_range")
 
 
 def save_adaptive(model: AdaptiveModel, path: Path, source: dict[str, str]) -> None:
@@ -30,6 +30,7 @@ def save_adaptive(model: AdaptiveModel, path: Path, source: dict[str, str]) -> N
         "format": FORMAT,
         "warm": json.dumps(model.warm),
         "attachment": json.dumps(asdict(model.attachment)),
+        "labels": json.dumps(model.labels),
         "source": json.dumps(source),
     }
     write_tensors(path, dict(model.state_dict()), metadata)
@@ -52,6 +53,7 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
     try:
         attachment = _attachment(json.loads(metadata["attachment"]))
         source, warm = json.loads(metadata["source"]), json.loads(metadata["warm"])
+        labels = json.loads(metadata["labels"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             str(path), f"has unreadable metadata ({error})", "Run the warm-up again"
@@ -65,6 +67,7 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
             form=attachment.form,
             norm_affine=attachment.norm_affine,
             normalization=attachment.normalization,
+            outputs=attachment.outputs,
         )
         for name in SOURCE:
             setattr(adaptive, name, tensors.get(name))
@@ -78,6 +81,7 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
             f"does not fit {type(model).__name__}",
             "Pass the --model and --model-arg that it was warmed up with",
         ) from error
+    adaptive.labels = None if labels is None else tuple(labels)
     if warm:
         adaptive.mark_warm()
     return adaptive, source
@@ -94,4 +98,5 @@ def _attachment(data: dict[str, Any]) -> Attachment:
         if normalization is None
         else Normalization(tuple(normalization["mean"]), tuple(normalization["deviation"])),
         tuple(data["input_shape"]),
+        data["outputs"],
     )

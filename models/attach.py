@@ -13,6 +13,7 @@ from edgemem.errors import AttachError
 from edgemem.models.adaptive import AdaptiveModel, Attachment, Normalization, Statistics
 from edgemem.models.meta_network import CONVOLUTIONS, Form, MetaNetwork
 from edgemem.models.norm_layers import adapt_norms
+from edgemem.models.outputs import Outputs
 from edgemem.models.parts import Part, find_part
 from edgemem.models.statistics import MixedStatistics, Settings
 from edgemem.models.trial import Trial, trial_frames, try_out
@@ -30,6 +31,7 @@ def attach(
     form: Form | None = None,
     norm_affine: bool = False,
     normalization: Normalization | None = None,
+    outputs: Outputs | None = None,
 ) -> AdaptiveModel:
     """Return an adaptive copy of `model`; the model itself is left as it was.
 
@@ -47,10 +49,13 @@ def attach(
         form: the convolution of the meta networks; default dense 3x3.
         norm_affine: put the affine pairs of the frozen norms into the block too.
         normalization: mean and deviation per channel, applied to the frames first.
+        outputs: what the model returns; default what it is recognised to return. Probabilities and
+            one logit or probability of two classes are made logits [n, classes].
 
     Raises:
-        AttachError: unknown part, a part with several inputs, no norm, …; or the adaptive model
-            at rest is not the model that was given (the first module that differs is named).
+        AttachError: unknown part, a part with several inputs, no norm, an output that is no choice
+            among classes, …; or the adaptive model at rest is not the model that was given (the
+            first module that differs is named).
     """
     _check_statistics(statistics)
     attachment = Attachment(
@@ -60,11 +65,14 @@ def attach(
         norm_affine,
         normalization,
         tuple(example_input.shape[1:]),
+        outputs or "logits",
     )
     frozen = _frozen_copy(model)
     settings = Settings()
     found = [find_part(frozen, name) for name in parts]
     adaptive = AdaptiveModel(frozen, settings, attachment)
+    if outputs is None:
+        _recognise(adaptive, example_input)
     shapes = _part_shapes(adaptive, found, example_input)
     trial = _try_out(adaptive, found, example_input)
     adaptive.classifier_name = _name_of(frozen, trial.classifier)
@@ -159,6 +167,23 @@ def _set_rows(meta: MetaNetwork, part: Part, trial: Trial, statistics: Statistic
             module.rows = rows or 1
 
 
+def _recognise(adaptive: AdaptiveModel, example_input: Tensor) -> None:
+    try:
+        adaptive.recognise_outputs(example_input)
+    except AttachError:
+        raise
+    except Exception as error:
+        raise _refused(example_input, error) from error
+
+
+def _refused(example_input: Tensor, error: Exception) -> AttachError:
+    return AttachError(
+        f"example input {list(example_input.shape)}",
+        f"the model refuses it ({error})",
+        "Pass frames of the shape the model was trained on",
+    )
+
+
 def _part_shapes(
     adaptive: AdaptiveModel, parts: list[Part], example_input: Tensor
 ) -> dict[str, tuple[torch.Size, torch.Size]]:
@@ -194,11 +219,7 @@ def _part_shapes(
     except AttachError:
         raise
     except Exception as error:
-        raise AttachError(
-            f"example input {list(example_input.shape)}",
-            f"the model refuses it ({error})",
-            "Pass frames of the shape the model was trained on",
-        ) from error
+        raise _refused(example_input, error) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from edgemem.models.data import Frames, to_float
+
 GREY = (0.299, 0.587, 0.114)
+SOME = 1024  # frames that moments of signals are taken from
 
 
-def augment(x: Tensor, generator: Generator) -> Tensor:
-    """Jitter a batch [n, c, ...]; images (1 or 3 channels) by appearance, signals by gain and noise.
+def augmentation(frames: Frames) -> Callable[[Tensor, Generator], Tensor]:
+    """What changes batches [n, c, ...] of such frames: pictures by appearance, signals by gain,
+    offset and noise.
 
-    Images are expected in [0, 1] and stay there.
+    Pictures are uint8, or float32 within 0 to 1, of 1 or 3 channels; their shape alone would not
+    tell, for a spectrogram has the same.
     """
-    if x.dim() == 4 and x.shape[1] in (1, 3):
-        x = _where(0.4, _colour_jitter(x, generator), x, generator)
-        x = _where(0.2, _blur(x, generator), x, generator)
-        if x.shape[1] == 3:
-            x = _where(0.1, _grey(x).expand_as(x), x, generator)
-        return x
-    gain = 1.0 + 0.4 * (2 * torch.rand(_ones(x), generator=generator) - 1)
-    level = 0.1 * torch.rand(_ones(x), generator=generator) * x.std()
-    return _where(0.5, x * gain + level * torch.randn(x.shape, generator=generator), x, generator)
+    if frames.ndim == 4 and frames.shape[1] in (1, 3) and _in_range(frames):
+        return augment_pictures
+    places = np.linspace(0, len(frames) - 1, min(SOME, len(frames))).astype(np.int64)
+    values = to_float(frames[places]).movedim(1, 0).flatten(1)
+    shape = (1, -1, *[1] * (frames.ndim - 2))
+    return Signals(values.mean(1).view(shape), values.std(1).view(shape))
+
+
+def _in_range(frames: Frames) -> bool:
+    return frames.dtype == np.uint8 or bool(frames.min() >= 0 and frames.max() <= 1)
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Jitter of signals, in units of the source's own mean and deviation per channel [1, c, 1, ...], so
+    that it is the same wherever zero lies and whatever the unit is."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __call__(self, x: Tensor, generator: Generator) -> Tensor:
+        """A gain of up to 40 % around the mean, an offset of up to 0.4 and noise of up to 0.1
+        deviations, on half of the frames."""
+        offset = 0.4 * (2 * torch.rand(_ones(x), generator=generator) - 1)
+        level = 0.1 * torch.rand(_ones(x), generator=generator)
+        noise = offset + level * torch.randn(x.shape, generator=generator)
+        changed = self.mean + (x - self.mean) * _factor(x, generator) + self.deviation * noise
+        return _where(0.5, changed, x, generator)
+
+
+def augment_pictures(x: Tensor, generator: Generator) -> Tensor:
+    """Jitter pictures [n, 1 or 3, h, w] in [0, 1], which they do not leave."""
+    x = _where(0.4, _colour_jitter(x, generator), x, generator)
+    x = _where(0.2, _blur(x, generator), x, generator)
+    if x.shape[1] == 3:
+        x = _where(0.1, _grey(x).expand_as(x), x, generator)
+    return x
 
 
 def _ones(x: Tensor) -> list[int]:

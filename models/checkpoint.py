@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,8 @@ from torch import Tensor, nn
 
 from edgemem.errors import CheckpointError, InputError
 from edgemem.files import explain_write_errors, write_file
-
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-SUFFIXES = (".safetensors", ".pt", ".th", ".pth", ".bin")
+from edgemem.models.checkpoint_kinds import harmless, is_whole_model, kind_of
+from edgemem.models.state_search import differences, matches, nearest, states
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -39,7 +40,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def has_format(path: Path, name: str) -> bool:
     """Whether a file is of ours, with that format in its metadata."""
-    if path.suffix != ".safetensors" or not path.is_file():
+    if not path.is_file():
         return False
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -68,77 +69,97 @@ def check_writable(out: Path) -> None:
         (out.parent / f".{out.name}.check").unlink()
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors, .pt, .th or .pth file, without code execution.
+@dataclass(frozen=True)
+class Taken:
+    """Which weights of a file were taken. plain: whether the file holds nothing else. others: what
+    else there matches the model, too."""
 
-    A wrapping `state_dict` (or `model`, `net`) and the prefix `module.` are removed.
+    name: str
+    plain: bool
+    others: tuple[str, ...]
+
+    def __str__(self) -> str:
+        beside = f"; also there, not taken: {', '.join(self.others)}" if self.others else ""
+        return f"took {self.name}{beside}"
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What a checkpoint holds: tensors by name, or dicts of such, without code execution.
+
+    The content decides how it is read, not the ending.
 
     Raises:
-        CheckpointError: missing, damaged, needs code to unpickle, or holds no state dict.
+        CheckpointError: missing, damaged, needs code to unpickle, is something else than a
+            checkpoint of torch, or holds no tensors.
     """
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(
-            str(path), f"has an unknown ending {path.suffix!r}", f"Use one of {', '.join(SUFFIXES)}"
-        )
-    loaded: Any = read_tensors(path)[0] if path.suffix == ".safetensors" else _unpickle(path)
-    for _ in WRAPPERS:
-        wrapper = next((w for w in WRAPPERS if isinstance(_get(loaded, w), dict)), None)
-        if wrapper is None:
-            break
-        loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not any(isinstance(v, Tensor) for v in loaded.values()):
+    loaded: Any = read_tensors(path)[0] if kind_of(path) == "safetensors" else _unpickle(path)
+    if next(states(loaded), None) is None:
         raise CheckpointError(
             str(path), "holds no state dict", "Save it with torch.save(model.state_dict(), path)"
         )
-    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return loaded
 
 
-def load_into(model: nn.Module, path: Path) -> None:
-    """Load a checkpoint into a model, exactly.
+def load_into(model: nn.Module, path: Path) -> Taken:
+    """Load a checkpoint into a model, exactly; says which of the weights in it were taken.
+
+    Of all dicts in the file, with any prefix of names, the one is taken that matches all names and
+    shapes of the model; where averaged weights (EMA, SWA) match as well, those that were trained.
 
     Raises:
-        CheckpointError: see `read_state_dict`; or names or shapes differ from the model's.
+        CheckpointError: see `read_checkpoint`; or names or shapes differ from the model's.
     """
-    state = read_state_dict(path)
-    own = model.state_dict()
-    optional = {name for name in own if name.endswith("num_batches_tracked")}
-    missing = sorted(set(own) - set(state) - optional)
-    unexpected = sorted(set(state) - set(own))
-    wrong = [n for n in state if n in own and state[n].shape != own[n].shape]
-    if missing or unexpected or wrong:
+    loaded, own = read_checkpoint(path), model.state_dict()
+    found = matches(loaded, own)
+    if not found:
+        closest = nearest(loaded, own)
+        names = ("missing", "unknown", "misshapen")
         described = [
-            f"{len(names)} {what} (such as {names[0]!r})"
-            for what, names in (("missing", missing), ("unknown", unexpected), ("misshapen", wrong))
-            if names
+            f"{len(differing)} {what} (such as {differing[0]!r})"
+            for what, differing in zip(names, differences(closest or {}, own), strict=True)
+            if differing
         ]
         raise CheckpointError(
             str(path),
             f"does not fit {type(model).__name__}: {', '.join(described)}",
             "Pass the --model and --model-arg that this checkpoint was trained with",
         )
-    model.load_state_dict(state, strict=False)
-
-
-def _get(loaded: Any, key: str) -> Any:
-    return loaded.get(key) if isinstance(loaded, dict) else None
+    model.load_state_dict(found[0].state, strict=False)
+    taken, *others = found
+    return Taken(str(taken), taken.plain and not others, tuple(map(str, others)))
 
 
 def _unpickle(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
+        # An open file, for torch.load decides by the ending of a path.
+        with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols that torch rarely sees
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(harmless()):
+                return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise _missing(path) from error
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            str(path),
-            "needs code to be unpickled, or is damaged; running code from a file is not safe",
-            "Save the state dict alone: torch.save(model.state_dict(), path)",
-        ) from error
+        raise _needs_code(path, error) from error
     except Exception as error:  # damaged files make the unpickler fail in every way there is
         raise CheckpointError(str(path), f"cannot be read ({error})", "Get a fresh copy") from error
+
+
+def _needs_code(path: Path, error: Exception) -> CheckpointError:
+    remedy = "Save the state dict alone, where it was made: torch.save(model.state_dict(), path)"
+    if is_whole_model(path):
+        return CheckpointError(
+            str(path),
+            "is a whole model, pickled as an object, which needs code to be unpickled; running code "
+            "from a file is not safe",
+            remedy,
+        )
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    what = f" ({named[1]})" if named else ""
+    return CheckpointError(
+        str(path),
+        f"needs code to be unpickled{what}, or is damaged; running code from a file is not safe",
+        remedy,
+    )
 
 
 def _missing(path: Path) -> CheckpointError:

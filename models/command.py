@@ -19,10 +19,12 @@ from edgemem.models.adaptive import AdaptiveModel, Normalization, Statistics
 from edgemem.models.adaptive_checkpoint import is_adaptive, load_adaptive, save_adaptive
 from edgemem.models.attach import attach
 from edgemem.models.checkpoint import check_writable, load_into
-from edgemem.models.data import load_dataset
+from edgemem.models.data import class_names, load_dataset
 from edgemem.models.meta_network import Form
 from edgemem.models.parts import split_parts
 from edgemem.models.warm_up import Progress, Recipe, warm_up
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,25 @@ def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
     return model.eval()
 
 
+def load_weights(model: nn.Module, checkpoint: Path, say: Say) -> None:
+    """`load_into`, which says what it took where the file holds more than one state dict."""
+    taken = load_into(model, checkpoint)
+    if not taken.plain:
+        say(f"{checkpoint.name}: {taken}")
+
+
 def load_model(
-    checkpoint: Path, target: str, arguments: Sequence[str], settings: AttachSettings
+    checkpoint: Path,
+    target: str,
+    arguments: Sequence[str],
+    settings: AttachSettings,
+    say: Say = lambda line: None,
 ) -> tuple[AdaptiveModel, dict[str, str]]:
     """An adaptive model from any checkpoint, and what it was made from.
 
     A checkpoint of `edgemem warmup` brings its own parts and statistics; another one is attached
-    with the given settings.
+    with the given settings. say: is given a line about what was taken from the checkpoint, where
+    there is more than a plain state dict.
 
     Raises:
         CheckpointError, AttachError, InputError: see `load_into`, `attach`, `build_model`.
@@ -89,7 +103,7 @@ def load_model(
         if settings.norm_affine:
             adaptive.add_norm_affine()
         return adaptive, source
-    load_into(model, checkpoint)
+    load_weights(model, checkpoint, say)
     if settings.parts is None and not settings.norm_affine:
         raise AttachError(
             "--parts",
@@ -126,10 +140,13 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
     report: Callable[[Progress], None],
     threads: int,
     rehearse: Callable[[AdaptiveModel], None] = lambda model: None,
+    say: Say = lambda line: None,
+    names: tuple[str, ...] | None = None,
 ) -> None:
     """`edgemem warmup`: attach, train, save; the progress file beside `out` goes at the end.
 
     rehearse: asked before hours of training whether the model can be exported after them; raises.
+    names: of the classes in the model's order, which number class folders; None = by alphabet.
     """
     check_writable(out)
     if is_adaptive(checkpoint):
@@ -138,8 +155,9 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
         )
     if threads:
         torch.set_num_threads(threads)
-    adaptive, source = load_model(checkpoint, target, arguments, settings)
-    frames, labels = load_dataset(data)
+    adaptive, source = load_model(checkpoint, target, arguments, settings, say)
+    adaptive.labels = _class_names(adaptive, data, names)
+    frames, labels = load_dataset(data, names)
     if frames.shape[1:] != adaptive.attachment.input_shape:
         raise InputError(
             str(data),
@@ -152,6 +170,27 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
     warm_up(adaptive, frames, labels, recipe, resume=resume, report=report)
     save_adaptive(adaptive, out, source)
     resume.unlink(missing_ok=True)
+
+
+def _class_names(
+    model: AdaptiveModel, data: Path, names: tuple[str, ...] | None
+) -> tuple[str, ...] | None:
+    """As given, or as the class folders are called; raises InputError if there are not as many as
+    the model has classes."""
+    classes, folders = model.classes, class_names(data)
+    if names is not None and len(names) != classes:
+        raise InputError(
+            "--labels", f"are {len(names)} names for {classes} classes", "Name every class"
+        )
+    if names is None and folders is not None and len(folders) != classes:
+        raise InputError(
+            str(data),
+            f"has {len(folders)} class folders ({', '.join(folders)}), the model has {classes} "
+            "classes, so nobody can say which is which",
+            "Name all classes in the model's order with --labels, or add an empty folder for each "
+            "that has no pictures",
+        )
+    return names or folders
 
 
 def _arguments(pairs: Sequence[str]) -> dict[str, Any]:

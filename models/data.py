@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from edgemem.errors import InputError, MissingExtraError
 
 Frames = NDArray[np.uint8] | NDArray[np.float32]
+LEFTOVERS = ("__MACOSX", "Thumbs.db", "desktop.ini")  # beside hidden ones
 
 
 def to_float(frames: Frames) -> Tensor:
@@ -20,21 +23,31 @@ def to_float(frames: Frames) -> Tensor:
     return x.float() / 255 if x.dtype == torch.uint8 else x.float()
 
 
-def load_dataset(path: Path) -> tuple[Frames, NDArray[np.int64]]:
+def class_names(path: Path) -> tuple[str, ...] | None:
+    """Names of the class folders of a data set, in alphabetical order, those without pictures, too;
+    None for a file. Hidden folders are none."""
+    return tuple(folder.name for folder in _visible(path) if folder.is_dir()) or None
+
+
+def load_dataset(
+    path: Path, names: Sequence[str] | None = None
+) -> tuple[Frames, NDArray[np.int64]]:
     """Frames [n, c, ...] (uint8 0–255, or float32) and labels [n].
 
-    In a folder, class folders are numbered in alphabetical order; images must share one size.
+    In a folder, class folders are numbered in alphabetical order, or as `names` lists them; images
+    must share one size. Hidden files and folders are left out.
 
     Raises:
-        InputError: missing, damaged, empty, or not of these forms.
+        InputError: missing, damaged, empty, not of these forms, or with a folder that is not named.
     """
-    frames, labels = _load_folder(path) if path.is_dir() else _load_npz(path)
+    frames, labels = _load_folder(path, names) if path.is_dir() else _load_npz(path)
     if frames.ndim < 2 or (frames.dtype != np.uint8 and frames.dtype.kind != "f"):
         raise InputError(
             f"{path}: x",
             f"is {frames.dtype}{list(frames.shape)}, not frames [n, channels, ...]",
             "Save frames as uint8 or float32, channels first",
         )
+    refuse_several_labels(f"{path}: y", labels)
     if labels.ndim != 1 or labels.dtype.kind not in "ui":
         raise InputError(
             f"{path}: y",
@@ -57,6 +70,17 @@ def load_dataset(path: Path) -> tuple[Frames, NDArray[np.int64]]:
     return frames, labels.astype(np.int64)
 
 
+def refuse_several_labels(thing: str, labels: NDArray[Any]) -> None:
+    """Refuse labels of multi-label models by name; raises InputError."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise InputError(
+            thing,
+            f"is {labels.dtype}{list(labels.shape)}: several labels a frame. EdgeMem adapts "
+            "classifiers whose classes exclude each other, not multi-label models",
+            "If the rows are one-hot, pass their argmax(1)",
+        )
+
+
 def _load_npz(path: Path) -> tuple[Frames, NDArray[np.int64]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
@@ -71,16 +95,31 @@ def _load_npz(path: Path) -> tuple[Frames, NDArray[np.int64]]:
         ) from error
 
 
-def _load_folder(folder: Path) -> tuple[Frames, NDArray[np.int64]]:
+def _visible(folder: Path) -> list[Path]:
+    """What people put into a folder, sorted: not what editors and systems leave there."""
+    if not folder.is_dir():
+        return []
+    found = (p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in LEFTOVERS)
+    return sorted(found)
+
+
+def _load_folder(folder: Path, names: Sequence[str] | None) -> tuple[Frames, NDArray[np.int64]]:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise MissingExtraError("Pillow", "train") from error
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
-    classes = sorted(child for child in folder.iterdir() if child.is_dir())
-    for label, class_folder in enumerate(classes):
-        for path in sorted(class_folder.iterdir()):
+    own = class_names(folder) or ()
+    names = own if names is None else names
+    if unknown := [name for name in own if name not in names]:
+        raise InputError(
+            str(folder / unknown[0]),
+            f"is not one of the classes {', '.join(names)}",
+            "Rename the folder, or name all classes",
+        )
+    for name in own:
+        for path in _visible(folder / name):
             try:
                 with Image.open(path) as image:
                     pixels = np.asarray(image.convert("RGB"))
@@ -93,7 +132,7 @@ def _load_folder(folder: Path) -> tuple[Frames, NDArray[np.int64]]:
                     "Resize all images to the model's input size",
                 )
             images.append(pixels)
-            labels.append(label)
+            labels.append(names.index(name))
     if not images:
         raise InputError(str(folder), "holds no class folders with images", "See warmup --help")
     stacked: NDArray[np.uint8] = np.stack(images).transpose(0, 3, 1, 2)

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from edgemem.errors import CheckpointError, InputError
 from edgemem.models.adaptive import AdaptiveModel
-from edgemem.models.augment import augment
+from edgemem.models.augment import augmentation
 from edgemem.models.checkpoint import read_tensors, write_tensors
 from edgemem.models.class_prototypes import observe_classes
-from edgemem.models.data import Frames, to_float
+from edgemem.models.data import Frames, refuse_several_labels, to_float
 from edgemem.models.meta_network import MetaNetwork
 from edgemem.models.moments import batch_moments
+from edgemem.models.source_checks import check_source
 from edgemem.models.source_keys import observe_source
 from edgemem.models.untouched import check_untouched, known_source
 
@@ -84,6 +85,7 @@ def warm_up(
         report: called after every step.
 
     Raises:
+        AttachError, InputError: what source frames say against the model, see `check_source`.
         InputError: fewer frames than a batch, labels out of range, or a non-finite loss.
         CheckpointError: `resume` is damaged or of other settings.
         AttachError: at rest, the model is not the one that was given.
@@ -96,6 +98,7 @@ def warm_up(
             "Pass more data or a smaller batch size",
         )
     _check_labels(model, frames, labels)
+    check_source(model, frames, labels)
     if next(model.meta_networks(), None) is None:
         raise InputError("model", "has no meta network to train", "Attach at least one part")
     training = _Training(model, frames, labels, recipe, report)
@@ -129,6 +132,7 @@ class _Training:
         self.epoch_steps = len(frames) // recipe.batch_size
         self.steps = self.epoch_steps * recipe.epochs
         self.recent: list[tuple[float, float]] = []
+        self.augment = augmentation(frames)
 
     def run(self, resume: Path | None) -> None:
         """All epochs, from the last one that `resume` holds."""
@@ -195,7 +199,7 @@ class _Training:
             step = epoch * self.epoch_steps + number
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(step)
-            x = augment(self._frames(index), generator)
+            x = self.augment(self._frames(index), generator)
             self._step(x, self.labels[np.sort(index)])
             loss, accuracy = (sum(v) / len(self.recent) for v in zip(*self.recent, strict=True))
             self.report(Progress(step + 1, self.steps, loss, accuracy))
@@ -268,14 +272,14 @@ def _pool(moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def _check_labels(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64]) -> None:
+    refuse_several_labels("source labels", labels)
     if labels.shape != (len(frames),) or labels.dtype.kind not in "iu":
         raise InputError(
             "source labels",
             f"are {labels.dtype}{list(labels.shape)} for {len(frames)} frames",
             "Pass one class index per frame",
         )
-    with torch.no_grad():
-        classes = model(to_float(frames[:2])).logits.shape[1]
+    classes = model.classes
     if labels.min() < 0 or labels.max() >= classes:
         raise InputError(
             "source labels",

@@ -54,7 +54,7 @@ class Seen:
         counts = np.bincount(labels, minlength=len(self.shares)).astype(np.float32) / len(labels)
         return replace(
             self,
-            shares=self.shares + np.float32(share) * (counts - self.shares),
+            shares=(self.shares + share * (counts - self.shares)).astype(np.float32),
             asked=asked,
             entropy=self.entropy + share * (entropy - self.entropy),
             same=self.same + share * (same - self.same),

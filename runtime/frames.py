@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from edgemem.block import Array
 from edgemem.errors import InputError
 from edgemem.manifest import FrameSpec
+from edgemem.runtime.result import Event
+
+OUTSIDE, NARROW = 0.1, 50.0  # share of values far outside; part of the source's width
 
 
 def checked(frames: Array, spec: FrameSpec) -> NDArray[np.float32]:
@@ -38,9 +41,55 @@ def checked(frames: Array, spec: FrameSpec) -> NDArray[np.float32]:
             f"have dtype {frames.dtype}",
             f"Pass uint8 (divided by {spec.uint8_scale:g} here) or float32 in the model's range",
         )
-    if not np.isfinite(frames).all():
-        raise InputError("frames", "hold NaN or infinite values", "Drop those frames")
+    if len(bad := bad_frames(frames)):
+        raise InputError(
+            "frames",
+            f"hold NaN or infinite values ({len(bad)} of {len(frames)}, first frame {bad[0]})",
+            "Drop those frames",
+        )
     return frames
+
+
+def bad_frames(frames: Array) -> NDArray[np.int64]:
+    """Places of frames [n, ...] that hold NaN or infinite values."""
+    if frames.dtype.kind != "f":
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(~np.isfinite(frames).reshape(len(frames), -1).all(1))
+
+
+class RangeWatch:
+    """Says once when frames are of another scale than the source frames were.
+
+    A shift makes frames darker or noisier; it does not take a tenth of all values further out than
+    the source's range is wide, nor narrow them to a fiftieth of it. Another unit does.
+    """
+
+    def __init__(self, spec: FrameSpec) -> None:
+        self._told = spec.source_range is None
+        shape = (1, -1, *[1] * (len(spec.shape) - 1))
+        low, high = spec.source_range or ((0.0,), (1.0,))
+        self._low, self._high = (np.asarray(v, np.float32).reshape(shape) for v in (low, high))
+        width = self._high - self._low
+        self._width = np.where(width > 0, width, np.maximum(1.0, np.abs(self._low)))
+
+    def look(self, x: NDArray[np.float32]) -> list[Event]:
+        """The event, where there is one to tell of frames as the graphs take them."""
+        if self._told:
+            return []
+        below, above = x < self._low - self._width, x > self._high + self._width
+        axes = (0, *range(2, x.ndim))
+        span = x.max(axes, keepdims=True) - x.min(axes, keepdims=True)
+        narrow = bool((span * NARROW < self._width).all()) and bool((span > 0).any())
+        if not narrow and (below | above).mean() < OUTSIDE:
+            return []
+        self._told = True
+        return [
+            Event(
+                "range",
+                f"frames run from {x.min():.3g} to {x.max():.3g}, source frames ran from "
+                f"{self._low.min():.3g} to {self._high.max():.3g}; are they scaled alike?",
+            )
+        ]
 
 
 def _sizes(spec: FrameSpec) -> str:

@@ -19,7 +19,7 @@ from edgemem.runtime.backends.protocol import Backend
 from edgemem.runtime.class_table import ClassInfo, Label, own_classes
 from edgemem.runtime.commits import Commits
 from edgemem.runtime.continuing import Continuing
-from edgemem.runtime.frames import checked
+from edgemem.runtime.frames import RangeWatch, checked
 from edgemem.runtime.graphs import Graphs, Logits
 from edgemem.runtime.guard import Guard
 from edgemem.runtime.keeper import Keeper
@@ -85,6 +85,7 @@ class Runtime(Owned):
             from edgemem.runtime.background import Background  # threads take a while to load
 
             self._behind = Background()
+        self._range = RangeWatch(manifest.frames)
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
         self._lookout = Lookout(bundle, self._graphs, self._ring)
         follows = contexts and adapt and manifest.source is not None
@@ -136,7 +137,8 @@ class Runtime(Owned):
         Raises:
             InputError: frames that do not fit the bundle.
         """
-        x, events = self._checked(frames), list[Event]()
+        x = self._checked(frames)
+        events = self._range.look(x)
         if frozen:
             logits = [self._graphs.frozen(chunk) for chunk in self._chunks(x)]
             return make_result(np.concatenate(logits), GENERIC, events, self._known.drift)
@@ -164,7 +166,7 @@ class Runtime(Owned):
         if self._adapting and len(x) >= self._ring.missing:
             self._graphs.open_step()  # before anything changes
         self._adaptation.take_learnt(self._keeper.notices)
-        events = self._keeper.noticed()
+        events = self._keeper.noticed() + self._range.look(x)
         while position < len(x):
             take = min(len(x) - position, self._ring.missing)
             self._keeper.changed = True

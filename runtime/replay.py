@@ -35,7 +35,8 @@ class Report:
     """What a replay measured. Errors are fractions, None without labels.
 
     ms_per_frame: time in `step` alone, prediction and adaptation together. events: how often each
-    kind happened. rails: guard rails, in order. per_context: frames, error and frozen_error of each context. visits: every stay
+    kind happened. rails: guard rails, in order. notes: what is to be said of the stream. skipped_frames:
+    left out of it. per_context: frames, error and frozen_error of each context. visits: every stay
     in a context of the stream. returns: first visits beside later ones. kilobytes_written: to the
     state file, per 1,000 frames.
 
@@ -54,6 +55,8 @@ class Report:
     returns: Returns | None = None
     kilobytes_written: float = 0.0
     rails: list[Rail] = field(default_factory=list)
+    skipped_frames: int = 0
+    notes: list[str] = field(default_factory=list)
     wrong: Wrong | None = field(default=None, repr=False)
     frozen_wrong: Wrong | None = field(default=None, repr=False)
     used: NDArray[np.str_] | None = field(default=None, repr=False)
@@ -77,6 +80,7 @@ class _Record:
         self.drift = np.full(frames, np.nan, np.float32)
         self.events: dict[str, int] = {}
         self.rails: list[Rail] = []
+        self.notes: list[str] = []
         self.seconds = 0.0
 
     def take(self, span: slice, result: Result) -> None:
@@ -87,6 +91,8 @@ class _Record:
             self.events[event.kind] = self.events.get(event.kind, 0) + 1
             if event.kind in RAILS:
                 self.rails.append(Rail(span.start, event.kind, event.message))
+            if event.kind == "range":
+                self.notes.append(event.message)
 
 
 def replay(
@@ -145,6 +151,8 @@ def _report(stream: Stream, record: _Record, first: int) -> Report:
         peak_rss_mb=round(peak_rss_mb(), 1),
         events=record.events,
         rails=record.rails,
+        skipped_frames=stream.skipped,
+        notes=record.notes,
         visits=visits,
         returns=returns_of(visits) if visits else None,
         wrong=wrong,

@@ -23,7 +23,8 @@ class Event:
     are not there yet; the generic block predicts), "consolidated" (the root took its part of what a
     context learnt), "refused" (it did not, for another context would suffer), "evicted" (a written
     block had to make room), "unwritten" (the disk refused a commit; what was learnt stays in memory),
-    "fallback" (an engine that was preferred fails; another one runs).
+    "fallback" (an engine that was preferred fails; another one runs), "range" (frames are of another
+    scale than source frames were; told once).
     """
 
     kind: str

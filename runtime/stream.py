@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import zipfile
 from collections.abc import Iterator
@@ -13,14 +14,17 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from edgemem.errors import InputError
+from edgemem.runtime.frames import bad_frames
 
+SCAN = 64  # frames that are looked at at once
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 class Stream:
     """A recorded stream. Frames stay on disk; only one chunk of them is in memory.
 
-    labels: [n] int64 or None. contexts: [n] text or None. shape: of one frame.
+    labels: [n] int64 or None. contexts: [n] text or None. shape: of one frame. skipped: how many
+    frames are left out, see `without`.
 
     Raises:
         InputError: missing, damaged, empty, or arrays of different lengths.
@@ -44,21 +48,57 @@ class Stream:
             raise InputError(str(self.path), "holds no frames", "Record at least one frame")
         self.labels: NDArray[np.int64] | None = self._column(labels, "y", np.int64)
         self.contexts: NDArray[np.str_] | None = self._column(contexts, "context", np.str_)
+        self._kept = np.ones(count, np.bool_)
+
+    @property
+    def skipped(self) -> int:
+        """How many frames are left out."""
+        return len(self._kept) - self.frames
+
+    def bad_frames(self) -> NDArray[np.int64]:
+        """Places of the frames that hold NaN or infinite values."""
+        if self.dtype.kind != "f":
+            return np.zeros(0, np.int64)
+        return np.concatenate([start + bad_frames(x) for start, x in self.chunks(SCAN)])
+
+    def without(self, places: NDArray[np.int64]) -> Stream:
+        """The stream without some of its frames, their labels and contexts.
+
+        Raises:
+            InputError: no frame is left.
+        """
+        other = copy.copy(self)
+        other._kept = self._kept.copy()
+        other._kept[np.flatnonzero(self._kept)[places]] = False
+        other.frames = int(other._kept.sum())
+        if other.frames == 0:
+            raise InputError(str(self.path), "holds no frame that can be used", "Record it again")
+        others = np.delete(np.arange(self.frames), places)
+        other.labels = None if self.labels is None else self.labels[others]
+        other.contexts = None if self.contexts is None else self.contexts[others]
+        return other
 
     def chunks(self, size: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Position and frames [size, *shape] (the last chunk may be shorter), in order."""
+        """Position and frames [size, *shape] (the last chunk may be shorter, and those with frames
+        that are left out), in order."""
+        position, recorded = 0, len(self._kept)
         row = math.prod(self.shape) * self.dtype.itemsize
         with zipfile.ZipFile(self.path) as archive, archive.open("x.npy") as file:
             self._read_header(file)
-            for start in range(0, self.frames, size):
-                count = min(size, self.frames - start)
+            for start in range(0, recorded, size):
+                count = min(size, recorded - start)
                 try:
                     content = file.read(count * row)
                 except Exception as error:
                     raise self._unreadable(error) from error
                 if len(content) != count * row:
                     raise self._unreadable("it ends early")
-                yield start, np.frombuffer(content, self.dtype).reshape(count, *self.shape)
+                kept = self._kept[start : start + count]
+                if not kept.any():
+                    continue
+                frames = np.frombuffer(content, self.dtype).reshape(count, *self.shape)
+                yield position, frames if kept.all() else frames[kept]
+                position += int(kept.sum())
 
     def _header(self) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
         with zipfile.ZipFile(self.path) as archive, archive.open("x.npy") as file:

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from edgemem.cli import bank, bank_ship, bank_state, device, train, train_prototypes, tune
+from edgemem.cli.encoding import print_anywhere
 from edgemem.errors import EdgeMemError, MissingExtraError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ bank_state.add_to(bank.bank_app)
 
 def main() -> None:
     """Run the command line: exit code 2 for bad input, 1 for a missing extra."""
+    print_anywhere()
     try:
         app()
     except MissingExtraError as error:

@@ -17,6 +17,7 @@ from edgemem.version import VERSION
 
 if TYPE_CHECKING:
     from edgemem.manifest import Manifest
+    from edgemem.runtime.stream import Stream
 
 BundlePath = Annotated[Path, typer.Argument(help="Folder written by edgemem export.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
@@ -57,6 +58,9 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Hyper-parameter, such as alpha=0.5.")
     ] = None,
+    skip_bad_frames: Annotated[
+        bool, typer.Option("--skip-bad-frames", help="Leave out frames with NaN; count them.")
+    ] = False,
     threads: Threads = 0,
     provider: UsedProvider = "auto",
     plot: Annotated[Path | None, typer.Option(help="Save a picture of the rolling error.")] = None,
@@ -76,7 +80,8 @@ def run(
     from edgemem.runtime.stream import Stream
     from edgemem.stopping import stopping
 
-    stream, values = Stream(input), _hyper_parameters(set_ or [])
+    stream = _usable(Stream(input), skip_bad_frames)
+    values = _hyper_parameters(set_ or [])
     # Before the state file is opened, so that frames of another kind leave it byte for byte.
     checked(next(stream.chunks(1))[1], open_bundle(bundle).manifest.frames)
     if plot is not None:
@@ -112,6 +117,20 @@ def run(
         print_json(report.as_dict())
     else:
         print_report(report, bundle.name)
+
+
+def _usable(stream: Stream, skip: bool) -> Stream:
+    """The stream without frames that hold NaN or infinite values; raises InputError for them if they
+    shall not be skipped."""
+    bad = stream.bad_frames()
+    if len(bad) and not skip:
+        more = f", and so do {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise InputError(
+            f"{stream.path}: frame {bad[0]}",
+            f"holds NaN or infinite values{more}",
+            "Record it again, or pass --skip-bad-frames",
+        )
+    return stream.without(bad) if len(bad) else stream
 
 
 def inspect(bundle: BundlePath, json: Json = False) -> None:

@@ -61,6 +61,10 @@ def print_report(report: Report, name: str) -> None:
         f"{report.ms_per_frame:.3f} ms per frame, peak memory {report.peak_rss_mb:.0f} MB, "
         f"{report.kilobytes_written:.0f} kB written per 1,000 frames\nevents: {events}"
     )
+    if report.skipped_frames:
+        print(f"skipped {report.skipped_frames} frames that hold NaN or infinite values")
+    for note in report.notes:
+        print(note)
 
 
 def check_plot(path: Path, stream: Stream) -> None:

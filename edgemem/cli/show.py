@@ -56,6 +56,11 @@ def progress(unit: str) -> Iterator[Progress]:
         yield bar
 
 
+def line_of(bar: Progress, text: str) -> None:
+    """A line above the bar, as it is."""
+    bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 class Stages:
     """Shows stages on a bar, each on a line of its own."""
 

@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from edgemem.cli.show import percent, print_json, print_table, progress
-from edgemem.errors import MissingExtraError
+from edgemem.cli.show import line_of, percent, print_json, print_table, progress
+from edgemem.errors import InputError, MissingExtraError
 
-Checkpoint = Annotated[Path, typer.Argument(help=".safetensors, .pt, .th or .pth.")]
+Checkpoint = Annotated[
+    Path, typer.Argument(help="Weights of torch, as .safetensors, .pt, .ckpt, …")
+]
 Model = Annotated[str, typer.Option(help="package.module:factory of the model.")]
 ModelArg = Annotated[
     list[str] | None, typer.Option(help="Argument of the factory, name=value; repeatable.")
@@ -36,6 +38,10 @@ Bottleneck = Annotated[
     int, typer.Option(help="Narrow the meta networks by this factor; 0 = dense.")
 ]
 Groups = Annotated[int, typer.Option(help="Groups of their convolution; 0 = depthwise.")]
+Labels = Annotated[
+    str | None,
+    typer.Option(help="Class names in the model's order: a,b,c, or a .txt with one a line."),
+]
 CALIBRATION_FRAMES = 512
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -65,6 +71,7 @@ def warmup(
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Frames in a training step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.05,
+    labels: Labels = None,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of torch; 0 = its choice.")] = 0,
     json: Json = False,
@@ -94,9 +101,11 @@ def warmup(
             bar.update(task, completed=state.step, total=state.steps, note=text)
 
         warm_up_checkpoint(
-            *(checkpoint, model, model_arg or [], settings, data, out, recipe, note, threads),
-            _rehearse,
-        )
+            checkpoint, model, model_arg or [], settings, data, out, recipe, note, threads,
+            rehearse=_rehearse,
+            say=lambda line: line_of(bar, line),
+            names=read_labels(labels),
+        )  # fmt: skip
     figures = vars(last[0]) if last else {}
     if json:
         print_json({"out": str(out), **figures})
@@ -128,7 +137,7 @@ def export(
     ] = "likelihood_ratio",
     optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
     learning_rate: Annotated[float | None, typer.Option(help="Default of the step.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Class names, comma-separated.")] = None,
+    labels: Labels = None,
     target: Annotated[
         str, typer.Option(help="Engines that get graphs: onnx, litert, qnn, coreml; with commas.")
     ] = "onnx",
@@ -165,20 +174,22 @@ def export(
         objective=objective,
         optimizer=optimizer,
         learning_rate=learning_rate,
-        labels=tuple(labels.split(",")) if labels else None,
+        labels=read_labels(labels),
         targets=tuple(name.strip() for name in target.split(",")),
         int8=None if int8 is None else _calibration(int8),
         max_classes=max_classes,
     )
     with progress("stages") as bar:
-        task = bar.add_task("export", total=4, note="")
+        task = bar.add_task("export", total=None, note="")  # how many depends on the model
 
         def note(stage: str) -> None:
             bar.update(task, advance=1, note=stage)
 
         parity, warm = export_checkpoint(
-            checkpoint, model, model_arg or [], settings, choices, out, note
-        )
+            checkpoint, model, model_arg or [], settings, choices, out, note,
+            lambda line: line_of(bar, line),
+        )  # fmt: skip
+        bar.update(task, total=bar.tasks[0].completed)
     if json:
         print_json({"out": str(out), "warm": warm, "parity": parity.as_dict()})
         return
@@ -200,6 +211,35 @@ def _rehearse(model: Any) -> None:
 
     if (error := rehearse(model)) is not None:
         typer.echo(f"This model needs edgemem export --gradient meta: {error}", err=True)
+
+
+def read_labels(text: str | None) -> tuple[str, ...] | None:
+    """Class names from text: with commas, as a line of CSV, or the path of a .txt with one a line.
+
+    Raises:
+        InputError: a file that cannot be read, or an empty or repeated name.
+    """
+    if text is None:
+        return None
+    import csv
+
+    if text.endswith(".txt"):
+        try:
+            names = Path(text).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"--labels {text}", f"cannot be read ({error})", "Pass a text file in UTF-8"
+            ) from error
+    else:
+        names = next(csv.reader([text], skipinitialspace=True), [])
+    names = [name.strip() for name in names]
+    while names and not names[-1] and text.endswith(".txt"):
+        names.pop()  # empty lines at the end
+    wrong = [name for number, name in enumerate(names) if not name or name in names[:number]]
+    if wrong or not names:
+        reason = f"names {wrong[0]!r} twice" if wrong and wrong[0] else "holds an empty name"
+        raise InputError(f"--labels {text}", reason, "Give every class a name of its own")
+    return tuple(names)
 
 
 def _calibration(path: Path) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgemem.cli.show import percent, print_json, print_table, progress
+from edgemem.cli.show import line_of, percent, print_json, print_table, progress
 from edgemem.cli.train import (
     Checkpoint,
     InputShape,
@@ -103,8 +103,9 @@ def train_prototypes(
             bar.update(tasks[number], completed=state.step, total=state.steps, note=text)
 
         outcome = command.train_prototypes(
-            checkpoint, model, model_arg or [], choices, data, test, out, recipe, note, threads
-        )
+            checkpoint, model, model_arg or [], choices, data, test, out, recipe, note, threads,
+            lambda line: line_of(bar, line),
+        )  # fmt: skip
     _print(out, outcome, json)
 
 

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from edgemem.accuracy import AccuracyMatrix, from_rows, write_accuracy
 from edgemem.errors import InputError
 from edgemem.files import sha256_file
-from edgemem.models.checkpoint import check_writable, load_into
+from edgemem.models.checkpoint import check_writable
 from edgemem.models.command import (
     AttachSettings,
+    Say,
     build_model,
     input_shape_of,
+    load_weights,
     normalization_of,
 )
 from edgemem.models.data import Frames, load_dataset
@@ -67,6 +69,7 @@ def train_prototypes(  # noqa: PLR0913, PLR0917 - one command line, option by op
     recipe: Recipe,
     report: Report,
     threads: int,
+    say: Say = lambda line: None,
 ) -> Outcome:
     """Load, learn the tasks one after another, save; progress files beside `out` go at the end.
 
@@ -78,7 +81,7 @@ def train_prototypes(  # noqa: PLR0913, PLR0917 - one command line, option by op
     check_writable(out)
     if threads:
         torch.set_num_threads(threads)
-    model, settings, source = _load(checkpoint, target, arguments, choices, recipe.seed)
+    model, settings, source = _load(checkpoint, target, arguments, choices, recipe.seed, say)
     frames, labels = _dataset(data, settings)
     tasks = split_tasks(labels, model.classes, choices.classes_per_task)
     groups = [*([model.classes] if model.classes else []), *map(tuple, tasks)]
@@ -154,7 +157,12 @@ class _Rows:
 
 
 def _load(
-    checkpoint: Path, target: str, arguments: Sequence[str], choices: Choices, seed: int
+    checkpoint: Path,
+    target: str,
+    arguments: Sequence[str],
+    choices: Choices,
+    seed: int,
+    say: Say,
 ) -> tuple[PrototypeModel, EncoderSettings, dict[str, str]]:
     network = build_model(target, arguments)
     if is_prototypes(checkpoint):
@@ -163,7 +171,7 @@ def _load(
                 thing = f"--{option.replace('_', '-')}"
                 raise InputError(thing, f"is in {checkpoint.name} already", "Leave it out")
         return load_prototypes(checkpoint, network)
-    load_into(network, checkpoint)
+    load_weights(network, checkpoint, say)
     given = AttachSettings(None, None, choices.input_shape, choices.mean, choices.std)
     shape = input_shape_of(network, given)
     head = last_linear(network) if choices.head is None else choices.head

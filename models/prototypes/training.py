@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from edgemem.errors import CheckpointError, InputError
-from edgemem.models.augment import augment
+from edgemem.models.augment import augmentation
 from edgemem.models.checkpoint import read_tensors, write_tensors
 from edgemem.models.data import Frames, to_float
 from edgemem.models.prototypes.losses import (
@@ -39,7 +39,7 @@ def learn_task(
     recipe: Recipe | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
     *,
-    views: Views = augment,
+    views: Views | None = None,
     resume: Path | None = None,
 ) -> PrototypeModel:
     """Learn new classes; returns a new model in eval mode, and changes nothing of the given one.
@@ -53,8 +53,8 @@ def learn_task(
         labels: [n] integers, at least 0; their values are the classes of the task, all of them new.
         recipe: default Recipe().
         progress: called after every step.
-        views: a batch and a generator -> the same batch, changed at random. The default changes
-            appearance only; the authors' also crops and flips.
+        views: a batch and a generator -> the same batch, changed at random. The default
+            (`augmentation`) changes appearance only; the authors' also crops and flips.
         resume: a file to keep progress in after every epoch. When it exists, learning goes on from
             there and ends bit for bit as if it had not been interrupted; with the same `views`.
 
@@ -67,7 +67,7 @@ def learn_task(
     classes = np.unique(labels)
     student = model.with_task(classes.tolist(), recipe.seed + len(model.tasks))
     targets = torch.from_numpy(np.searchsorted(classes, labels))
-    learning = _Learning(model, student, frames, targets, recipe, views)
+    learning = _Learning(model, student, frames, targets, recipe, views or augmentation(frames))
     learning.run(progress, resume)
     return student.eval()
 

@@ -1,6 +1,7 @@
 """The device commands as a user runs them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def test_run_prints_exactly_the_promised_keys_and_what_a_replay_gives(short):
     found = as_json("run", BUNDLE, "--input", short, "--threads", 1)
     assert list(found) == [
         "frames", "error", "frozen_error", "per_context", "ms_per_frame", "peak_rss_mb", "events",
-        "visits", "returns", "kilobytes_written", "rails",
+        "visits", "returns", "kilobytes_written", "rails", "skipped_frames", "notes",
     ]  # fmt: skip
     with edgemem.open(BUNDLE, threads=1) as runtime:
         expected = replay(runtime, Stream(short), chunk=16).as_dict()
@@ -171,3 +172,61 @@ def test_a_reader_that_goes_away_is_no_traceback():
         text=True,
     )
     assert finished.stdout == "{\n" and "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "koi8-r"])
+def test_terminals_without_utf8_get_plain_signs_and_no_error(short, encoding):
+    """A table with a dash, a picture of a bar, and help with its frames."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    for arguments in (
+        ("inspect", BUNDLE),
+        ("run", BUNDLE, "--input", short, "--threads", 1),
+        ("run", "--help"),
+    ):
+        finished = subprocess.run(
+            [COMMAND, *map(str, arguments)], capture_output=True, env=environment
+        )
+        assert finished.returncode == 0, finished.stderr
+        for output in (finished.stdout, finished.stderr):
+            text = output.decode(encoding)
+            assert b"\\u" not in output and "?" not in text.replace("(y/n)?", "")
+            assert "Traceback" not in text
+
+
+def test_a_run_without_labels_has_dashes_in_every_encoding(short, tmp_path):
+    with np.load(short) as data:
+        np.savez(tmp_path / "bare.npz", x=data["x"])
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    finished = subprocess.run(
+        [COMMAND, "run", str(BUNDLE), "--input", str(tmp_path / "bare.npz"), "--threads", "1"],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    row = next(line for line in finished.stdout.splitlines() if "160" in line)
+    assert row.count("-") == 2
+
+
+def test_bad_frames_are_skipped_and_counted_by_option(short, tmp_path):
+    with np.load(short) as data:
+        x = data["x"].astype(np.float32) / 255
+        good, y = np.delete(np.arange(160), [3, 70, 71]), data["y"]
+    whole = x.copy()
+    x[[3, 70, 71], 0, 4, 4] = [np.nan, np.inf, np.nan]
+    np.savez(tmp_path / "bad.npz", x=x, y=y)
+    np.savez(tmp_path / "good.npz", x=whole[good], y=y[good])
+    found = as_json(
+        "run", BUNDLE, "--input", tmp_path / "bad.npz", "--skip-bad-frames", "--chunk", 1
+    )
+    expected = as_json("run", BUNDLE, "--input", tmp_path / "good.npz", "--chunk", 1)
+    assert found["skipped_frames"] == 3 and expected["skipped_frames"] == 0
+    for name in ("frames", "error", "frozen_error", "events"):
+        assert found[name] == expected[name]
+    text, _ = run("run", BUNDLE, "--input", tmp_path / "bad.npz", "--skip-bad-frames")
+    assert "skipped 3 frames that hold NaN or infinite values" in text
+
+
+def test_frames_of_another_scale_are_said(short, tmp_path):
+    with np.load(short) as data:
+        np.savez(tmp_path / "bytes.npz", x=data["x"].astype(np.float32))
+    text, _ = run("run", BUNDLE, "--input", tmp_path / "bytes.npz", "--threads", 1)
+    assert "source frames ran from 0 to 1; are they scaled alike?" in text

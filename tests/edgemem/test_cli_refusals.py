@@ -61,7 +61,7 @@ def test_a_damaged_bundle_is_refused(refused, bundle, command):
         ({"x": np.zeros((0, 1, 8, 8), np.uint8)}, "s.npz: holds no frames"),
         ({"x": np.zeros((20, 3, 8, 8), np.uint8)}, "this bundle takes [n, 1, 8, 8]"),
         ({"x": np.zeros((20, 1, 8, 8))}, "frames: have dtype float64"),
-        ({"x": np.full((20, 1, 8, 8), np.nan, np.float32)}, "frames: hold NaN"),
+        ({"x": np.full((20, 1, 8, 8), np.nan, np.float32)}, "frame 0: holds NaN"),
         ({"x": np.zeros((20, 1, 8, 8), np.uint8), "y": np.zeros(3, int)}, "for 20 frames"),
     ],
 )
@@ -146,3 +146,12 @@ def test_a_bad_option_is_refused_and_makes_no_state_file(refused, option, value,
 )
 def test_a_bad_choice_of_how_to_adapt_is_refused_by_name(refused, option, value):
     assert value in refused("run", BUNDLE, "--input", STREAM, "--state", "s.db", option, value)
+
+
+def test_a_frame_that_is_not_finite_is_named_before_anything_is_written(refused, tmp_path):
+    x = np.zeros((40, 1, 8, 8), np.float32)
+    x[[7, 33]] = np.nan
+    np.savez(tmp_path / "bad.npz", x=x)
+    said = refused("run", BUNDLE, "--input", "bad.npz", "--state", "new.db")
+    assert "bad.npz: frame 7: holds NaN or infinite values, and so do 1 more" in said
+    assert "--skip-bad-frames" in said

@@ -40,6 +40,16 @@ manifests = st.builds(
         st.booleans(),
         st.integers(0, 64),
         st.floats(0.5, 1e6),
+    )
+    | st.builds(
+        m.FrameSpec,
+        st.just((2, 8)),
+        st.integers(1, 64),
+        st.booleans(),
+        st.integers(0, 64),
+        source_range=st.tuples(
+            *[st.tuples(st.floats(*r), st.floats(*r)) for r in ((-9, 0), (0, 9))]
+        ),
     ),
     labels=st.lists(text, max_size=3).map(tuple),
     block=block,
@@ -165,6 +175,7 @@ def test_what_is_not_a_manifest_says_so(content, reason):
     [
         (("frames", "shape"), [1 << 20, 1 << 20], "too large"),
         (("frames", "batch"), 1 << 40, "too large"),
+        (("frames", "source_range"), [[0.0, 0.0], [1.0, 1.0]], "one value for each channel"),
         (("block", 0, "shape"), [1 << 40, 1 << 40], "larger than the generic block"),
         (("slots", 0, "shape"), [1 << 40, 1 << 40], "larger than four blocks"),
         (("frames", "batch"), 1 << 60, "not a count"),

@@ -57,6 +57,7 @@ def test_three_commands_lead_from_a_checkpoint_to_a_device(folder):
         "--epochs", "2", "--batch-size", "16", "--bottleneck", "4", "--threads", "1", "--json",
     )  # fmt: skip
     assert warm.returncode == 0, warm.stderr
+    assert "digits.pt: took 'state_dict' without the prefix 'module.'" in warm.stderr
     figures = json.loads(warm.stdout)
     assert (figures["step"], figures["steps"]) == (8, 8)
     assert not list(folder.glob("*progress*"))
@@ -94,6 +95,7 @@ def test_a_warmed_up_checkpoint_may_adapt_the_affine_pairs_as_well(folder):
         "--batch", "4", "--out", "affine.edgemem",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
+    assert re.search(r" (\d+)/\1 stages", made.stderr), made.stderr
     assert "gradients relative to their size" in made.stdout
     manifest = open_bundle(folder / "affine.edgemem").manifest
     assert manifest.exported_from["norm_affine"] is True
@@ -135,7 +137,7 @@ BAD_EXPORTS = {
     "ready.safetensors --model edgemem.models.networks:digits --norm-affine --gradient meta": "--gradient full",
     "ready.safetensors --model edgemem.models.networks:resnet20": "does not fit CifarResNet",
     "missing.pt --model edgemem.models.networks:digits --parts layer1": "does not exist",
-    "train.npz --model edgemem.models.networks:digits --parts layer1": "unknown ending",
+    "train.npz --model edgemem.models.networks:digits --parts layer1": "arrays of numpy",
 }
 BAD_WARMUPS = {
     "ready.safetensors --data train.npz --parts layer1 --out a.safetensors": "warmed up already",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgemem.errors import InputError
-from edgemem.models.data import load_dataset
+from edgemem.models.data import class_names, load_dataset
 
 RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 256, (6, 3, 5, 4), np.uint8)
@@ -172,3 +172,45 @@ def test_images_of_different_sizes_are_refused(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "cat" / "9.png")
     with pytest.raises(InputError, match=r"9\.png: has size \(9, 9\), the first image \(5, 4\)"):
         load_dataset(tmp_path)
+
+
+def test_what_systems_and_editors_leave_behind_is_no_class_and_no_image(tmp_path):
+    images(tmp_path)
+    before, labels = load_dataset(tmp_path)
+    for name in (".ipynb_checkpoints", "__MACOSX", ".git"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(b"no image")
+    for name in (".DS_Store", "._0.png", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "ant" / name).write_bytes(b"no image")
+    (tmp_path / "ant" / ".ipynb_checkpoints").mkdir()
+    after, again = load_dataset(tmp_path)
+    assert (after == before).all()
+    assert (again == labels).all()
+    assert class_names(tmp_path) == ("ant", "bee", "cat")
+
+
+def test_a_class_without_pictures_keeps_its_number(tmp_path):
+    images(tmp_path)
+    (tmp_path / "bat").mkdir()
+    assert set(load_dataset(tmp_path)[1]) == {0, 2, 3}
+    assert class_names(tmp_path) == ("ant", "bat", "bee", "cat")
+
+
+def test_names_in_another_order_number_the_folders(tmp_path):
+    images(tmp_path)
+    x, y = load_dataset(tmp_path, ("dog", "cat", "bee", "ant"))
+    assert (y == [3, 3, 2, 2, 1, 1]).all()
+    assert (x == load_dataset(tmp_path)[0]).all()
+    with pytest.raises(InputError, match="cat: is not one of the classes ant, bee"):
+        load_dataset(tmp_path, ("ant", "bee"))
+
+
+def test_a_file_has_no_class_names(tmp_path):
+    np.savez(tmp_path / "train.npz", x=FRAMES, y=LABELS)
+    assert class_names(tmp_path / "train.npz") is None
+
+
+def test_labels_of_a_multi_label_model_are_refused_by_name(tmp_path):
+    np.savez(tmp_path / "train.npz", x=FRAMES, y=np.eye(3, dtype=int)[LABELS])
+    with pytest.raises(InputError, match=r"several labels a frame.*multi-label.*argmax"):
+        load_dataset(tmp_path / "train.npz")

@@ -85,7 +85,7 @@ def test_the_report_for_json_holds_figures_only(stream, digits_stream):
     values = replay(opened(), stream(y=digits_stream[1][:COUNT]), chunk=16).as_dict()
     assert set(values) == {
         "frames", "error", "frozen_error", "per_context", "ms_per_frame", "peak_rss_mb", "events",
-        "visits", "returns", "kilobytes_written", "rails",
+        "visits", "returns", "kilobytes_written", "rails", "skipped_frames", "notes",
     }  # fmt: skip
 
 

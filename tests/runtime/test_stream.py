@@ -160,3 +160,30 @@ def test_damage_gives_an_input_error_or_another_stream_never_another_error(tmp_p
         assert str(path) in error.thing and error.remedy
     else:
         assert found.shape == (stream.frames, *stream.shape)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_frames_that_are_not_finite_are_found_and_left_out(tmp_path, size):
+    x = frames("float32", count=200)
+    bad = [0, 1, 2, 70, 199]
+    x[bad, 1, 2] = [np.nan, np.inf, -np.inf, np.nan, np.nan]
+    names = np.array([f"c{n}" for n in range(200)])
+    stream = Stream(saved(tmp_path / "s.npz", x=x, y=np.arange(200), context=names))
+    assert stream.bad_frames().tolist() == bad and stream.skipped == 0
+    rest = stream.without(stream.bad_frames())
+    assert (rest.frames, rest.skipped) == (195, 5)
+    np.testing.assert_array_equal(joined(rest, size), np.delete(x, bad, 0))
+    np.testing.assert_array_equal(rest.labels, np.delete(np.arange(200), bad))
+    np.testing.assert_array_equal(rest.contexts, np.delete(names, bad))
+    assert len(rest.bad_frames()) == 0
+    assert stream.frames == 200 and len(stream.labels) == 200
+
+
+def test_a_stream_of_which_nothing_is_left_is_refused(tmp_path):
+    stream = Stream(saved(tmp_path / "s.npz", x=np.full((3, 2), np.nan, np.float32)))
+    with pytest.raises(edgemem.InputError, match="holds no frame that can be used"):
+        stream.without(stream.bad_frames())
+
+
+def test_bytes_hold_no_bad_frame(tmp_path):
+    assert len(Stream(saved(tmp_path / "s.npz", x=frames("uint8"))).bad_frames()) == 0
