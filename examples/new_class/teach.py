@@ -35,10 +35,8 @@ def main() -> int:
         frames, digits = held["x"][order], held["y"][order].astype(int)
     (test, stream), (truth, known) = (np.split(array, [TEST]) for array in (frames, digits))
     try:
-        with (
-            stopping() as stop,
-            edgemem.open(HERE / "digits.edgemem", options.state, threads=1) as device,
-        ):
+        bundle = HERE / "digits.edgemem"
+        with stopping() as stop, edgemem.open(bundle, options.state, threads=1) as device:
             before = device.predict(test)
             for number, digit in enumerate(NEW):
                 met = stream[known < digit]  # nobody shows it what it has not been taught
