@@ -112,7 +112,7 @@ def check_choices(model: AdaptiveModel, choices: Choices) -> None:
         raise ExportError(
             "model",
             "has no array that adapts",
-            "Attach at least one part, or put the BN affine pairs into the block",
+            "Attach at least one part, or pass --norm-affine: scales and shifts of its norms",
         )
 
 

@@ -7,44 +7,18 @@ on a few frames, and its calls are looked at.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from edgemem.errors import AttachError
-from edgemem.models.norm_calls import DEFAULT_EPS, marks_of, norm_call
+from edgemem.models.watched_pass import Pass, Run, watched_pass
 
 FRAMES = 3
 CHANGED = 1  # the frame of those that is exchanged
 SAME = 1e-3  # relative: above it, a value is another one
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of one norm. within: by its own layer's forward, called as a module."""
-
-    layer: nn.Module
-    of_batch: bool
-    x: Tensor
-    eps: float
-    within: bool
-    gate: Tensor
-
-
-@dataclass
-class Pass:
-    """What ran in one pass, in order. inputs: of the watched modules. linear: layers that answer
-    [n, classes], with their outputs."""
-
-    runs: list[Run] = field(default_factory=list)
-    inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
-    linear: list[tuple[nn.Linear, Tensor]] = field(default_factory=list)
-    logits: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -102,7 +76,7 @@ def try_out(
     other = x.clone()
     other[CHANGED] = 0.5 * x[0].flip(-1)
     with torch.no_grad():
-        second = _pass(network, lambda: answer(other), watched)
+        second = watched_pass(network, lambda: answer(other), watched)
     if not _alone(first.logits, second.logits):
         with torch.no_grad():
             again = answer(x)
@@ -126,10 +100,10 @@ def _first_pass(
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
-            return _pass(network, answer, watched)
+            return watched_pass(network, answer, watched)
         except (RuntimeError, TypeError):
             with torch.no_grad():
-                return _pass(network, answer, watched)
+                return watched_pass(network, answer, watched)
 
 
 def _use(runs: list[tuple[Run, int | None]]) -> NormUse:
@@ -187,7 +161,7 @@ def _needed(network: nn.Module, answer: Callable[[], Tensor], seen: Pass) -> set
     needed = {number for number, slope in enumerate(found) if slope is not None}
     for number in set(range(len(gates))) - needed:
         with torch.no_grad():
-            other = _pass(network, answer, [], silenced=number)
+            other = watched_pass(network, answer, [], silenced=number)
         if _changed_rows(seen.logits, other.logits) != []:
             needed.add(number)
     return needed
@@ -202,95 +176,3 @@ def _classifier(seen: Pass) -> nn.Linear | None:
     exact = [m for m, y in fitting if y.equal(seen.logits)]
     found = exact or [m for m, _ in fitting]
     return found[-1] if found else None
-
-
-def _pass(
-    network: nn.Module,
-    answer: Callable[[], Tensor],
-    watched: Iterable[nn.Module],
-    silenced: int | None = None,
-) -> Pass:
-    seen = Pass()
-    running: list[nn.Module] = []
-    with _hooks(network, running, seen, set(watched)), _Watching(network, running, seen, silenced):
-        seen.logits = answer()
-    return seen
-
-
-@contextmanager
-def _hooks(
-    network: nn.Module, running: list[nn.Module], seen: Pass, watched: set[nn.Module]
-) -> Iterator[None]:
-    """While active, `running` holds the modules that are in their forward."""
-
-    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-        running.append(module)
-        if module in watched and args and isinstance(args[0], Tensor):
-            seen.inputs.setdefault(module, args[0].detach())
-
-    def leave(module: nn.Module, _: Any, output: Any) -> None:
-        running.pop()
-        if isinstance(module, nn.Linear) and isinstance(output, Tensor):
-            seen.linear.append((module, output.detach()))
-
-    handles = []
-    for module in network.modules():
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave, prepend=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _Watching(TorchFunctionMode):
-    """While active, notes every run of a norm."""
-
-    def __init__(
-        self, network: nn.Module, running: list[nn.Module], seen: Pass, silenced: int | None
-    ) -> None:
-        super().__init__()
-        self._names = {module: name for name, module in network.named_modules()}
-        self._layers = {mark: m for m in self._names for mark in marks_of(m)}
-        self._running, self._seen, self._silenced = running, seen, silenced
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Called by torch in place of `func`."""
-        call = norm_call(func, args, kwargs or {})
-        if call is None:
-            return func(*args, **(kwargs or {}))
-        inner = self._running[-1] if self._running else None
-        layer = self._layers.get(call.mark)
-        if call.of_batch and call.values.get("training", False):
-            self._refuse(layer or inner, known=layer is not None)
-        result = func(*args, **(kwargs or {}))
-        if layer is None:
-            return result
-        number = len(self._seen.runs)
-        gate = torch.ones((), device=result.device, requires_grad=torch.is_grad_enabled())
-        x, eps = call.values["input"].detach().clone(), call.values.get("eps", DEFAULT_EPS)
-        self._seen.runs.append(Run(layer, call.of_batch, x, eps, layer is inner, gate))
-        return result * (0.5 if number == self._silenced else gate)
-
-    def _refuse(self, layer: nn.Module | None, *, known: bool) -> None:
-        """Where a norm has no statistics of its source. Others may norm weights in this way."""
-        name = f"BatchNorm layer {self._names.get(layer or nn.Identity(), '')!r}"
-        if known:
-            raise AttachError(
-                name,
-                "takes the statistics of its batch in eval mode, so the model has no frozen answer",
-                "Let it use its running statistics in eval mode",
-            )
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise AttachError(
-                name,
-                "keeps no running statistics, so its source statistics are unknown",
-                "Train it with track_running_stats=True",
-            )

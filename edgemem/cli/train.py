@@ -78,7 +78,8 @@ def warmup(
 ) -> None:
     """Train meta networks for a frozen checkpoint on source data.
 
-    Progress is kept beside --out after every epoch: run the same command again to go on.
+    Progress is kept beside --out after every epoch: run the same command again to go on. The file
+    keeps up to 512 source frames (8 MB), with which later commands compare and calibrate.
 
     Example: edgemem warmup resnet.th --model edgemem.models.networks:resnet20
     --parts layer1,layer2,layer3 --data train.npz --out warm.safetensors
@@ -126,7 +127,7 @@ def export(
     statistics: Statistics = None,
     norm_affine: Annotated[
         bool | None,
-        typer.Option(help="Adapt the frozen BN affine pairs, too; default with --gradient full."),
+        typer.Option(help="Adapt scales and shifts of frozen norms; default with --gradient full."),
     ] = None,
     learn: Annotated[str, typer.Option(help="norms: scales and shifts alone; or all.")] = "norms",
     objective: Annotated[
