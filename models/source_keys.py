@@ -60,24 +60,32 @@ def observe_source(
     if norm is None:
         return
     seen: list[Tensor] = []
-    entropies: list[Tensor] = []
 
     def look(_: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
         if norm.settings.key is None:  # of its first run
             moments = frame_moments(args[0], norm.mean).joined(norm.rows)
             seen.append(torch.stack([moments.mean, moments.square], 1))
 
+    chunks = [
+        to_float(frames[np.sort(order[start : start + CHUNK])])
+        for start in range(0, len(order), CHUNK)
+    ]
     handle = norm.register_forward_pre_hook(look)
     try:
         with torch.no_grad():
-            for start in range(0, len(order), CHUNK):
-                x = to_float(frames[np.sort(order[start : start + CHUNK])])
+            for x in chunks:
                 model(x)
-                log_p = torch.log_softmax(model.frozen_logits(x), 1)
-                entropies.append(-(log_p.exp() * log_p).sum(1))
     finally:
         handle.remove()
-    model.source_moments, model.source_entropies = torch.cat(seen), torch.cat(entropies)
+    model.source_moments = torch.cat(seen)
+    model.source_entropies = torch.cat([_entropies(model, x) for x in chunks])
+
+
+def _entropies(model: AdaptiveModel, x: Tensor) -> Tensor:
+    """Of the frozen model's predictions for frames [n, ...], in nats, [n]."""
+    with torch.no_grad():
+        log_p = torch.log_softmax(model.frozen_logits(x), 1)
+    return -(log_p.exp() * log_p).sum(1)
 
 
 def source_keys(model: AdaptiveModel, batch: int, seed: int = 0) -> SourceKeys | None:

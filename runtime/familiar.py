@@ -22,6 +22,8 @@ MEMORY = 512.0  # frames over which keys and entropies average
 # in deviations of single frames, the frozen model loses a point or two, and adapting gains no more.
 TOLERANCE = 0.1
 ENTROPY_TOLERANCE = 0.1  # part of the source's mean entropy that does not count
+GUESS_TOLERANCE = 0.02  # part of a guess's entropy that does not count either
+HOLD = 2.0  # what is familiar stays so up to so many times the room
 DEVIATIONS = 3.0  # of a mean, that may be chance
 
 
@@ -79,22 +81,24 @@ def seen_of(array: Array | None, key: int, classes: int) -> Seen:
     return Seen(means, shares, *(float(number) for number in numbers))
 
 
-def is_near(seen: Seen, source: SourceKeys, batch: int) -> bool:
+def is_near(seen: Seen, source: SourceKeys, batch: int, before: bool = False) -> bool:
     """Whether the mean key may be the source's. A source batch exceeds `source.novelty` once in a
-    thousand; the mean of more frames scatters less."""
+    thousand; the mean of more frames scatters less. before: whether frames were familiar so far."""
     if not seen.frames:
         return False
     distance = float(seen.key @ seen.key) / batch
-    return distance <= TOLERANCE**2 + source.novelty**2 / seen.frames
+    room = TOLERANCE**2 + source.novelty**2 / seen.frames
+    return distance <= room * (HOLD if before else 1.0)
 
 
-def is_as_certain(seen: Seen, source: SourceKeys) -> bool:
+def is_as_certain(seen: Seen, source: SourceKeys, before: bool = False) -> bool:
     """Whether the frozen model is as certain as of source frames; it may be more so where it is
-    wrong."""
+    wrong. before: as in `is_near`."""
     if not seen.asked:
         return False
     chance = DEVIATIONS * source.entropy_deviation / math.sqrt(seen.asked)
-    return abs(seen.entropy - source.entropy) <= ENTROPY_TOLERANCE * source.entropy + chance
+    room = max(ENTROPY_TOLERANCE * source.entropy, GUESS_TOLERANCE * math.log(len(seen.shares)))
+    return abs(seen.entropy - source.entropy) <= (room + chance) * (HOLD if before else 1.0)
 
 
 def goes_on(seen: Seen) -> bool:

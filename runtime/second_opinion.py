@@ -97,14 +97,14 @@ class SecondOpinion:
     def is_familiar(self, window: Frames, key: Array, events: list[Event]) -> bool:
         """Whether this batch goes on what is like the source's; takes note of it. Where classes
         were taught nothing is: the source has none of them."""
-        source, size = self._source_keys(), len(window)
+        source, size, before = self._source_keys(), len(window), self._learner.familiar
         self._seen = self._seen.with_key(source.normal(key), size)
-        near = not self._learner.carries and is_near(self._seen, source, size)
+        near = not self._learner.carries and is_near(self._seen, source, size, before)
         if near and (self._seen.asked < CLEAR_UP or self._batches % ASK_EVERY == 0):
             self._seen = self._seen.with_answers(self._graphs.frozen(window))
-        found = near and is_as_certain(self._seen, source)
+        found = near and is_as_certain(self._seen, source, before)
         self._batches += found
-        if found != self._learner.familiar:
+        if found != before:
             text = FAMILIAR if found else UNFAMILIAR
             _tell(events, "familiar" if found else "unfamiliar", text)
         self._learner.familiar, self._learner.in_order = found, goes_on(self._seen)

@@ -72,6 +72,7 @@ def write_bundle(path, root_share=0.5, labels=OWN):
     for name in ("predict", "adapt", "learn", "key"):
         onnx.save(_graph(name, len(labels)), path / f"{name}.onnx")
     key = {"mean": np.zeros(FEATURES), "whitening": np.eye(FEATURES), "novelty": np.asarray(3.0)}
+    key |= {"entropy": np.asarray(9.0), "entropy_deviation": np.asarray(0.0)}  # of no frame here
     content = {
         "source.safetensors": {n: np.asarray(v, np.float32) for n, v in key.items()},
         "reference.safetensors": {},

@@ -54,6 +54,27 @@ def test_the_same_seed_gives_the_same_figures(observed):
     assert one.novelty == other.novelty and (one.whitening == other.whitening).all()
 
 
+def test_how_certain_the_frozen_model_is_of_source_frames_is_kept(observed):
+    model, frames = observed
+    with torch.no_grad():
+        answers = torch.distributions.Categorical(
+            logits=model.untouched_logits(torch.from_numpy(frames))
+        )
+    found = source_keys(model, 8)
+    assert found.entropy == pytest.approx(float(answers.entropy().mean()), rel=1e-4)
+    assert found.entropy_deviation == pytest.approx(float(answers.entropy().std()), rel=1e-3)
+
+
+def test_labels_are_kept_beside_their_frames(observed):
+    model, frames = observed
+    labels = np.arange(len(frames)) % 7
+    observe_source(model, frames, labels)
+    kept = model.source_frames.numpy()
+    for frame, label in zip(kept, model.source_labels.tolist(), strict=True):
+        places = np.flatnonzero((frames == frame).all(tuple(range(1, frames.ndim))))
+        assert label in labels[places]
+
+
 def test_a_model_that_saw_no_source_data_has_none():
     model = attach(digits(), ["layer1"], torch.zeros(2, 1, 8, 8))
     assert source_keys(model, 8) is None

@@ -93,6 +93,7 @@ def test_only_meta_networks_change(network, source):
     warm_up(model, *source, Recipe(epochs=1, batch_size=16))
     after = model.state_dict()
     assert after.pop("source_range").shape == (2, 1)
+    assert len(after.pop("source_labels")) == len(after.pop("source_entropies")) == 128
     assert after.pop("source_moments").shape == (128, 2, network.stem[0].out_channels)
     assert after.pop("source_frames").shape == (128, *network.input_shape)
     changed = {name for name, value in after.items() if not value.equal(before[name])}

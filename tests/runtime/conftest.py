@@ -13,4 +13,4 @@ def visits(even_frames):
 @pytest.fixture
 def no_opinion(monkeypatch):
     """The block answers alone, however unsure it is."""
-    monkeypatch.setattr("edgemem.runtime.guard.frozen_share", lambda *_: 0.0)
+    monkeypatch.setattr("edgemem.runtime.second_opinion.frozen_share", lambda *_: 0.0)

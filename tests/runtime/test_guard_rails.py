@@ -6,9 +6,10 @@ import pytest
 import edgemem
 from edgemem.demo import BUNDLE, STREAM
 from edgemem.errors import InputError
-from edgemem.runtime.guard import CHECK_EVERY, HALF
+from edgemem.runtime.guard import CHECK_EVERY
 from edgemem.runtime.ladder import Rung
 from edgemem.runtime.opinion import blended, used
+from edgemem.runtime.second_opinion import HALF
 
 BATCH = 16
 
@@ -146,9 +147,9 @@ def test_the_adapted_model_answers_again_when_it_is_certain(clear, stream):
     other, _, context = stream
     with opened() as runtime:
         burst = run(runtime, x[y == 1][: 4 * BATCH])
-        assert messages(burst, "frozen") and runtime._guard.share >= HALF
+        assert messages(burst, "frozen") and runtime._guard.opinion.share >= HALF
         results = run(runtime, other[context == "fog"][: 20 * BATCH])
-        assert messages(results, "recovered") and used(runtime._guard.share) == 0
+        assert messages(results, "recovered") and used(runtime._guard.opinion.share) == 0
 
 
 def test_a_frozen_model_that_is_wrong_with_certainty_gets_no_share_far_from_the_source(stream):
@@ -164,7 +165,7 @@ def test_single_frames_are_answered_with_the_share_of_the_last_batch(clear):
     x, y = clear
     with opened() as runtime:
         run(runtime, x[y == 1][: 2 * BATCH])
-        share = used(runtime._guard.share)
+        share = used(runtime._guard.opinion.share)
         assert share > 0
         window = runtime._ring.last(BATCH)
         own = runtime._learner.own(window, [])
@@ -195,7 +196,7 @@ def test_the_frozen_rung_answers_as_the_frozen_model_until_checks_pass(clear):
     x, _ = clear
     with opened() as runtime:
         run(runtime, x[:BATCH])
-        runtime._guard.load({"guard.rung": int(Rung.FROZEN)})
+        runtime._guard.load({}, {"guard.rung": int(Rung.FROZEN)})
         answers = []
         for start in range(BATCH, 6 * BATCH, BATCH):
             frames = x[start : start + BATCH]
@@ -210,7 +211,7 @@ def test_a_state_file_keeps_the_rung(rung, clear, tmp_path):
     x, _ = clear
     with opened(state=tmp_path / "s.db") as runtime:
         run(runtime, x[:BATCH])
-        runtime._guard.load({"guard.rung": int(rung), "guard.checked": 1, "guard.share": 250})
+        runtime._guard.load({}, {"guard.rung": int(rung), "guard.checked": 1, "guard.share": 250})
         runtime._keeper.changed = True
     with opened(state=tmp_path / "s.db") as runtime:
         assert runtime._guard.ladder.rung is rung

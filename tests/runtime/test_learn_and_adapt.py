@@ -52,7 +52,9 @@ def test_a_stream_that_alternates_both(bundle, contexts, background, tmp_path):
             away = visit % 2
             if visit in (1, 2, 3):
                 number = (CAT, DOG, COW)[visit - 1]
-                step_all(runtime, stream_of(known, 2 * BATCH, visit, away)[0])
+                for frames in np.split(stream_of(known, 2 * BATCH, visit, away)[0], 2):
+                    runtime.step(frames)
+                    runtime.flush()
                 runtime.learn(frames_of(number, 3, visit, away), [f"class {number}"] * 3)
                 known.append(number)
             before = runtime.counters["updates"]

@@ -41,7 +41,7 @@ def test_companions_are_few_once_the_block_knows_its_context(stream):
             runtime.step(frame)
         assert [size for size, _ in seen] == list(range(1, BATCH))
         runtime.step(x[BATCH - 1])
-        assert runtime.counters["steps"] == 1 and used(runtime._guard.share) == 0
+        assert runtime.counters["steps"] == 1 and used(runtime._guard.opinion.share) == 0
         seen.clear()
         runtime.step(x[BATCH])
         assert seen[0][0] == 1 + KNOWN

@@ -1,0 +1,67 @@
+"""The learning rate that a bundle gets: by source frames, by the user, or small without either."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from edgemem.export import Choices, export_bundle
+from edgemem.export.choices import ENOUGH, LEARNING_RATES, UNCALIBRATED
+from edgemem.models import Recipe, attach, load_adaptive, save_adaptive, warm_up
+from edgemem.models.networks import digits
+from edgemem.runtime.calibration import FACTORS
+
+DEFAULT = LEARNING_RATES["sgd"]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """A network that has learnt nothing, and is certain of it; warmed up on frames of noise."""
+    torch.manual_seed(0)
+    network = digits().eval()
+    with torch.no_grad():
+        network.classifier.weight.mul_(30)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (96, 1, 8, 8), dtype=np.uint8)
+    model = attach(network, ["layer1"], torch.zeros(2, 1, 8, 8), statistics="remembered")
+    warm_up(model, frames, rng.integers(0, 10, 96), Recipe(1, 16, 1e-4))
+    path = tmp_path_factory.mktemp("warm") / "w.safetensors"
+    save_adaptive(model, path, {})
+    return path
+
+
+def manifest_of(warm, path, **choices):
+    model, _ = load_adaptive(warm, digits())
+    model.add_norm_affine()
+    export_bundle(model, path, Choices(batch=8, **choices))
+    return json.loads((path / "manifest.json").read_text())
+
+
+def test_a_network_that_gains_nothing_gets_no_step_or_a_smaller_one(warm, tmp_path):
+    found = manifest_of(warm, tmp_path / "b.edgemem")
+    calibration = found["exported_from"]["calibration"]
+    rate = found["hyper_parameters"]["learning_rate"]
+    assert rate["default"] == calibration["rate"] and rate["frozen"] == 0.0
+    trials = calibration["trials"]
+    expected = [DEFAULT * factor for factor in FACTORS][: len(trials)]
+    assert [t["rate"] for t in trials] == pytest.approx(expected)
+    helped = [t["rate"] for t in trials if t["gain"] >= max(0.001, t["deviation"])]
+    assert calibration["rate"] == 0.0 or calibration["rate"] in helped
+
+
+def test_what_the_user_chose_is_kept(warm, tmp_path):
+    found = manifest_of(warm, tmp_path / "b.edgemem", learning_rate=0.02)
+    assert found["hyper_parameters"]["learning_rate"]["default"] == pytest.approx(0.02)
+    assert "calibration" not in found["exported_from"]
+
+
+@pytest.mark.parametrize("batch", [4, 32])
+def test_without_source_frames_the_rate_is_small_and_smaller_for_small_batches(batch, tmp_path):
+    model = attach(digits().eval(), [], torch.zeros(2, 1, 8, 8), norm_affine=True)
+    export_bundle(model, tmp_path / "b.edgemem", Choices(batch=batch))
+    found = json.loads((tmp_path / "b.edgemem/manifest.json").read_text())
+    expected = DEFAULT * UNCALIBRATED * min(1, batch / ENOUGH)
+    assert found["hyper_parameters"]["learning_rate"]["default"] == pytest.approx(expected)
+    assert "calibration" not in found["exported_from"]
