@@ -120,12 +120,12 @@ def _plain() -> Iterator[None]:
     mha, mkldnn = torch.backends.mha, torch.backends.mkldnn
     fast = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)
-    fused = mkldnn.set_flags(_enabled=False)[0]
+    fused = mkldnn.set_flags(_enabled=False)[0]  # type: ignore[no-untyped-call]
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        mkldnn.set_flags(_enabled=fused)
+        mkldnn.set_flags(_enabled=fused)  # type: ignore[no-untyped-call]
         mha.set_fastpath_enabled(fast)
 
 

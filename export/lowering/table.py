@@ -10,18 +10,14 @@ from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx import GraphModule
 
 from edgemem.errors import ExportError
-from edgemem.export.lowering import gate, pooling, resampling
-from edgemem.export.lowering.convolution import convolution_backward
-from edgemem.export.lowering.padding import replication_pad_backward
+from edgemem.export.lowering import convolution, gate, padding, pooling, resampling
 
 aten = torch.ops.aten
 RULES: dict[Any, Callable[..., Any]] = {
-    aten.convolution_backward.default: convolution_backward,
+    **convolution.RULES,
     **pooling.RULES,
     **resampling.RULES,
-    aten.replication_pad1d_backward.default: replication_pad_backward,
-    aten.replication_pad2d_backward.default: replication_pad_backward,
-    aten.replication_pad3d_backward.default: replication_pad_backward,
+    **padding.RULES,
     **gate.RULES,
 }
 # Operators that have a better ONNX form than the exporter's own.
