@@ -88,10 +88,10 @@ def _pad(
 
 def _around(x: Tensor, axis: int, before: int, after: int) -> Tensor:
     """One axis with so much of its end before it, and of its start behind it; less than none cuts."""
-    size = x.shape[axis]
-    kept = x.narrow(axis, max(-before, 0), size + min(before, 0) + min(after, 0))
-    ends = [x.narrow(axis, size - before, before)] if before > 0 else []
-    starts = [x.narrow(axis, 0, after)] if after > 0 else []
+    size = x.shape[axis] + min(before, 0) + min(after, 0)
+    kept = x.narrow(axis, max(-before, 0), size)
+    ends = [kept.narrow(axis, size - before, before)] if before > 0 else []
+    starts = [kept.narrow(axis, 0, after)] if after > 0 else []
     return torch.cat([*ends, kept, *starts], axis)
 
 
