@@ -19,6 +19,7 @@ from edgemem.export.calibrating import calibrated
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
 from edgemem.export.forward import Function
 from edgemem.export.integer import reference_of, rewritten
+from edgemem.export.lowering.table import Untraceable
 from edgemem.export.objective import Objective
 from edgemem.export.parity import (
     Parity,
@@ -31,6 +32,7 @@ from edgemem.export.plans import check_plans, measured_plans, plan_graphs
 from edgemem.export.reading import FRAMES, READS, SUMS, Reading, teachable
 from edgemem.export.targets import OF_NPUS, Targets
 from edgemem.export.trace import to_onnx
+from edgemem.export.way_out import with_way_out
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files import new_folder, sha256_file
@@ -108,7 +110,10 @@ def _export(
     models = {}
     for name, function in functions.items():
         report(f"tracing {name}")
-        models[name] = to_onnx(function)
+        try:
+            models[name] = to_onnx(function)
+        except Untraceable as error:
+            raise with_way_out(error, name, model, choices, frames, reading) from error
     report("planning memory")
     steps = plan_graphs(models["adapt"])
     models |= steps

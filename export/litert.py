@@ -59,7 +59,7 @@ def write_litert(functions: Mapping[str, Function], path: Path) -> dict[str, Bin
         raise ExportError(
             "target 'litert'",
             f"cannot be converted ({type(error).__name__}: {said})",
-            "Leave it out, or choose --gradient meta and parts of plain convolutions",
+            "Leave this target out",
         ) from error
     return {
         name: Binding(path.name, name, tuple(function.inputs), function.outputs)

@@ -262,10 +262,18 @@ def onnx_engine(folder: Path) -> Engine:
 
 
 def run_graph(graph: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor | Array]) -> Arrays:
-    """All outputs of a graph by name; inputs may hold more than it asks for."""
+    """All outputs of a graph by name; inputs may hold more than it asks for.
+
+    Raises:
+        ExportError: onnxruntime cannot run it.
+    """
     names = [value.name for value in graph.get_outputs()]
     feeds = {value.name: np.asarray(inputs[value.name]) for value in graph.get_inputs()}
-    return dict(zip(names, graph.run(names, feeds), strict=True))
+    try:
+        return dict(zip(names, graph.run(names, feeds), strict=True))
+    except Exception as error:
+        first = str(error).splitlines()[0]
+        raise ExportError("graph", f"fails in onnxruntime ({first})", "Report the model") from error
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:

@@ -21,7 +21,12 @@ from edgemem.export.forward import Function
 from edgemem.export.lowering.portable import PORTABLE
 from edgemem.export.lowering.rewrite import lower
 from edgemem.export.lowering.spelled_out import SpelledOut
-from edgemem.export.lowering.table import ONNX_FORMS, check_operators, decompositions
+from edgemem.export.lowering.table import (
+    ONNX_FORMS,
+    Untraceable,
+    check_operators,
+    decompositions,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -37,7 +42,8 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
     that are fast on a CPU; for functions of one batch size.
 
     Raises:
-        ExportError: the function cannot be traced, or the graph breaks the contract.
+        Untraceable: the function cannot be traced.
+        ExportError: it draws random numbers, or the graph breaks the contract.
     """
     with _explained(), _quiet():
         program = _export(function, portable)
@@ -75,10 +81,10 @@ def _explained() -> Iterator[None]:
     except EdgeMemError:
         raise
     except Exception as error:
-        raise ExportError(
-            "adaptation step",
+        raise Untraceable(
+            "model",
             f"cannot be traced ({_reason(error)})",
-            "The model must be free of branches on values; choose other parts or --gradient meta",
+            "Write it without branches on values and in operators that ONNX has",
         ) from error
 
 
@@ -128,13 +134,16 @@ def traced(function: Function, portable: bool) -> GraphModule:
 @contextmanager
 def _plain() -> Iterator[None]:
     """While active, torch runs layers as simple operators, not as one that fuses them."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    mha, mkldnn = torch.backends.mha, torch.backends.mkldnn
+    fast = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    fused = mkldnn.set_flags(_enabled=False)[0]  # type: ignore[no-untyped-call]
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        mkldnn.set_flags(_enabled=fused)  # type: ignore[no-untyped-call]
+        mha.set_fastpath_enabled(fast)
 
 
 class _Module(nn.Module):

@@ -10,7 +10,11 @@ convolutions run as two-dimensional ones of height 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from edgemem.export.lowering.weight_gradient import cut, weight_gradient
@@ -49,6 +53,40 @@ def convolution_backward(
     if flat:
         dx, dw = (None if found is None else found.squeeze(2) for found in (dx, dw))
     return dx, dw, db
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+) -> Any:
+    """A transposed convolution whose output padding reaches its stride; all others as they are.
+
+    onnxruntime refuses it, so it is made whole here, and cut.
+    """
+    axes = range(len(stride))
+    if not transposed or all(output_padding[a] < stride[a] for a in axes):
+        return NotImplemented
+    still = [0 for _ in axes]
+    found = aten.convolution(x, weight, None, stride, still, dilation, True, still, groups)
+    for a in axes:
+        size = found.shape[2 + a] - 2 * padding[a] + output_padding[a]
+        found = fitted(found, 2 + a, padding[a], size)
+    return found if bias is None else found + bias.view(1, -1, *[1 for _ in axes])
+
+
+def fitted(x: Tensor, axis: int, start: int, size: int) -> Tensor:
+    """So many rows from the start; zeros behind the last one."""
+    short = start + size - x.shape[axis]
+    if short > 0:
+        x = F.pad(x, [0, 0] * (x.dim() - 1 - axis) + [0, short])
+    return x.narrow(axis, start, size) if start or x.shape[axis] > size else x
 
 
 def input_gradient(
@@ -98,3 +136,9 @@ def swapped(weight: Tensor, groups: int) -> Tensor:
     flipped = weight.flip(list(range(2, weight.dim())))
     exchanged = flipped.reshape(groups, o // groups, i, *kernel).transpose(1, 2)
     return exchanged.reshape(groups * i, o // groups, *kernel)
+
+
+RULES: dict[Any, Callable[..., Any]] = {
+    aten.convolution.default: convolution,
+    aten.convolution_backward.default: convolution_backward,
+}

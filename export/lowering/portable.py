@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemem.export.lowering import gate  # noqa: F401 - its operator is named below
-from edgemem.export.lowering.convolution import swapped
+from edgemem.export.lowering.convolution import convolution as of_any_engine
+from edgemem.export.lowering.convolution import fitted, swapped
 
 aten = torch.ops.aten
 
@@ -38,7 +39,8 @@ def convolution(
     x: [n, o, ...]; weight: [o, i/groups, ...] -> [n, i, ...].
     """
     if not transposed or max(stride) == 1:
-        return NotImplemented
+        geometry = stride, padding, dilation, transposed, output_padding, groups
+        return of_any_engine(x, weight, bias, *geometry)
     axes = range(len(stride))
     for a in axes:
         weight = _spread(weight, 2 + a, dilation[a])
@@ -61,7 +63,7 @@ def convolution(
         phases = [_interleaved(phases[i : i + s], 2 + a) for i in range(0, len(phases), s)]
     (found,) = phases
     for a in axes:
-        found = _cut(found, 2 + a, padding[a], sizes[a])
+        found = fitted(found, 2 + a, padding[a], sizes[a])
     return found if bias is None else found + bias.view(1, -1, *[1 for _ in axes])
 
 
@@ -92,14 +94,6 @@ def _interleaved(phases: list[Tensor], axis: int) -> Tensor:
     shape = list(phases[0].shape)
     shape[axis] *= len(phases)
     return torch.stack(phases, axis + 1).reshape(shape)
-
-
-def _cut(x: Tensor, axis: int, start: int, size: int) -> Tensor:
-    """So many rows from the start; rows that no tap reaches are zero."""
-    short = start + size - x.shape[axis]
-    if short > 0:
-        x = F.pad(x, [0, 0] * (x.dim() - 1 - axis) + [0, short])
-    return x.narrow(axis, start, size) if start or x.shape[axis] > size else x
 
 
 def _beyond(x: Tensor, limit: float, above: bool) -> Tensor:

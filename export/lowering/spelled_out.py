@@ -1,12 +1,13 @@
 """Functions as simpler ones, where torch's own operator or its gradient has no place in a graph.
 
 The backward pass of SiLU and Mish works in place; distances, grid sampling and bilinear layers are
-one operator each whose gradient is another; RReLU at rest is a leaky ReLU.
+one operator each whose gradient is another; RReLU at rest is a leaky ReLU; circular padding writes
+into what it has just made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +42,18 @@ def _distances(x: Tensor, y: Tensor, p: float = 2.0, compute_mode: str = "") -> 
     return found
 
 
+def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
+    lines = []
+    for length in size[2:]:
+        end = 1.0 if align_corners else (length - 1) / length
+        line = torch.linspace(-end, end, length, dtype=theta.dtype, device=theta.device)
+        lines.append(line if length > 1 else torch.zeros_like(line))
+    places = torch.meshgrid(*lines, indexing="ij")
+    base = torch.stack([*reversed(places), torch.ones_like(places[0])], -1)
+    found = base.flatten(0, -2) @ theta.transpose(1, 2)
+    return found.reshape(-1, *size[2:], len(lines))
+
+
 def _bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     found = torch.einsum("...i,oij,...j->...o", x, weight, y)
     return found if bias is None else found + bias
@@ -62,13 +75,35 @@ def _grid_sample(
     return found
 
 
+def _pad(
+    x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Tensor:
+    if mode != "circular":
+        return F.pad(x, pad, mode, value)
+    for place in range(len(pad) // 2):
+        axis = x.dim() - 1 - place
+        x = _around(x, axis, pad[2 * place], pad[2 * place + 1])
+    return x
+
+
+def _around(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """One axis with so much of its end before it, and of its start behind it; less than none cuts."""
+    size = x.shape[axis] + min(before, 0) + min(after, 0)
+    kept = x.narrow(axis, max(-before, 0), size)
+    ends = [kept.narrow(axis, size - before, before)] if before > 0 else []
+    starts = [kept.narrow(axis, 0, after)] if after > 0 else []
+    return torch.cat([*ends, kept, *starts], axis)
+
+
 SPELLED_OUT: dict[Callable[..., Any], Callable[..., Tensor]] = {
     F.silu: _silu,
     F.mish: _mish,
     F.rrelu: _rrelu,
     torch.cdist: _distances,
     F.grid_sample: _grid_sample,
+    F.affine_grid: _affine_grid,
     F.bilinear: _bilinear,
+    F.pad: _pad,
 }
 
 

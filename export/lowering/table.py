@@ -10,18 +10,14 @@ from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx import GraphModule
 
 from edgemem.errors import ExportError
-from edgemem.export.lowering import gate, pooling, resampling
-from edgemem.export.lowering.convolution import convolution_backward
-from edgemem.export.lowering.padding import replication_pad_backward
+from edgemem.export.lowering import convolution, gate, padding, pooling, resampling
 
 aten = torch.ops.aten
 RULES: dict[Any, Callable[..., Any]] = {
-    aten.convolution_backward.default: convolution_backward,
+    **convolution.RULES,
     **pooling.RULES,
     **resampling.RULES,
-    aten.replication_pad1d_backward.default: replication_pad_backward,
-    aten.replication_pad2d_backward.default: replication_pad_backward,
-    aten.replication_pad3d_backward.default: replication_pad_backward,
+    **padding.RULES,
     **gate.RULES,
 }
 # Operators that have a better ONNX form than the exporter's own.
@@ -38,23 +34,30 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     return table | RULES
 
 
+class Untraceable(ExportError):
+    """A function that cannot become a graph; by other choices the step may be one that can."""
+
+
 def check_operators(graph: GraphModule) -> None:
     """Refuse what would not run, or not run the same way twice.
 
     Raises:
-        ExportError: a backward operator without a rule, or a random operator.
+        Untraceable: a backward operator without a rule.
+        ExportError: a random operator.
     """
     for node in graph.graph.nodes:
         if node.op != "call_function":
             continue
         name = str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
         if name.endswith("_backward"):
-            raise ExportError(
+            raise Untraceable(
                 f"operator {node.target}",
                 "has no backward rule here",
-                "Choose parts so that no gradient crosses it, or --gradient meta",
+                "Choose parts so that no gradient crosses it",
             )
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise ExportError(
-                f"operator {node.target}", "draws random numbers", "Put the model in eval mode"
+                f"operator {node.target}",
+                "draws random numbers",
+                "Let the model draw none in eval mode, as F.dropout(x, p, self.training) does",
             )

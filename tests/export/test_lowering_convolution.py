@@ -1,11 +1,12 @@
 """Backward rules against torch's own operators, in float64."""
 
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from edgemem.export.lowering.convolution import convolution_backward, swapped
+from edgemem.export.lowering.convolution import convolution, convolution_backward, swapped
 from edgemem.export.lowering.table import decompositions
 
 aten = torch.ops.aten
@@ -84,6 +85,17 @@ def test_a_convolution_of_even_kernel_and_unequal_axes_equals_torch():
         convolution_backward(*arguments), aten.convolution_backward(*arguments), strict=True
     ):
         torch.testing.assert_close(mine, theirs, **EXACT)
+
+
+@pytest.mark.parametrize("padding", [[0, 1], [2, 0], [2, 4]])
+def test_output_padding_that_reaches_the_stride_equals_torch(padding):
+    x = torch.randn(2, 4, 4, 5, dtype=torch.float64)
+    w = torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    bias = torch.randn(6, dtype=torch.float64)
+    geometry = ([1, 2], padding, [3, 3], True, [2, 1], 2)
+    expected = aten.convolution(x, w, bias, *geometry)
+    torch.testing.assert_close(convolution(x, w, bias, *geometry), expected, **EXACT)
+    assert convolution(x, w, bias, [1, 2], padding, [3, 3], True, [0, 1], 2) is NotImplemented
 
 
 def test_swapping_kernels_twice_gives_them_back():
