@@ -113,7 +113,9 @@ def _strangeness(model: AdaptiveModel, x: Tensor, normalization: Normalization |
 def _check_decision(model: AdaptiveModel, x: Tensor, labels: Tensor) -> None:
     """A single output may as well be of a regression, or have its cut elsewhere: labels tell."""
     with torch.no_grad():
-        answers = torch.cat([model.frozen_logits(chunk).argmax(1) for chunk in torch.split(x, CHUNK)])
+        answers = torch.cat(
+            [model.frozen_logits(chunk).argmax(1) for chunk in torch.split(x, CHUNK)]
+        )
     right = [(answers[labels == c] == c).float().mean() for c in (0, 1) if (labels == c).any()]
     share = float(torch.stack(right).mean())
     if share <= 0.5 + len(x) ** -0.5:
