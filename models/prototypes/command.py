@@ -23,7 +23,7 @@ from edgemem.models.command import (
     load_weights,
     normalization_of,
 )
-from edgemem.models.data import Frames, load_dataset
+from edgemem.models.data import Frames, class_names, load_dataset
 from edgemem.models.prototypes.checkpoint import is_prototypes, load_prototypes, save_prototypes
 from edgemem.models.prototypes.encoder import Encoder, EncoderSettings, feature_size, last_linear
 from edgemem.models.prototypes.model import PrototypeModel
@@ -85,7 +85,7 @@ def train_prototypes(  # noqa: PLR0913, PLR0917 - one command line, option by op
     frames, labels = _dataset(data, settings)
     tasks = split_tasks(labels, model.classes, choices.classes_per_task)
     groups = [*([model.classes] if model.classes else []), *map(tuple, tasks)]
-    tests = None if test is None else _tests(test, settings, groups)
+    tests = None if test is None else _tests(test, settings, groups, class_names(data))
     rows = _Rows(groups, tests)
     if model.classes:
         rows.add(model)
@@ -186,8 +186,8 @@ def _load(
     return PrototypeModel(encoder, feature_size(encoder, settings), seed=seed), settings, source
 
 
-def _dataset(path: Path, settings: EncoderSettings) -> Dataset:
-    frames, labels = load_dataset(path)
+def _dataset(path: Path, settings: EncoderSettings, names: Sequence[str] | None = None) -> Dataset:
+    frames, labels = load_dataset(path, names)
     if frames.shape[1:] != settings.input_shape:
         raise InputError(
             str(path),
@@ -197,9 +197,14 @@ def _dataset(path: Path, settings: EncoderSettings) -> Dataset:
     return frames, labels
 
 
-def _tests(path: Path, settings: EncoderSettings, groups: Sequence[Sequence[int]]) -> list[Dataset]:
-    """Test frames of each group of classes."""
-    frames, labels = _dataset(path, settings)
+def _tests(
+    path: Path,
+    settings: EncoderSettings,
+    groups: Sequence[Sequence[int]],
+    names: Sequence[str] | None,
+) -> list[Dataset]:
+    """Test frames of each group of classes; their folders are numbered as those trained on."""
+    frames, labels = _dataset(path, settings, names)
     each = [(frames[own], labels[own]) for own in (np.isin(labels, group) for group in groups)]
     for group, (_, found) in zip(groups, each, strict=True):
         if missing := sorted(set(group) - set(found.tolist())):
