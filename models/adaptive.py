@@ -27,6 +27,8 @@ Gradient = Literal["full", "meta"]
 Learn = Literal["all", "norms"]
 Statistics = Literal["source", "batch", "mix", "remembered"] | float
 REMEMBERED_ALPHA = 0.8
+# What is kept of source data: buffers, None before a warm-up; see source_keys and source_checks.
+SOURCE = ("source_moments", "source_entropies", "source_frames", "source_labels", "source_range")
 PRIOR_FRAMES = 16  # BN-alpha, Schneider et al. 2020, figure 2: the source counts as N = 16 frames
 
 
@@ -86,19 +88,15 @@ class AdaptiveModel(nn.Module):
         self.norms = nn.ModuleDict()  # of layers that stay in the frozen model, see norm_calls
         self.attachment = attachment
         self.warm = False
-        self.labels: tuple[str, ...] | None = (
-            None  # names of the classes, where source data has them
-        )
+        self.labels: tuple[str, ...] | None = None  # where source data names its classes
         self.gradient: Gradient = "full"
         self.settings = settings
         self.source_moments: Tensor | None
-        self.register_buffer("source_moments", None)  # see source_keys
-        # What is kept of source data, see source_keys.
+        self.source_entropies: Tensor | None
         self.source_frames: Tensor | None
         self.source_labels: Tensor | None
-        self.source_entropies: Tensor | None
-        self.source_range: Tensor | None  # see source_checks
-        for name in ("source_frames", "source_labels", "source_entropies", "source_range"):
+        self.source_range: Tensor | None
+        for name in SOURCE:
             self.register_buffer(name, None)
         self.classifier_name: str | None = None
         self.prototypes: ClassPrototypes | None = None  # see class_prototypes
@@ -275,8 +273,7 @@ class AdaptiveModel(nn.Module):
 
     def untouched_logits(self, x: Tensor) -> Tensor:
         """What the model that was given returns: the oracle of all that is compared."""
-        seen = self._normalized(x, self.attachment.normalization)
-        return logits_of(self.untouched, seen, self.attachment.outputs)
+        return logits_of(self.untouched, self._normalized(x), self.attachment.outputs)
 
     @property
     def key_norm(self) -> FrozenNorm | None:
@@ -304,12 +301,11 @@ class AdaptiveModel(nn.Module):
         self.untouched._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def frozen_logits(self, x: Tensor, normalization: Normalization | None = None) -> Tensor:
-        """What the frozen model returns by itself, as logits: no meta network, torch's batch norm.
-        normalization: another one than the model's own."""
+    def frozen_logits(self, x: Tensor) -> Tensor:
+        """What the frozen model returns by itself, as logits: no meta network, torch's batch norm."""
         self.settings.plain = True
         try:
-            return self._logits(x, normalization)
+            return self._logits(x)
         finally:
             self.settings.plain = False
 
@@ -321,7 +317,7 @@ class AdaptiveModel(nn.Module):
         """
         self.settings.plain = True
         try:
-            outputs = recognised(self.frozen, self._normalized(x, self.attachment.normalization))
+            outputs = recognised(self.frozen, self._normalized(x))
         finally:
             self.settings.plain = False
         self.attachment = replace(self.attachment, outputs=outputs)
@@ -333,13 +329,12 @@ class AdaptiveModel(nn.Module):
             example = torch.zeros(2, *self.attachment.input_shape)
             return self.frozen_logits(example).shape[1]
 
-    def _logits(self, x: Tensor, normalization: Normalization | None = None) -> Tensor:
+    def _logits(self, x: Tensor) -> Tensor:
         """Of the frozen model, whatever kind of output it has."""
-        seen = self._normalized(x, normalization or self.attachment.normalization)
-        return logits_of(self.frozen, seen, self.attachment.outputs)
+        return logits_of(self.frozen, self._normalized(x), self.attachment.outputs)
 
-    @staticmethod
-    def _normalized(x: Tensor, normalization: Normalization | None) -> Tensor:
+    def _normalized(self, x: Tensor) -> Tensor:
+        normalization = self.attachment.normalization
         if normalization is None:
             return x
         shape = [1, -1] + [1] * (x.dim() - 2)

@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 from edgemem.errors import AttachError, CheckpointError
-from edgemem.models.adaptive import AdaptiveModel, Attachment, Normalization
+from edgemem.models.adaptive import SOURCE, AdaptiveModel, Attachment, Normalization
 from edgemem.models.attach import attach
 from edgemem.models.checkpoint import has_format, read_tensors, write_tensors
 from edgemem.models.class_prototypes import ClassPrototypes
 from edgemem.models.meta_network import Form
 
 FORMAT = "edgemem-checkpoint-1"
-SOURCE = ("source_moments", "source_entropies", "source_frames", "source_labels", "source_range")
 
 
 def save_adaptive(model: AdaptiveModel, path: Path, source: dict[str, str]) -> None:

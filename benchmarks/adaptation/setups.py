@@ -24,6 +24,7 @@ from adaptation.streams import pool_path
 from adaptation.tasks import Task, task_of
 from edgemem.export import Choices, export_bundle
 from edgemem.models import AdaptiveModel, Normalization, attach, load_adaptive
+from edgemem.models.adaptive import SOURCE
 from edgemem.models.checkpoint import read_tensors, write_tensors
 from edgemem.models.data import to_float
 
@@ -202,10 +203,17 @@ def with_statistics(
         return model
     example = torch.zeros(2, *own.input_shape)
     other = attach(
-        frozen, own.parts, example, statistics=statistics, normalization=own.normalization
+        frozen,
+        own.parts,
+        example,
+        statistics=statistics,
+        form=own.form,
+        normalization=own.normalization,
+        outputs=own.outputs,
     )
-    other.source_moments, other.prototypes = model.source_moments, model.prototypes
-    other.source_frames = model.source_frames
+    for name in SOURCE:
+        setattr(other, name, getattr(model, name))
+    other.labels, other.prototypes = model.labels, model.prototypes
     missing, unexpected = other.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected and all("remembered" in name for name in missing)
     other.mark_warm()

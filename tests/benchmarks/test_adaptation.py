@@ -12,7 +12,7 @@ from adaptation.methods import OURS, PEERS, SHIPPED, TUNED, WARM, named, with_fa
 from adaptation.peers.entropy import PEERS as ENTROPY_PEERS
 from adaptation.protocols import RETURNING, pool_contexts, protocols
 from adaptation.running import RunningPeer, running
-from adaptation.setups import BUNDLES, WarmNetwork
+from adaptation.setups import BUNDLES, WarmNetwork, with_statistics
 from adaptation.streams import VISIT, Builder, Stream, correlated
 from adaptation.worker import pool_path, run
 from hypothesis import given
@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from scipy.stats import linregress
 from speech import BANDS, RATE, STEPS, features, mel_bands, other_voices
 
-from edgemem.models import attach
-from edgemem.models.networks import resnet20
+from edgemem.models import Recipe, attach, warm_up
+from edgemem.models.adaptive import SOURCE
+from edgemem.models.networks import digits, resnet20
 
 LABELS = np.random.default_rng(0).permutation(np.arange(300) % 10)
 FRAMES = 40
@@ -212,6 +213,21 @@ def test_peers_adapt_the_norms_of_our_warm_network_and_leave_it_alone():
     assert all(torch.equal(before[name], value) for name, value in warm.state_dict().items())
     moved = [p for p in method.parameters if p.grad is not None and p.grad.any()]
     assert len(moved) > 20 and all(p.dim() == 1 for p in method.parameters)
+
+
+def test_a_warm_model_that_remembers_keeps_all_that_its_warm_up_found(even_frames):
+    network = digits()
+    model = attach(network, ["layer1"], torch.zeros(2, 1, 8, 8))
+    model.labels = tuple("abcdefghij")
+    warm_up(model, even_frames, np.arange(len(even_frames)) % 10, Recipe(1, 32))
+    other = with_statistics(model, network, "remembered")
+    assert other.attachment.statistics == "remembered" and other.warm
+    assert other.labels == model.labels
+    for name in SOURCE:
+        assert getattr(other, name).equal(getattr(model, name))
+    x = torch.from_numpy(even_frames[:8])
+    with torch.no_grad():
+        assert other(x).logits.equal(model(x).logits)
 
 
 def test_a_bundle_runs_as_a_method_and_keeps_what_it_learnt(tmp_path, bundle, digits_stream):
