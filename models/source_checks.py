@@ -7,6 +7,8 @@ deviation for frames of 0 to 255 are applied to frames of 0 to 1, or the other w
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -94,18 +96,18 @@ def _mistakes(
 def _strangeness(model: AdaptiveModel, x: Tensor, normalization: Normalization | None) -> float:
     """How far frames lie from what the first norm knows: in deviations, or as a ratio of them; zero
     where no layer of its own tells."""
-    norm, seen = model.key_norm, list[Tensor]()
+    norm, seen, own = model.key_norm, list[Tensor](), model.attachment
     if norm is None:
         return 0.0
     handle = norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.attachment = replace(own, normalization=normalization)
     try:
         with torch.no_grad():
             for chunk in torch.split(x, CHUNK):
-                model.frozen_logits(chunk, normalization)
+                model(chunk)  # not the frozen model alone, which does not call a norm that is kept
     finally:
         handle.remove()
-    if not seen:
-        return 0.0
+        model.attachment = own
     values = torch.cat(seen).movedim(1, 0).flatten(1)
     deviation = (norm.var + norm.eps).sqrt()
     distance = ((values.mean(1) - norm.mean) / deviation).abs().median()

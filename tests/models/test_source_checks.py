@@ -14,10 +14,17 @@ IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BYTES = Normalization((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
+class WithActivation(nn.BatchNorm2d):
+    """A norm that does more than torch's, so that its layer is kept."""
+
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
 class Colour(nn.Module):
-    def __init__(self, classes=4):
+    def __init__(self, classes=4, norm=nn.BatchNorm2d):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), norm(8), nn.ReLU())
         self.head = nn.Linear(8, classes)
 
     def forward(self, x):
@@ -31,10 +38,10 @@ def frames():
     return np.clip(level + 0.2 * random.normal(size=(96, 3, 8, 8)), 0, 1).astype(np.float32)
 
 
-def trained(frames, normalization, classes=4):
+def trained(frames, normalization, classes=4, norm=nn.BatchNorm2d):
     """A network whose norms have seen these frames."""
     torch.manual_seed(0)
-    network = Colour(classes).train()
+    network = Colour(classes, norm).train()
     x = torch.from_numpy(frames)
     if normalization is not None:
         mean, deviation = (torch.tensor(v).view(1, -1, 1, 1) for v in vars(normalization).values())
@@ -88,9 +95,10 @@ def test_a_mean_alone_for_bytes_is_refused(frames):
     assert "--mean 0.485,0.456,0.406 --std 1,1,1" in error.remedy
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, WithActivation])
 @pytest.mark.parametrize("normalization", [None, IMAGENET], ids=str)
-def test_floats_up_to_255_where_one_is_meant_are_refused(normalization, frames):
-    error = refusal(trained(frames, normalization), 255 * frames, normalization)
+def test_floats_up_to_255_where_one_is_meant_are_refused(normalization, norm, frames):
+    error = refusal(trained(frames, normalization, norm=norm), 255 * frames, normalization)
     assert "Divide the frames by 255" in error.remedy
     assert "mean" in error.reason
 
