@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgemem.export.choices import Choices
+from edgemem.export.choices import Choices, can_calibrate
 from edgemem.manifest import HyperParameter, Manifest
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.data import to_float
@@ -32,14 +32,13 @@ def calibrated(
 ) -> Manifest:
     """The manifest of a written bundle, with the learning rate that its source frames allow.
 
-    It stays as it is where the rate was chosen by the user, or the model knows no source frames.
+    It stays as it is where the rate was chosen by the user, or the model knows too few of them.
     """
-    frames, labels = model.source_frames, model.source_labels
     chosen = choices.learning_rate is not None or RATE in (choices.hyper_parameters or {})
-    if chosen or RATE not in manifest.hyper_parameters or frames is None or labels is None:
+    if chosen or RATE not in manifest.hyper_parameters or not can_calibrate(model, choices.batch):
         return manifest
-    if len(frames) < 2 * manifest.frames.batch:
-        return manifest
+    frames, labels = model.source_frames, model.source_labels
+    assert frames is not None and labels is not None
     from edgemem.bundle import open_bundle
     from edgemem.runtime.calibration import calibrate
     from edgemem.runtime.tuning import SourceFrames

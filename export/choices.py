@@ -29,8 +29,8 @@ from edgemem.models.adaptive import AdaptiveModel, Gradient, Learn
 
 KNOWN_COMPANIONS = 15  # beside a frame, where the block remembers statistics
 LEARNING_RATES = {"sgd": 3e-4, "adam": 1e-4}
-# Part of these where no source frames tell whether steps do harm; less where small batches take
-# more steps on as many frames.
+# Part of these where too few source frames tell whether steps do harm; less where small batches
+# take more steps on as many frames.
 UNCALIBRATED, ENOUGH = 0.1, 16
 
 
@@ -44,7 +44,7 @@ class Choices:
     engines run faster. objective and optimizer: a name, or your own. The defaults are what does best
     over the protocols of `benchmarks/adaptation`; "meta", "all" and "ecotta" are cheaper and gain less.
     learning_rate: default of `hp.learning_rate`; None = the largest that source frames of the warm-up
-    allow (`calibrating`); a small one without any. hyper_parameters: other
+    allow (`calibrating`); a small one without two batches of them. hyper_parameters: other
     defaults by name. labels: class names in the order of the logits; None = those of the model.
     targets: other engines that get graphs of their own, see `targets.EXPORTS`; onnx is always there.
     max_classes: room for so many classes, the model's own included, so that a device can be taught
@@ -151,7 +151,7 @@ def functions_of(
     rate = choices.learning_rate
     if rate is None:
         rate = LEARNING_RATES.get(str(choices.optimizer), 1e-3)
-        if model.source_labels is None:
+        if not can_calibrate(model, choices.batch):
             rate *= UNCALIBRATED * min(1.0, choices.batch / ENOUGH)
     objective: Objective = _chosen(choices.objective, OBJECTIVES, "objective", classes)
     if not objective.learns and not model.remembered():
@@ -177,6 +177,12 @@ def functions_of(
             model, x, reading, choices.gradient, learns=objective.learns
         )
     return functions, objective
+
+
+def can_calibrate(model: AdaptiveModel, batch: int) -> bool:
+    """Whether the model keeps labelled source frames enough to try steps on, two batches."""
+    frames = model.source_frames
+    return frames is not None and model.source_labels is not None and len(frames) >= 2 * batch
 
 
 def frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:
