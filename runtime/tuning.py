@@ -32,6 +32,8 @@ FACTORS = {
     "alpha": (0.5, 1.5),
 }
 LARGEST = {"alpha": 1.0}
+# Values in place of factors where the bundle's own is zero, as export leaves it where steps do harm.
+FROM_ZERO = {"learning_rate": (1e-5, 3e-5, 1e-4, 3e-4)}
 EVERY = (3, 10)  # batches, of which the step runs on one
 GAIN = 0.002  # least gain in error for which a value is changed
 TOLERANCE = 0.003  # most that a rarer step may lose; frames without a shift: two deviations more
@@ -127,8 +129,7 @@ class SourceFrames:
 
 def trials_needed(bundle: Bundle) -> int:
     """How many choices a tuning tries."""
-    known = bundle.manifest.hyper_parameters
-    return 3 + sum(len(FACTORS[name]) for name in FACTORS if name in known) + len(_rarer(bundle))
+    return 3 + sum(map(len, _candidates(bundle))) + len(_rarer(bundle))
 
 
 def tune(
@@ -231,9 +232,12 @@ def _keeps_clean(errors: Errors, before: Errors) -> bool:
 
 
 def _candidates(bundle: Bundle) -> Iterator[list[tuple[str, float]]]:
-    """Other values, hyper-parameter by hyper-parameter."""
+    """Other values, hyper-parameter by hyper-parameter; for some that are zero there are none."""
     for name, factors in FACTORS.items():
         known = bundle.manifest.hyper_parameters.get(name)
-        if known is not None:
-            most = LARGEST.get(name, np.inf)
-            yield [(name, min(factor * known.default, most)) for factor in factors]
+        if known is None:
+            continue
+        own, most = known.default, LARGEST.get(name, np.inf)
+        values = [factor * own for factor in factors] if own else FROM_ZERO.get(name, ())
+        if values:
+            yield [(name, min(value, most)) for value in values]

@@ -82,6 +82,23 @@ def test_a_bundle_that_steps_rarely_is_compared_with_itself(bundle, source_path,
     assert found.choice == Choice({}, 3) and found.trials == trials_needed(rare)
 
 
+def test_a_rate_of_zero_is_compared_with_rates_above_zero(bundle, source_path, monkeypatch):
+    """Export leaves it at zero where steps do harm; more source frames may tell otherwise."""
+    still = with_default(with_default(bundle, "learning_rate", 0.0), "entropy_margin", 0.0)
+    tried, notes = [], []
+
+    def answer(choice, seed):
+        tried.append(choice)
+        return flat(0.2 if choice.parameters.get("learning_rate", 0.0) > 0 else 0.3)
+
+    scripted(monkeypatch, answer)
+    found = tune(still, SourceFrames.read(source_path, still), note=notes.append)
+    assert found.choice.parameters["learning_rate"] > 0
+    assert len({c.parameters["learning_rate"] for c in tried if c.parameters}) > 2
+    assert not any("entropy_margin" in choice.parameters for choice in tried)
+    assert found.trials == len(notes) == trials_needed(still)
+
+
 def test_streams_hold_every_shift_in_both_orders_and_mixed_and_repeat(bundle, source_path):
     source = SourceFrames.read(source_path, bundle)
     one, other = (list(source.streams(64, 3)) for _ in range(2))
