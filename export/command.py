@@ -21,8 +21,8 @@ def export_checkpoint(
     out: Path,
     report: Callable[[str], None],
     say: Callable[[str], None] = lambda line: None,
-) -> tuple[Parity, bool]:
-    """Export; returns the figures of the parity check, and whether the checkpoint was warm."""
+) -> Parity:
+    """Export; returns the figures of the parity check."""
     adaptive, source = load_model(checkpoint, target, arguments, settings, say)
     if adaptive.attachment.statistics == "remembered" and adaptive.source_moments is None:
         raise ExportError(
@@ -33,5 +33,4 @@ def export_checkpoint(
     learns = choices.objective != "statistics"
     if settings.norm_affine is None and choices.gradient == "full" and learns:
         adaptive.add_norm_affine()
-    parity = export_bundle(adaptive, out, choices, source=source, report=report)
-    return parity, adaptive.warm
+    return export_bundle(adaptive, out, choices, source=source, report=report)

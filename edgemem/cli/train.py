@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from edgemem.cli.show import line_of, percent, print_json, print_table, progress
+from edgemem.cli.exported import print_exported
+from edgemem.cli.show import line_of, percent, print_json, progress
 from edgemem.errors import InputError, MissingExtraError
 
 Checkpoint = Annotated[
@@ -137,7 +138,9 @@ def export(
         ),
     ] = "likelihood_ratio",
     optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
-    learning_rate: Annotated[float | None, typer.Option(help="Default of the step.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the step; default what source frames allow.")
+    ] = None,
     labels: Labels = None,
     target: Annotated[
         str, typer.Option(help="Engines that get graphs: onnx, litert, qnn, coreml; with commas.")
@@ -157,12 +160,14 @@ def export(
     """Turn a checkpoint into a bundle that adapts on a device without torch.
 
     The bundle is compared with torch before it is put in place: every output of the first step
-    within 1e-5, gradients within 1e-3 of their own size, the block within 1e-4 after 20 steps.
+    within 1e-5, gradients within 1e-3 of their own size, the block within 1e-4 after 20 steps. Without
+    --learning-rate, source frames of the warm-up decide whether steps help, and how large they are.
 
     Example: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
     --batch 16 --out camera.edgemem
     """
     require_torch("export")
+    from edgemem.bundle import open_bundle
     from edgemem.export.choices import Choices
     from edgemem.export.command import export_checkpoint
     from edgemem.models.command import AttachSettings
@@ -186,20 +191,13 @@ def export(
         def note(stage: str) -> None:
             bar.update(task, advance=1, note=stage)
 
-        parity, warm = export_checkpoint(
+        parity = export_checkpoint(
             checkpoint, model, model_arg or [], settings, choices, out, note,
             lambda line: line_of(bar, line),
         )  # fmt: skip
         bar.update(task, total=bar.tasks[0].completed)
-    if json:
-        print_json({"out": str(out), "warm": warm, "parity": parity.as_dict()})
-        return
-    if not warm:
-        print(
-            "This checkpoint was not warmed up: its meta networks start at zero. Statistics and\n"
-            "BN pairs adapt; run edgemem warmup first for the full effect."
-        )
-    _print_parity(out, parity)
+    manifest = open_bundle(out).manifest
+    print_exported(out, parity, manifest, given=learning_rate is not None, json=json)
 
 
 def _rehearse(model: Any) -> None:
@@ -249,17 +247,6 @@ def _calibration(path: Path) -> Any:
 
     frames, _ = load_dataset(path)
     return frames[:: max(1, len(frames) // CALIBRATION_FRAMES)][:CALIBRATION_FRAMES]
-
-
-def _print_parity(out: Path, parity: Any) -> None:
-    rows = [
-        ("frozen logits", f"{parity.frozen:.1e}", "1e-05"),
-        ("predict", f"{parity.predict:.1e}", "1e-05"),
-        ("adapt, worst output of the first step", f"{parity.first_step:.1e}", "1e-05"),
-        ("adapt, gradients relative to their size", f"{parity.slots:.1e}", "1e-03"),
-        (f"block after {parity.steps} steps", f"{parity.after_steps:.1e}", "1e-04"),
-    ]
-    print_table(f"{out}: onnxruntime against torch", ("what", "difference", "limit"), rows)
 
 
 def require_torch(extra: str) -> None:

@@ -72,6 +72,8 @@ def test_three_commands_lead_from_a_checkpoint_to_a_device(folder):
     assert figures["parity"]["first_step"] <= 1e-5
     bundle = open_bundle(folder / "net.edgemem")
     origin = bundle.manifest.exported_from
+    rate = bundle.manifest.hyper_parameters["learning_rate"].default
+    assert figures["calibration"]["rate"] == figures["learning_rate"] == rate
     assert origin["parts"] == ["layer1", "layer2[0:1]"]
     assert origin["checkpoint"] == "digits.pt"
     assert str(folder) not in json.dumps(origin)
@@ -98,6 +100,8 @@ def test_a_warmed_up_checkpoint_may_adapt_the_affine_pairs_as_well(folder):
     assert re.search(r" (\d+)/\1 stages", made.stderr), made.stderr
     assert "gradients relative to their size" in made.stdout
     manifest = open_bundle(folder / "affine.edgemem").manifest
+    rate = manifest.hyper_parameters["learning_rate"].default
+    assert f"no source frames: small learning rate {rate:g}; edgemem tune" in made.stdout
     assert manifest.exported_from["norm_affine"] is True
     assert "frozen.layer1.0.1.weight_delta" in [array.name for array in manifest.block.arrays]
 

@@ -1,0 +1,67 @@
+"""What `edgemem export` prints about the bundle that it has written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgemem.cli.show import print_json, print_table
+
+if TYPE_CHECKING:
+    from edgemem.manifest import Manifest
+
+RATE = "learning_rate"
+COLD = (
+    "This checkpoint was not warmed up: at most statistics, scales and shifts of norms adapt.\n"
+    "Run edgemem warmup first for the full effect."
+)
+
+
+def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, json: bool) -> None:
+    """How the bundle at `out` compares with torch, and its learning rate; given: whether by the user."""
+    origin, rate = manifest.exported_from, manifest.hyper_parameters.get(RATE)
+    if json:
+        print_json(
+            {
+                "out": str(out),
+                "warm": origin["warm"],
+                RATE: None if rate is None else rate.default,
+                "calibration": origin.get("calibration"),
+                "parity": parity.as_dict(),
+            }
+        )
+        return
+    if not origin["warm"]:
+        print(COLD)
+    _print_parity(out, parity)
+    if rate is not None:
+        print(_line(rate.default, origin, given=given))
+
+
+def _line(rate: float, origin: dict[str, Any], *, given: bool) -> str:
+    """What became of the learning rate."""
+    if given:
+        return f"learning rate {rate:g}, as given"
+    found = origin.get("calibration")
+    if found is None:
+        known = "too few source frames" if origin["warm"] else "no source frames"
+        return f"{known}: small learning rate {rate:g}; edgemem tune chooses another"
+    if rate == 0:
+        moving = origin["statistics"] not in ("source", 0)
+        rest = "statistics alone adapt" if moving else "nothing adapts"
+        return f"steps gain nothing on this network's source frames: {rest} (learning rate 0)"
+    first, last = found["trials"][0], found["trials"][-1]
+    chosen = "kept" if rate == first["rate"] else f"lowered from {first['rate']:g}"
+    gain = f"{100 * last['gain']:.1f} points"
+    return f"learning rate {rate:g}, {chosen}: steps gain {gain} on shifted source frames"
+
+
+def _print_parity(out: Path, parity: Any) -> None:
+    rows = [
+        ("frozen logits", f"{parity.frozen:.1e}", "1e-05"),
+        ("predict", f"{parity.predict:.1e}", "1e-05"),
+        ("adapt, worst output of the first step", f"{parity.first_step:.1e}", "1e-05"),
+        ("adapt, gradients relative to their size", f"{parity.slots:.1e}", "1e-03"),
+        (f"block after {parity.steps} steps", f"{parity.after_steps:.1e}", "1e-04"),
+    ]
+    print_table(f"{out}: onnxruntime against torch", ("what", "difference", "limit"), rows)
