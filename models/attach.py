@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from edgemem.errors import AttachError
 from edgemem.models.adaptive import AdaptiveModel, Attachment, Normalization, Statistics
 from edgemem.models.meta_network import CONVOLUTIONS, Form, MetaNetwork
 from edgemem.models.norm_layers import adapt_norms
-from edgemem.models.outputs import Outputs
+from edgemem.models.outputs import RECOGNISE, Outputs
 from edgemem.models.parts import Part, find_part
 from edgemem.models.statistics import MixedStatistics, Settings
 from edgemem.models.trial import Trial, trial_frames, try_out
@@ -58,6 +59,7 @@ def attach(
             first module that differs is named).
     """
     _check_statistics(statistics)
+    _check_outputs(outputs)
     attachment = Attachment(
         tuple(parts),
         statistics,
@@ -75,6 +77,8 @@ def attach(
         _recognise(adaptive, example_input)
     shapes = _part_shapes(adaptive, found, example_input)
     trial = _try_out(adaptive, found, example_input)
+    if trial.classes < 2:
+        raise AttachError("model", "returns one number a frame, not logits of classes", RECOGNISE)
     adaptive.classifier_name = _name_of(frozen, trial.classifier)
     adapt_norms(adaptive, trial)
     for part in found:
@@ -125,6 +129,13 @@ def _check_statistics(statistics: Statistics) -> None:
             f"statistics {statistics!r}",
             "is not a known choice",
             "Use 'source', 'batch', 'mix', 'remembered' or a weight between 0 and 1",
+        )
+
+
+def _check_outputs(outputs: Outputs | None) -> None:
+    if outputs is not None and outputs not in get_args(Outputs):
+        raise AttachError(
+            f"outputs {outputs!r}", "is not a known choice", f"Use {', '.join(get_args(Outputs))}"
         )
 
 

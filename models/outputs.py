@@ -21,6 +21,7 @@ Outputs = Literal["logits", "probabilities", "one logit", "one probability"]
 LOG_FLOOR = 1e-30  # of a probability; softmax in fp32 gives zero far below
 SIGMOID_FLOOR = 1e-6
 SUM_TOLERANCE = 1e-3
+RECOGNISE = "Leave out what it returns, and it is recognised"
 PROBES, SIZES = 4, (0.1, 1.0, 10.0, 1e2, 1e4, 1e6)  # frames of each deviation that are tried
 LINEAR = ("AddmmBackward0", "MmBackward0", "ConvolutionBackward0")
 SHAPE_ONLY = {
@@ -65,12 +66,23 @@ def recognised(model: nn.Module, frames: Tensor) -> Outputs:
     Raises:
         AttachError: several sigmoids (multi-label), one class alone, or no [n, classes] at all.
     """
-    with torch.enable_grad():  # how an output was made is known with its gradient only
-        few = _raw(model(frames[:2].detach().clone().requires_grad_() * 1))
-    if _last_function(few) in LINEAR:
-        return "one logit" if few.shape[1] == 1 else "logits"
+    columns = _of_linear_layer(model, frames[:2])
+    if columns is not None:
+        return "one logit" if columns == 1 else "logits"
     with torch.no_grad():
         return _kind(_raw(model(torch.cat([frames, *_probes(frames)]))))
+
+
+def _of_linear_layer(model: nn.Module, frames: Tensor) -> int | None:
+    """Numbers of a row, where a linear layer made them; None where none did, or it cannot be told:
+    how an output was made is known with its gradient only, and some models bear none."""
+    with torch.enable_grad():
+        try:
+            output = model(frames.detach().clone().requires_grad_() * 1)
+        except (RuntimeError, TypeError):
+            return None
+    few = _raw(output)
+    return few.shape[1] if _last_function(few) in LINEAR else None
 
 
 def _probes(frames: Tensor) -> list[Tensor]:
@@ -120,6 +132,8 @@ def _raw(output: object) -> Tensor:
 
 def _two(logit: Tensor) -> Tensor:
     """[n, 1] -> [n, 2], with the same decision: the second class where the logit is above zero."""
+    if logit.shape[1] != 1:
+        raise AttachError("model", f"returns {logit.shape[1]} numbers a frame, not one", RECOGNISE)
     return torch.cat([torch.zeros_like(logit), logit], 1)
 
 

@@ -125,3 +125,20 @@ def test_small_logits_are_not_taken_for_probabilities(network):
         assert ((model(X) > 0) & (model(X) < 1)).all()
     for end in (lambda y: y, lambda y: y + 0):
         assert attached(Ending(model, end)).attachment.outputs == "logits"
+
+
+@pytest.mark.parametrize(
+    ("classes", "outputs", "reason"),
+    [
+        (3, "softmax", "is not a known choice"),
+        (3, "one logit", "returns 3 numbers a frame, not one"),
+        (3, "one probability", "returns 3 numbers a frame, not one"),
+        (1, "logits", "returns one number a frame, not logits"),
+        (1, "probabilities", "returns one number a frame, not logits"),
+    ],
+)
+def test_outputs_that_the_model_has_not_are_refused(classes, outputs, reason, network):
+    x, parts = torch.zeros(2, 1, 8, 8), ["layer1"]
+    with pytest.raises(AttachError, match=reason):
+        attach(network(classes), parts, x, outputs=outputs)
+    attach(network(classes), parts, x)  # the remedy is true
