@@ -25,8 +25,9 @@ from edgemem.models.meta_network import MetaNetwork
 from edgemem.models.moments import batch_moments
 from edgemem.models.source_checks import check_source
 from edgemem.models.source_keys import observe_source
-from edgemem.models.untouched import check_untouched, known_source
+from edgemem.models.untouched import check_untouched
 
+COMPARED = 64  # source frames, on which the model at rest has to be the one that was given
 CALIBRATION_BATCHES = 16
 BRANCH_START = 0.1  # BN' starts small, so that training starts near the frozen model
 
@@ -99,6 +100,7 @@ def warm_up(
         )
     _check_labels(model, frames, labels)
     check_source(model, frames, labels)
+    check_untouched(model, to_float(frames[:COMPARED]))
     if next(model.meta_networks(), None) is None:
         raise InputError("model", "has no meta network to train", "Attach at least one part")
     training = _Training(model, frames, labels, recipe, report)
@@ -106,8 +108,6 @@ def warm_up(
     model.mark_warm()
     observe_source(model, frames, labels, recipe.seed)
     observe_classes(model, frames, labels, recipe.seed)
-    if (source := known_source(model)) is not None:
-        check_untouched(model, source)
 
 
 class _Training:
