@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemem.errors import AttachError
+from edgemem.models.untouched import draws_random
 from edgemem.models.watched_pass import Pass, Run, watched_pass
 
 FRAMES = 3
@@ -140,11 +141,7 @@ def _alone(first: Tensor, second: Tensor) -> bool:
 def _mixing(network: nn.Module, *, random: bool) -> AttachError:
     name = f"model {type(network).__name__}"
     if random:
-        return AttachError(
-            name,
-            "draws random numbers in eval mode, so no answer of it can be compared",
-            "Let it draw none in eval mode",
-        )
+        return draws_random(name)
     return AttachError(
         name,
         "answers a frame otherwise beside other frames, so it has no answer of its own to keep",

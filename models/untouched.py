@@ -62,6 +62,15 @@ def distance(found: Tensor, given: Tensor) -> float:
     return float(off.nan_to_num(nan=float("inf")).max())
 
 
+def draws_random(thing: str) -> AttachError:
+    """For a model, or a module of it, whose answers to the same frames differ."""
+    return AttachError(
+        thing,
+        "draws random numbers in eval mode, so no answer of it can be compared",
+        "Let it draw none in eval mode",
+    )
+
+
 def _at_rest(model: AdaptiveModel, x: Tensor) -> Tensor:
     zero = {name: torch.zeros_like(value) for name, value in model.block().items()}
     try:
@@ -81,11 +90,7 @@ def _difference(model: AdaptiveModel, x: Tensor, off: float) -> AttachError:
         found = _outputs(model.frozen, lambda: _at_rest(model, x))
     whole = f"model {type(model.frozen).__name__}"
     if (random := _first(again, given)) is not None:
-        return AttachError(
-            f"module {random[0]!r}",
-            "draws random numbers in eval mode, so no answer of it can be compared",
-            "Let it draw none in eval mode",
-        )
+        return draws_random(f"module {random[0]!r}")
     first = _first(found, given)
     return AttachError(
         whole if first is None else f"module {first[0]!r}",
