@@ -72,13 +72,16 @@ def _way_out(
 def _works(
     model: AdaptiveModel, choices: Choices, frames: FrameSpec, reading: Reading | None
 ) -> bool:
-    """Whether a step by these choices can be traced and written."""
+    """Whether all that learns by these choices can be traced and written."""
     if not model.learned():
         return False
     try:
         functions, _ = functions_of(model, choices, frames, reading)
-        traced(functions["adapt"], portable=False)  # fast, and most of what fails fails here
-        to_onnx(functions["adapt"])
+        learning = [function for name, function in functions.items() if name not in FORWARD]
+        for function in learning:
+            traced(function, portable=False)  # fast, and most of what fails fails here
+        for function in learning:
+            to_onnx(function)
     except ExportError:
         return False
     return True
