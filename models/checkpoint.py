@@ -45,7 +45,7 @@ def has_format(path: Path, name: str) -> bool:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == name
-    except safetensors.SafetensorError:
+    except (safetensors.SafetensorError, OSError):
         return False
 
 

@@ -99,7 +99,7 @@ def load_model(
     model = build_model(target, arguments)
     if is_adaptive(checkpoint):
         adaptive, source = load_adaptive(checkpoint, model)
-        _refuse_conflict(checkpoint, adaptive, settings)
+        _refuse_conflict(checkpoint, adaptive, settings, model)
         if settings.norm_affine:
             adaptive.add_norm_affine()
         return adaptive, source
@@ -269,12 +269,16 @@ def _statistics(text: str | None) -> Statistics:
         ) from error
 
 
-def _refuse_conflict(checkpoint: Path, adaptive: AdaptiveModel, settings: AttachSettings) -> None:
+def _refuse_conflict(
+    checkpoint: Path, adaptive: AdaptiveModel, settings: AttachSettings, model: nn.Module
+) -> None:
     own = adaptive.attachment
     given = {
         "--parts": settings.parts is not None and tuple(split_parts(settings.parts)) != own.parts,
         "--statistics": settings.statistics is not None
         and _statistics(settings.statistics) != own.statistics,
+        "--input-shape": settings.input_shape is not None
+        and input_shape_of(model, settings) != own.input_shape,
         "--mean/--std": (settings.mean or settings.std) is not None
         and normalization_of(settings, own.input_shape[0]) != own.normalization,
     }

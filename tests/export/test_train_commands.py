@@ -137,6 +137,7 @@ BAD_EXPORTS = {
     "digits.pt --model edgemem.models.networks:digits --parts layer1 --gradient no": "full or meta",
     "ready.safetensors --model edgemem.models.networks:digits --parts layer2": "--parts: differs",
     "ready.safetensors --model edgemem.models.networks:digits --statistics 0.5": "--statistics: di",
+    "ready.safetensors --model edgemem.models.networks:digits --input-shape 1,9,9": "--input-shape",
     "ready.safetensors --model edgemem.models.networks:digits --mean 0.5": "--mean/--std: differs",
     "ready.safetensors --model edgemem.models.networks:digits --norm-affine --gradient meta": "--gradient full",
     "ready.safetensors --model edgemem.models.networks:resnet20": "does not fit CifarResNet",
