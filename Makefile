@@ -1,5 +1,6 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
+# make test-all   the same, and the tests that take long
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
@@ -7,7 +8,8 @@
 #      bench-method-memory | bench-bank | bench-drift |
 #      bench-adaptation | bench-adaptation-quick | bench-targets |
 #      bench-class-incremental | bench-class-incremental-quick |
-#      bench-new-classes | bench-new-classes-quick
+#      bench-new-classes | bench-new-classes-quick |
+#      bench-average | bench-average-quick
 #             what README and docs claim
 
 PYTHON ?= python3
@@ -18,11 +20,11 @@ NPU := .venv-npu
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
+.PHONY: demo test test-all test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
-	bench-new-classes bench-new-classes-quick clean
+	bench-new-classes bench-new-classes-quick bench-average bench-average-quick clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -31,8 +33,11 @@ test: $(TEST)/installed
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	sh tests/typecheck.sh $(TEST)
-	$(TEST)/bin/pytest -n 2 --dist loadfile
+	$(TEST)/bin/pytest -n 2 --dist loadfile -m "not slow"
 	sh tests/empty_environment.sh $(TEST)
+
+test-all: test
+	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow
 
 test-arm64: $(TEST)/installed
 	sh tests/arm64/run.sh $(TEST)
@@ -94,6 +99,12 @@ bench-new-classes: $(TEST)/installed
 
 bench-new-classes-quick: $(TEST)/installed
 	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental.device --quick
+
+bench-average: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/average_networks.py
+
+bench-average-quick: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/average_networks.py --quick
 
 # After test-litert and test-npu, with the bundles that these made; what is not there is left out.
 bench-targets:
