@@ -61,6 +61,8 @@ def _way_out(
             kept = ",".join(parts[first:])
             again = "warm up again with" if model.warm else "export with"
             return f"Use --gradient meta, and {again} the parts behind it only: --parts {kept}"
+    if model.key_norm is None:  # then nothing can be remembered either
+        return "Write that layer in other operators: a step has to cross it"
     if not model.remembered():
         return (
             "Warm up with --statistics remembered and export with --objective statistics, "

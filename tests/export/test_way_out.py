@@ -29,20 +29,18 @@ def without_a_rule(monkeypatch):
     monkeypatch.delitem(table.RULES, UNKNOWN)
 
 
-def part(inputs, outputs, *more):
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), *more
-    )
+def part(inputs, outputs, *more, norm=nn.BatchNorm2d):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), norm(outputs), nn.ReLU(), *more)
 
 
 class Network(nn.Module):
     """Two parts; the warp is within the second, between both, or behind them."""
 
-    def __init__(self, place):
+    def __init__(self, place, norm=nn.BatchNorm2d):
         super().__init__()
-        self.first = part(1, 4)
+        self.first = part(1, 4, norm=norm)
         self.between = Warp() if place == "between" else nn.Identity()
-        self.second = part(4, 4, *([Warp()] if place == "within" else []))
+        self.second = part(4, 4, *([Warp()] if place == "within" else []), norm=norm)
         self.behind = Warp() if place == "behind" else nn.Identity()
         self.classifier = nn.Linear(4, 3)
 
@@ -103,6 +101,18 @@ def test_the_operator_its_module_and_a_way_out_are_named(name, make, monkeypatch
     assert found.reason == "has no backward rule here"
     assert re.search(remedy, found.remedy)
     assert list(model.learned()) == learned
+
+
+def test_a_model_that_can_remember_nothing_is_not_told_to(lively):
+    """With a GroupNorm alone there is no key, so statistics are no way out."""
+    network = lively(Network("behind", lambda channels: nn.GroupNorm(2, channels)))
+    model = attach(network, [], torch.zeros(2, 1, 6, 6), norm_affine=True)
+    choices = Choices(batch=4)
+    frames = frame_spec(model, choices)
+    with pytest.raises(way_out.Untraceable) as caught:
+        traced(functions_of(model, choices, frames)[0]["adapt"], portable=False)
+    found = way_out.with_way_out(caught.value, "adapt", model, choices, frames, None)
+    assert found.remedy == "Write that layer in other operators: a step has to cross it"
 
 
 FOLLOWED = {
