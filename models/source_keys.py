@@ -54,8 +54,8 @@ def observe_source(
     """
     order = np.random.default_rng(seed).permutation(len(frames))[:FRAMES]
     model.source_frames = _kept(frames, order)
-    if labels is not None:
-        model.source_labels = torch.from_numpy(labels[order[: len(model.source_frames)]])
+    of_kept = None if labels is None else labels[order[: len(model.source_frames)]]
+    model.source_labels = None if of_kept is None else torch.from_numpy(of_kept)
     norm = model.key_norm
     if norm is None:
         return

@@ -7,13 +7,18 @@ import pytest
 import torch
 
 from edgemem.export import Choices, export_bundle
-from edgemem.export.choices import ENOUGH, LEARNING_RATES, UNCALIBRATED
+from edgemem.export.choices import (
+    ENOUGH,
+    LEARNING_RATES,
+    UNCALIBRATED,
+    frame_spec,
+    functions_of,
+)
 from edgemem.models import Recipe, attach, load_adaptive, save_adaptive, warm_up
 from edgemem.models.networks import digits
 from edgemem.runtime.calibration import FACTORS
 
 DEFAULT = LEARNING_RATES["sgd"]
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,7 @@ def manifest_of(warm, path, **choices):
     return json.loads((path / "manifest.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_network_that_gains_nothing_gets_no_step_or_a_smaller_one(warm, tmp_path):
     found = manifest_of(warm, tmp_path / "b.edgemem")
     calibration = found["exported_from"]["calibration"]
@@ -51,12 +57,14 @@ def test_a_network_that_gains_nothing_gets_no_step_or_a_smaller_one(warm, tmp_pa
     assert calibration["rate"] == 0.0 or calibration["rate"] in helped
 
 
+@pytest.mark.slow
 def test_what_the_user_chose_is_kept(warm, tmp_path):
     found = manifest_of(warm, tmp_path / "b.edgemem", learning_rate=0.02)
     assert found["hyper_parameters"]["learning_rate"]["default"] == pytest.approx(0.02)
     assert "calibration" not in found["exported_from"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [4, 32])
 def test_without_source_frames_the_rate_is_small_and_smaller_for_small_batches(batch, tmp_path):
     model = attach(digits().eval(), [], torch.zeros(2, 1, 8, 8), norm_affine=True)
@@ -65,3 +73,15 @@ def test_without_source_frames_the_rate_is_small_and_smaller_for_small_batches(b
     expected = DEFAULT * UNCALIBRATED * min(1, batch / ENOUGH)
     assert found["hyper_parameters"]["learning_rate"]["default"] == pytest.approx(expected)
     assert "calibration" not in found["exported_from"]
+
+
+@pytest.mark.parametrize(("frames", "share"), [(31, UNCALIBRATED), (32, 1.0)])
+def test_too_few_source_frames_to_try_steps_on_are_none(frames, share):
+    """As a warm-up of large frames leaves them: their number is bounded by their bytes."""
+    model = attach(digits().eval(), ["layer1"], torch.zeros(2, 1, 8, 8))
+    model.source_frames = torch.rand(frames, 1, 8, 8)
+    model.source_labels = torch.zeros(frames, dtype=torch.int64)
+    choices = Choices(batch=16, gradient="meta", learn="all")
+    functions, _ = functions_of(model, choices, frame_spec(model, choices))
+    rate = float(functions["adapt"].inputs["hp.learning_rate"])
+    assert rate == pytest.approx(share * DEFAULT)
