@@ -139,6 +139,7 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
     recipe: Recipe,
     report: Callable[[Progress], None],
     threads: int,
+    *,
     rehearse: Callable[[AdaptiveModel], None] = lambda model: None,
     say: Say = lambda line: None,
     names: tuple[str, ...] | None = None,

@@ -32,7 +32,8 @@ def warm(folder, names=None, said=None):
     settings = AttachSettings("layer1[0:1]", "remembered", "3,32,32")
     warm_up_checkpoint(
         folder / "net.pt", TARGET, ["classes=3"], settings, folder / "images", out,
-        Recipe(1, 2), lambda progress: None, 1, [].append if said is None else said.append, names,
+        Recipe(1, 2), lambda progress: None, 1, names=names,
+        say=[].append if said is None else said.append,
     )  # fmt: skip
     return load_adaptive(out, resnet20(classes=3))[0]
 
