@@ -52,13 +52,13 @@ class Subject:
 class Images(nn.Module):
     """Three convolutions with BatchNorm, a mean, a linear classifier."""
 
-    def __init__(self, widths: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, widths: tuple[int, int, int], classes: int, stride: int = 2) -> None:
         super().__init__()
         sizes = (3, *widths)
         self.parts = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(sizes[k], sizes[k + 1], 3, 1 + (k > 0), 1, bias=False),
+                    nn.Conv2d(sizes[k], sizes[k + 1], 3, 2 if k else stride, 1, bias=False),
                     nn.BatchNorm2d(sizes[k + 1]),
                     nn.ReLU(),
                 )
@@ -127,9 +127,9 @@ def speech(data: Path) -> Material:
 
 
 SUBJECTS = {
-    "narrow": Subject(lambda: Images((12, 24, 48), 10), ("parts[0:2]", "parts[2:3]"), cifar, (3, 32, 32), 6),
-    "wide": Subject(lambda: Images((24, 48, 96), 10), ("parts[0:2]", "parts[2:3]"), cifar, (3, 32, 32), 6),
-    "patterns": Subject(lambda: Images((16, 16, 16), 8), ("parts[0:2]", "parts[2:3]"), patterns, (3, 16, 16), 8),
+    "narrow": Subject(lambda: Images((16, 32, 64), 10), ("parts[0:2]", "parts[2:3]"), cifar, (3, 32, 32), 6),
+    "wide": Subject(lambda: Images((32, 64, 96), 10), ("parts[0:2]", "parts[2:3]"), cifar, (3, 32, 32), 6),
+    "patterns": Subject(lambda: Images((16, 16, 16), 8, stride=1), ("parts[0:2]", "parts[2:3]"), patterns, (3, 16, 16), 8),
     "speech": Subject(network, ("stem", "blocks[0:1]", "blocks[1:2]"), speech, (BANDS, STEPS), 1, 5e-4),
 }  # fmt: skip
 
