@@ -79,7 +79,7 @@ class Runtime(Owned):
         step = "adapt" if plan is None else plan.graph
         self._graphs = Graphs(bundle, backend, step, background)
         self._learner = Learner(bundle, self._graphs, parameters)
-        self._guard = Guard(bundle, self._graphs, self._learner)
+        self._guard = Guard(bundle, self._graphs, self._learner, adapting=adapt)
         self._behind: Background | None = None
         if background is not None:
             from edgemem.runtime.background import Background  # threads take a while to load
