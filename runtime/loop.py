@@ -155,6 +155,7 @@ class Runtime(Owned):
 
         Every prediction returned was made BEFORE the update that its frame takes part in. Frames
         that do not fill a batch wait in the ring buffer; they are predicted at once all the same.
+        Where frames are like the source's the frozen model answers, and nothing is learnt.
 
         Args:
             frames: [n, ...] uint8 or float32, or one bare frame. Any number.
