@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,9 +13,9 @@ from edgemem.block import Array, Arrays
 from edgemem.runtime.commits import Commits
 from edgemem.runtime.consolidation import Outlook, Probe, outlook
 from edgemem.runtime.graphs import Frames, Graphs
-from edgemem.runtime.guard import Guard, tell
+from edgemem.runtime.guard import Guard
 from edgemem.runtime.learner import Learner, Logits
-from edgemem.runtime.result import Event
+from edgemem.runtime.result import Event, tell
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.schedule import Schedule
 from edgemem.runtime.symptoms import is_still
@@ -51,13 +50,13 @@ class Adaptation:
         """Logits of all frames of the ring, from before the step that follows if one is due."""
         window = self._ring.last(self._ring.size)
         if is_still(window):
-            tell(events, "still", "all frames of the batch are the same", logging.INFO)
+            tell(events, "still", "all frames of the batch are the same")
             return self._learner.answer(window, len(window), events)
         key = self._guard.opinion.key(window)
         if key is not None:
             self._follow(key, window, events)
-            if self._guard.is_familiar(window, key, events):
-                return self._learner.answer(window, len(window), events)
+        if self._guard.opinion.is_familiar(window, key, events):
+            return self._learner.answer(window, len(window), events)
         own = self._adapted(window, events)
         return self._guard.second_opinion(window, key, own, events)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
@@ -23,6 +24,7 @@ RATE = "learning_rate"
 FACTORS = (1.0, 0.3, 0.1)  # of the default, tried one after another
 LEAST_GAIN = 0.001  # in accuracy over no step, and no less than the deviation of chance
 MOST_LOSS = 0.005  # over the shifts of any one order of labels
+Answers = dict[str, NDArray[np.bool_]]  # whether each is right, by segment
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ def calibrate(
         raise InputError(bundle.manifest.name, "has no learning rate", "Export it with a step")
     backend = choose(bundle, settings=Settings(threads)).backend
 
-    def right(rate: float) -> dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-        return answers_of(bundle, source, Choice({RATE: rate}), frames, seed, backend)
+    def right(rate: float) -> Answers:
+        choice = Choice({RATE: rate}, bundle.manifest.adapt_when)
+        return answers_of(bundle, source, choice, frames, seed, backend)
 
     without, trials = right(0.0), list[Trial]()
     for factor in FACTORS:
@@ -87,11 +90,7 @@ def calibrate(
     return Calibration(0.0, tuple(trials), frames)
 
 
-def _compared(
-    rate: float,
-    found: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]],
-    without: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]],
-) -> Trial:
+def _compared(rate: float, found: Answers, without: Answers) -> Trial:
     gains = {name: float(found[name].mean() - without[name].mean()) for name in found}
     changed = np.concatenate([found[name] != without[name] for name in found])
     orders = mean_over_orders(gains)

@@ -30,9 +30,9 @@ STEPS, BYTES = 16, 1 << 20
 
 
 class Commits:
-    """Writes what a learner and its surroundings have learnt. step: the last commit's. carried: what it passes on
-    unread, for a runtime that tells contexts apart. moved: whether the context changed since.
-    clock: seconds that only grow."""
+    """Writes what a learner and its surroundings have learnt. step: the last commit's. carried: what
+    it passes on unread, for a runtime that tells contexts apart. moved: whether the context changed
+    since. clock: seconds that only grow."""
 
     def __init__(
         self, state: State, manifest: Manifest, learner: Learner, ring: Ring, guard: Guard

@@ -19,13 +19,12 @@ from edgemem.runtime.consolidation import Probe, moved, shared_part
 from edgemem.runtime.context_snapshot import arrived_of, contexts_of, to_arrays, to_counters
 from edgemem.runtime.context_store import PREFIX, ContextStore, Loaded
 from edgemem.runtime.contexts import HOLD, NONE, Contexts, drifting, elsewhere, follow
-from edgemem.runtime.result import Event
+from edgemem.runtime.result import Event, tell
 from edgemem.runtime.shipped_rows import LAST_PATIENCE, NOTHING, PATIENCE, Rows, ShippedRows
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
 
 CAPACITY = 64  # contexts
-log = logging.getLogger(__name__)
 
 
 class ContextMemory:
@@ -90,7 +89,7 @@ class ContextMemory:
         self._store.drop(set(before.known) - set(after.known))
         new = after.present not in before.known
         self._ask_rows()
-        self._tell(events, "context", f"{self.name} is {'new' if new else 'back'}")
+        tell(events, "context", f"{self.name} is {'new' if new else 'back'}")
         if new:
             self._store.keep(after.present, zeros_like(block))
         arrived = self._rows_arrived(events)
@@ -116,10 +115,14 @@ class ContextMemory:
         """Wait for the rows that are being read, but not for ever; the block to go on with."""
         return self._rows_arrived(events, LAST_PATIENCE) if self.reading else None
 
-    def fall_backs(self, taught: Arrays) -> list[tuple[Arrays, Callable[[], None]]]:
+    def fall_backs(
+        self, without_steps: Arrays, taught: Arrays
+    ) -> list[tuple[Arrays, Callable[[], None]]]:
         """Blocks for a present context whose own has failed, nearest first, each with what makes
-        it the context's own. Nothing of other contexts is lost by any of them.
+        it the context's own: the root gets nothing of what was learnt on the way there. Nothing of
+        other contexts is lost by any of them.
 
+        without_steps: the block in use without what steps have learnt.
         taught: arrays that labelled frames have changed, of the block in use; all of them get it.
         """
         base, root, generic = (
@@ -131,6 +134,7 @@ class ContextMemory:
             found.insert(0, (root, lambda: self._start_from(root)))
             if self._rows.path:
                 found.insert(0, (base, lambda: self._start_from(base, keep_rows=True)))
+        found.insert(0, (without_steps, lambda: self._start_from(without_steps, keep_rows=True)))
         return found
 
     def teach(self, change: Arrays) -> None:
@@ -195,7 +199,7 @@ class ContextMemory:
         kept = {n: context for n, context in self.contexts.known.items() if n not in evicted}
         self.contexts = replace(self.contexts, known=kept)
         for number in evicted:
-            self._tell(events, "evicted", f"{PREFIX}{number} had to make room")
+            tell(events, "evicted", f"{PREFIX}{number} had to make room")
 
     def counters(self) -> dict[str, int]:
         """For the snapshot, after `write`. Where rows are still being read the visit is not told:
@@ -258,7 +262,7 @@ class ContextMemory:
             return True
         record = loaded.records[number]
         text = f"{record.id} stands on {record.path}, which is not in this bundle"
-        self._tell(loaded.events, "damaged", text)
+        tell(loaded.events, "damaged", text, logging.WARNING)
         return False
 
     def _taken_up(
@@ -277,7 +281,7 @@ class ContextMemory:
         leaf = self._store.leaf(present, events) if present != NONE else zeros_like(self.root)
         self._arrived = total(self._base(), leaf)
         if block is not None:
-            self._tell(events, "context", f"the written blocks have changed; {self.name} is taken")
+            tell(events, "context", f"the written blocks have changed; {self.name} is taken")
         return self._arrived
 
     def _versions(self, present: int) -> dict[str, int]:
@@ -344,7 +348,7 @@ class ContextMemory:
         asked = self.reading
         rows = self._answer(events, patience)
         if rows is None:
-            self._tell(events, "reading", f"rows of {self.name} are on the way; generic block")
+            tell(events, "reading", f"rows of {self.name} are on the way; generic block")
             return None
         self._rows = rows
         if asked:
@@ -358,7 +362,7 @@ class ContextMemory:
             return NOTHING
         rows = self._shipped.answer(patience)
         for fault in () if rows is None else rows.faults:
-            self._tell(events, "damaged", fault)
+            tell(events, "damaged", fault, logging.WARNING)
         return rows
 
     def _consolidate(self, left: int, learnt: Arrays, probe: Probe, events: list[Event]) -> None:
@@ -368,17 +372,13 @@ class ContextMemory:
             return
         changed = moved(self._arrived, part)
         if not probe(changed).no_worse_than(probe(self._arrived)):
-            self._tell(events, "refused", f"others would suffer from what {PREFIX}{left} learnt")
+            tell(events, "refused", f"others would suffer from what {PREFIX}{left} learnt")
             return
         leaf = self._store.leaf(left, events)
         self._store.set_root(moved(self.root, part), f"consolidated {PREFIX}{left}")
         self._store.keep(left, moved(leaf, part, -1))
         self._arrived = total(self._base(), self._store.leaf(self.contexts.present, events))
-        self._tell(events, "consolidated", f"the root took its part of {PREFIX}{left}")
-
-    def _tell(self, events: list[Event], kind: str, message: str) -> None:
-        log.log(logging.WARNING if kind == "damaged" else logging.INFO, "%s: %s", kind, message)
-        events.append(Event(kind, message))
+        tell(events, "consolidated", f"the root took its part of {PREFIX}{left}")
 
 
 def zeros_like(block: Arrays) -> Arrays:

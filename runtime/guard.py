@@ -20,7 +20,7 @@ from edgemem.bundle import Bundle
 from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.ladder import MOST_RELAPSES, Ladder, Rung
 from edgemem.runtime.learner import Learner, Logits
-from edgemem.runtime.result import Event
+from edgemem.runtime.result import Event, tell
 from edgemem.runtime.second_opinion import SecondOpinion
 from edgemem.runtime.symptoms import FARTHEST, Evidence, farthest, names_one_class
 
@@ -31,7 +31,6 @@ CHECK_EVERY, PROBATION = 8, 2  # updates between checks: in general, and after a
 PROBE = 16  # frames of a batch that take part in a check, at least
 ENOUGH = 32  # frames whose verdict is no whim of a batch: what steps have learnt is dropped at once
 EVIDENCE = "guard.evidence"  # name of an array in a snapshot
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,10 @@ class Finding:
 
 class Guard:
     """Watches the block of a learner. ladder: where it stands. opinion: whether the frozen model
-    answers in its place, or beside it."""
+    answers in its place, or beside it. adapting: whether batches are looked at at all."""
 
-    def __init__(self, bundle: Bundle, graphs: Graphs, learner: Learner) -> None:
+    def __init__(self, bundle: Bundle, graphs: Graphs, learner: Learner, *, adapting: bool) -> None:
+        self._adapting = adapting
         self._bundle, self._spec = bundle, bundle.manifest.block
         self._graphs, self._learner = graphs, learner
         self.opinion = SecondOpinion(bundle, graphs, learner)
@@ -76,7 +76,8 @@ class Guard:
         """Go on from a snapshot."""
         rung = Rung(min(max(counters.get("guard.rung", 0), Rung.LEARN), Rung.FROZEN))
         relapses = min(max(counters.get("guard.relapses", 0), 0), MOST_RELAPSES)
-        self.opinion.load(arrays, counters)
+        if self._adapting:  # else what was found of some batch would hold for ever
+            self.opinion.load(arrays, counters)
         ladder = Ladder(rung, counters.get("guard.calm", 0), relapses)
         self._go_on(ladder, counters.get("guard.checked", 0))
         held = arrays.get(EVIDENCE)
@@ -101,10 +102,6 @@ class Guard:
         """Another context's block has been taken: check it on the next batch."""
         self._checked, self._evidence = -CHECK_EVERY, Evidence()
         self.opinion.arrived()
-
-    def is_familiar(self, window: Frames, key: Array, events: list[Event]) -> bool:
-        """Whether the frozen model answers, for what comes in is like the source's."""
-        return self.opinion.is_familiar(window, key, events)
 
     def second_opinion(
         self, window: Frames, key: Array | None, own: Logits, events: list[Event]
@@ -133,12 +130,7 @@ class Guard:
         elif self.ladder.rung is Rung.LEARN:
             self._learner.good = self._learner.block
             if before is not Rung.LEARN:
-                tell(
-                    events,
-                    "recovered",
-                    "the block passes its checks; it learns again",
-                    logging.INFO,
-                )
+                tell(events, "recovered", "the block passes its checks; it learns again")
         self._choose()
         return self.ladder.rung is Rung.LEARN
 
@@ -146,11 +138,8 @@ class Guard:
         self, window: Frames, block: Arrays, evidence: Evidence
     ) -> tuple[Finding | None, Evidence]:
         """What is wrong with a block, or None; and the evidence with this batch."""
-        probe, graphs, learner = (
-            window[:: max(1, len(window) // PROBE)],
-            self._graphs,
-            self._learner,
-        )
+        graphs, learner = self._graphs, self._learner
+        probe = window[:: max(1, len(window) // PROBE)]
         distance = farthest(self._spec, self._bundle.generic, block)
         if not distance <= FARTHEST:
             text = f"the block has drifted by {distance:.1f} from the source"
@@ -185,26 +174,25 @@ class Guard:
         rung = self.ladder.rung
         if rung is Rung.SKIP:
             learner.counters["skipped"] += 1
-            tell(events, "skipped", f"{found.text}; nothing is learnt")
+            tell(events, "skipped", f"{found.text}; nothing is learnt", logging.WARNING)
             return
         self._evidence = Evidence()  # of a block that is given up
         if rung is Rung.LAST_GOOD:
             learner.take(learner.good)
             learner.counters["restored"] += 1
-            tell(events, "restored", f"{found.text}; the last good block is back")
+            tell(events, "restored", f"{found.text}; the last good block is back", logging.WARNING)
         elif rung is Rung.SOURCE:
-            learner.take(learner.fall_back(contexts, self._passes(window), learner.source))
-            tell(events, "reset", f"{found.text}; what this context learnt is dropped")
+            learner.take(learner.fall_back(contexts, self._passes(window)))
+            tell(
+                events,
+                "reset",
+                f"{found.text}; what this context learnt is dropped",
+                logging.WARNING,
+            )
         elif before is not Rung.FROZEN:
             learner.take(learner.source)
-            tell(events, "frozen", f"{found.text}; the frozen model answers")
+            tell(events, "frozen", f"{found.text}; the frozen model answers", logging.WARNING)
 
     def _passes(self, window: Frames) -> Callable[[Arrays], bool]:
         """Whether nothing speaks against a block on this batch alone."""
         return lambda block: self._examine(window, block, Evidence())[0] is None
-
-
-def tell(events: list[Event], kind: str, message: str, level: int = logging.WARNING) -> None:
-    """An event, and a line in the log."""
-    log.log(level, "%s: %s", kind, message)
-    events.append(Event(kind, message))

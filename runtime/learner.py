@@ -32,8 +32,9 @@ class Learner:
 
     hyper_parameters: scalars by name. counters: see `Runtime`. entropy: mean of the last step.
     frozen_share: of the frozen model in an answer. familiar: whether it answers because frames are
-    like the source's; in_order: read in order then, as the block's answers are. carries: arrays of what was taught with labels,
-    which is no part of what steps learn: whatever block comes in its place has them, too.
+    like the source's; in_order: read in order then, as the block's answers are. carries: arrays of
+    what was taught with labels, which is no part of what steps learn: whatever block comes in its
+    place has them, too.
     """
 
     def __init__(self, bundle: Bundle, graphs: Graphs, hyper_parameters: dict[str, float]) -> None:
@@ -99,15 +100,17 @@ class Learner:
     ) -> Logits:
         """Logits of the last n frames of a window: the block's, the frozen model's, or both's.
 
-        block: another one than that in use.
+        block: another one than that in use, because these frames are clearly of another context.
         """
         if self.frozen_share == 1.0:
             return self.frozen(window[-n:])
-        if self.familiar:
-            read = self.frozen_in_order if self.in_order else self.frozen
-            return read(window)[-n:]
+        if self.familiar and not self.carries and (block is None or block is self.block):
+            return self._familiar(window, n)
         own = self.own(window, events, block)[-n:]
         return self.with_frozen(own, window, self.frozen_share) if self.frozen_share else own
+
+    def _familiar(self, window: Frames, n: int) -> Logits:
+        return self.frozen_in_order(window)[-n:] if self.in_order else self.frozen(window[-n:])
 
     def own(self, window: Frames, events: list[Event], block: Arrays | None = None) -> Logits:
         """Logits of the block; the frozen model's if it fails."""
@@ -144,31 +147,29 @@ class Learner:
         self, window: Frames, contexts: ContextMemory | None, events: list[Event]
     ) -> Logits:
         """The present block fails on these frames: back to the last good one, or further."""
-        origin = "last good"
+        what = "the last good block is back"
         if self.good is not self.block:
             self.block = self.good
         else:
-            source = self.source
-            found = self.fall_back(contexts, lambda b: self._works(window, b), source)
+            found, source = self.fall_back(contexts, lambda b: self._works(window, b)), self.source
             self.block = self.good = found
-            origin = "source" if shared(found, source) is source else "context's first"
+            as_exported = shared(found, source) is source
+            what = "the source block is back" if as_exported else "what was learnt here is dropped"
         self.slots = self._bundle.manifest.slots.zero()
-        event = Event("restored", f"the loss was not finite; the {origin} block is back")
-        self._count("restored", event, events)
+        self._count("restored", Event("restored", f"the loss was not finite; {what}"), events)
         return self.own(window, events)
 
-    def fall_back(
-        self, contexts: ContextMemory | None, works: Callable[[Arrays], bool], source: Arrays
-    ) -> Arrays:
+    def fall_back(self, contexts: ContextMemory | None, works: Callable[[Arrays], bool]) -> Arrays:
         """The first block to fall back on that is another one and works; the source's at last."""
         alone = self.without_steps
-        if works(alone) and shared(self.block, alone) is not alone:
-            return alone
-        for block, take in contexts.fall_backs(self.taught) if contexts is not None else ():
+        found: list[tuple[Arrays, Callable[[], None]]] = [(alone, lambda: None)]
+        if contexts is not None:
+            found = contexts.fall_backs(alone, self.taught)
+        for block, take in found:
             if works(block) and shared(self.block, block) is not block:
                 take()
                 return block
-        return source
+        return self.source
 
     def _works(self, window: Frames, block: Arrays) -> bool:
         return bool(np.isfinite(self._graphs.predict(window, block, self.hyper_parameters)).all())

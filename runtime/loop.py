@@ -79,7 +79,7 @@ class Runtime(Owned):
         step = "adapt" if plan is None else plan.graph
         self._graphs = Graphs(bundle, backend, step, background)
         self._learner = Learner(bundle, self._graphs, parameters)
-        self._guard = Guard(bundle, self._graphs, self._learner)
+        self._guard = Guard(bundle, self._graphs, self._learner, adapting=adapt)
         self._behind: Background | None = None
         if background is not None:
             from edgemem.runtime.background import Background  # threads take a while to load
@@ -155,6 +155,7 @@ class Runtime(Owned):
 
         Every prediction returned was made BEFORE the update that its frame takes part in. Frames
         that do not fill a batch wait in the ring buffer; they are predicted at once all the same.
+        Where frames are like the source's the frozen model answers, and nothing is learnt.
 
         Args:
             frames: [n, ...] uint8 or float32, or one bare frame. Any number.

@@ -35,8 +35,8 @@ class Report:
     """What a replay measured. Errors are fractions, None without labels.
 
     ms_per_frame: time in `step` alone, prediction and adaptation together. events: how often each
-    kind happened. rails: guard rails, in order. notes: what is to be said of the stream. skipped_frames:
-    left out of it. per_context: frames, error and frozen_error of each context. visits: every stay
+    kind happened. rails: guard rails, in order. notes: what is to be said of the stream.
+    skipped_frames: left out of it. per_context: frames, error and frozen_error of each context. visits: every stay
     in a context of the stream. returns: first visits beside later ones. kilobytes_written: to the
     state file, per 1,000 frames.
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 RAILS = ("skipped", "restored", "reset", "frozen", "recovered", "still")  # kinds of guard rails
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that happened besides predicting.
 
-    kind: "adapted" (the block changed), "learnt" (labelled frames changed it), "unreliable" (the step found nothing to learn from),
+    kind: "adapted" (the block changed), "learnt" (labelled frames changed it), "familiar" (frames are
+    like the source's: the frozen model answers and nothing is learnt), "unfamiliar" (no longer: the
+    block answers and learns), "unreliable" (the step found nothing to learn from),
     "skipped" (a step's block was thrown away, or none was made, for something is wrong with it),
     "restored" (the last good block came back), "reset" (what the context learnt was dropped),
-    "frozen" (the frozen model answers instead), "recovered" (a block is trusted again), "still"
+    "frozen" (the frozen model answers instead, or has half of the answer and more), "recovered" (a
+    block is trusted again), "still"
     (frames without any difference), "context" (another context began), "damaged" (a
     written block or a shipped row could not be read; it counts as zero), "reading" (shipped rows
     are not there yet; the generic block predicts), "consolidated" (the root took its part of what a
@@ -29,6 +34,12 @@ class Event:
 
     kind: str
     message: str
+
+
+def tell(events: list[Event], kind: str, message: str, level: int = logging.INFO) -> None:
+    """An event, and a line in the log."""
+    log.log(level, "%s: %s", kind, message)
+    events.append(Event(kind, message))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ of the answer, while the block goes on learning.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,7 +28,7 @@ from edgemem.runtime.familiar import (
 from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.learner import Learner, Logits
 from edgemem.runtime.opinion import SHARES, averaged, frozen_share, used
-from edgemem.runtime.result import Event
+from edgemem.runtime.result import Event, tell
 from edgemem.runtime.source_keys import source_keys
 
 SEEN = "guard.seen"  # name of an array in a snapshot
@@ -38,7 +37,7 @@ CLEAR_UP = 256.0  # frames about which the frozen model is asked one batch after
 HALF = 0.5  # a share that is worth telling
 FAMILIAR = "the frames are like the source's; the frozen model answers and nothing is learnt"
 UNFAMILIAR = "the frames are not like the source's any more"
-log = logging.getLogger(__name__)
+TAUGHT = "classes were taught, which the source does not have"
 
 
 class SecondOpinion:
@@ -53,7 +52,7 @@ class SecondOpinion:
     def reset(self) -> None:
         """Nothing has been seen."""
         self.share = 0.0
-        self._batches = 0  # since the context began
+        self._batches = self._looks = 0  # since the context began: of the block, and of all
         self._seen = self._nothing_seen()
         self._learner.familiar = self._learner.in_order = False
 
@@ -67,6 +66,7 @@ class SecondOpinion:
         return {
             "guard.share": round(SHARES * self.share),
             "guard.batches": self._batches,
+            "guard.looks": self._looks,
             "guard.familiar": int(self._learner.familiar),
         }
 
@@ -79,13 +79,14 @@ class SecondOpinion:
         manifest = self._bundle.manifest
         self.share = min(max(counters.get("guard.share", 0), 0), SHARES) / SHARES
         self._batches = counters.get("guard.batches", 0)
+        self._looks = counters.get("guard.looks", 0)
         self._seen = seen_of(arrays.get(SEEN), manifest.key, manifest.classes)
         self._learner.familiar = bool(counters.get("guard.familiar", 0))
         self._learner.in_order = goes_on(self._seen)
 
     def arrived(self) -> None:
         """Another context has begun."""
-        self._batches, self._seen = 0, self._nothing_seen()
+        self._batches, self._looks, self._seen = 0, 0, self._nothing_seen()
 
     def key(self, window: Frames) -> Array | None:
         """Context key of a batch; None where nothing is known of keys, or it is not finite."""
@@ -94,21 +95,27 @@ class SecondOpinion:
         key = self._graphs.key(window)
         return key if is_finite({"": key}) else None
 
-    def is_familiar(self, window: Frames, key: Array, events: list[Event]) -> bool:
+    def is_familiar(self, window: Frames, key: Array | None, events: list[Event]) -> bool:
         """Whether this batch goes on what is like the source's; takes note of it. Where classes
-        were taught nothing is: the source has none of them."""
-        source, size, before = self._source_keys(), len(window), self._learner.familiar
-        self._seen = self._seen.with_key(source.normal(key), size)
-        near = not self._learner.carries and is_near(self._seen, source, size, before)
-        if near and (self._seen.asked < CLEAR_UP or self._batches % ASK_EVERY == 0):
-            self._seen = self._seen.with_answers(self._graphs.frozen(window))
-        found = near and is_as_certain(self._seen, source, before)
-        self._batches += found
-        if found != before:
-            text = FAMILIAR if found else UNFAMILIAR
-            _tell(events, "familiar" if found else "unfamiliar", text)
+        were taught nothing is: the source has none of them. Nor is a batch without a key."""
+        before = self._learner.familiar
+        found = key is not None and self._goes_on(window, key, before)
+        if found and not before:
+            tell(events, "familiar", FAMILIAR)
+        elif before and not found:
+            tell(events, "unfamiliar", TAUGHT if self._learner.carries else UNFAMILIAR)
         self._learner.familiar, self._learner.in_order = found, goes_on(self._seen)
         return found
+
+    def _goes_on(self, window: Frames, key: Array, before: bool) -> bool:
+        source, size = self._source_keys(), len(window)
+        self._seen = self._seen.with_key(source.normal(key), size)
+        self._looks += 1
+        if self._learner.carries or not is_near(self._seen, source, size, before):
+            return False
+        if self._seen.asked < CLEAR_UP or self._looks % ASK_EVERY == 1:
+            self._seen = self._seen.with_answers(self._graphs.frozen(window))
+        return is_as_certain(self._seen, source, before)
 
     def on(self, window: Frames, key: Array | None, own: Logits, events: list[Event]) -> Logits:
         """The block's logits [n, classes] of a full batch, together with the frozen model's where
@@ -124,9 +131,9 @@ class SecondOpinion:
         self.share = newest if self._batches == 1 else averaged(before, newest)
         if before < HALF <= self.share:
             text = f"the adapted model is unsure; the frozen one has {self.share:.0%} of the answer"
-            _tell(events, "frozen", text)
+            tell(events, "frozen", text)
         elif self.share < HALF <= before:
-            _tell(events, "recovered", "the adapted model is sure again")
+            tell(events, "recovered", "the adapted model is sure again")
         return self._learner.with_frozen(own, window, self.used) if self.used else own
 
     def _nothing_seen(self) -> Seen:
@@ -140,8 +147,3 @@ class SecondOpinion:
         if self._keys is None:
             self._keys = source_keys(self._bundle)
         return self._keys
-
-
-def _tell(events: list[Event], kind: str, message: str) -> None:
-    log.info("%s: %s", kind, message)
-    events.append(Event(kind, message))

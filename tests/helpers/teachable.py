@@ -66,13 +66,16 @@ def stream_of(numbers, count, seed=0, away=0.0):
     return x.astype(np.float32), y
 
 
-def write_bundle(path, root_share=0.5, labels=OWN):
-    """Write the bundle to a folder. root_share: of what is taught. labels: of own classes."""
+def write_bundle(path, root_share=0.5, labels=OWN, entropy=(9.0, 0.0)):
+    """Write the bundle to a folder. root_share: of what is taught. labels: of own classes.
+
+    entropy: mean and deviation on source frames, as it were; no frame here has nine nats.
+    """
     (path / "bank").mkdir(parents=True)
     for name in ("predict", "adapt", "learn", "key"):
         onnx.save(_graph(name, len(labels)), path / f"{name}.onnx")
     key = {"mean": np.zeros(FEATURES), "whitening": np.eye(FEATURES), "novelty": np.asarray(3.0)}
-    key |= {"entropy": np.asarray(9.0), "entropy_deviation": np.asarray(0.0)}  # of no frame here
+    key |= dict(zip(("entropy", "entropy_deviation"), entropy, strict=True))
     content = {
         "source.safetensors": {n: np.asarray(v, np.float32) for n, v in key.items()},
         "reference.safetensors": {},

@@ -83,3 +83,16 @@ def test_a_bundle_without_a_rate_is_refused(bundle, source):
     bare = replace(bundle, manifest=replace(bundle.manifest, hyper_parameters=known))
     with pytest.raises(InputError, match="no learning rate"):
         calibrate(bare, source)
+
+
+def test_steps_run_as_rarely_as_the_bundle_says(bundle, source, monkeypatch):
+    asked = []
+
+    def answers(bundle, source, choice, frames, seed, backend):
+        asked.append(choice.adapt_when)
+        return {"random, clean": np.ones(100, np.bool_)}
+
+    monkeypatch.setattr(calibration, "answers_of", answers)
+    rare = replace(bundle, manifest=replace(bundle.manifest, adapt_when=3))
+    calibrate(rare, source, threads=1)
+    assert set(asked) == {3}

@@ -271,3 +271,23 @@ def test_drift_is_the_distance_to_the_context_in_use(visits):
     assert drift == results[-1].drift
     with opened(contexts=False) as runtime:
         assert runtime.step(visits[0]).drift is None
+
+
+def test_what_is_dropped_for_a_failure_is_not_taken_from_the_root(visits):
+    """The root knows more than the bundle; the block without steps knows less. That is no lesson."""
+    with opened() as runtime:
+        step_all(runtime, visits[0])
+        memory, learner = runtime._known.memory, runtime._learner
+        learns = [a.name for a in runtime.bundle.manifest.block.arrays if a.root_share]
+        root = memory.root | {n: memory.root[n] + np.float32(0.01) for n in learns}
+        memory._store.set_root(root, "as if others had learnt")
+        memory._arrived = learner.block
+        learner.block = learner.block | {n: learner.block[n] + np.float32(0.02) for n in learns}
+        found = learner.fall_back(memory, lambda block: True)
+        for name in learns:
+            np.testing.assert_array_equal(found[name], runtime.bundle.generic[name])
+        learner.take(found)
+        key = runtime._graphs.key(visits[1][:BATCH])
+        memory.arrive(key, learner.block, lambda block: Outlook(0.0, 1.0), [])
+        for name in learns:
+            np.testing.assert_array_equal(memory.root[name], root[name])

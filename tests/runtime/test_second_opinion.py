@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from teachable import BATCH as FEW
+from teachable import frames_of, stream_of, write_bundle
 
 import edgemem
 from edgemem.demo import BUNDLE, STREAM
+from edgemem.runtime.opinion import frozen_share
 
 BATCH = 16
 
@@ -112,4 +115,72 @@ def test_a_rollback_forgets_what_was_seen(frames):
         run(runtime, frames["clear"][0][: 8 * BATCH])
         assert runtime._learner.familiar
         runtime.rollback("source")
+        assert not runtime._learner.familiar
+
+
+def test_frames_of_another_context_are_not_answered_as_familiar_ones(frames):
+    """Between batches the lookout may find a block for frames that are no longer familiar."""
+    x, _ = frames["fog"]
+    with opened() as runtime:
+        run(runtime, frames["clear"][0][: 8 * BATCH])
+        learner, window = runtime._learner, (x[:BATCH] / np.float32(255)).astype(np.float32)
+        assert learner.familiar
+        other = {name: array.copy() for name, array in learner.block.items()}
+        found = learner.answer(window, 2, [], other)
+        np.testing.assert_array_equal(found, learner.own(window, [], other)[-2:])
+        np.testing.assert_allclose(
+            learner.answer(window, 2, [], learner.block),
+            runtime.predict(window[-2:], frozen=True).logits,
+            atol=1e-5,
+        )
+
+
+def test_who_does_not_adapt_is_answered_by_the_block_whatever_was_found_before(frames, tmp_path):
+    fog = frames["fog"][0][:BATCH]
+    with opened(state=tmp_path / "s.db") as runtime:
+        run(runtime, fog)  # something is learnt
+        run(runtime, frames["clear"][0][: 12 * BATCH])
+        assert runtime._learner.familiar
+    with opened(state=tmp_path / "s.db", adapt=False) as runtime:
+        window = (fog / np.float32(255)).astype(np.float32)
+        expected = runtime._learner.own(window, [])
+        np.testing.assert_array_equal(runtime.step(fog).logits, expected)
+        runtime.rollback("commit")
+        np.testing.assert_array_equal(runtime.step(fog).logits, expected)
+
+
+def test_a_share_of_another_context_is_not_averaged_with_one_of_this(frames):
+    fog = frames["fog"][0][:BATCH]
+    with opened() as runtime:
+        run(runtime, frames["clear"][0][: 8 * BATCH])
+        opinion, learner = runtime._guard.opinion, runtime._learner
+        opinion.share = (
+            0.9  # of the context before this one, whose frames were familiar from the first
+        )
+        window = (fog / np.float32(255)).astype(np.float32)
+        own, frozen = learner.own(window, []), learner.frozen(window)
+        key = opinion.key(window)
+        opinion.on(window, key, own, [])
+        assert opinion.share == frozen_share(own, frozen, opinion._distance(key)) < 0.4
+
+
+def test_where_classes_were_taught_nothing_is_familiar_from_that_moment_on(tmp_path):
+    known, _ = stream_of([0, 1], FEW)
+    bundle = write_bundle(tmp_path / "t.edgemem", entropy=(0.1, 1.0))
+    with edgemem.open(bundle, threads=1) as runtime:
+        assert "familiar" in kinds([runtime.step(known)]) and runtime._learner.familiar
+        new = frames_of(2, 5)
+        assert "unfamiliar" not in kinds([runtime.learn(new, ["cat"] * 5)])
+        expected = runtime._learner.own(new, [])
+        np.testing.assert_array_equal(runtime._learner.answer(new, 5, []), expected)
+        told = [event.message for event in runtime.step(known).events if event.kind == "unfamiliar"]
+        assert len(told) == 1 and "taught" in told[0] and not runtime._learner.familiar
+
+
+def test_a_batch_without_a_finite_key_is_not_familiar(frames, monkeypatch):
+    x = frames["clear"][0]
+    with opened() as runtime:
+        run(runtime, x[: 8 * BATCH])
+        monkeypatch.setattr(runtime._guard.opinion, "key", lambda window: None)
+        assert "unfamiliar" in kinds([runtime.step(x[8 * BATCH : 9 * BATCH])])
         assert not runtime._learner.familiar
