@@ -14,3 +14,9 @@ def visits(even_frames):
 def no_opinion(monkeypatch):
     """The block answers alone, however unsure it is."""
     monkeypatch.setattr("edgemem.runtime.second_opinion.frozen_share", lambda *_: 0.0)
+
+
+@pytest.fixture
+def never_familiar(monkeypatch):
+    """Steps run on source frames, too, as if these were of a place of their own."""
+    monkeypatch.setattr("edgemem.runtime.second_opinion.is_near", lambda *_: False)

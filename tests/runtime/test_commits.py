@@ -11,6 +11,8 @@ from edgemem.demo import BUNDLE
 from edgemem.runtime import commits
 from edgemem.state import State
 
+pytestmark = pytest.mark.usefixtures("never_familiar")
+
 MOST_STEPS = commits.MOST_STEPS
 BLOCK = edgemem.bundle.open_bundle(BUNDLE).manifest.block.nbytes
 

@@ -27,6 +27,8 @@ from edgemem.runtime import context_memory
 from edgemem.runtime.context_memory import total
 from edgemem.state import State
 
+pytestmark = pytest.mark.usefixtures("never_familiar")
+
 
 @pytest.fixture(scope="module")
 def lights(even_frames):

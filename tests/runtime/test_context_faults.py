@@ -23,6 +23,8 @@ from edgemem.errors import StateError
 from edgemem.runtime import commits
 from edgemem.state import State
 
+pytestmark = pytest.mark.usefixtures("never_familiar")
+
 PAGES_MORE = 40
 
 

@@ -16,6 +16,8 @@ from edgemem.runtime import commits, context_store
 from edgemem.runtime.consolidation import Outlook
 from edgemem.runtime.context_memory import ContextMemory, difference, total
 
+pytestmark = pytest.mark.usefixtures("never_familiar")
+
 
 @pytest.fixture(scope="module")
 def visits(even_frames):

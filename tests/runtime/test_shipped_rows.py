@@ -20,7 +20,7 @@ from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
 
-pytestmark = pytest.mark.usefixtures("no_opinion")
+pytestmark = pytest.mark.usefixtures("no_opinion", "never_familiar")
 
 
 @pytest.fixture(scope="module")

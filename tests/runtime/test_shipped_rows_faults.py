@@ -26,6 +26,8 @@ from edgemem.runtime.shipped_rows import ShippedRows
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
 
+pytestmark = pytest.mark.usefixtures("never_familiar")
+
 AT_ONCE = 1.0  # seconds; a step takes a few hundredths
 
 
