@@ -7,8 +7,10 @@ from dataclasses import replace
 
 from edgemem.errors import ExportError
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
+from edgemem.export.lowering.table import Untraceable
 from edgemem.export.parity import check_at_rest
 from edgemem.export.trace import check_traceable, to_onnx
+from edgemem.export.way_out import with_way_out
 from edgemem.models.adaptive import AdaptiveModel
 
 
@@ -47,5 +49,8 @@ def _trace(model: AdaptiveModel, choices: Choices) -> None:
     check_at_rest(warm, frames)
     with warm.learning(choices.learn):
         functions, _ = functions_of(warm, choices, frames)
-        check_traceable(functions["adapt"])
-        to_onnx(functions["predict"])
+        for name, check in (("predict", to_onnx), ("adapt", check_traceable)):
+            try:
+                check(functions[name])
+            except Untraceable as error:
+                raise with_way_out(error, name, warm, choices, frames, None) from error

@@ -7,6 +7,7 @@ its graphs are traced with the conversion that follows, so none of them branches
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -76,7 +77,8 @@ def recognised(model: nn.Module, frames: Tensor) -> Outputs:
 def _of_linear_layer(model: nn.Module, frames: Tensor) -> int | None:
     """Numbers of a row, where a linear layer made them; None where none did, or it cannot be told:
     how an output was made is known with its gradient only, and some models bear none."""
-    with torch.enable_grad():
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of models that make numbers of what has a gradient
         try:
             output = model(frames.detach().clone().requires_grad_() * 1)
         except (RuntimeError, TypeError):

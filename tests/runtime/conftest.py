@@ -16,7 +16,9 @@ def no_opinion(monkeypatch):
     monkeypatch.setattr("edgemem.runtime.second_opinion.frozen_share", lambda *_: 0.0)
 
 
-@pytest.fixture
-def never_familiar(monkeypatch):
+@pytest.fixture(scope="module")
+def never_familiar():
     """Steps run on source frames, too, as if these were of a place of their own."""
-    monkeypatch.setattr("edgemem.runtime.second_opinion.is_near", lambda *_: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgemem.runtime.second_opinion.is_near", lambda *_: False)
+        yield

@@ -53,7 +53,7 @@ def refuse(self, *arguments):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(visits, tmp_path_factory):
+def undisturbed(never_familiar, visits, tmp_path_factory):
     """Blocks after two visits, and the results of the third, when nothing goes wrong."""
     path = tmp_path_factory.mktemp("undisturbed") / "s.db"
     with opened(path) as runtime:
