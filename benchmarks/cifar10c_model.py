@@ -15,6 +15,7 @@ from warm_cache import cached_warm_up
 
 from edgemem.cli.show import progress
 from edgemem.export import Choices, export_bundle
+from edgemem.export.choices import LEARNING_RATES
 from edgemem.files import sha256_file
 from edgemem.models import (
     AdaptiveModel,
@@ -103,6 +104,8 @@ def export_bundles(data: Path, checkpoint: Path, folder: Path) -> None:
         for name, variant in VARIANTS.items():
             warm = variant.warm
             model = load_adaptive(checkpoint, frozen_model(data))[0] if warm else None
-            choices = Choices(BATCH, variant.gradient, "all", "ecotta")
+            choices = Choices(
+                BATCH, variant.gradient, "all", "ecotta", learning_rate=LEARNING_RATES["sgd"]
+            )
             export_bundle(model or attached(data, variant), folder / f"{name}.edgemem", choices)
             bar.update(task, advance=1)
