@@ -24,6 +24,8 @@ from edgemem.models import Recipe, attach, warm_up
 from edgemem.models.adaptive import SOURCE
 from edgemem.models.networks import digits, resnet20
 
+pytestmark = pytest.mark.slow
+
 LABELS = np.random.default_rng(0).permutation(np.arange(300) % 10)
 FRAMES = 40
 ALL = protocols(visits=2, long_visits=3)

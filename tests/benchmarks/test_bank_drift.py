@@ -9,6 +9,8 @@ from edgemem.bank.level_header import LevelShape
 from edgemem.bank.level_writer import write_level
 from edgemem.bank.shipped import ShippedBank
 
+pytestmark = pytest.mark.slow
+
 BRANCH, ELEMENTS, ROW = 3, 10, 40
 
 

@@ -25,6 +25,8 @@ from class_incremental.views import crop_and_flip
 from edgemem.accuracy import figures, from_rows, read_accuracy
 from edgemem.models.prototypes import learn_task
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 TINY = Setting("2 x 2", "made up", 4, 2, 12, 6, epochs=2, batch_size=8, channels=4)
 ONES = replace(TINY, name="4 x 1", classes_per_task=1)

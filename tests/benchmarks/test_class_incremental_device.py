@@ -19,6 +19,8 @@ from sklearn.neighbors import NearestCentroid
 from edgemem.models import attach
 from edgemem.models.networks import conv1d
 
+pytestmark = pytest.mark.slow
+
 OWN, NEW = (1, 4, 7), (0, 2, 9)
 LABELS = np.random.default_rng(0).permutation(np.repeat((*OWN, *NEW), 100))
 TEST = np.concatenate([np.flatnonzero(c == LABELS)[:10] for c in (*OWN, *NEW)])

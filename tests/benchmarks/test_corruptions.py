@@ -7,6 +7,8 @@ from PIL import Image
 
 from edgemem.models.networks.cifar_resnet import resnet20
 
+pytestmark = pytest.mark.slow
+
 BATCH = 200
 FRAMES = 500
 

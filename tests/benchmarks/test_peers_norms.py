@@ -11,6 +11,8 @@ from adaptation.peers.base import Source, batch_norms, entropies
 from torch import nn
 from torch.nn import functional
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 5
 PEERS = {
     **statistics.PEERS,

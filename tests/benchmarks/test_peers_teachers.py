@@ -10,6 +10,8 @@ from adaptation.peers.balanced_memory import BalancedMemory
 from adaptation.peers.base import Source, batch_norms, copied, use_batch_statistics
 from torch import nn
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 4
 PARTS = ("layers[0:3]", "layers[3:6]")
 PEERS = {**cotta.PEERS, **rotta.PEERS, **petta.PEERS, **reservoir_tta.PEERS}

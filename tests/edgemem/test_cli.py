@@ -116,6 +116,7 @@ def test_doctor_says_what_this_machine_can_do():
     assert "edgemem[litert]" in table and "digits.edgemem here" in table
 
 
+@pytest.mark.slow
 def test_the_demo_keeps_its_promise(tmp_path):
     found = as_json("demo", "--out", tmp_path / "new" / "folder")
     assert {
@@ -140,6 +141,7 @@ def test_the_demo_keeps_its_promise(tmp_path):
     assert Path(found["plot"]).read_bytes().startswith(PNG)
 
 
+@pytest.mark.slow
 def test_the_demo_prints_a_table_where_it_is_started(tmp_path):
     out, _ = run("demo", cwd=tmp_path)
     for word in ("fog", "frozen", "statistics", "adapted", "returns", "ms per frame", "no torch"):

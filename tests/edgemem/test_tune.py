@@ -32,6 +32,7 @@ def run(*words):
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_tuned_bundle_holds_the_choice_and_its_report(bundle, seal, source, tmp_path):
     seal(bundle, lambda m: m["hyper_parameters"]["alpha"].update(default=1.0))
     before, out = contents(bundle), tmp_path / "tuned.edgemem"

@@ -9,6 +9,8 @@ import pytest
 
 from edgemem import InputError
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "keyword_spotting"
 SCRIPT = "keyword_spotting/keywords.py"
 # Stands for sounddevice: what was said once, and then somebody presses Ctrl-C.

@@ -8,6 +8,8 @@ import pytest
 
 import edgemem
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "new_class"
 SCRIPT = "new_class/teach.py"
 

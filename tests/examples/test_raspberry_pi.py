@@ -17,6 +17,8 @@ import pytest
 from edgemem import InputError
 from edgemem.demo import STREAM
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "raspberry_pi"
 SCRIPT = "raspberry_pi/camera.py"
 # Stands for OpenCV: a camera of 20 frames, and files of three.

@@ -8,6 +8,8 @@ import pytest
 
 from edgemem import InputError
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "sensors"
 SCRIPT = "sensors/activities.py"
 GOOD = ["t,x,y,z"] + [f"{k / 50},0.01,0.0,{1 + 0.02 * (k % 2)}" for k in range(600)]

@@ -9,6 +9,8 @@ from edgemem.bundle import open_bundle
 from edgemem.export import Choices
 from edgemem.models import Form, attach
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers")
 
 

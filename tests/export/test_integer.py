@@ -14,6 +14,8 @@ from edgemem.models import attach
 from edgemem.models.networks import digits
 from edgemem.runtime.verify import verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def frames():

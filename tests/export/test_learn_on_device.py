@@ -17,6 +17,8 @@ from edgemem.models.networks import digits
 from edgemem.models.warm_up import Recipe, warm_up
 from edgemem.runtime.verify import verify
 
+pytestmark = pytest.mark.slow
+
 BATCH, OWN, CAPACITY, SHOTS = 32, 8, 12, 5
 NEW = {8: "eight", 9: "nine"}
 

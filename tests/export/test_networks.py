@@ -15,6 +15,8 @@ from edgemem.models.networks.cifar_resnet import CifarResNet
 from edgemem.models.networks.conv1d import conv1d
 from edgemem.models.networks.depthwise import Depthwise, InvertedResidual
 
+pytestmark = pytest.mark.slow
+
 
 class Zoo(nn.Module):
     """Strides, dilations, groups, even kernels and every pooling, small enough to trace fast."""

@@ -32,6 +32,8 @@ from edgemem.models.remembered import (
 from edgemem.models.statistics import MixedStatistics
 from edgemem.state import State
 
+pytestmark = pytest.mark.slow
+
 BATCH, CLASSES, STEPS, RATE = 8, 10, 20, 0.01
 EVERY_FRAME = 2 * math.log(CLASSES)  # an entropy margin that takes all
 

@@ -17,6 +17,8 @@ from edgemem.models import attach, save_adaptive
 from edgemem.models.checkpoint import read_tensors
 from edgemem.models.networks import digits
 
+pytestmark = pytest.mark.slow
+
 DIGITS = ("--model", "edgemem.models.networks:digits")
 COMMAND = Path(sys.executable).with_name("edgemem")
 

@@ -4,7 +4,10 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits"),
+]
 # The largest size a file may take grows step by step, so that every write is once the one too many.
 FULL = """
 import resource

@@ -4,7 +4,10 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL"),
+]
 KILLS = 300
 # Forks writers from one process that has loaded everything; kills each at a random moment.
 DRIVER = """

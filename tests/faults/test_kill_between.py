@@ -11,7 +11,10 @@ from teachable import write_bundle
 
 from edgemem.runtime.commits import MOST_STEPS
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL"),
+]
 # Forks devices from one process that has loaded everything. Each takes so many steps in one context,
 # says so, and waits for the end; what it learnt is read by opening its state, as after a power cut.
 DRIVER = """

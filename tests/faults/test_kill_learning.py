@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from teachable import write_bundle
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL"),
+]
 KILLS = 60
 # Forks devices from one process that has loaded everything; kills each at a random moment. Three
 # calls teach "cat" and "left", the fourth forgets "cat": frames of both tell which call was the last.

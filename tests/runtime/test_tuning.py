@@ -34,6 +34,7 @@ def with_default(bundle, name, value):
     return replace(bundle, manifest=replace(bundle.manifest, hyper_parameters=changed))
 
 
+@pytest.mark.slow
 def test_a_value_that_ruins_the_model_is_changed_and_fresh_draws_confirm_it(bundle, source_path):
     bad, notes = with_default(bundle, "alpha", 1.0), []
     source = SourceFrames.read(source_path, bad)

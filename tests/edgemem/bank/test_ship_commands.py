@@ -39,6 +39,7 @@ def stream(tmp_path, digits_stream):
     return tmp_path / "stream.npz"
 
 
+@pytest.mark.slow
 def test_from_a_stream_to_a_bundle_with_levels(tmp_path, stream):
     out, _ = run(
         "bank", "keys", BUNDLE, "--input", stream, "--out", tmp_path / "keys.npz", *THREADS,
@@ -77,6 +78,7 @@ def test_keys_are_those_that_the_device_compares(tmp_path, stream, digits_stream
     assert np.linalg.norm(keys, axis=1).max() < 1000 * source_keys(open_bundle(BUNDLE)).novelty
 
 
+@pytest.mark.slow
 def test_from_devices_to_a_bundle_with_what_they_learnt(tmp_path, digits_stream):
     files = []
     for name, part in (("a", slice(0, 480)), ("b", slice(2000, 2480))):
