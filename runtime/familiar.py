@@ -58,8 +58,8 @@ class Seen:
             self,
             shares=(self.shares + share * (counts - self.shares)).astype(np.float32),
             asked=asked,
-            entropy=self.entropy + share * (entropy - self.entropy),
-            same=self.same + share * (same - self.same),
+            entropy=_kept(self.entropy + share * (entropy - self.entropy)),
+            same=_kept(self.same + share * (same - self.same)),
         )
 
     def to_array(self) -> NDArray[np.float32]:
@@ -108,6 +108,11 @@ def goes_on(seen: Seen) -> bool:
     chance = float(np.square(seen.shares).sum())
     deviation = math.sqrt(chance * (1.0 - chance) / seen.asked)
     return seen.same > chance + DEVIATIONS * deviation
+
+
+def _kept(value: float) -> float:
+    """As a snapshot holds it, so that a runtime that is opened again decides alike."""
+    return float(np.float32(value))
 
 
 def _share(before: float, batch: int) -> tuple[float, float]:

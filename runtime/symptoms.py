@@ -37,7 +37,8 @@ class Evidence:
         agreed = self.agreed + float(both.sum())
         against = self.against + float((own.argmax(1) != trusted)[both].sum())
         kept = min(1.0, MEMORY / max(agreed, 1.0))
-        return Evidence(kept * agreed, kept * against)
+        # As a snapshot holds them, so that a runtime that is opened again decides alike.
+        return Evidence(float(np.float32(kept * agreed)), float(np.float32(kept * against)))
 
     @property
     def share(self) -> float:

@@ -8,8 +8,10 @@ LEFT_OUT = {
     "needs scipy": ["tests/runtime/test_call_sizes.py"],
     "needs scikit-learn": [
         "tests/edgemem/bank/test_build.py",
+        "tests/runtime/test_commits.py",
         "tests/runtime/test_context_blocks_changed.py",
         "tests/runtime/test_context_memory.py",
+        "tests/runtime/test_second_opinion.py",
         "tests/runtime/test_shipped_rows.py",
         "tests/runtime/test_shipped_rows_faults.py",
     ],
@@ -24,12 +26,15 @@ LEFT_OUT = {
         "tests/edgemem/test_cli.py",
         "tests/edgemem/test_cli_refusals.py",
         "tests/edgemem/test_public_surface.py",
+        "tests/edgemem/test_stopping.py",
         "tests/edgemem/test_tune.py",
     ],
     "long runs, minutes under emulation": [
+        "tests/faults/test_kill_between.py",
         "tests/runtime/backends/test_session_cache.py",
         "tests/runtime/test_adapt_when.py",
         "tests/runtime/test_background.py",
+        "tests/runtime/test_calibration.py",
         "tests/runtime/test_context_faults.py",
         "tests/runtime/test_continue.py",
         "tests/runtime/test_guard_rails.py",
@@ -37,6 +42,10 @@ LEFT_OUT = {
         "tests/runtime/test_lookout.py",
         "tests/runtime/test_replay.py",
         "tests/runtime/test_tuning.py",
+    ],
+    "threads and forks of a process with an engine, not tried under emulation": [
+        "tests/faults/test_fork.py",
+        "tests/runtime/test_ownership.py",
     ],
 }
 LEFT_OUT_TESTS = {
