@@ -125,7 +125,8 @@ class Manifest:
     tells what keys of source data look like; None = contexts are not told apart. exported_from:
     names and hashes of what the bundle was made from, the figures of its parity check, and what
     tuning found; for people, never read by the runtime. adapt_when: the step runs on one batch in
-    so many, if the caller does not say otherwise.
+    so many, if the caller does not say otherwise. familiar: whether the frozen model answers frames
+    that are like the source's.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Manifest:
     files: dict[str, FileRecord]
     exported_from: dict[str, Any] = field(default_factory=dict)
     adapt_when: int = 1
+    familiar: bool = True
     targets: dict[str, dict[str, Binding]] = field(default_factory=dict)
     teaching: Teaching | None = None
 
@@ -197,6 +199,7 @@ def to_json(manifest: Manifest) -> bytes:
         "files": {name: vars(record) for name, record in manifest.files.items()},
         "exported_from": manifest.exported_from,
         "adapt_when": manifest.adapt_when,
+        "familiar": manifest.familiar,
         "teaching": None if manifest.teaching is None else vars(manifest.teaching),
     }
     return (json.dumps(document, indent=1) + "\n").encode()
@@ -262,6 +265,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
         },
         exported_from=dict(document["exported_from"]),
         adapt_when=_count(document["adapt_when"]),
+        familiar=_flag(document["familiar"]),
         targets={
             _text(target): {_text(name): _binding(entry) for name, entry in graphs.items()}
             for target, graphs in document["targets"].items()
@@ -398,6 +402,12 @@ def _range(entry: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
     return value
 
 

@@ -30,22 +30,30 @@ def calibrated(
     choices: Choices,
     report: Callable[[str], None],
 ) -> Manifest:
-    """The manifest of a written bundle, with the learning rate that its source frames allow.
+    """The manifest of a written bundle, with what its source frames say: whether the frozen model
+    answers frames like these, and, unless the user chose one, the learning rate that they allow.
 
-    It stays as it is where the rate was chosen by the user, or the model knows too few of them.
+    It stays as it is where the model knows too few of them.
     """
-    chosen = choices.learning_rate is not None or RATE in (choices.hyper_parameters or {})
-    if chosen or RATE not in manifest.hyper_parameters or not can_calibrate(model, choices.batch):
+    if not can_calibrate(model, choices.batch):
         return manifest
     frames, labels = model.source_frames, model.source_labels
     assert frames is not None and labels is not None
     from edgemem.bundle import open_bundle
-    from edgemem.runtime.calibration import calibrate
+    from edgemem.runtime.calibration import calibrate, compare_at_home
     from edgemem.runtime.tuning import SourceFrames
 
+    report("calibrating")
     source = SourceFrames(to_float(frames.numpy()).numpy(), labels.numpy().astype(np.int64))
+    bundle = open_bundle(folder)
+    home = compare_at_home(bundle, source)
+    told = manifest.exported_from | {"source_accuracy": asdict(home)}
+    manifest = replace(manifest, familiar=home.frozen_answers, exported_from=told)
+    chosen = choices.learning_rate is not None or RATE in (choices.hyper_parameters or {})
+    if chosen or RATE not in manifest.hyper_parameters:
+        return manifest
     found = calibrate(
-        open_bundle(folder),
+        replace(bundle, manifest=manifest),
         source,
         frames=_frames(manifest),
         note=lambda text: report(f"calibrating, {text}"),

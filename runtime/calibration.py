@@ -4,13 +4,16 @@ Steps follow the network's own predictions. One that is right on most frames gai
 is often wrong, and certain of it, learns its mistakes. So streams of source frames with synthetic
 shifts are run with the default rate, with parts of it, and without steps; the largest rate that
 gains something is taken, else none.
+
+First of all it is asked who answers frames that are like the source's. That is the frozen model,
+unless its own statistics are so far from what it sees that the block without steps is better.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +21,12 @@ from numpy.typing import NDArray
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
 from edgemem.runtime.backends.choice import Settings, choose
+from edgemem.runtime.loop import Runtime
 from edgemem.runtime.tuning import Choice, SourceFrames, answers_of, mean_over_orders
 
 RATE = "learning_rate"
 FACTORS = (1.0, 0.3, 0.1)  # of the default, tried one after another
+PLAINLY = 0.05  # in accuracy
 LEAST_GAIN = 0.001  # in accuracy over no step, and no less than the deviation of chance
 MOST_LOSS = 0.005  # over the shifts of any one order of labels
 Answers = dict[str, NDArray[np.bool_]]  # whether each is right, by segment
@@ -45,12 +50,43 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class AtHome:
+    """Accuracies on source frames in random order, of the frozen model and of the block without
+    steps."""
+
+    frozen: float
+    without_steps: float
+
+    @property
+    def frozen_answers(self) -> bool:
+        """Whether the frozen model is not plainly the worse."""
+        return self.without_steps - self.frozen < PLAINLY
+
+
+@dataclass(frozen=True)
 class Calibration:
     """rate: the one to use; 0 = steps do harm. trials: what led there. frames: of every shift."""
 
     rate: float
     trials: tuple[Trial, ...]
     frames: int
+
+
+def compare_at_home(
+    bundle: Bundle, source: SourceFrames, *, seed: int = 0, threads: int = 0
+) -> AtHome:
+    """How frozen model and block do on labelled source frames, each frame once."""
+    backend = choose(bundle, settings=Settings(threads)).backend
+    order = np.random.default_rng(seed).permutation(len(source.y))
+    x, y, size = source.x[order], source.y[order], bundle.manifest.frames.batch
+    alone = replace(bundle, manifest=replace(bundle.manifest, familiar=False))
+    still = {RATE: 0.0} if RATE in bundle.manifest.hyper_parameters else {}
+    with Runtime(alone, backend, hyper_parameters=still) as runtime:
+        parts = [x[i : i + size] for i in range(0, len(x), size)]
+        frozen = [runtime.predict(part, frozen=True).labels for part in parts]
+        own = [runtime.step(part).labels for part in parts]
+    right = [float((np.concatenate(labels) == y).mean()) for labels in (frozen, own)]
+    return AtHome(*right)
 
 
 def calibrate(
