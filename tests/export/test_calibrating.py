@@ -16,7 +16,7 @@ from edgemem.export.choices import (
 )
 from edgemem.models import Recipe, attach, load_adaptive, save_adaptive, warm_up
 from edgemem.models.networks import digits
-from edgemem.runtime.calibration import FACTORS
+from edgemem.runtime.calibration import FACTORS, PLAINLY
 
 DEFAULT = LEARNING_RATES["sgd"]
 
@@ -61,6 +61,8 @@ def test_a_network_that_gains_nothing_gets_no_step_or_a_smaller_one(warm, tmp_pa
 def test_what_the_user_chose_is_kept(warm, tmp_path):
     found = manifest_of(warm, tmp_path / "b.edgemem", learning_rate=0.02)
     assert found["hyper_parameters"]["learning_rate"]["default"] == pytest.approx(0.02)
+    home = found["exported_from"]["source_accuracy"]
+    assert found["familiar"] == (home["without_steps"] - home["frozen"] < PLAINLY)
     assert "calibration" not in found["exported_from"]
 
 

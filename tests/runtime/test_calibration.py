@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE, STREAM
 from edgemem.errors import InputError
 from edgemem.runtime import calibration
-from edgemem.runtime.calibration import FACTORS, Trial, calibrate
+from edgemem.runtime.calibration import FACTORS, PLAINLY, AtHome, Trial, calibrate, compare_at_home
 from edgemem.runtime.tuning import SourceFrames
 
 RATE = "learning_rate"
@@ -96,3 +97,17 @@ def test_steps_run_as_rarely_as_the_bundle_says(bundle, source, monkeypatch):
     rare = replace(bundle, manifest=replace(bundle.manifest, adapt_when=3))
     calibrate(rare, source, threads=1)
     assert set(asked) == {3}
+
+
+def test_at_home_both_are_asked_about_each_frame_once(bundle, source):
+    found = compare_at_home(bundle, source, threads=1)
+    with edgemem.open(BUNDLE, threads=1) as runtime:
+        answers = runtime.predict(source.x, frozen=True).labels
+    assert found.frozen == pytest.approx((answers == source.y).mean())
+    assert 0.5 < found.without_steps <= 1.0
+
+
+def test_the_frozen_model_answers_at_home_unless_it_is_plainly_worse():
+    assert AtHome(0.7, 0.7 + 0.9 * PLAINLY).frozen_answers
+    assert AtHome(0.9, 0.4).frozen_answers
+    assert not AtHome(0.46, 0.63).frozen_answers

@@ -1,5 +1,8 @@
 """On frames like the source's the frozen model answers and nothing is learnt; elsewhere it does not."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -184,3 +187,16 @@ def test_a_batch_without_a_finite_key_is_not_familiar(frames, monkeypatch):
         monkeypatch.setattr(runtime._guard.opinion, "key", lambda window: None)
         assert "unfamiliar" in kinds([runtime.step(x[8 * BATCH : 9 * BATCH])])
         assert not runtime._learner.familiar
+
+
+def test_a_bundle_may_say_that_its_frozen_model_does_not_answer(frames, tmp_path):
+    home = tmp_path / "b.edgemem"
+    shutil.copytree(BUNDLE, home)
+    manifest = json.loads((home / "manifest.json").read_text())
+    (home / "manifest.json").write_text(json.dumps(manifest | {"familiar": False}))
+    with edgemem.open(home, threads=1) as runtime:
+        results = run(runtime, frames["clear"][0][: 8 * BATCH])
+    assert "familiar" not in kinds(results) and sum(result.adapted for result in results) >= 6
+    (home / "manifest.json").write_text(json.dumps(manifest | {"familiar": 1}))
+    with pytest.raises(edgemem.BundleError, match="neither true nor false"):
+        edgemem.open(home, threads=1)
