@@ -27,7 +27,7 @@ from edgemem.runtime.tuning import Choice, SourceFrames, answers_of, mean_over_o
 RATE = "learning_rate"
 FACTORS = (1.0, 0.3, 0.1)  # of the default, tried one after another
 PLAINLY = 0.05  # in accuracy
-LEAST_GAIN = 0.001  # in accuracy over no step, and no less than the deviation of chance
+LEAST_GAIN, DEVIATIONS = 0.001, 2.0  # in accuracy over no step, and of chance in it
 MOST_LOSS = 0.005  # over the shifts of any one order of labels
 Answers = dict[str, NDArray[np.bool_]]  # whether each is right, by segment
 
@@ -45,7 +45,7 @@ class Trial:
     @property
     def helps(self) -> bool:
         """Whether steps gain something, and lose nothing that matters anywhere."""
-        least = max(LEAST_GAIN, self.deviation)
+        least = max(LEAST_GAIN, DEVIATIONS * self.deviation)
         return self.gain >= least and min(self.orders.values()) >= -MOST_LOSS
 
 

@@ -46,6 +46,7 @@ def test_a_rate_that_runs_away_is_not_kept(bundle, source):
         ((0.02,), 0),  # the first rate helps: no other is tried
         ((-0.1, 0.02), 1),
         ((-0.1, -0.01, 0.01), 2),
+        ((-0.1, -0.01, 0.0001), None),
         ((-0.1, -0.01, 0.0), None),
     ],
 )
@@ -74,7 +75,7 @@ def test_the_largest_rate_that_helps_is_taken(bundle, source, monkeypatch, gains
 def test_a_gain_must_be_more_than_chance_and_no_order_of_labels_may_pay_for_it():
     orders = {"random": 0.03, "runs": 0.01, "mixed": 0.002}
     assert Trial(1e-3, 0.014, 0.003, orders).helps
-    assert not Trial(1e-3, 0.014, 0.02, orders).helps
+    assert not Trial(1e-3, 0.014, 0.008, orders).helps
     assert not Trial(1e-3, 0.014, 0.003, orders | {"mixed": -0.02}).helps
     assert not Trial(1e-3, 0.0, 0.0, dict.fromkeys(orders, 0.0)).helps
 
