@@ -56,7 +56,9 @@ def frames_of(folder: Path, run: Run) -> tuple[NDArray[Any], NDArray[np.int64]]:
         count = sum(name.startswith(f"{kind}-x-") for name in held.files)
         for number in range(count):
             x, y = held[f"{kind}-x-{number}"], held[f"{kind}-y-{number}"]
-            chosen = rng.permutation(len(y))[: FRAMES // count]
+            rounds = -(-FRAMES // (count * len(y)))  # of few frames, each as often as the others
+            chosen = np.concatenate([rng.permutation(len(y)) for _ in range(rounds)])
+            chosen = chosen[: FRAMES // count]
             if run.stream == "correlated":
                 chosen = chosen[by_slots(y[chosen], rng)]
             parts.append((x[chosen], y[chosen]))
