@@ -25,8 +25,8 @@ WITHIN = {"rtol": 1e-3, "atol": 1e-3}
 
 @pytest.fixture(scope="module")
 def frames():
-    with np.load(STREAM) as stream:
-        return stream["x"]
+    with np.load(STREAM) as stream:  # what the model was trained on would teach nothing
+        return stream["x"][stream["context"] != "clear"]
 
 
 def opened(provider, **choices):

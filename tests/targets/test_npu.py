@@ -29,8 +29,8 @@ HALF = 2e-2  # of the largest value of an output, or of one
 
 @pytest.fixture(scope="module")
 def frames():
-    with np.load(STREAM) as stream:
-        return stream["x"]
+    with np.load(STREAM) as stream:  # what the model was trained on would teach nothing
+        return stream["x"][stream["context"] != "clear"]
 
 
 def opened(**choices):
