@@ -19,7 +19,7 @@ from class_incremental.device_courses import BATCH, Course, Index, batches
 from class_incremental.device_measures import Accuracies, accuracies
 from class_incremental.device_peers import MEANS, PEERS, Features, Make
 from class_incremental.device_subjects import WORDS, Frames, Subject
-from edgemem.models.classifier import classifier_of, features_of
+from edgemem.models.classifier import features_of
 
 OURS = "EdgeMem"
 LABELLED_TOGETHER = 4  # labelled frames beside recent ones in a batch of 16, as the runtime does
@@ -156,6 +156,6 @@ def features(subject: Subject, frames: Frames, *, warm: bool) -> Features:
 
 def classifier_of_own(subject: Subject) -> nn.Linear:
     """The linear layer that tells the subject's own classes apart."""
-    found = classifier_of(subject.model.frozen, len(subject.own))
+    found = subject.model.classifier
     assert found is not None, "every subject's network has one"
     return found

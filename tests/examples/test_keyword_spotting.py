@@ -66,7 +66,7 @@ def test_unknown_voices_are_understood_better(example, tmp_path):
     score = json.loads(found.stdout)
     assert score["labelled"] == 384 and set(score["contexts"]) >= {"man, study", "woman, car"}
     assert score["contexts"]["man, study"]["frozen_error"] <= 0.02
-    assert score["frozen_error"] >= 0.15
+    assert score["frozen_error"] >= 0.1
     assert score["adapted_error"] <= 0.7 * score["frozen_error"], score
     assert (tmp_path / score["picture"]).stat().st_size > 10_000
 

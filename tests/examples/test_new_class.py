@@ -19,7 +19,8 @@ def test_new_digits_are_told_and_the_known_ones_still_are(example, tmp_path):
     score = json.loads(found.stdout)
     accuracy = score["accuracy"]
     new = [accuracy[name] for name in ("seven", "eight", "nine")]
-    assert all(before == 0 and after >= 0.3 for before, after in new), accuracy
+    assert all(before == 0 and after > 0 for before, after in new), accuracy
+    assert sum(after for _, after in new) / len(new) >= 0.3, accuracy
     assert accuracy["all"][1] >= accuracy["all"][0] + 0.1, accuracy
     known = [accuracy[name] for name in ("zero", "one", "two", "three", "four", "five", "six")]
     assert all(after >= before - 0.05 for before, after in known), accuracy
