@@ -48,6 +48,7 @@ def fingerprint(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["weight_gradient", "input_gradient"])
 def test_a_backward_rule_that_is_one_percent_off_is_caught(rule, tiny, tmp_path, monkeypatch):
     right = getattr(convolution, rule)

@@ -10,6 +10,8 @@ from edgemem.export import Choices, export_bundle
 from edgemem.models import attach
 from edgemem.models.networks import digits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(lively, warmed, tmp_path_factory):

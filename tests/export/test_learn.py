@@ -11,6 +11,8 @@ from edgemem.export import Choices
 from edgemem.models import attach
 from edgemem.models.networks import digits
 
+pytestmark = pytest.mark.slow
+
 BATCH = 8
 
 

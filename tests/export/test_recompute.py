@@ -13,6 +13,8 @@ from edgemem.export.lowering.recompute import LARGE, recompute
 from edgemem.export.trace import to_onnx
 from edgemem.models import attach
 
+pytestmark = pytest.mark.slow
+
 BATCH, CHANNELS, SIZE = 8, 16, 16
 DEPTH = 8
 

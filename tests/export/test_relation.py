@@ -65,6 +65,7 @@ def test_its_gradient_is_that_of_finite_differences(batch):
     )
 
 
+@pytest.mark.slow
 def test_an_exported_step_keeps_relations(lively, warmed, tmp_path):
     model = warmed(attach(lively(digits()), ["layer1", "layer2"], torch.zeros(2, 1, 8, 8)))
     choices = Choices(batch=8, objective="prototype_relation")

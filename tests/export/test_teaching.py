@@ -221,6 +221,7 @@ def bundle(lively, warmed, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_can_be_taught(bundle):
     manifest = open_bundle(bundle).manifest
     assert manifest.classes == CAPACITY
@@ -285,6 +286,7 @@ def test_a_model_without_a_linear_classifier_cannot_be_taught(tmp_path):
         export_bundle(model, tmp_path / "x.edgemem", Choices(batch=BATCH, max_classes=9))
 
 
+@pytest.mark.slow
 def test_bundles_without_room_say_so(tmp_path, remembering):
     export_bundle(remembering, tmp_path / "x.edgemem", Choices(batch=BATCH, objective="statistics"))
     held = json.loads((tmp_path / "x.edgemem" / "manifest.json").read_text())

@@ -56,6 +56,7 @@ def tent_in_torch(network, x):
     return network, torch.cat(logits).numpy()
 
 
+@pytest.mark.slow
 def test_the_runtime_runs_tent_as_plain_torch_does(bundle, tmp_path):
     x = stream()
     adapted, expected = tent_in_torch(bundle.network, x)

@@ -177,6 +177,7 @@ LAYERS = {
         lambda: nn.Sequential(
             nn.LayerNorm([8, 7, 6]),
             nn.GroupNorm(4, 8),
+            nn.Tanh(),  # without it the next norm undoes scales and shifts: no gradient to compare
             nn.InstanceNorm2d(8, affine=True),
             nn.LocalResponseNorm(3),
         ),

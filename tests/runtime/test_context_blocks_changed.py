@@ -163,6 +163,7 @@ def test_rolled_back_to_zero_a_new_context_starts_from_zero(reopened, visits, tm
     assert_same_arrays(blocks["root"][1], zero)
 
 
+@pytest.mark.slow
 def test_at_capacity_reopened_after_every_step_it_continues_bit_for_bit(
     lights, tmp_path, monkeypatch
 ):

@@ -60,6 +60,7 @@ def folder(tmp_path_factory, lively):
     return folder
 
 
+@pytest.mark.slow
 def test_classes_are_learnt_task_by_task_and_more_of_them_later(folder):
     first = run(
         folder, "digits.pt", *DIGITS, "--data", "all4.npz", "--test", "test4.npz",

@@ -9,6 +9,8 @@ import pytest
 
 from edgemem.models.prototypes import Recipe, learn_task
 
+pytestmark = pytest.mark.slow
+
 CHANCE = 1 / 3
 # Prototypes get a larger rate than the default: a task has some 400 steps here, not 40,000.
 COMMON = {"batch_size": 64, "prototype_rate": 0.1}
