@@ -144,9 +144,8 @@ class Runtime(Owned):
             return make_result(np.concatenate(logits), GENERIC, events, self._known.drift)
         recent, logits = self._ring.last(self._ring.count), []
         for chunk in self._chunks(x):
-            block, n = self._lookout.chosen(self._learner.block, len(chunk))
             recent = np.concatenate([recent, chunk])[-self._ring.size :]
-            logits.append(self._learner.answer(recent[-n:], len(chunk), events, block))
+            logits.append(self._between(recent, len(chunk), events))
         return self._result(logits, events)
 
     @in_turn
@@ -180,12 +179,8 @@ class Runtime(Owned):
                 logits.append(self._adaptation.adapt(events)[-take:])
             else:
                 self._lookout.look(take, self._known.memory)
-                block, n = self._lookout.chosen(self._learner.block, take)
-                logits.append(
-                    self._learner.answer(
-                        self._ring.last(min(n, self._ring.count)), take, events, block
-                    )
-                )
+                recent = self._ring.last(self._ring.count)
+                logits.append(self._between(recent, take, events))
             self._keeper.commit_if_due(events)
         return self._result(logits, events)
 
@@ -335,6 +330,13 @@ class Runtime(Owned):
     @property
     def _contexts(self) -> ContextMemory | None:
         return self._known.get()
+
+    def _between(self, recent: NDArray[np.float32], n: int, events: list[Event]) -> Logits:
+        """Logits of the last n of the most recent frames, which make no full batch to learn from."""
+        if self._guard.opinion.may_be_familiar(recent):
+            return self._learner.frozen(recent[-n:])
+        block, beside = self._lookout.chosen(self._learner.block, n)
+        return self._learner.answer(recent[-beside:], n, events, block)
 
     def _result(self, logits: list[Logits], events: list[Event]) -> Result:
         return make_result(np.concatenate(logits), self._known.name, events, self._known.drift)

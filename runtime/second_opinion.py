@@ -107,12 +107,23 @@ class SecondOpinion:
         self._learner.familiar, self._learner.in_order = found, goes_on(self._seen)
         return found
 
+    def may_be_familiar(self, few: Frames) -> bool:
+        """Whether the first frames of all, too few for a batch, may be the source's. Statistics that
+        are taken from so few are worse than the source's then."""
+        size = self._bundle.manifest.frames.batch
+        if not self._companions or not self._may_be or len(few) >= size:
+            return False
+        key = self.key(few)
+        if key is None:
+            return False
+        source = self._source_keys()
+        return is_near(self._nothing_seen().with_key(source.normal(key), len(few)), source, size)
+
     def _goes_on(self, window: Frames, key: Array, before: bool) -> bool:
         source, size = self._source_keys(), len(window)
         self._seen = self._seen.with_key(source.normal(key), size)
         self._looks += 1
-        never = self._learner.carries or not self._bundle.manifest.familiar
-        if never or not is_near(self._seen, source, size, before):
+        if not self._may_be or not is_near(self._seen, source, size, before):
             return False
         if self._seen.asked < CLEAR_UP or self._looks % ASK_EVERY == 1:
             self._seen = self._seen.with_answers(self._graphs.frozen(window))
@@ -136,6 +147,11 @@ class SecondOpinion:
         elif self.share < HALF <= before:
             tell(events, "recovered", "the adapted model is sure again")
         return self._learner.with_frozen(own, window, self.used) if self.used else own
+
+    @property
+    def _may_be(self) -> bool:
+        """Whether any frames may be familiar."""
+        return self._bundle.manifest.familiar and not self._learner.carries
 
     def _nothing_seen(self) -> Seen:
         return nothing_seen(self._bundle.manifest.key, self._bundle.manifest.classes)

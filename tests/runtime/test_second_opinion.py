@@ -200,3 +200,28 @@ def test_a_bundle_may_say_that_its_frozen_model_does_not_answer(frames, tmp_path
     (home / "manifest.json").write_text(json.dumps(manifest | {"familiar": 1}))
     with pytest.raises(edgemem.BundleError, match="neither true nor false"):
         edgemem.open(home, threads=1)
+
+
+def test_the_first_few_frames_are_answered_by_the_frozen_model_where_they_may_be_the_sources(
+    frames,
+):
+    """Statistics of a few frames are worse than the source's; no full batch has come yet."""
+    x, _ = frames["clear"]
+    calls = same = 0
+    for start in range(0, 40 * BATCH, BATCH):
+        with opened() as runtime:
+            for few in (x[start : start + 3], x[start + 3 : start + 4], x[start + 4 : start + 12]):
+                expected = runtime.predict(few, frozen=True).logits
+                np.testing.assert_array_equal(
+                    runtime.predict(few).logits, answer := runtime.step(few).logits
+                )
+                calls, same = calls + 1, same + np.allclose(answer, expected, atol=1e-6)
+    assert same >= 0.95 * calls
+
+
+@pytest.mark.parametrize("name", ["fog", "noise"])
+def test_the_first_few_frames_of_a_shift_are_answered_by_the_block(frames, name):
+    x, _ = frames[name]
+    with opened() as runtime:
+        few = x[: BATCH // 2]
+        assert not np.allclose(runtime.step(few).logits, runtime.predict(few, frozen=True).logits)
