@@ -29,6 +29,9 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
 
+# Two workers on two cores: threads of their own would be in each other's way.
+test test-all: export OMP_NUM_THREADS := 1
+
 test: $(TEST)/installed
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
