@@ -46,10 +46,10 @@ test-all: test
 	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow
 
 test-oldest test-newest: test-%:
-	sh packaging/test_versions.sh $(PYTHON) $*
+	sh release/test_versions.sh $(PYTHON) $*
 
 dist: $(TEST)/installed
-	sh packaging/build.sh $(TEST)/bin/python dist
+	sh release/build.sh $(TEST)/bin/python dist
 
 test-arm64: $(TEST)/installed
 	sh tests/arm64/run.sh $(TEST)
@@ -131,10 +131,10 @@ bench-bank: $(TEST)/installed
 bench-drift: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/bank_drift.py
 
-$(DEMO)/installed: pyproject.toml packaging/device-requirements.txt
+$(DEMO)/installed: pyproject.toml release/device-requirements.txt
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/python -m pip install --quiet --require-hashes \
-		--requirement packaging/device-requirements.txt
+		--requirement release/device-requirements.txt
 	$(DEMO)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 

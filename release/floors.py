@@ -3,11 +3,12 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 USERS = ("plot", "train", "export")  # extras; the others are for work on the project itself
 
 
-def floors(project):
+def floors(project: dict[str, Any]) -> list[str]:
     """name==version for each `name>=version`."""
     asked = [*project["dependencies"]]
     for extra in USERS:

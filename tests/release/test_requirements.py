@@ -19,7 +19,7 @@ def pinned(text):
 
 
 def test_every_requirement_of_a_device_has_hashes_and_the_tested_version():
-    text = (ROOT / "packaging/device-requirements.txt").read_text()
+    text = (ROOT / "release/device-requirements.txt").read_text()
     entries = [e for e in re.split(r"\n(?=[A-Za-z])", text) if not e.startswith("#")]
     assert all("--hash=sha256:" in entry for entry in entries)
     device, tested = pinned(text), pinned((ROOT / "constraints.txt").read_text())

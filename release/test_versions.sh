@@ -8,7 +8,7 @@ if [ ! -e "$environment/installed" ] || [ pyproject.toml -nt "$environment/insta
     "$1" -m venv "$environment"
     "$environment/bin/python" -m pip install --quiet 'setuptools>=77'
     if [ "$2" = oldest ]; then
-        "$environment/bin/python" packaging/floors.py > "$environment/constraints.txt"
+        "$environment/bin/python" release/floors.py > "$environment/constraints.txt"
     else
         grep '^torch==' constraints.txt > "$environment/constraints.txt"
     fi

@@ -15,7 +15,7 @@ mkdir "$draft/source"
 git -C "$root" -c tar.umask=0022 archive HEAD | tar -x -p -f - -C "$draft/source"
 "$python" -m build --no-isolation --outdir "$draft/dist" "$draft/source"
 for archive in "$draft"/dist/*.tar.gz; do
-    "$python" "$root/packaging/same_archive.py" "$archive" "$SOURCE_DATE_EPOCH"
+    "$python" "$root/release/same_archive.py" "$archive" "$SOURCE_DATE_EPOCH"
 done
 mv "$draft"/dist/* "$out"
 (cd "$out" && sha256sum edgemem-*)
