@@ -10,7 +10,7 @@
 #      bench-adaptation | bench-adaptation-quick | bench-targets |
 #      bench-class-incremental | bench-class-incremental-quick |
 #      bench-new-classes | bench-new-classes-quick |
-#      bench-average | bench-average-quick
+#      bench-average | bench-average-quick | bench-turns
 #             what README and docs claim
 # make dist   wheel and sdist of the last commit, the same to the byte on every machine
 
@@ -27,7 +27,7 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
-	bench-new-classes bench-new-classes-quick bench-average bench-average-quick clean
+	bench-new-classes bench-new-classes-quick bench-average bench-average-quick bench-turns clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -117,6 +117,9 @@ bench-average: $(TEST)/installed
 
 bench-average-quick: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/average_networks.py --quick
+
+bench-turns: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/turn_cost.py
 
 # After test-litert and test-npu, with the bundles that these made; what is not there is left out.
 bench-targets:
