@@ -53,7 +53,8 @@ class Continuing:
         Raises:
             StateError: the file cannot be read at present.
         """
-        damage, nameless = list[str](), Found()
+        lost = None if state is None else state.lost
+        damage, nameless = [] if lost is None else [str(lost)], Found()
         for snapshot in () if state is None else state.snapshots():
             damage += [f"{self.path}: {text}" for text in snapshot.damage]
             try:
