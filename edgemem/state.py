@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from string import hexdigits
 from typing import Any
 
 from edgemem.block import Arrays, pack, unpack
@@ -22,6 +24,7 @@ from edgemem.snapshot import Snapshot
 from edgemem.state_file import StateFile
 
 KEPT_VERSIONS = 2
+LARGEST = (1 << 53) - 1  # of a counter, either way
 REMEDY = "Delete the state file to start again from the bundle"
 
 
@@ -36,20 +39,24 @@ class State(StateFile):
         commit.
 
         Raises:
-            StateError: all are damaged.
+            StateError: all are damaged; `snapshots` tells what is left of them.
         """
-        rows = self.rows("SELECT counters, parts, sha256 FROM snapshot ORDER BY version DESC")
-        damage: list[StateError] = []
-        for row in rows:
-            try:
-                found = self._snapshot(*row)
-            except StateError as error:
-                damage.append(error)
-            else:
-                return Snapshot(found.arrays, found.counters, tuple(map(str, damage)))
+        damage = [] if self.lost is None else [str(self.lost)]
+        for found in self.snapshots():
+            if not found.damage:
+                return Snapshot(found.arrays, found.counters, tuple(damage))
+            damage += found.damage
         if damage:
-            raise damage[0]
+            raise self._error(damage[0], REMEDY)
         return None
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """What is left of every snapshot, newest first: the parts that are intact; damage names
+        the others. Without its row nothing is left of one."""
+        select = "SELECT counters, parts, sha256 FROM snapshot ORDER BY version DESC"
+        rows = self._undamaged(select)
+        for row in [("", "", "")] if rows is None else rows:
+            yield self._snapshot(*row)
 
     def write(self, snapshot: Snapshot) -> None:
         """Commit a snapshot; when this returns, a power cut cannot lose it.
@@ -59,6 +66,8 @@ class State(StateFile):
         contents = {name: pack(arrays) for name, arrays in _grouped(snapshot.arrays).items()}
         hashes = {name: _sha256(content) for name, content in contents.items()}
         counters, parts = json.dumps(snapshot.counters), json.dumps(hashes)
+        if _numbers(counters) is None:
+            raise self._error("was not written: a counter is no number that it takes", REMEDY)
         with self.transaction():
             # What is old goes first: what is new then takes its place on the disk.
             self.rows(
@@ -82,24 +91,44 @@ class State(StateFile):
             self._drop_parts()
 
     def _snapshot(self, counters: Any, parts: Any, digest: Any) -> Snapshot:
-        # Damage can change even the type of a column.
+        # Damage can change even the type of a column, and anybody can compute a hash.
         typed = isinstance(counters, str) and isinstance(parts, str)
         if not typed or _seal(counters, parts) != digest:
-            raise self._error("holds a damaged snapshot", REMEDY)
-        arrays: Arrays = {}
-        for name, part in _hashes(parts).items():
+            return Snapshot({}, {}, ("holds a damaged snapshot",))
+        numbers, hashes = _numbers(counters), _hashes(parts)
+        if numbers is None or hashes is None:
+            return Snapshot({}, {}, ("holds a snapshot that EdgeMem did not write",))
+        arrays, damage = Arrays(), list[str]()
+        for name, part in hashes.items():
             if (content := self._part(part)) is None:
-                raise self._error(f"holds a damaged snapshot (its {name})", REMEDY)
-            for rest, array in unpack(content, str(self.path), StateError, REMEDY).items():
-                arrays[f"{name}{rest}"] = array
-        return Snapshot(arrays, json.loads(counters))
+                damage.append(f"holds a damaged snapshot (its {name})")
+                continue
+            try:
+                found = unpack(content, str(self.path), StateError, REMEDY)
+            except StateError as error:
+                damage.append(f"holds a damaged snapshot (its {name} {error.reason})")
+            else:
+                arrays |= {f"{name}{rest}": array for rest, array in found.items()}
+        return Snapshot(arrays, numbers, tuple(damage))
 
     def _part(self, digest: str) -> bytes | None:
         """The content of a part, if it is there and whole."""
-        for (content,) in self.rows("SELECT content FROM part WHERE sha256 = ?", digest):
+        select = "SELECT content FROM part WHERE sha256 = ?"
+        for (content,) in self._undamaged(select, digest) or ():
             if type(content) is bytes and _sha256(content) == digest:
                 return content
         return None
+
+    def _undamaged(self, statement: str, *values: Any) -> list[tuple[Any, ...]] | None:
+        """Rows of a statement; None where damage to the file's own order keeps SQLite from them."""
+        try:
+            return self.rows(statement, *values)
+        except StateError as error:
+            cause = error.__cause__
+            # What passes, such as a disk that cannot be read now, is no damage.
+            if isinstance(cause, sqlite3.OperationalError | OSError | sqlite3.ProgrammingError):
+                raise
+            return None
 
     def _drop_parts(self, needed: Collection[str] = ()) -> set[str]:
         """Delete parts that no snapshot has, nor is to have, and needed ones that are damaged; those
@@ -107,7 +136,7 @@ class State(StateFile):
         here = {digest for digest in needed if self._part(digest) is not None}
         kept = set(here)
         for (parts,) in self.rows("SELECT parts FROM snapshot"):
-            kept |= set(_hashes(parts).values()).difference(needed)
+            kept |= set((_hashes(parts) or {}).values()).difference(needed)
         for row, digest in self.rows("SELECT row, sha256 FROM part"):
             if digest not in kept:
                 self.rows("DELETE FROM part WHERE row = ?", row)
@@ -123,12 +152,27 @@ def _grouped(arrays: Arrays) -> dict[str, Arrays]:
     return groups
 
 
-def _hashes(parts: Any) -> dict[str, str]:
-    """Of the parts of a snapshot, by name; none where it is damaged."""
+def _hashes(parts: Any) -> dict[str, str] | None:
+    """Hashes of the parts of a snapshot, by name; None where that is not what it says."""
+    found = _loaded(parts)
+    right = (type(d) is str and len(d) == 64 and set(d) <= set(hexdigits) for d in found.values())
+    return found if all(right) else None
+
+
+def _numbers(counters: Any) -> dict[str, int] | None:
+    """Counters of a snapshot, by name; None where these are no counters."""
+    found = _loaded(counters)
+    right = (type(number) is int and abs(number) <= LARGEST for number in found.values())
+    return found if all(right) else None
+
+
+def _loaded(text: Any) -> dict[str, Any]:
+    """A JSON object; of a single strange value where it is none."""
     try:
-        return {str(name): str(digest) for name, digest in json.loads(parts).items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return {}
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {"": None}
 
 
 def _sha256(content: bytes) -> str:

@@ -5,6 +5,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -205,3 +206,13 @@ def test_a_file_that_may_not_grow_keeps_the_last_commit(tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert str(path) in finished.stdout and "free space" in finished.stdout
     assert read(path).counters == {"steps": 1}
+
+
+@pytest.mark.parametrize("number", [1 << 53, -(1 << 53), 0.5, "1", None, True, [1]])
+def test_a_counter_that_would_not_be_read_again_is_not_written(tmp_path, number):
+    path = tmp_path / "s.db"
+    with closing(State(path, "bundle")) as state:
+        state.write(Snapshot({}, {"steps": 1, "guard.checked": -8}))
+        with pytest.raises(edgemem.StateError, match="was not written"):
+            state.write(Snapshot({}, {"steps": number}))
+    assert read(path).counters == {"steps": 1, "guard.checked": -8}
