@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +37,9 @@ class Learner:
     place has them, too.
     """
 
-    def __init__(self, bundle: Bundle, graphs: Graphs, hyper_parameters: dict[str, float]) -> None:
+    def __init__(
+        self, bundle: Bundle, graphs: Graphs, hyper_parameters: Mapping[str, float]
+    ) -> None:
         self._bundle, self._graphs = bundle, graphs
         self.carries: tuple[str, ...] = ()
         self.hyper_parameters = hyper_parameters

@@ -16,7 +16,7 @@ from edgemem.reference import reference_frames
 from edgemem.runtime.backends.choice import Settings, choose
 from edgemem.runtime.contract import stripped
 from edgemem.runtime.graphs import Graphs
-from edgemem.runtime.settings import known_parameters
+from edgemem.runtime.settings import HyperParameters
 
 TOLERANCE = 1e-4
 # Of NPUs, which compute in half precision: it loses small probabilities of neighbouring frames.
@@ -77,7 +77,7 @@ def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verifi
     )  # larger where kernels are int8
     limit = max(own, HALF_TOLERANCE) if backend.target == NPU else own
     # The graphs alone: guard rails may answer otherwise on frames that are nothing but noise.
-    graphs, parameters = Graphs(bundle, backend), known_parameters(manifest, chosen)
+    graphs, parameters = Graphs(bundle, backend), HyperParameters(manifest, chosen)
     outputs = graphs.adapt(frames, bundle.generic, manifest.slots.zero(), parameters)
     found = {
         "frozen": graphs.frozen(frames),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgemem.cli.exported import print_exported
+from edgemem.cli.output import complain, say
 from edgemem.cli.show import line_of, percent, print_json, progress
 from edgemem.errors import InputError, MissingExtraError
 
@@ -112,7 +113,7 @@ def warmup(
     if json:
         print_json({"out": str(out), **figures})
     else:
-        print(f"{out}: warmed up. Next: edgemem export {out} --model {model} --out NAME.edgemem")
+        say(f"{out}: warmed up. Next: edgemem export {out} --model {model} --out NAME.edgemem")
 
 
 def export(
@@ -209,7 +210,7 @@ def _rehearse(model: Any) -> None:
     from edgemem.export.rehearsal import rehearse
 
     if (error := rehearse(model)) is not None:
-        typer.echo(f"This model needs edgemem export --gradient meta: {error}", err=True)
+        complain(f"This model needs edgemem export --gradient meta: {error}")
 
 
 def read_labels(text: str | None) -> tuple[str, ...] | None:
