@@ -140,9 +140,9 @@ class Npz:
 
 def _fill(file: IO[bytes], values: NDArray[Any]) -> None:
     """Read the values of an array."""
-    view = memoryview(values.reshape(-1).view(np.uint8))
-    for start in range(0, len(view), PIECE):
-        piece = file.read(min(PIECE, len(view) - start))
-        if len(piece) != min(PIECE, len(view) - start):
+    content = values.reshape(-1).view(np.uint8)
+    for start in range(0, len(content), PIECE):
+        piece = file.read(min(PIECE, len(content) - start))
+        if len(piece) != min(PIECE, len(content) - start):
             raise ValueError("it ends early")
-        view[start : start + len(piece)] = piece
+        content[start : start + len(piece)] = np.frombuffer(piece, np.uint8)

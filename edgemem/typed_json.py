@@ -21,6 +21,7 @@ LONGEST_TEXT = 1024
 LARGEST_COUNT = (1 << 48) - 1  # that of bytes, frames or rows is never larger
 LONGEST_NUMBER = 40  # characters; a number of Python has no end, and takes longer the longer it is
 SHOWN = 60  # characters of a wrong value
+HALVES = re.compile("[\ud800-\udfff]")  # of characters; they cannot be written in UTF-8
 # Text, which may not end, so that no place is looked at twice; or a bracket.
 BRACKETS = re.compile(r'"(?:[^"\\]+|\\.)*"?|[\[{\]}]', re.DOTALL)
 
@@ -114,7 +115,7 @@ class Value:
             self.refuse("is not text")
         if len(self.plain) > longest:
             self.refuse(f"is longer than {longest} characters")
-        if not self.plain.isascii() and any("\ud800" <= c <= "\udfff" for c in self.plain):
+        if HALVES.search(self.plain):
             self.refuse("holds half a character")
         return self.plain
 
@@ -154,12 +155,18 @@ class Value:
             self.refuse("is not within 0 to 1")
         return found
 
+    @property
+    def shown(self) -> str:
+        """The value, short enough for a message."""
+        if isinstance(self.plain, dict | list):
+            return "an object" if isinstance(self.plain, dict) else "a list"
+        return _shortened(ascii(self.plain))
+
     def refuse(self, reason: str) -> NoReturn:
         """Raise the error of the document about this value; the reason goes on from it."""
-        shown = _shown(self.plain)
         place = f"field {_shortened(self.path)}" if self.path else "the whole"
         raise self.door.error(
-            self.door.thing, f"has a wrong value ({place}: {shown} {reason})", self.door.remedy
+            self.door.thing, f"has a wrong value ({place}: {self.shown} {reason})", self.door.remedy
         )
 
     def _bounded(self, least: int, most: int) -> None:
@@ -206,14 +213,6 @@ def _refuse_long(digits: str) -> None:
 
 def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a finite number")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list):
-        return "a list"
-    return _shortened(ascii(value))
 
 
 def _shortened(text: str) -> str:
