@@ -14,6 +14,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Collection
+from string import hexdigits
 from typing import Any
 
 from edgemem.block import Arrays, pack, unpack
@@ -22,6 +23,7 @@ from edgemem.snapshot import Snapshot
 from edgemem.state_file import StateFile
 
 KEPT_VERSIONS = 2
+LARGEST = (1 << 53) - 1  # of a counter; the least is -1
 REMEDY = "Delete the state file to start again from the bundle"
 
 
@@ -39,7 +41,7 @@ class State(StateFile):
             StateError: all are damaged.
         """
         rows = self.rows("SELECT counters, parts, sha256 FROM snapshot ORDER BY version DESC")
-        damage: list[StateError] = []
+        damage = [] if (lost := self.lost) is None else [lost]
         for row in rows:
             try:
                 found = self._snapshot(*row)
@@ -82,17 +84,20 @@ class State(StateFile):
             self._drop_parts()
 
     def _snapshot(self, counters: Any, parts: Any, digest: Any) -> Snapshot:
-        # Damage can change even the type of a column.
+        # Damage can change even the type of a column, and anybody can compute a hash.
         typed = isinstance(counters, str) and isinstance(parts, str)
         if not typed or _seal(counters, parts) != digest:
             raise self._error("holds a damaged snapshot", REMEDY)
+        numbers, hashes = _numbers(counters), _hashes(parts)
+        if numbers is None or hashes is None:
+            raise self._error("holds a snapshot that EdgeMem did not write", REMEDY)
         arrays: Arrays = {}
-        for name, part in _hashes(parts).items():
+        for name, part in hashes.items():
             if (content := self._part(part)) is None:
                 raise self._error(f"holds a damaged snapshot (its {name})", REMEDY)
             for rest, array in unpack(content, str(self.path), StateError, REMEDY).items():
                 arrays[f"{name}{rest}"] = array
-        return Snapshot(arrays, json.loads(counters))
+        return Snapshot(arrays, numbers)
 
     def _part(self, digest: str) -> bytes | None:
         """The content of a part, if it is there and whole."""
@@ -107,7 +112,7 @@ class State(StateFile):
         here = {digest for digest in needed if self._part(digest) is not None}
         kept = set(here)
         for (parts,) in self.rows("SELECT parts FROM snapshot"):
-            kept |= set(_hashes(parts).values()).difference(needed)
+            kept |= set((_hashes(parts) or {}).values()).difference(needed)
         for row, digest in self.rows("SELECT row, sha256 FROM part"):
             if digest not in kept:
                 self.rows("DELETE FROM part WHERE row = ?", row)
@@ -123,12 +128,27 @@ def _grouped(arrays: Arrays) -> dict[str, Arrays]:
     return groups
 
 
-def _hashes(parts: Any) -> dict[str, str]:
-    """Of the parts of a snapshot, by name; none where it is damaged."""
+def _hashes(parts: Any) -> dict[str, str] | None:
+    """Hashes of the parts of a snapshot, by name; None where that is not what it says."""
+    found = _loaded(parts)
+    right = (type(d) is str and len(d) == 64 and set(d) <= set(hexdigits) for d in found.values())
+    return found if all(right) else None
+
+
+def _numbers(counters: Any) -> dict[str, int] | None:
+    """Counters of a snapshot, by name; None where these are no counters."""
+    found = _loaded(counters)
+    right = (type(number) is int and -1 <= number <= LARGEST for number in found.values())
+    return found if all(right) else None
+
+
+def _loaded(text: Any) -> dict[str, Any]:
+    """A JSON object; of a single strange value where it is none."""
     try:
-        return {str(name): str(digest) for name, digest in json.loads(parts).items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return {}
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {"": None}
 
 
 def _sha256(content: bytes) -> str:
