@@ -24,6 +24,7 @@ from edgemem.bank.written import WrittenBlocks
 from edgemem.block import Arrays, unpack
 from edgemem.errors import InputError, StateError
 from edgemem.files import write_file
+from edgemem.reading import require_file
 from edgemem.state import State
 
 FORMAT = "edgemem-blocks-1"
@@ -182,6 +183,7 @@ def _require_fit(known: Arrays, record: Record, payload: bytes, path: Path) -> N
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    require_file(path)
     try:
         with safetensors.safe_open(path, framework="np") as file:
             yield file
