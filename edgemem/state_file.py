@@ -28,6 +28,7 @@ from edgemem.lock import (
     owned,
     same_file,
 )
+from edgemem.reading import require_file
 from edgemem.state_commits import CommitNumbers
 from edgemem.state_connection import SECONDS, connected
 from edgemem.state_schema import create, foreign, identity, is_empty, mismatch
@@ -185,6 +186,8 @@ class StateFile:
     def _opened(self, *, make: bool) -> Handle:
         try:
             self.path = Path(os.path.realpath(self.path))
+            if self.path.exists():
+                require_file(self.path, StateError)  # opening a pipe would never end
             if not make and not self.path.exists():
                 raise self._error("is not there", "Pass the path of a state file")
             self._fresh = make and make_private(self.path)
