@@ -15,13 +15,14 @@ OUTCOMES = (REFUSED, SAME, TOLD, OTHER, FAILED)
 @dataclass(frozen=True)
 class Case:
     """Edits of a file that was intact. sealed: hashes and sizes are computed anew afterwards, as
-    somebody would who alters a file on purpose."""
+    somebody would who alters a file on purpose. base: which of the format's intact files."""
 
     edits: list
     sealed: bool = False
+    base: str = ""
 
     def to_json(self):
-        return {"edits": self.edits, "sealed": self.sealed}
+        return vars(self)
 
 
 @dataclass

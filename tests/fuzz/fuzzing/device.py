@@ -27,11 +27,11 @@ def backend():
 
 @cache
 def frames():
-    """Batches [n, 16, 1, 8, 8] uint8 of the demo's stream, of three conditions."""
+    """Batches [n, 16, 1, 8, 8] uint8 of the demo's stream, of two conditions."""
     with np.load(STREAM) as data:
         x, contexts = data["x"], data["context"]
-    names = list(dict.fromkeys(contexts.tolist()))[:3]
-    count = 4 * BATCH
+    names = list(dict.fromkeys(contexts.tolist()))[:2]
+    count = 3 * BATCH
     return np.concatenate([x[contexts == name][:count] for name in names]).reshape(
         -1, BATCH, *x.shape[1:]
     )

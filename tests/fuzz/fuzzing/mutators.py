@@ -180,14 +180,19 @@ def edited_tensors(content, edit):
         return edited_bytes(content, rest[0])
     if kind == "length":
         return struct.pack("<Q", rest[0]) + content[8:]
-    header, data = split_tensors(content)
+    try:
+        header, data = split_tensors(content)
+        return _edited_apart(header, data, kind, rest)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return content  # an edit before this one has broken it
+
+
+def _edited_apart(header, data, kind, rest):
     if kind == "header":
         return joined_tensors(edited_json(header, rest[0]), data)
     if kind == "data":
         return joined_tensors(json.dumps(header), edited_bytes(data, rest[0]))
     name, place, value = rest
-    if name not in header:
-        return content
     first, last = header[name]["data_offsets"]
     dtype = {"F32": "<f4", "F16": "<f2"}.get(header[name]["dtype"], "|i1")
     array = np.frombuffer(bytearray(data[first:last]), dtype).copy()

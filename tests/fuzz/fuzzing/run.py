@@ -39,7 +39,7 @@ def corpus():
     found = {name: [] for name in FORMATS}
     for line in CORPUS.read_text().splitlines() if CORPUS.exists() else ():
         entry = json.loads(line)
-        found[entry["format"]].append({"edits": entry["edits"], "sealed": entry["sealed"]})
+        found[entry["format"]].append({n: entry[n] for n in ("edits", "sealed", "base")})
     return found
 
 

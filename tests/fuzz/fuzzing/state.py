@@ -77,12 +77,13 @@ class StateFormat(Format):
 
     def invent(self, rng):
         edit = rng.choice((self._file, self._file, self._cell, self._json, self._tensors, self._other))
+        if edit == self._file and rng.random() < 0.4:
+            return Case([self._file(rng, rng.choice(("", "-wal")))], base="killed")
         edits = [edit(rng) for _ in range(rng.choice((1, 1, 1, 2)))]
-        return Case(edits, sealed=edits[0][0] != "file" and rng.random() < 0.7)
+        return Case(edits, sealed=edit != self._file and rng.random() < 0.7)
 
-    def _file(self, rng):
-        name = rng.choice(("intact", "intact", "killed", "wal"))
-        size = self.wal_size if name == "wal" else self.size
+    def _file(self, rng, name=""):
+        size = self.wal_size if name else self.size
         if rng.random() < 0.3:
             pages = size // 4096
             at, other = (4096 * rng.randrange(pages) for _ in range(2))
@@ -118,12 +119,12 @@ class StateFormat(Format):
     def build(self, case):
         for suffix in ("", "-wal", "-shm", "-journal"):
             self.path.with_name(f"state.db{suffix}").unlink(missing_ok=True)
-        killed = any(edit[:2] in (["file", "killed"], ["file", "wal"]) for edit in case.edits)
+        killed = case.base == "killed"
         content = (self.killed if killed else self.intact).read_bytes()
         wal = self.killed.with_name("killed.db-wal").read_bytes() if killed else b""
         inside = [edit for edit in case.edits if edit[0] != "file"]
         for _, name, edit in (edit for edit in case.edits if edit[0] == "file"):
-            if name == "wal":
+            if name:
                 wal = mutators.edited_bytes(wal, edit)
             else:
                 content = mutators.edited_bytes(content, edit)

@@ -22,7 +22,7 @@ from fuzzing.formats import FORMATS
 
 from edgemem.errors import EdgeMemError
 
-LONGEST_CASE = 60  # seconds; a signal ends the process then, even in foreign code
+LONGEST_CASE = 30  # seconds; a signal ends the process then, even in foreign code
 MOST_MEMORY = 512 << 20  # bytes more than before the first case
 ADDRESSES = 8 << 30  # bytes of address space more than then: what asks for more is refused
 HERE = str(Path(__file__).parent)
@@ -41,18 +41,23 @@ class Worker:
         if name not in self._formats:
             folder = self._folder / name
             folder.mkdir()
-            made = FORMATS[name](folder)
-            made.build(Case([]))
-            self._expected[name] = made.use()
-            found = self._expected[name]
+            self._formats[name] = FORMATS[name](folder)
+        return self._formats[name]
+
+    def expected(self, name, base):
+        """What comes of an intact file."""
+        if (name, base) not in self._expected:
+            made = self.format(name)
+            made.build(Case([], base=base))
+            found = made.use()
             if found.told or found.wrong:
                 raise AssertionError(f"{name}: the intact file is not: {found}")
-            self._formats[name] = made
-        return self._formats[name]
+            self._expected[name, base] = found
+        return self._expected[name, base]
 
     def run(self, name, case):
         """Outcome of a case, and what went wrong in words."""
-        made, expected = self.format(name), self._expected[name]
+        made, expected = self.format(name), self.expected(name, case.base)
         made.build(case)
         try:
             found = made.use()
