@@ -3,6 +3,7 @@
 # make test-all   the same, and the tests that take long
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
+# make fuzz   every kind of file altered, 100,000 times, and what reading it leads to
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
@@ -20,7 +21,7 @@ NPU := .venv-npu
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
+.PHONY: demo test test-all fuzz test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
@@ -38,6 +39,9 @@ test: $(TEST)/installed
 
 test-all: test
 	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow
+
+fuzz: $(TEST)/installed
+	PYTHONPATH=tests/fuzz $(TEST)/bin/python -m fuzzing --json build/fuzz/figures.json
 
 test-arm64: $(TEST)/installed
 	sh tests/arm64/run.sh $(TEST)

@@ -6,11 +6,10 @@ import os
 import sys
 from pathlib import Path
 
+from edgemem.cli.show import print_table, progress
 from fuzzing.case import FAILED, OUTCOMES
 from fuzzing.formats import FORMATS
 from fuzzing.run import failures, jobs, run, table
-
-from edgemem.cli.show import print_table, progress
 
 FAILURES = Path("build/fuzz/failures.jsonl")
 SHOWN = 20
@@ -32,6 +31,7 @@ def main():
     failed = failures(found)
     _keep(failed)
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(_figures(found), indent=1) + "\n")
     sys.exit(1 if failed else 0)
 
@@ -60,7 +60,10 @@ def _keep(failed):
 
 def _figures(found):
     rows = {
-        name: {"seconds": round(e.seconds, 1), **{outcome: e.outcomes[outcome] for outcome in OUTCOMES}}
+        name: {
+            "seconds": round(e.seconds, 1),
+            **{outcome: e.outcomes[outcome] for outcome in OUTCOMES},
+        }
         for name, e in found.items()
     }
     return {"formats": rows, FAILED: failures(found)}

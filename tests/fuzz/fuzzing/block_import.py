@@ -4,14 +4,13 @@ import hashlib
 import json
 import shutil
 
-from fuzzing import device, mutators
-from fuzzing.case import Case, Digest, Format
-
 from edgemem.bank.learnt import open_learnt
 from edgemem.bank.record import COLUMNS, seal
 from edgemem.bank.transfer import export_blocks, import_blocks
 from edgemem.bank.written import WrittenBlocks
 from edgemem.errors import EdgeMemError
+from fuzzing import device, mutators
+from fuzzing.case import Case, Digest, Format
 
 
 class ImportFormat(Format):
@@ -36,7 +35,10 @@ class ImportFormat(Format):
 
     def invent(self, rng):
         kind = rng.choice(("row", "row", "payload", "payload", "tensors", "bytes", "flip", "own"))
-        edits, sealed = [self._edit(rng, kind)], kind not in ("bytes", "flip") and rng.random() < 0.7
+        edits, sealed = (
+            [self._edit(rng, kind)],
+            kind not in ("bytes", "flip") and rng.random() < 0.7,
+        )
         return Case(edits, sealed, rng.choice(("own", "own", "fresh")))
 
     def _edit(self, rng, kind):
@@ -46,7 +48,11 @@ class ImportFormat(Format):
         if kind == "row":
             return ["row", mutators.json_edit(rng, rows)]
         if kind == "own":
-            return ["provenance", number, mutators.json_edit(rng, json.loads(rows[number]["provenance"]))]
+            return [
+                "provenance",
+                number,
+                mutators.json_edit(rng, json.loads(rows[number]["provenance"])),
+            ]
         if kind == "payload":
             first, last = header[f"payload.{number}"]["data_offsets"]
             return ["payload", number, mutators.tensors_edit(rng, data[first:last])]
@@ -92,10 +98,19 @@ class ImportFormat(Format):
             digest.add(f"no new bank: {type(error)}")
         return digest.output(told=told)
 
+    def go_on(self):
+        with device.runtime(self.state) as runtime:
+            runtime.step(device.frames()[2])
+        with device.runtime(self.state) as runtime:
+            runtime.step(device.frames()[2][:1])
+
     def _blocks(self):
         with device.opened_state(self.state, read_only=True) as state:
             records = WrittenBlocks(state).listing().records
-            return [[r.id, r.path, r.version, r.count, r.payload_sha256, r.key.tolist()] for r in records]
+            return [
+                [r.id, r.path, r.version, r.count, r.payload_sha256, r.key.tolist()]
+                for r in records
+            ]
 
 
 def _export(state, path):
@@ -125,7 +140,10 @@ def _edited(content, edit):
             if other != "__metadata__":
                 start, stop = entry["data_offsets"]
                 after = start >= last
-                entry["data_offsets"] = [start + longer * after, stop + longer * (after or other == name)]
+                entry["data_offsets"] = [
+                    start + longer * after,
+                    stop + longer * (after or other == name),
+                ]
         header[name]["shape"] = [len(payload)]
     return mutators.joined_tensors(json.dumps(header), data)
 
@@ -139,7 +157,10 @@ def _sealed(content):
             try:
                 first, last = header[f"payload.{number}"]["data_offsets"]
                 payload, key = data[first:last], header[f"key.{number}"]["data_offsets"]
-                row |= {"nbytes": len(payload), "payload_sha256": hashlib.sha256(payload).hexdigest()}
+                row |= {
+                    "nbytes": len(payload),
+                    "payload_sha256": hashlib.sha256(payload).hexdigest(),
+                }
                 values = {**row, "key": data[key[0] : key[1]]}
                 row["sha256"] = seal(tuple(values.get(name) for name in COLUMNS[:-1]))
             except (KeyError, TypeError, AttributeError, ValueError):

@@ -8,8 +8,6 @@ from contextlib import suppress
 from unittest.mock import patch
 
 import numpy as np
-from fuzzing import device, mutators
-from fuzzing.case import Case, Digest, Format
 
 from edgemem.bank.level_header import LevelShape
 from edgemem.bank.level_writer import write_level
@@ -20,6 +18,8 @@ from edgemem.manifest import to_json
 from edgemem.runtime.backends.choice import Engine
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.verify import verify
+from fuzzing import device, mutators
+from fuzzing.case import Case, Digest, Format
 
 LEVEL = "bank/level-1.safetensors"
 TENSORS = ("bank/generic.safetensors", "reference.safetensors", "source.safetensors", LEVEL)
@@ -64,7 +64,9 @@ class BundleFormat(Format):
         }
 
     def invent(self, rng):
-        kind = rng.choice(("manifest",) * 4 + ("text", "text", "tensors", "tensors", "file", "folder"))
+        kind = rng.choice(
+            ("manifest",) * 4 + ("text", "text", "tensors", "tensors", "file", "folder")
+        )
         sealed = kind != "text" and rng.random() < (0.5 if kind == "file" else 0.8)
         return Case([self._edit(rng, kind) for _ in range(rng.choice((1, 1, 1, 2)))], sealed)
 
@@ -73,7 +75,10 @@ class BundleFormat(Format):
             return ["manifest", mutators.json_edit(rng, self.manifest)]
         if kind == "text":
             size = len(_text(self.manifest))
-            return ["text", (mutators.flip_edit if rng.random() < 0.7 else mutators.bytes_edit)(rng, size)]
+            return [
+                "text",
+                (mutators.flip_edit if rng.random() < 0.7 else mutators.bytes_edit)(rng, size),
+            ]
         if kind == "tensors":
             name = rng.choice(TENSORS)
             return ["tensors", name, mutators.tensors_edit(rng, self.contents[name])]
@@ -154,7 +159,11 @@ class BundleFormat(Format):
         with Runtime(bundle, self.engine.backend) as runtime:
             shape = bundle.manifest.frames.shape
             frames = np.resize(device.frames()[1], (bundle.manifest.frames.batch, *shape))
-            found = [runtime.predict(frames, frozen=True), runtime.step(frames), runtime.predict(frames[:3])]
+            found = [
+                runtime.predict(frames, frozen=True),
+                runtime.step(frames),
+                runtime.predict(frames[:3]),
+            ]
             digest.add(*(answer.logits for answer in found))
         with patch("edgemem.runtime.verify.choose", lambda *_: self.engine):
             digest.add(vars(verify(self.folder)))
@@ -170,9 +179,9 @@ class _Sessions:
 
     def open(self, path, binding=None):
         weights = path.with_name("weights.bin")
-        if path.read_bytes() == self._contents.get(path.name) and weights.is_file():
-            if weights.read_bytes() == self._weights:
-                return device.backend().open(BUNDLE / path.name)
+        whole = weights.is_file() and weights.read_bytes() == self._weights
+        if whole and path.read_bytes() == self._contents.get(path.name):
+            return device.backend().open(BUNDLE / path.name)
         return type(device.backend())(threads=1).open(path, binding)
 
 

@@ -59,6 +59,9 @@ class Format(ABC):
     def use(self) -> Output:
         """Read the files as a device does; whatever is raised goes through."""
 
+    def go_on(self) -> None:  # noqa: B027 - most formats have nothing to go on with
+        """Use what an altered file has become, after it was accepted; nothing may be raised."""
+
     def case(self, seed: int) -> Case:
         return self.invent(random.Random(f"{self.name} {seed}"))
 

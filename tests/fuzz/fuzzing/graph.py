@@ -3,16 +3,17 @@
 import hashlib
 import json
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import onnx
-from fuzzing import device, mutators
-from fuzzing.case import Case, Digest, Format
 
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.loop import Runtime
+from fuzzing import device, mutators
+from fuzzing.case import Case, Digest, Format
 
 GRAPHS = ("predict.onnx", "key.onnx", "adapt.onnx")
 OPERATORS = (
@@ -41,7 +42,18 @@ class GraphFormat(Format):
 
     def _edit(self, rng, name):
         kind = rng.choice(
-            ("bytes", "node", "attribute", "number", "place", "shape", "wire", "drop", "model", "swap")
+            (
+                "bytes",
+                "node",
+                "attribute",
+                "number",
+                "place",
+                "shape",
+                "wire",
+                "drop",
+                "model",
+                "swap",
+            )
         )
         if kind == "bytes":
             return ["bytes", mutators.bytes_edit(rng, len(self.contents[name]))]
@@ -60,13 +72,12 @@ class GraphFormat(Format):
             if edit[0] == "bytes":
                 path.write_bytes(mutators.edited_bytes(path.read_bytes(), edit[1]))
                 continue
-            model = onnx.ModelProto()
-            try:
+            # An edit before this one may have broken it; the kinds of protobuf's errors vary.
+            with suppress(Exception):
+                model = onnx.ModelProto()
                 model.ParseFromString(path.read_bytes())
                 _edit_model(model, edit)
-            except Exception:  # noqa: BLE001 - an edit before this one has broken it; protobuf's kinds vary
-                continue
-            path.write_bytes(model.SerializeToString())
+                path.write_bytes(model.SerializeToString())
         manifest = json.loads(json.dumps(self.manifest))
         for name in GRAPHS:
             content = (self.folder / name).read_bytes()
@@ -81,7 +92,11 @@ class GraphFormat(Format):
         bundle = open_bundle(self.folder)
         with Runtime(bundle, _Backend(self.contents)) as runtime:
             frames = device.frames()[1]
-            found = [runtime.predict(frames[:3], frozen=True), runtime.step(frames), runtime.predict(frames)]
+            found = [
+                runtime.predict(frames[:3], frozen=True),
+                runtime.step(frames),
+                runtime.predict(frames),
+            ]
             digest.add(*(answer.logits for answer in found))
         return digest.output()
 

@@ -4,13 +4,13 @@ import json
 import zlib
 
 import numpy as np
-from fuzzing import mutators
-from fuzzing.case import Case, Digest, Format
 
 from edgemem.bank.level_header import INDEX, LevelShape, encode_header
 from edgemem.bank.level_writer import write_level
 from edgemem.bank.shipped import ShippedBank
 from edgemem.bank.verify import verify_bank
+from fuzzing import mutators
+from fuzzing.case import Case, Digest, Format
 
 BRANCH, LENGTH, ELEMENTS = 3, 4, 6
 SHAPES = {
@@ -46,7 +46,9 @@ class LevelFormat(Format):
         content = self.intact[name]
         kind = rng.choice(("tensors", "tensors", "tensors", "flip", "bytes", "other"))
         if kind == "tensors":
-            edits = [[name, mutators.tensors_edit(rng, content)] for _ in range(rng.choice((1, 1, 2)))]
+            edits = [
+                [name, mutators.tensors_edit(rng, content)] for _ in range(rng.choice((1, 1, 2)))
+            ]
         elif kind == "other":
             edits, sealed = [[name, _other_edit(rng)]], True  # nothing in a folder lists its files
         else:
@@ -113,7 +115,9 @@ def _sealed(content):
             if name in header:
                 first, last = header[name]["data_offsets"]
                 shape, dtype = header[name]["shape"], DTYPES[header[name]["dtype"]]
-                arrays[name] = np.frombuffer(data, dtype, (last - first) // np.dtype(dtype).itemsize, first)
+                arrays[name] = np.frombuffer(
+                    data, dtype, (last - first) // np.dtype(dtype).itemsize, first
+                )
                 arrays[name] = arrays[name].reshape(shape)
         arrays["key_crc"][:] = [zlib.crc32(key.tobytes()) for key in arrays["keys"]]
         for row, block in enumerate(arrays["blocks"]):
@@ -127,5 +131,13 @@ def _sealed(content):
                 index = zlib.crc32(arrays[name].tobytes(), index)
         header["__metadata__"]["index_crc"] = f"{index:08x}"
         return mutators.joined_tensors(json.dumps(header), bytes(data))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError):
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ):
         return content

@@ -30,7 +30,19 @@ TEXTS = (
     "manifest.json", "weights.bin", "predict.onnx", "bank/level-1.safetensors", "__proto__",
 )  # fmt: skip
 VALUES = (None, True, False, [], {}, [[]], [0], [1, 2], {"a": 1}, *NUMBERS, *TEXTS)
-FLOATS = (float("nan"), float("inf"), float("-inf"), 3.4e38, -3.4e38, 3e17, 1e-40, 0.0, -0.0, 1.0, -7.5)
+FLOATS = (
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    3.4e38,
+    -3.4e38,
+    3e17,
+    1e-40,
+    0.0,
+    -0.0,
+    1.0,
+    -7.5,
+)
 
 
 def bytes_edit(rng, size):
@@ -141,20 +153,36 @@ def _at(document, place):
 
 def _near(rng, value):
     """A value of the same kind: what is plausible comes furthest."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        return value + rng.choice((-2, -1, 1, 2, 16, -value, value))
-    if isinstance(value, float):
-        return value * rng.choice((-1.0, 0.5, 2.0, 1e3, 1e-3, 1e30)) + rng.choice((0.0, 1e-3))
-    if isinstance(value, str) and value:
-        at = rng.randrange(len(value))
-        return value[:at] + rng.choice("0aZ/.\0é") + value[at + rng.randrange(2) :]
-    if isinstance(value, list) and value:
-        return rng.choice((value[:-1], value + value[-1:], value[::-1], value * 2))
-    if isinstance(value, dict) and value:
-        return {name: value[name] for name in list(value)[1:]}
-    return rng.choice(VALUES)
+    kinds = {
+        bool: _near_flag,
+        int: _near_int,
+        float: _near_float,
+        str: _near_text,
+        list: _near_list,
+    }
+    change = kinds.get(type(value)) if value or isinstance(value, bool | int | float) else None
+    return change(rng, value) if change else rng.choice(VALUES)
+
+
+def _near_flag(_, value):
+    return not value
+
+
+def _near_int(rng, value):
+    return value + rng.choice((-2, -1, 1, 2, 16, -value, value))
+
+
+def _near_float(rng, value):
+    return value * rng.choice((-1.0, 0.5, 2.0, 1e3, 1e-3, 1e30)) + rng.choice((0.0, 1e-3))
+
+
+def _near_text(rng, value):
+    at = rng.randrange(len(value))
+    return value[:at] + rng.choice("0aZ/.\0é") + value[at + rng.randrange(2) :]
+
+
+def _near_list(rng, value):
+    return rng.choice((value[:-1], value + value[-1:], value[::-1], value * 2))
 
 
 def tensors_edit(rng, content):
@@ -165,7 +193,12 @@ def tensors_edit(rng, content):
     if kind == "header":
         return ["header", json_edit(rng, header)]
     if kind == "number" and arrays:
-        return ["number", rng.choice(arrays), rng.randrange(1 << 20), rng.choice(range(len(FLOATS)))]
+        return [
+            "number",
+            rng.choice(arrays),
+            rng.randrange(1 << 20),
+            rng.choice(range(len(FLOATS))),
+        ]
     if kind == "data":
         return ["data", bytes_edit(rng, len(data))]
     if kind == "length":

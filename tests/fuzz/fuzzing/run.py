@@ -18,7 +18,7 @@ from fuzzing.formats import FORMATS
 
 CORPUS = Path(__file__).with_name("corpus.jsonl")
 JOB = 100  # cases that a worker gets at once
-SLOW_JOBS = 8  # so many jobs a format at least, so that no worker is left with the last one
+JOBS = 8  # of a format at least, so that no worker waits long for the other
 
 
 @dataclass
@@ -51,7 +51,7 @@ def jobs(cases, formats, first=0):
             yield name, kept[name]
     for name in formats:
         count = max(1, round(cases * FORMATS[name].share / shares))
-        step = max(1, min(JOB, count // SLOW_JOBS))
+        step = max(1, min(JOB, count // JOBS))
         for start in range(first, first + count, step):
             yield name, list(range(start, min(start + step, first + count)))
 
@@ -63,16 +63,15 @@ def run(todo, workers, note=lambda done: None):
         found.setdefault(job[0], Found())
         waiting.put(job)
 
-    def count(name, seed, answer):
-        outcome, words, seconds, *case = answer
+    def count(name, seed, case, answer):
+        outcome, words, seconds = answer
         with lock:
             entry = found[name]
             entry.outcomes[outcome] += 1
             entry.seconds += seconds
             if outcome == FAILED:
-                which = case[0] if case else {}
                 number = seed if isinstance(seed, int) else None
-                entry.failures.append({"format": name, "seed": number, "why": words, **which})
+                entry.failures.append({"format": name, "seed": number, "why": words, **case})
             note(1)
 
     threads = [threading.Thread(target=_serve, args=(waiting, count)) for _ in range(workers)]
@@ -106,7 +105,7 @@ class _Process:
     """A worker."""
 
     def __init__(self):
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fuzzing.worker"],
@@ -129,14 +128,15 @@ class _Process:
             raise RuntimeError(f"{name}: cannot begin: {self._said()}")
         for number, seed in enumerate(seeds):
             began = time.monotonic()
+            case = json.loads(self._process.stdout.readline() or "{}")
             if line := self._process.stdout.readline():
-                count(name, seed, json.loads(line))
+                count(name, seed, case, json.loads(line))
                 continue
             code = self._process.wait()
             if number and code == 0:  # it had taken too much memory, and said so
                 return number
             words = f"the process ended ({code}) {self._said().splitlines()[-1:]}"[:300]
-            count(name, seed, [FAILED, words, time.monotonic() - began])
+            count(name, seed, case, [FAILED, words, time.monotonic() - began])
             return number + 1
         return len(seeds)
 
@@ -165,5 +165,10 @@ def table(found):
     ]
     every = sum((e.outcomes for e in found.values()), Counter())
     seconds = sum(e.seconds for e in found.values())
-    total = ("all", f"{sum(every.values()):,}", f"{seconds:.0f}", *(f"{every[o]:,}" for o in OUTCOMES))
+    total = (
+        "all",
+        f"{sum(every.values()):,}",
+        f"{seconds:.0f}",
+        *(f"{every[o]:,}" for o in OUTCOMES),
+    )
     return [*rows, total]

@@ -1,22 +1,23 @@
 """State files: SQLite, with snapshots and written blocks in it."""
 
-import hashlib
-import json
 import shutil
 import sqlite3
+from contextlib import suppress
 
-import numpy as np
+from edgemem.bank.written import WrittenBlocks
+from edgemem.errors import EdgeMemError
 from fuzzing import device, mutators
 from fuzzing.case import Case, Digest, Format
-
-from edgemem.bank.record import COLUMNS, seal
-from edgemem.bank.written import WrittenBlocks
-from edgemem.block import pack
+from fuzzing.state_edits import CLASSES, document_of, edit_inside, scalar
 
 TABLES = ("about", "snapshot", "part", "block", "payload", "used")
 JSON_CELLS = (
     ("snapshot", "counters"), ("snapshot", "parts"), ("block", "provenance"), ("about", "value"),
 )  # fmt: skip
+ENDLESS = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+    "SELECT i AS version, 0 AS written, counters, parts, sha256 FROM n, t"
+)
 SCHEMA_EDITS = (
     "DROP TABLE {table}",
     "ALTER TABLE {table} ADD COLUMN more",
@@ -31,8 +32,7 @@ SCHEMA_EDITS = (
     "CREATE TABLE other (x)",
     "CREATE TABLE copied AS SELECT * FROM {table}",
     "ALTER TABLE {table} RENAME TO t; CREATE VIEW {table} AS SELECT * FROM t",
-    "ALTER TABLE snapshot RENAME TO t; CREATE VIEW snapshot AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL"
-    " SELECT i + 1 FROM n) SELECT i AS version, 0 AS written, counters, parts, sha256 FROM n, t",
+    f"ALTER TABLE snapshot RENAME TO t; CREATE VIEW snapshot AS {ENDLESS}",
     "PRAGMA user_version = 2",
     "PRAGMA application_id = 7",
     "DELETE FROM {table}",
@@ -59,13 +59,14 @@ class StateFormat(Format):
         self.wal_size = (folder / "killed.db-wal").stat().st_size
         self.size = self.intact.stat().st_size
         with sqlite3.connect(self.intact) as database:
-            self.counts = {t: _scalar(database, f"SELECT count(*) FROM {t}") for t in TABLES}
+            self.counts = {t: scalar(database, f"SELECT count(*) FROM {t}") for t in TABLES}
             self.columns = {
                 t: [row[1] for row in database.execute(f"PRAGMA table_info({t})")] for t in TABLES
             }
             self.documents = {
                 (table, column): [
-                    _document(value) for (value,) in database.execute(f"SELECT {column} FROM {table}")
+                    document_of(value)
+                    for (value,) in database.execute(f"SELECT {column} FROM {table}")
                 ]
                 for table, column in JSON_CELLS
             }
@@ -76,7 +77,9 @@ class StateFormat(Format):
         database.close()
 
     def invent(self, rng):
-        edit = rng.choice((self._file, self._file, self._cell, self._json, self._tensors, self._other))
+        edit = rng.choice(
+            (self._file, self._file, self._cell, self._json, self._tensors, self._other)
+        )
         if edit == self._file and rng.random() < 0.4:
             return Case([self._file(rng, rng.choice(("", "-wal")))], base="killed")
         edits = [edit(rng) for _ in range(rng.choice((1, 1, 1, 2)))]
@@ -93,7 +96,13 @@ class StateFormat(Format):
 
     def _cell(self, rng):
         table = rng.choice([t for t in TABLES if self.counts[t]])
-        return ["cell", table, rng.randrange(64), rng.choice(self.columns[table]), rng.choice(CELLS)]
+        return [
+            "cell",
+            table,
+            rng.randrange(64),
+            rng.choice(self.columns[table]),
+            rng.choice(CELLS),
+        ]
 
     def _json(self, rng):
         table, column = rng.choice(JSON_CELLS)
@@ -112,8 +121,7 @@ class StateFormat(Format):
         if kind == "sql":
             return ["sql", rng.choice(SCHEMA_EDITS).format(table=table)]
         if kind == "classes":
-            table = {"classes": [[n, str(n), 0] for n in range(10)], "taught": []}
-            return ["classes", mutators.json_edit(rng, table)]
+            return ["classes", mutators.json_edit(rng, CLASSES)]
         return [kind, table, rng.randrange(64), rng.choice((0, 1, -1, 5, 2**53))]
 
     def build(self, case):
@@ -132,7 +140,7 @@ class StateFormat(Format):
         if killed:
             self.path.with_name("state.db-wal").write_bytes(wal)
         if inside and not killed:
-            _edit_inside(self.path, inside, sealed=case.sealed)
+            edit_inside(self.path, inside, sealed=case.sealed)
 
     def use(self):
         digest, events = Digest(), []
@@ -151,150 +159,13 @@ class StateFormat(Format):
                 digest.add_finite(f"array {name!r}", array)
         return digest.output(told=bool(damage) or any(e.kind == "damaged" for e in events))
 
-
-def _edit_inside(path, edits, *, sealed):
-    database = sqlite3.connect(path)
-    try:
-        for edit in edits:
-            try:
-                _edit_one(database, edit)
-            except sqlite3.Error:
-                pass  # SQLite does not let anybody make such a file
-            except (OverflowError, UnicodeEncodeError):
-                pass
-        if sealed:
-            _seal_all(database)
-        database.commit()
-    finally:
-        database.close()
-
-
-def _edit_one(database, edit):
-    kind, *rest = edit
-    if kind == "sql":
-        database.executescript(rest[0])
-        return
-    if kind == "classes":
-        _put_classes(database, rest[0])
-        return
-    table, *rest = rest
-    if kind == "cell":
-        number, column, value = rest
-        row = _row(database, table, number)
-        database.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row))
-    elif kind == "json":
-        column, number, change = rest
-        row = _row(database, table, number)
-        document = _document(_scalar(database, f"SELECT {column} FROM {table} WHERE rowid = {row}"))
-        text = mutators.edited_json(document, change)
-        database.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (text, row))
-    elif kind == "tensors":
-        number, change = rest
-        row = _row(database, table, number)
-        content = _scalar(database, f"SELECT content FROM {table} WHERE rowid = {row}")
-        content = mutators.edited_tensors(content, change)
-        database.execute(f"UPDATE {table} SET content = ? WHERE rowid = ?", (content, row))
-    elif kind == "delete":
-        database.execute(f"DELETE FROM {table} WHERE rowid = ?", (_row(database, table, rest[0]),))
-    elif kind == "copy":
-        _copy_row(database, table, *rest)
-
-
-def _copy_row(database, table, number, shift):
-    """The same row once more, under a number or version that differs by `shift`."""
-    row = _row(database, table, number)
-    values = database.execute(f"SELECT * FROM {table} WHERE rowid = ?", (row,)).fetchone()
-    names = [entry[1] for entry in database.execute(f"PRAGMA table_info({table})")]
-    values = dict(zip(names, values, strict=True))
-    for name in ("version", "clock", "row"):
-        if type(values.get(name)) is int and (name != "row" or "version" not in values):
-            values[name] += shift
-    values.pop("row" if table in ("block", "part") else "", None)
-    marks = ", ".join("?" * len(values))
-    database.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", [*values.values()])
-
-
-def _put_classes(database, change):
-    table = {"classes": [[n, str(n), 0] for n in range(10)], "taught": []}
-    text = mutators.edited_json(table, change).encode("utf-8", "surrogatepass")
-    content = pack({".table": np.frombuffer(text, np.uint8)})
-    digest = hashlib.sha256(content).hexdigest()
-    database.execute("INSERT INTO part (sha256, content) VALUES (?, ?)", (digest, content))
-    version, parts = database.execute(
-        "SELECT version, parts FROM snapshot ORDER BY version DESC"
-    ).fetchone()
-    parts = json.dumps({**json.loads(parts), "classes": digest})
-    database.execute("UPDATE snapshot SET parts = ? WHERE version = ?", (parts, version))
-
-
-def _seal_all(database):
-    """Compute every hash anew, wherever what it covers can be read."""
-    for step in (_seal_parts, _seal_snapshots, _seal_blocks, _seal_tally):
-        try:
-            step(database)
-        except (sqlite3.Error, TypeError, ValueError, AttributeError, OverflowError, UnicodeError):
-            continue  # such an edit has taken away what the hash is of
-
-
-def _seal_parts(database):
-    moved = {}
-    for row, old, content in database.execute("SELECT rowid, sha256, content FROM part").fetchall():
-        if isinstance(content, bytes):
-            moved[old] = hashlib.sha256(content).hexdigest()
-            database.execute("UPDATE part SET sha256 = ? WHERE rowid = ?", (moved[old], row))
-    for row, parts in database.execute("SELECT rowid, parts FROM snapshot").fetchall():
-        try:
-            named = {name: moved.get(old, old) for name, old in json.loads(parts).items()}
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            continue
-        if named != json.loads(parts):
-            database.execute(
-                "UPDATE snapshot SET parts = ? WHERE rowid = ?", (json.dumps(named), row)
-            )
-
-
-def _seal_snapshots(database):
-    rows = database.execute("SELECT rowid, counters, parts FROM snapshot").fetchall()
-    for row, counters, parts in rows:
-        digest = hashlib.sha256(f"{counters}\0{parts}".encode("utf-8", "surrogatepass")).hexdigest()
-        database.execute("UPDATE snapshot SET sha256 = ? WHERE rowid = ?", (digest, row))
-
-
-def _seal_blocks(database):
-    names = [f"block.{name}" for name in COLUMNS]
-    rows = database.execute(
-        f"SELECT block.row, payload.content, {', '.join(names)} FROM block LEFT JOIN payload"
-        " ON payload.row = block.row"
-    ).fetchall()
-    for row, content, *values in rows:
-        changed = dict(zip(COLUMNS, values, strict=True))
-        if isinstance(content, bytes) and changed["payload_sha256"] != hashlib.sha256(content).hexdigest():
-            changed |= {"nbytes": len(content), "payload_sha256": hashlib.sha256(content).hexdigest()}
-        changed["sha256"] = seal(tuple(changed.values())[:-1])
-        sets = ", ".join(f"{name} = ?" for name in COLUMNS)
-        database.execute(f"UPDATE block SET {sets} WHERE row = ?", [*changed.values(), row])
-
-
-def _seal_tally(database):
-    digests = [digest for (digest,) in database.execute("SELECT sha256 FROM block")]
-    total = sum(int(digest, 16) for digest in digests) % (1 << 256)
-    clock, _, _ = json.loads(_scalar(database, "SELECT value FROM about WHERE name = 'tally'"))
-    value = json.dumps([clock, len(digests), f"{total:064x}"])
-    database.execute("UPDATE about SET value = ? WHERE name = 'tally'", (value,))
-
-
-def _row(database, table, number):
-    rows = [row for (row,) in database.execute(f"SELECT rowid FROM {table} ORDER BY rowid")]
-    return rows[number % len(rows)] if rows else 0
-
-
-def _scalar(database, statement):
-    row = database.execute(statement).fetchone()
-    return None if row is None else row[0]
-
-
-def _document(text):
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        return text
+    def go_on(self):
+        with device.runtime(self.path) as found:
+            found.step(device.frames()[2])
+        with device.opened_state(self.path) as state:
+            blocks = WrittenBlocks(state)
+            with suppress(EdgeMemError):  # where damage was told
+                blocks.rollback("root")
+            blocks.compact()
+        with device.runtime(self.path) as found:
+            found.step(device.frames()[2][:1])

@@ -6,12 +6,12 @@ import zipfile
 
 import numpy as np
 import safetensors.numpy
-from fuzzing import device, mutators
-from fuzzing.case import Case, Digest, Format
 from numpy.lib import format as npy
 
 from edgemem.runtime.frames import checked
 from edgemem.runtime.stream import Stream
+from fuzzing import device, mutators
+from fuzzing.case import Case, Digest, Format
 
 FIELDS = (
     ("descr", ("<f4", "<f8", ">f4", "|u1", "|O", "<U9999", "|S0", "<c8", "|V8", "|b1", "<M8[s]", "x", "", 7)),
@@ -47,7 +47,9 @@ class StreamFormat(Format):
 
     def invent(self, rng):
         kind = rng.choice(("uint8", "float32"))
-        how = rng.choice(("flip", "bytes", "member", "member", "header", "header", "raw", "names", "other"))
+        how = rng.choice(
+            ("flip", "bytes", "member", "member", "header", "header", "raw", "names", "other")
+        )
         edits, sealed = [["kind", kind]], how not in ("flip", "bytes")
         for _ in range(rng.choice((1, 1, 2))):
             edits.append(self._edit(rng, kind, how))
@@ -64,7 +66,12 @@ class StreamFormat(Format):
             field, values = rng.choice(FIELDS)
             return ["header", member, field, rng.choice(values)]
         if how == "raw":
-            return ["raw", member, rng.choice(RAW_HEADERS), rng.choice(([1, 0], [2, 0], [3, 0], [9, 9]))]
+            return [
+                "raw",
+                member,
+                rng.choice(RAW_HEADERS),
+                rng.choice(([1, 0], [2, 0], [3, 0], [9, 9])),
+            ]
         if how == "names":
             return [rng.choice(("rename", "copy")), member, rng.choice(NAMES)]
         return rng.choice(
@@ -84,7 +91,11 @@ class StreamFormat(Format):
             if what == "zip":
                 content = mutators.edited_bytes(content or self.intact[kind], rest[0])
             elif what in ("deflate", "bzip", "lzma"):
-                how = {"deflate": zipfile.ZIP_DEFLATED, "bzip": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}[what]
+                how = {
+                    "deflate": zipfile.ZIP_DEFLATED,
+                    "bzip": zipfile.ZIP_BZIP2,
+                    "lzma": zipfile.ZIP_LZMA,
+                }[what]
             elif what == "npy":
                 content = dict(self.members[kind])[rest[0]]
             elif what == "safetensors":
@@ -134,11 +145,15 @@ def _zip(members, how=zipfile.ZIP_STORED):
 def _edited_members(members, edit):
     kind, *rest = edit
     if kind == "number":
-        member, rest = "x.npy", rest
+        member = "x.npy"
         content = dict(members)[member]
         begin = 10 + int.from_bytes(content[8:10], "little")
-        array = np.frombuffer(bytearray(content[begin:]), "<f4" if len(content) > 4000 else "|u1").copy()
-        array[rest[0] % len(array)] = mutators.FLOATS[rest[1]] if array.dtype.kind == "f" else rest[0] % 256
+        array = np.frombuffer(
+            bytearray(content[begin:]), "<f4" if len(content) > 4000 else "|u1"
+        ).copy()
+        array[rest[0] % len(array)] = (
+            mutators.FLOATS[rest[1]] if array.dtype.kind == "f" else rest[0] % 256
+        )
         changed = content[:begin] + array.tobytes()
         return [(n, changed if n == member else c) for n, c in members]
     member, *rest = rest
@@ -151,12 +166,10 @@ def _edited_members(members, edit):
     if kind == "bomb":
         header = {"descr": "|u1", "fortran_order": False, "shape": (BOMB,)}
         return [(n, (_header(repr(header)), BOMB) if n == member else c) for n, c in members]
-    changed = []
-    for name, content in members:
-        if name == member and isinstance(content, bytes):
-            content = _edited_member(content, kind, rest)
-        changed.append((name, content))
-    return changed
+    return [
+        (name, _edited_member(c, kind, rest) if name == member and isinstance(c, bytes) else c)
+        for name, c in members
+    ]
 
 
 def _edited_member(content, kind, rest):

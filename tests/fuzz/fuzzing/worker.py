@@ -1,7 +1,7 @@
-"""Runs cases in a process of its own, for a file may end the process: one line of JSON a case.
+"""Runs cases in a process of its own, for a file may end the process.
 
-Jobs come as lines of JSON: the name of a format, and seeds or cases. What a case leads to goes out
-in their order, so whoever started this knows which one ended it.
+Jobs come as lines of JSON: the name of a format, and seeds or cases. Of every case two lines go
+out: the case before it is run, and then what it led to.
 """
 
 import json
@@ -17,10 +17,9 @@ import traceback
 import warnings
 from pathlib import Path
 
+from edgemem.errors import EdgeMemError
 from fuzzing.case import FAILED, OTHER, REFUSED, SAME, TOLD, Case
 from fuzzing.formats import FORMATS
-
-from edgemem.errors import EdgeMemError
 
 LONGEST_CASE = 30  # seconds; a signal ends the process then, even in foreign code
 MOST_MEMORY = 512 << 20  # bytes more than before the first case
@@ -60,13 +59,18 @@ class Worker:
         made, expected = self.format(name), self.expected(name, case.base)
         made.build(case)
         try:
-            found = made.use()
+            outcome = _judged(made.use(), expected, case)
         except EdgeMemError:
             outcome = REFUSED, ""
         except BaseException as error:  # noqa: BLE001 - anything else is what is looked for
             outcome = FAILED, _where(error)
-        else:
-            outcome = _judged(found, expected, case)
+        if outcome[0] in (TOLD, OTHER):
+            try:
+                made.go_on()
+            except BaseException as error:  # noqa: BLE001
+                # Of a file that is told to be damaged, more may be found to be.
+                if outcome[0] == OTHER or not isinstance(error, EdgeMemError):
+                    outcome = FAILED, f"accepted, but then {_where(error)}"
         if self._unseen:
             outcome = FAILED, f"not raised: {_where(self._unseen[0])}"
             self._unseen.clear()
@@ -88,7 +92,9 @@ def _where(error):
     frames = [f for f in traceback.extract_tb(error.__traceback__) if HERE not in f.filename]
     own = [f for f in frames if "/edgemem/" in f.filename or "/runtime/" in f.filename]
     place = own[-1] if own else (frames[-1] if frames else None)
-    at = "fuzzer" if place is None else f"{'/'.join(Path(place.filename).parts[-2:])}:{place.lineno}"
+    at = (
+        "fuzzer" if place is None else f"{'/'.join(Path(place.filename).parts[-2:])}:{place.lineno}"
+    )
     return f"{at} {type(error).__name__}: {str(error)[:160]}"
 
 
@@ -125,6 +131,7 @@ def main():
             for seed in job["seeds"]:
                 began = time.monotonic()
                 case = Case(**seed) if isinstance(seed, dict) else made.case(seed)
+                print(json.dumps(case.to_json()), file=answers, flush=True)
                 signal.alarm(LONGEST_CASE)
                 outcome, words = worker.run(job["format"], case)
                 signal.alarm(0)
@@ -132,8 +139,6 @@ def main():
                 if grown > MOST_MEMORY:
                     outcome, words = FAILED, f"took {grown >> 20} MiB of memory"
                 answer = [outcome, words, time.monotonic() - began]
-                if outcome == FAILED:
-                    answer.append(case.to_json())
                 print(json.dumps(answer), file=answers, flush=True)
                 if grown > MOST_MEMORY:
                     return  # the peak would hide the next one
