@@ -126,10 +126,10 @@ def unpack(content: bytes, thing: str, error: type[EdgeMemError], remedy: str) -
     """Arrays of safetensors bytes.
 
     Raises:
-        error: not safetensors, or sizes that do not add up.
+        error: not safetensors, sizes that do not add up, or dtypes that numpy does not have.
     """
     try:
         arrays: Arrays = safetensors.numpy.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError) as cause:
-        raise error(thing, f"is not readable safetensors ({cause})", remedy) from cause
+    except Exception as cause:  # whatever the library stumbles over, it is the file
+        raise error(thing, f"is not readable safetensors ({cause!r})", remedy) from cause
     return arrays

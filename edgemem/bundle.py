@@ -16,10 +16,9 @@ from edgemem.bank.folder import IN_BUNDLE, is_level, open_levels
 from edgemem.block import Arrays, is_finite, unpack
 from edgemem.errors import BankError, BundleError
 from edgemem.files import inside, sha256_file, sha256_rest
-from edgemem.manifest import REMEDY, Manifest, from_json
+from edgemem.manifest import REMEDY, Manifest
+from edgemem.manifest_file import MANIFEST, MOST_BYTES, from_json
 
-MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 16 << 20
 # Beside hidden files and folders, such as .gitattributes, .cache and .DS_Store.
 LEFT_BY_OTHERS = ("readme.md", "thumbs.db", "desktop.ini")
 
@@ -164,7 +163,7 @@ def _read_manifest(folder: Path) -> bytes:
         raise BundleError(
             str(folder), f"has no {MANIFEST}", "Pass the path of a bundle made by edgemem export"
         )
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
+    if path.stat().st_size > MOST_BYTES:
         raise BundleError(f"{folder.name}/{MANIFEST}", "is too large", REMEDY)
     return path.read_bytes()
 

@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from edgemem.bundle import MANIFEST, Bundle
+from edgemem.bundle import Bundle
 from edgemem.errors import InputError
+from edgemem.manifest_file import MANIFEST
 
 
 def check_beside(out: Path, *places: Path) -> None:

@@ -139,7 +139,7 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
     Example: edgemem inspect camera.edgemem
     """
     from edgemem.bundle import open_bundle
-    from edgemem.manifest import to_json
+    from edgemem.manifest_file import to_json
 
     opened = open_bundle(bundle)
     manifest = opened.manifest

@@ -93,10 +93,10 @@ def _report(bundle: Bundle, found: Tuned) -> dict[str, Any]:
 
 def _write(bundle: Bundle, found: Tuned, report: dict[str, Any], out: Path) -> Bundle:
     """A copy of the bundle with the choice in it."""
-    from edgemem.bundle import MANIFEST, open_bundle
+    from edgemem.bundle import open_bundle
     from edgemem.bundle_copy import copy_files
     from edgemem.files import explain_write_errors, new_folder
-    from edgemem.manifest import to_json
+    from edgemem.manifest_file import MANIFEST, to_json
 
     manifest = bundle.manifest
     chosen = {

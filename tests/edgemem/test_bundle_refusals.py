@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from sealing import sealed
 
 import edgemem
 from edgemem import bundle as bundle_module
@@ -69,7 +70,7 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):
 
 
 def test_a_manifest_of_absurd_size_is_not_read(bundle, monkeypatch):
-    monkeypatch.setattr(bundle_module, "MAX_MANIFEST_BYTES", 100)
+    monkeypatch.setattr(bundle_module, "MOST_BYTES", 100)
     refused(bundle, "manifest.json", "is too large")
 
 
@@ -77,7 +78,7 @@ def test_a_manifest_of_absurd_size_is_not_read(bundle, monkeypatch):
 def test_a_listed_name_that_the_file_system_refuses_is_a_clear_error(bundle):
     manifest = json.loads((bundle / "manifest.json").read_bytes())
     manifest["files"]["n" * 300] = {"size": 1, "sha256": ""}
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    (bundle / "manifest.json").write_bytes(sealed(manifest))
     refused(bundle, "nnn", "cannot be read")
 
 

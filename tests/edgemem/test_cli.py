@@ -12,7 +12,7 @@ import pytest
 
 import edgemem
 from edgemem.demo import BUNDLE, STREAM
-from edgemem.manifest import from_json
+from edgemem.manifest_file import from_json
 from edgemem.runtime.replay import replay
 from edgemem.runtime.stream import Stream
 
