@@ -15,7 +15,7 @@ from edgemem.runtime.loop import Runtime
 from edgemem.runtime.plans import choose_plan
 from edgemem.runtime.result import Event, Result
 from edgemem.runtime.schedule import Schedule, When
-from edgemem.runtime.settings import read_parameters
+from edgemem.runtime.settings import HyperParameters, read_parameters
 
 __all__ = ["ClassInfo", "Event", "Result", "Runtime", "open"]
 
@@ -69,16 +69,16 @@ def open(  # noqa: PLR0913 - each is one choice, by name
     Raises:
         BundleError: the bundle is missing, damaged or altered.
         StateError: the state file is damaged, of another bundle, or cannot be written.
-        InputError: an unknown hyper-parameter, `read` or value of `adapt_when`, a negative number
-            of threads, a memory budget that no plan fits, or a provider that cannot be used here.
+        InputError: an unknown hyper-parameter, one that is not finite, an unknown `read` or value of
+            `adapt_when`, a number of threads that no engine should start, a memory budget that no plan fits, or a provider that cannot be used here.
     """
-    if threads < 0:
-        raise InputError(f"threads={threads}", "is negative", "Pass 0 for all cores")
-    Schedule(
-        1 if adapt_when is None else adapt_when
-    )  # refuses what it does not know, before anything is opened
+    # These refuse what they do not know, before anything is opened.
+    Settings(threads)
+    Schedule(1 if adapt_when is None else adapt_when)
     opened = open_bundle(bundle)
-    parameters = {**read_parameters(opened.manifest, read), **(hyper_parameters or {})}
+    chosen = {} if hyper_parameters is None else hyper_parameters
+    HyperParameters(opened.manifest, chosen)
+    parameters = {**read_parameters(opened.manifest, read), **chosen}
     if adapt and adapt_when == "drift" and (opened.manifest.source is None or not contexts):
         raise InputError(
             'adapt_when="drift"', "needs contexts to drift", "Pass a number, or warm the model up"

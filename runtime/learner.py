@@ -15,6 +15,7 @@ from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.opinion import blended
 from edgemem.runtime.policy import Verdict, judge
 from edgemem.runtime.result import Event
+from edgemem.runtime.settings import HyperParameters
 from edgemem.runtime.snapshots import shared
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Learner:
     place has them, too.
     """
 
-    def __init__(self, bundle: Bundle, graphs: Graphs, hyper_parameters: dict[str, float]) -> None:
+    def __init__(self, bundle: Bundle, graphs: Graphs, hyper_parameters: HyperParameters) -> None:
         self._bundle, self._graphs = bundle, graphs
         self.carries: tuple[str, ...] = ()
         self.hyper_parameters = hyper_parameters

@@ -31,7 +31,7 @@ from edgemem.runtime.ownership import Owned, in_turn
 from edgemem.runtime.result import Event, Result, make_result
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.schedule import Schedule, When
-from edgemem.runtime.settings import known_parameters
+from edgemem.runtime.settings import HyperParameters
 from edgemem.runtime.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Runtime(Owned):
         self.bundle, self._state = bundle, state
         self.plan, self.engine = plan, engine
         manifest, self._adapting = bundle.manifest, adapt
-        parameters = known_parameters(manifest, hyper_parameters or {})
+        parameters = HyperParameters(manifest, hyper_parameters or {})
         step = "adapt" if plan is None else plan.graph
         self._graphs = Graphs(bundle, backend, step, background)
         self._learner = Learner(bundle, self._graphs, parameters)
@@ -117,8 +117,8 @@ class Runtime(Owned):
         weakref.finalize(self, self._keeper.lose)
 
     @property
-    def hyper_parameters(self) -> dict[str, float]:
-        """Scalars by name; change the values at will."""
+    def hyper_parameters(self) -> HyperParameters:
+        """Scalars by name; change the values at will, to finite ones."""
         return self._learner.hyper_parameters
 
     @property

@@ -16,7 +16,7 @@ from edgemem.reference import read_reference, reference_frames
 from edgemem.runtime.backends.choice import Settings, choose
 from edgemem.runtime.contract import stripped
 from edgemem.runtime.graphs import Graphs
-from edgemem.runtime.settings import known_parameters
+from edgemem.runtime.settings import HyperParameters
 
 # Of NPUs, which compute in half precision: it loses small probabilities of neighbouring frames.
 HALF_TOLERANCE = 0.1
@@ -62,7 +62,7 @@ def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verifi
     half = HALF_TOLERANCE if backend.target == NPU else 0.0
     limit = max(reference.tolerance, half)
     # The graphs alone: guard rails may answer otherwise on frames that are nothing but noise.
-    graphs, parameters = Graphs(bundle, backend), known_parameters(manifest, reference.parameters)
+    graphs, parameters = Graphs(bundle, backend), HyperParameters(manifest, reference.parameters)
     outputs = graphs.adapt(frames, bundle.generic, manifest.slots.zero(), parameters)
     found = {
         "frozen": graphs.frozen(frames),

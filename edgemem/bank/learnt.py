@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from edgemem.bank.folder import open_levels
-from edgemem.bank.keys import Source
+from edgemem.bank.keys import Source, new_array
 from edgemem.bank.level import Level
 from edgemem.bank.means import path_value
 from edgemem.bank.record import LEAF, ROOT, Record
@@ -54,8 +53,8 @@ def open_learnt(
             "Export the blocks of a device that ran with contexts",
         )
     size = bundle.manifest.block.elements
-    keys = npy.open_memmap(folder / "keys.npy", "w+", np.float32, (contexts, bundle.manifest.key))
-    blocks = npy.open_memmap(folder / "blocks.npy", "w+", np.float32, (contexts, size))
+    keys = new_array(folder / "keys.npy", np.float32, (contexts, bundle.manifest.key))
+    blocks = new_array(folder / "blocks.npy", np.float32, (contexts, size))
     number = 0
     with ExitStack() as stack:
         shipped = [] if bundle.bank is None else open_levels(bundle.bank)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import sys
+from json import loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +31,8 @@ PACKAGES = (
     "numpy", "onnxruntime", "onnxruntime-qnn", "ai-edge-litert", "tflite-runtime", "safetensors",
     "matplotlib", "torch", "onnx", "onnxscript", "litert-torch",
 )  # fmt: skip
+
+WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -80,10 +84,13 @@ def run(
     from edgemem.runtime.stream import Stream
     from edgemem.stopping import stopping
 
-    stream = _usable(Stream(input), skip_bad_frames)
-    values = _hyper_parameters(set_ or [])
+    values, recorded = _hyper_parameters(set_ or []), Stream(input)
     # Before the state file is opened, so that frames of another kind leave it byte for byte.
-    checked(next(stream.chunks(1))[1], open_bundle(bundle).manifest.frames)
+    manifest = open_bundle(bundle).manifest
+    recorded.require_shape(manifest.frames)
+    recorded.require_labels(manifest.classes)
+    stream = _usable(recorded, skip_bad_frames)
+    checked(next(stream.chunks(1))[1], manifest.frames)
     if plot is not None:
         check_plot(plot, stream)
     with (
@@ -108,9 +115,9 @@ def run(
             bar.update(task, completed=frames, note=text)
             stop.now()
 
-        batch = runtime.bundle.manifest.frames.batch
         with stop.later():
-            report = replay(runtime, stream, chunk=chunk or batch, progress=note)
+            frames = chunk or manifest.frames.batch
+            report = replay(runtime, stream, chunk=frames, progress=note)
     if plot is not None:
         draw_report(plot, report, stream.contexts, bundle.name)
     if json:
@@ -144,7 +151,7 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
     opened = open_bundle(bundle)
     manifest = opened.manifest
     if json:
-        print(to_json(manifest).decode(), end="")
+        print_json(loads(to_json(manifest)))
         return
     origin = manifest.exported_from
     frames = manifest.frames
@@ -159,7 +166,7 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
             ("context key", f"{manifest.key} numbers"),
             *((k, str(origin[k])) for k in ("checkpoint", "model", "warm") if k in origin),
             *((k, str(origin[k])) for k in ("gradient", "objective", "optimizer") if k in origin),
-            ("parts", ", ".join(origin.get("parts", [])) or "–"),
+            ("parts", _names(origin.get("parts"))),
         ],
     )
     hyper = manifest.hyper_parameters.items()
@@ -169,6 +176,11 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
     files = manifest.files.items()
     rows = [(name, f"{record.size:,}", record.sha256[:12]) for name, record in files]
     print_table("files", ("name", "bytes", "sha256"), rows)
+
+
+def _names(found: Any) -> str:
+    """Names that whoever exported wrote down, which the device has no use for."""
+    return ", ".join(map(str, found or "–")) if isinstance(found, list) else str(found or "–")
 
 
 def _room(manifest: Manifest) -> str:
@@ -336,7 +348,7 @@ def _hyper_parameters(settings: list[str]) -> dict[str, float]:
 
 
 def _adapt_when(text: str | None) -> int | str | None:
-    return None if text is None else int(text) if text.lstrip("-").isdecimal() else text
+    return int(text) if text is not None and WHOLE.fullmatch(text) else text
 
 
 def _version(package: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgemem.cli.output import say
 from edgemem.cli.show import percent, print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def tune(
         f"{name} {change['from']:g} -> {change['to']:g}"
         for name, change in report["changed"].items()
     )
-    print(f"{out}: {changes or 'the bundle keeps its values'}")
+    say(f"{out}: {changes or 'the bundle keeps its values'}")
 
 
 def _report(bundle: Bundle, found: Tuned) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_a_stream_larger_than_a_chunk_is_not_read_at_once(tmp_path):
         ({"x": frames("uint8", 0)}, "holds no frames"),
         ({"x": np.array(3)}, "not a plain array"),
         ({"x": np.asfortranarray(frames("uint8"))}, "row order"),
-        ({"x": np.array([None] * 3)}, "not a plain array"),
+        ({"x": np.array([None] * 3)}, "Object arrays cannot be loaded"),
         ({"z": frames("uint8")}, "x.npy"),
         ({"x": frames("uint8"), "y": np.zeros(6, int)}, "has shape [6] for 7 frames"),
         ({"x": frames("uint8"), "y": np.zeros((7, 1), int)}, "has shape [7, 1] for 7 frames"),
@@ -127,7 +127,7 @@ def test_a_bare_array_is_refused_with_the_way_to_save_it(tmp_path):
 
 def test_missing_files_and_folders_are_refused(tmp_path):
     refused(tmp_path / "missing.npz", "does not exist")
-    refused(tmp_path, "is not a readable stream")
+    refused(tmp_path, "is a folder")
 
 
 @pytest.mark.parametrize("shape", ["(1000000000000,)", "(-1, 2)", "(7, 1000000)", "(1,)"])
