@@ -49,6 +49,10 @@ def run(
     contexts: Annotated[
         bool, typer.Option("--contexts/--no-contexts", help="Keep a block for each context.")
     ] = True,
+    keep_frames: Annotated[
+        bool,
+        typer.Option("--keep-frames/--no-keep-frames", help="Keep the last batch in the state."),
+    ] = True,
     adapt_when: Annotated[
         str | None,
         typer.Option(
@@ -101,6 +105,7 @@ def run(
             adapt=adapt,
             adapt_when=_adapt_when(adapt_when),
             contexts=contexts,
+            keep_frames=keep_frames,
             hyper_parameters=values,
             threads=threads,
             memory_budget=memory_budget,
