@@ -14,13 +14,16 @@ from edgemem.bank.level_writer import write_level
 from edgemem.bundle import check_levels, open_bundle
 from edgemem.cli.device import inspect
 from edgemem.demo import BUNDLE
-from edgemem.manifest import to_json
+from edgemem.manifest_file import to_json
 from edgemem.runtime.backends.choice import Engine
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.verify import verify
 from fuzzing import device, mutators
 from fuzzing.case import Case, Digest, Format
 
+BEGIN = b'{\n "sha256": "'
+SEAL = len(BEGIN) + 64
+MANIFEST_EDITS = ("manifest", "text", "whole")
 LEVEL = "bank/level-1.safetensors"
 TENSORS = ("bank/generic.safetensors", "reference.safetensors", "source.safetensors", LEVEL)
 FILES = (*TENSORS, "predict.onnx", "adapt.onnx", "key.onnx", "weights.bin")
@@ -41,9 +44,10 @@ class BundleFormat(Format):
         keys = numbers.normal(size=(2, shape.key_length)).astype(np.float32)
         rows = numbers.normal(size=(2, elements)).astype(np.float32) * 0.01
         write_level(self.folder / LEVEL, shape, keys, np.ones(2, np.int64), rows)
-        self.manifest = json.loads((self.folder / "manifest.json").read_text())
+        self.manifest = read_manifest(self.folder)
         self.contents = {name: (self.folder / name).read_bytes() for name in FILES}
         self._complete()
+        self.size = len(json.dumps(self.manifest, indent=1))
         self.altered = set()
         self.engine = Engine("cpu", _Sessions(self.contents), "fuzzed", {})
 
@@ -67,18 +71,16 @@ class BundleFormat(Format):
         kind = rng.choice(
             ("manifest",) * 4 + ("text", "text", "tensors", "tensors", "file", "folder")
         )
-        sealed = kind != "text" and rng.random() < (0.5 if kind == "file" else 0.8)
-        return Case([self._edit(rng, kind) for _ in range(rng.choice((1, 1, 1, 2)))], sealed)
+        often = {"file": 0.5, "text": 0.3}.get(kind, 0.8)
+        edits = [self._edit(rng, kind) for _ in range(rng.choice((1, 1, 1, 2)))]
+        return Case(edits, rng.random() < often)
 
     def _edit(self, rng, kind):
         if kind == "manifest":
             return ["manifest", mutators.json_edit(rng, self.manifest)]
         if kind == "text":
-            size = len(_text(self.manifest))
-            return [
-                "text",
-                (mutators.flip_edit if rng.random() < 0.7 else mutators.bytes_edit)(rng, size),
-            ]
+            edit = mutators.flip_edit if rng.random() < 0.7 else mutators.bytes_edit
+            return [rng.choice(("text", "whole")), edit(rng, self.size)]
         if kind == "tensors":
             name = rng.choice(TENSORS)
             return ["tensors", name, mutators.tensors_edit(rng, self.contents[name])]
@@ -92,23 +94,28 @@ class BundleFormat(Format):
     def build(self, case):
         self._restore()
         manifest = json.loads(json.dumps(self.manifest))
-        self._record(manifest)  # of what is intact
-        text = None
+        self._record(manifest)
+        intact = sealed(json.dumps(manifest, indent=1).encode())
         for edit in case.edits:
-            if edit[0] in ("manifest", "text"):
-                continue
-            with suppress(OSError, ValueError):  # two edits of one place
-                self._edit_folder(edit)
+            if edit[0] not in MANIFEST_EDITS:
+                with suppress(OSError, ValueError):  # two edits of one place
+                    self._edit_folder(edit)
         if case.sealed:
             self._record(manifest)
+        text = json.dumps(manifest, indent=1).encode()
         for kind, edit in (edit for edit in case.edits if edit[0] in ("manifest", "text")):
-            if kind == "text":
-                text = mutators.edited_bytes(text or _text(manifest), edit)
-            elif text is None:
-                text = mutators.edited_json(manifest, edit).encode("utf-8", "surrogatepass")
-                with suppress(ValueError, RecursionError):
-                    manifest, text = json.loads(text), None
-        (self.folder / "manifest.json").write_bytes(_text(manifest) if text is None else text)
+            with suppress(ValueError, RecursionError):  # broken by the edit before
+                if kind == "text":
+                    text = mutators.edited_bytes(text, edit)
+                else:
+                    text = mutators.edited_json(json.loads(text), edit).encode()
+        content = sealed(text)
+        if not case.sealed:  # the check sum stays as it was
+            content = intact[:SEAL] + content[SEAL:]
+        for edit in case.edits:
+            if edit[0] == "whole":
+                content = mutators.edited_bytes(content, edit[1])
+        (self.folder / "manifest.json").write_bytes(content)
 
     def _restore(self):
         for name in self.altered:
@@ -185,5 +192,13 @@ class _Sessions:
         return type(device.backend())(threads=1).open(path, binding)
 
 
-def _text(manifest):
-    return (json.dumps(manifest, indent=1) + "\n").encode()
+def read_manifest(folder):
+    """The fields of a manifest but its check sum."""
+    fields = json.loads((folder / "manifest.json").read_text())
+    return {name: value for name, value in fields.items() if name != "sha256"}
+
+
+def sealed(text):
+    """The bytes of a manifest, from the JSON of its other fields, whatever has become of that."""
+    after = b'",' + text[1:]
+    return BEGIN + hashlib.sha256(after[1:]).hexdigest().encode() + after

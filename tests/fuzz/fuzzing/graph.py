@@ -13,6 +13,7 @@ from edgemem.demo import BUNDLE
 from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.loop import Runtime
 from fuzzing import device, mutators
+from fuzzing.bundle import read_manifest, sealed
 from fuzzing.case import Case, Digest, Format
 
 GRAPHS = ("predict.onnx", "key.onnx", "adapt.onnx")
@@ -33,7 +34,7 @@ class GraphFormat(Format):
         self.folder = folder / "digits.edgemem"
         shutil.copytree(BUNDLE, self.folder)
         self.contents = {name: (self.folder / name).read_bytes() for name in GRAPHS}
-        self.manifest = json.loads((self.folder / "manifest.json").read_text())
+        self.manifest = read_manifest(self.folder)
 
     def invent(self, rng):
         # Small graphs first: a session of the step takes a tenth of a second.
@@ -85,7 +86,7 @@ class GraphFormat(Format):
                 "size": len(content),
                 "sha256": hashlib.sha256(content).hexdigest(),
             }
-        (self.folder / "manifest.json").write_text(json.dumps(manifest))
+        (self.folder / "manifest.json").write_bytes(sealed(json.dumps(manifest).encode()))
 
     def use(self):
         digest = Digest()
