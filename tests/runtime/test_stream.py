@@ -187,3 +187,17 @@ def test_a_stream_of_which_nothing_is_left_is_refused(tmp_path):
 
 def test_bytes_hold_no_bad_frame(tmp_path):
     assert len(Stream(saved(tmp_path / "s.npz", x=frames("uint8"))).bad_frames()) == 0
+
+
+@pytest.mark.parametrize("name", ["y", "context"])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_damaged_name_hides_no_array(tmp_path, name, place):
+    """An archive holds each name twice: before the array, and in the list at its end."""
+    path = tmp_path / "stream.npz"
+    np.savez(path, x=np.zeros((3, 2)), y=np.arange(3), context=np.array(["a", "b", "c"]))
+    content, text = bytearray(path.read_bytes()), f"{name}.npy".encode()
+    at = content.find(text) if place == "first" else content.rfind(text)
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a readable stream"):
+        Stream(path)
