@@ -163,7 +163,7 @@ def _sealed(content):
                 }
                 values = {**row, "key": data[key[0] : key[1]]}
                 row["sha256"] = seal(tuple(values.get(name) for name in COLUMNS[:-1]))
-            except (KeyError, TypeError, AttributeError, ValueError):
+            except (KeyError, TypeError, AttributeError, ValueError, IndexError):
                 continue
         header["__metadata__"]["blocks"] = json.dumps(rows)
         return mutators.joined_tensors(json.dumps(header), data)
