@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import edgemem
 from edgemem.demo import STREAM
+from edgemem.errors import InputError
 from edgemem.runtime.stream import Stream
 
 DTYPES = ("uint8", "float32", "float64", ">f4", "int16", "bool")
