@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from edgemem.bank.written import WrittenBlocks
 from edgemem.errors import EdgeMemError
@@ -10,6 +10,7 @@ from fuzzing import device, mutators
 from fuzzing.case import Case, Digest, Format
 from fuzzing.state_edits import CLASSES, document_of, edit_inside, scalar
 
+KILLED = ("", "-wal", "-promised")  # files, by the end of their names
 TABLES = ("about", "snapshot", "part", "block", "payload", "used")
 JSON_CELLS = (
     ("snapshot", "counters"), ("snapshot", "parts"), ("block", "provenance"), ("about", "value"),
@@ -50,13 +51,17 @@ class StateFormat(Format):
         batches, open_path = device.frames(), folder / "open.db"
         device.live(self.intact, batches)
         shutil.copy(self.intact, open_path)
-        with device.runtime(open_path) as found:  # a copy as a killed process leaves it
+        # As a process leaves it that is killed while somebody reads: the log is full then.
+        with (
+            device.runtime(open_path) as found,
+            device.opened_state(open_path, read_only=True) as reader,
+            reading(reader),
+        ):
             found.step(batches[0])
             found.flush()
-            for suffix in ("", "-wal"):
-                shutil.copy(f"{open_path}{suffix}", folder / f"killed.db{suffix}")
-        self.killed = folder / "killed.db"
-        self.wal_size = (folder / "killed.db-wal").stat().st_size
+            self.killed = {
+                name: open_path.with_name(f"open.db{name}").read_bytes() for name in KILLED
+            }
         self.size = self.intact.stat().st_size
         with sqlite3.connect(self.intact) as database:
             self.counts = {t: scalar(database, f"SELECT count(*) FROM {t}") for t in TABLES}
@@ -81,14 +86,14 @@ class StateFormat(Format):
             (self._file, self._file, self._cell, self._json, self._tensors, self._other)
         )
         if edit == self._file and rng.random() < 0.4:
-            return Case([self._file(rng, rng.choice(("", "-wal")))], base="killed")
+            return Case([self._file(rng, rng.choice(KILLED))], base="killed")
         edits = [edit(rng) for _ in range(rng.choice((1, 1, 1, 2)))]
         return Case(edits, sealed=edit != self._file and rng.random() < 0.7)
 
     def _file(self, rng, name=""):
-        size = self.wal_size if name else self.size
+        size = len(self.killed[name]) if name else self.size
         if rng.random() < 0.3:
-            pages = size // 4096
+            pages = max(1, size // 4096)
             at, other = (4096 * rng.randrange(pages) for _ in range(2))
             return ["file", name, rng.choice((["swap", at, other, 4096], ["fill", at, 4096, 0]))]
         edit = mutators.flip_edit if rng.random() < 0.4 else mutators.bytes_edit
@@ -125,20 +130,15 @@ class StateFormat(Format):
         return [kind, table, rng.randrange(64), rng.choice((0, 1, -1, 5, 2**53))]
 
     def build(self, case):
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            self.path.with_name(f"state.db{suffix}").unlink(missing_ok=True)
+        for path in self.path.parent.glob("state.db*"):
+            path.unlink()
         killed = case.base == "killed"
-        content = (self.killed if killed else self.intact).read_bytes()
-        wal = self.killed.with_name("killed.db-wal").read_bytes() if killed else b""
+        contents = dict(self.killed) if killed else {"": self.intact.read_bytes()}
         inside = [edit for edit in case.edits if edit[0] != "file"]
         for _, name, edit in (edit for edit in case.edits if edit[0] == "file"):
-            if name:
-                wal = mutators.edited_bytes(wal, edit)
-            else:
-                content = mutators.edited_bytes(content, edit)
-        self.path.write_bytes(content)
-        if killed:
-            self.path.with_name("state.db-wal").write_bytes(wal)
+            contents[name] = mutators.edited_bytes(contents[name], edit)
+        for name, content in contents.items():
+            self.path.with_name(f"state.db{name}").write_bytes(content)
         if inside and not killed:
             edit_inside(self.path, inside, sealed=case.sealed)
 
@@ -169,3 +169,12 @@ class StateFormat(Format):
             blocks.compact()
         with device.runtime(self.path) as found:
             found.step(device.frames()[2][:1])
+
+
+@contextmanager
+def reading(state):
+    """Be in the middle of reading a state file."""
+    state.rows("BEGIN")
+    state.rows("SELECT count(*) FROM snapshot")
+    yield
+    state.rows("ROLLBACK")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sqlite3
+from contextlib import suppress
 
 import numpy as np
 
@@ -14,27 +15,25 @@ CLASSES = {"classes": [[n, str(n), 0] for n in range(10)], "taught": []}
 
 
 def edit_inside(path, edits, *, sealed):
+    """Edit rows, seal them again if that is wanted, and then whatever makes statements do more."""
     database = sqlite3.connect(path)
     try:
-        for edit in edits:
-            try:
+        for edit in (edit for edit in edits if edit[0] != "sql"):
+            # SQLite does not let anybody make such a file, or another edit took the place away.
+            with suppress(sqlite3.Error, OverflowError, UnicodeEncodeError, TypeError, ValueError):
                 _edit_one(database, edit)
-            except sqlite3.Error:
-                pass  # SQLite does not let anybody make such a file
-            except (OverflowError, UnicodeEncodeError, TypeError, ValueError):
-                pass  # an edit before this one has taken its place away
         if sealed:
             _seal_all(database)
         database.commit()
+        for _, text in (edit for edit in edits if edit[0] == "sql"):
+            with suppress(sqlite3.Error):
+                database.executescript(text)
     finally:
         database.close()
 
 
 def _edit_one(database, edit):
     kind, *rest = edit
-    if kind == "sql":
-        database.executescript(rest[0])
-        return
     if kind == "classes":
         _put_classes(database, rest[0])
         return

@@ -26,7 +26,8 @@ RAW_HEADERS = (
     "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "9" * 5000 + ",)}", "\0" * 64, "-" * 9000 + "1",
 )  # fmt: skip
 NAMES = ("x.npy", "y.npy", "context.npy", "X.npy", "x", "../x.npy", "/x.npy", "z.npy", "x.npy/", "")
-BOMB = 1 << 29  # bytes of zeros, which take half a megabyte
+WAYS = {"deflate": zipfile.ZIP_DEFLATED, "bzip": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
+BOMB = 3 << 28  # bytes of zeros, which take a few megabytes
 
 
 class StreamFormat(Format):
@@ -43,7 +44,7 @@ class StreamFormat(Format):
             for kind, columns in self.columns.items()
         }
         self.intact = {kind: _zip(list(members.items())) for kind, members in self.members.items()}
-        self.path = folder / "stream.npz"
+        self.path, self.bombs = folder / "stream.npz", {}
 
     def invent(self, rng):
         kind = rng.choice(("uint8", "float32"))
@@ -83,6 +84,10 @@ class StreamFormat(Format):
         )  # fmt: skip
 
     def build(self, case):
+        bombs = [edit[1] for edit in case.edits if edit[0] == "bomb"]
+        if bombs:  # takes a second to make, so other edits have to wait
+            self.path.write_bytes(self._bomb(case.edits[0][1], bombs[0]))
+            return
         kind = case.edits[0][1] if case.edits else "uint8"
         members = list(self.members[kind].items())
         content, how = None, zipfile.ZIP_STORED
@@ -90,12 +95,8 @@ class StreamFormat(Format):
             what, *rest = edit
             if what == "zip":
                 content = mutators.edited_bytes(content or self.intact[kind], rest[0])
-            elif what in ("deflate", "bzip", "lzma"):
-                how = {
-                    "deflate": zipfile.ZIP_DEFLATED,
-                    "bzip": zipfile.ZIP_BZIP2,
-                    "lzma": zipfile.ZIP_LZMA,
-                }[what]
+            elif what in WAYS:
+                how = WAYS[what]
             elif what == "npy":
                 content = dict(self.members[kind])[rest[0]]
             elif what == "safetensors":
@@ -104,8 +105,23 @@ class StreamFormat(Format):
                 content = mutators.edited_bytes(content, rest[0]) if rest[0] else content
             else:
                 members = _edited_members(members, edit)
-                how = zipfile.ZIP_DEFLATED if what == "bomb" else how
         self.path.write_bytes(_zip(members, how) if content is None else content)
+
+    def _bomb(self, kind, member):
+        """A small file with an array in it that is larger than a worker may become."""
+        if (kind, member) not in self.bombs:
+            held = io.BytesIO()
+            header = {"descr": "|u1", "fortran_order": False, "shape": (BOMB,)}
+            with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                for name, content in self.members[kind].items():
+                    if name != member:
+                        archive.writestr(name, content)
+                with archive.open(member, "w") as file:
+                    file.write(_header(repr(header)))
+                    for _ in range(BOMB >> 20):
+                        file.write(bytes(1 << 20))
+            self.bombs[kind, member] = held.getvalue()
+        return self.bombs[kind, member]
 
     def use(self):
         digest = Digest()
@@ -132,13 +148,7 @@ def _zip(members, how=zipfile.ZIP_STORED):
         for name, content in members:
             entry = zipfile.ZipInfo(name)
             entry.compress_type = how
-            if isinstance(content, bytes):
-                archive.writestr(entry, content)
-            else:
-                with archive.open(entry, "w") as file:
-                    file.write(content[0])
-                    for _ in range(content[1] >> 20):
-                        file.write(bytes(1 << 20))
+            archive.writestr(entry, content)
     return held.getvalue()
 
 
@@ -151,6 +161,8 @@ def _edited_members(members, edit):
         array = np.frombuffer(
             bytearray(content[begin:]), "<f4" if len(content) > 4000 else "|u1"
         ).copy()
+        if len(array) == 0:
+            return members
         array[rest[0] % len(array)] = (
             mutators.FLOATS[rest[1]] if array.dtype.kind == "f" else rest[0] % 256
         )
@@ -163,13 +175,7 @@ def _edited_members(members, edit):
         return [(rest[0] if n == member else n, c) for n, c in members]
     if kind == "copy":
         return [*members, *((rest[0], c) for n, c in members if n == member)]
-    if kind == "bomb":
-        header = {"descr": "|u1", "fortran_order": False, "shape": (BOMB,)}
-        return [(n, (_header(repr(header)), BOMB) if n == member else c) for n, c in members]
-    return [
-        (name, _edited_member(c, kind, rest) if name == member and isinstance(c, bytes) else c)
-        for name, c in members
-    ]
+    return [(name, _edited_member(c, kind, rest) if name == member else c) for name, c in members]
 
 
 def _edited_member(content, kind, rest):
