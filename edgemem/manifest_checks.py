@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from edgemem.bank.folder import is_level
-from edgemem.block import BlockSpec
+from edgemem.block import ArraySpec, BlockSpec
 from edgemem.manifest import TARGETS, FrameSpec, Manifest
 
 MOST_FRAME_BYTES = 1 << 30  # of two batches, and of what is computed from one
 # What the header of a safetensors file takes, at most: names are up to 1,024 characters.
 HEADER_BYTES = 1 << 16
 HEADER_BYTES_OF_ARRAY = 1 << 13
+SCALES = (1e-30, 1e30)  # frames divided by less or more are no frames
 
 
 def check(manifest: Manifest) -> str | None:
@@ -28,9 +31,14 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     for spec in (manifest.block, manifest.slots):
         if len({array.name for array in spec.arrays}) != len(spec.arrays):
             yield "two arrays have the same name"
+        for array in spec.arrays:
+            if not _holds(array):
+                yield f"array {array.name!r} of {array.dtype} cannot be {array.zero}"
     yield from _frames(manifest.frames)
     if 8 * manifest.frames.batch * manifest.classes > MOST_FRAME_BYTES:
         yield f"logits of {manifest.frames.batch} by {manifest.classes} are too large"
+    if not SCALES[0] <= manifest.frames.uint8_scale <= SCALES[1]:
+        yield f"uint8_scale {manifest.frames.uint8_scale}"
     yield from _sizes(manifest)
 
 
@@ -114,6 +122,14 @@ def _sizes(manifest: Manifest) -> Iterator[str]:
         keys = 4 * manifest.key * (manifest.key + 1)
         if (found := sizes[manifest.source]) > keys + scalars:
             yield f"the source keys have {found:,} bytes, their arrays take {keys:,}"
+
+
+def _holds(array: ArraySpec) -> bool:
+    """Whether an array can be filled with its zero value."""
+    if array.dtype.startswith("float"):
+        return abs(array.zero) <= float(np.finfo(array.dtype).max)
+    limits = np.iinfo(array.dtype)
+    return array.zero.is_integer() and limits.min <= int(array.zero) <= limits.max
 
 
 def _header_bytes(spec: BlockSpec) -> int:

@@ -133,7 +133,7 @@ def _parse(document: Value) -> Manifest:
         block=_block_spec(field("block")),
         slots=_block_spec(field("slots")),
         hyper_parameters={
-            name: HyperParameter(value.field("default").finite(), value.field("frozen").finite())
+            name: HyperParameter(value.field("default").single(), value.field("frozen").single())
             for name, value in field("hyper_parameters").object(MOST_NAMES).items()
         },
         key=field("key").count(most=MOST_LABELS),
@@ -191,7 +191,7 @@ def _teaching(entry: Value) -> Teaching:
         _texts(entry.field("arrays"), MOST_ARRAYS),
         entry.field("root_share").share(),
         {
-            name: {key: value.finite() for key, value in values.object(MOST_NAMES).items()}
+            name: {key: value.single() for key, value in values.object(MOST_NAMES).items()}
             for name, values in entry.field("reads").object(MOST_NAMES).items()
         },
     )
@@ -214,7 +214,7 @@ def _block_spec(entries: Value) -> BlockSpec:
                 entry.field("name").text(),
                 _shape(entry.field("shape")),
                 entry.field("dtype").choice(DTYPES),
-                entry.field("zero").finite(),
+                entry.field("zero").single(),
                 entry.field("root_share").share(),
             )
             for entry in entries.list(MOST_ARRAYS)
@@ -231,7 +231,7 @@ def _texts(entry: Value, most: int = MOST_NAMES) -> tuple[str, ...]:
 
 
 def _numbers(entry: Value) -> tuple[float, ...]:
-    return tuple(value.finite() for value in entry.list(MOST_LABELS))
+    return tuple(value.single() for value in entry.list(MOST_LABELS))
 
 
 def _shown(entry: Value) -> dict[str, Any]:

@@ -20,6 +20,7 @@ MOST_ENTRIES = 1 << 16  # of one object or list
 LONGEST_TEXT = 1024
 LARGEST_COUNT = (1 << 48) - 1  # that of bytes, frames or rows is never larger
 LONGEST_NUMBER = 40  # characters; a number of Python has no end, and takes longer the longer it is
+LARGEST_SINGLE = (2 - 2**-23) * 2.0**127
 SHOWN = 60  # characters of a wrong value
 HALVES = re.compile("[\ud800-\udfff]")  # of characters; they cannot be written in UTF-8
 # Text, which may not end, so that no place is looked at twice; or a bracket.
@@ -142,6 +143,12 @@ class Value:
         if type(self.plain) not in {int, float}:
             self.refuse("is not a number")
         return float(self.plain)
+
+    def single(self) -> float:
+        """A number that float32 has room for."""
+        if abs(found := self.finite()) > LARGEST_SINGLE:
+            self.refuse("is too large for float32")
+        return found
 
     def positive(self) -> float:
         """A number above zero."""

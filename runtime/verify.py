@@ -55,8 +55,7 @@ def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verifi
     bundle = open_bundle(path)
     manifest = bundle.manifest
     thing = f"{bundle.path.name}/{manifest.reference}"
-    content = (bundle.path / manifest.reference).read_bytes()
-    reference = read_reference(content, thing, manifest)
+    reference = read_reference(bundle.read(manifest.reference), thing, manifest)
     frames = reference_frames(manifest.frames, reference.seed)
     backend = choose(bundle, provider, Settings(threads)).backend
     half = HALF_TOLERANCE if backend.target == NPU else 0.0

@@ -121,11 +121,12 @@ def _stored(row: Row, shape: LevelShape, thing: str) -> tuple[NDArray[Any], floa
         raise InputError(
             thing, f"holds numbers that {shape.storage} cannot", "Store finite numbers as float32"
         )
+    stored: NDArray[Any] = scaled
     if shape.storage == "int8":
-        scaled = np.clip(np.rint(scaled), -127, 127).astype(np.int8)
-    if not can_be_added(scaled, scale):
+        stored = np.clip(np.rint(scaled), -127, 127).astype(np.int8)
+    if not can_be_added(stored, scale):
         raise InputError(thing, "holds numbers too large to be added", f"Stay below {MOST_VALUE}")
-    return scaled, scale
+    return stored, scale
 
 
 def _check(

@@ -132,7 +132,7 @@ def open_backend(bundle: Bundle, provider: str, settings: Settings) -> Backend:
     if PROVIDERS[provider].target == LITERT:
         from edgemem.runtime.backends.litert_engine import LiteRtBackend
 
-        return LiteRtBackend(settings.threads)
+        return LiteRtBackend(settings.threads, bundle.files)
     from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 
     cache: SessionCache | None = None
@@ -141,7 +141,7 @@ def open_backend(bundle: Bundle, provider: str, settings: Settings) -> Backend:
 
         about = compiled_for(PROVIDERS[provider])
         cache = SessionCache(settings.cache, bundle.identity, *about)
-    return OnnxRuntimeBackend(settings.threads, settings.profile, cache, provider)
+    return OnnxRuntimeBackend(settings.threads, settings.profile, cache, provider, bundle.files)
 
 
 def _try(bundle: Bundle, provider: str, backend: Backend, step: str) -> None:

@@ -18,8 +18,10 @@ WHERE = "x.edgemem/manifest.json"
 
 text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 finite = st.floats(allow_nan=False, allow_infinity=False)
+single = st.floats(width=32, allow_nan=False, allow_infinity=False)
 shape = st.lists(st.integers(1, 9), max_size=3).map(tuple)
-spec = st.builds(ArraySpec, text, shape, st.sampled_from(DTYPES), finite, st.floats(0, 1))
+zero = st.integers(-128, 127).map(float)
+spec = st.builds(ArraySpec, text, shape, st.sampled_from(DTYPES), zero, st.floats(0, 1))
 block = st.lists(spec, max_size=3, unique_by=lambda s: s.name).map(lambda a: BlockSpec(tuple(a)))
 record = st.builds(m.FileRecord, st.integers(1 << 20, 1 << 40), text)
 small = st.builds(m.FileRecord, st.integers(1 << 15, 1 << 16), text)  # of what is read whole
@@ -57,7 +59,7 @@ manifests = st.builds(
     labels=st.lists(text, max_size=3).map(tuple),
     block=block,
     slots=block,
-    hyper_parameters=st.dictionaries(text, st.builds(m.HyperParameter, finite, finite), max_size=3),
+    hyper_parameters=st.dictionaries(text, st.builds(m.HyperParameter, single, single), max_size=3),
     key=st.integers(0, 1 << 16),
     stats=st.lists(text, max_size=3).map(tuple),
     generic_block=st.just("generic"),
@@ -126,6 +128,10 @@ def test_any_value_replaced_by_any_other_is_read_or_refused_by_name(path, value)
         assert error.thing == WHERE and error.remedy
     else:
         assert from_json(to_json(found), WHERE) == found
+
+
+def one_array(dtype, zero):
+    return {"name": "a", "shape": [1], "dtype": dtype, "zero": zero, "root_share": 0}
 
 
 def refuses(content):
@@ -215,6 +221,16 @@ def test_a_manifest_that_is_too_large_is_refused(monkeypatch):
         (("frames", "uint8_scale"), 0, "above zero"),
         (("frames", "known_companions"), -1, "not a count"),
         (("frames", "uint8_scale"), float("nan"), "finite"),
+        (("frames", "uint8_scale"), 1e-300, "uint8_scale 1e-300"),
+        (("frames", "uint8_scale"), 1e300, "uint8_scale 1e+300"),
+        (("frames", "source_range"), [[0.0], [1e39]], "too large for float32"),
+        (("hyper_parameters", "alpha", "default"), 1e39, "too large for float32"),
+        (("hyper_parameters", "alpha", "frozen"), -1e39, "too large for float32"),
+        (("block", 0, "zero"), 1e39, "too large for float32"),
+        (("slots",), [one_array("int8", 128)], "of int8 cannot be 128.0"),
+        (("slots",), [one_array("int8", 0.5)], "of int8 cannot be 0.5"),
+        (("slots",), [one_array("int64", 1e30)], "of int64 cannot be 1e+30"),
+        (("slots",), [one_array("float16", 70_000)], "of float16 cannot be 70000.0"),
         (("block", 0, "dtype"), "float64", "'float64' is none of float32"),
         (("block", 0, "dtype"), "object", "'object' is none of float32"),
         (("block", 0, "zero"), float("inf"), "finite"),
