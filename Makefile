@@ -4,14 +4,16 @@
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
 # make fuzz   every kind of file altered, 100,000 times, and what reading it leads to
+# make test-oldest | test-newest   make test's tests with the oldest or newest packages allowed
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
 #      bench-adaptation | bench-adaptation-quick | bench-targets |
 #      bench-class-incremental | bench-class-incremental-quick |
 #      bench-new-classes | bench-new-classes-quick |
-#      bench-average | bench-average-quick
+#      bench-average | bench-average-quick | bench-turns
 #             what README and docs claim
+# make dist   wheel and sdist of the last commit, the same to the byte on every machine
 
 PYTHON ?= python3
 DEMO := .venv-demo
@@ -21,14 +23,18 @@ NPU := .venv-npu
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all fuzz test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
+.PHONY: demo test test-all fuzz test-arm64 test-litert test-npu \
+	test-oldest test-newest dist bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
-	bench-new-classes bench-new-classes-quick bench-average bench-average-quick clean
+	bench-new-classes bench-new-classes-quick bench-average bench-average-quick bench-turns clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
+
+# Two workers on two cores: threads of their own would be in each other's way.
+test test-all: export OMP_NUM_THREADS := 1
 
 test: $(TEST)/installed
 	$(TEST)/bin/ruff check .
@@ -42,6 +48,12 @@ test-all: test
 
 fuzz: $(TEST)/installed
 	PYTHONPATH=tests/fuzz $(TEST)/bin/python -m fuzzing --json build/fuzz/figures.json
+
+test-oldest test-newest: test-%:
+	sh release/test_versions.sh $(PYTHON) $*
+
+dist: $(TEST)/installed
+	sh release/build.sh $(TEST)/bin/python dist
 
 test-arm64: $(TEST)/installed
 	sh tests/arm64/run.sh $(TEST)
@@ -110,6 +122,9 @@ bench-average: $(TEST)/installed
 bench-average-quick: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/average_networks.py --quick
 
+bench-turns: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/turn_cost.py
+
 # After test-litert and test-npu, with the bundles that these made; what is not there is left out.
 bench-targets:
 	test ! -d $(TARGETS)/litert.edgemem || \
@@ -123,9 +138,11 @@ bench-bank: $(TEST)/installed
 bench-drift: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/bank_drift.py
 
-$(DEMO)/installed: pyproject.toml constraints.txt
+$(DEMO)/installed: pyproject.toml release/device-requirements.txt
 	$(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/python $(INSTALL) --editable '.[plot]'
+	$(DEMO)/bin/python -m pip install --quiet --require-hashes \
+		--requirement release/device-requirements.txt
+	$(DEMO)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 $(TEST)/installed: pyproject.toml constraints.txt
@@ -148,4 +165,4 @@ $(NPU)/installed: pyproject.toml tests/targets/constraints-npu.txt
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) $(LITERT) $(NPU) build dist results *.egg-info
+	rm -rf $(DEMO) $(TEST) .venv-oldest .venv-newest $(LITERT) $(NPU) build dist results *.egg-info

@@ -74,7 +74,7 @@ class Stream:
             )
 
     def bad_frames(self) -> NDArray[np.int64]:
-        """Places of the frames that hold NaN or infinite values."""
+        """Places of the frames that hold NaN, infinite or too large values."""
         if self.dtype.kind != "f":
             return np.zeros(0, np.int64)
         size = max(1, min(SCAN, SCAN_BYTES // self._frame_bytes))

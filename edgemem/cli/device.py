@@ -67,7 +67,7 @@ def run(
         list[str] | None, typer.Option("--set", help="Hyper-parameter, such as alpha=0.5.")
     ] = None,
     skip_bad_frames: Annotated[
-        bool, typer.Option("--skip-bad-frames", help="Leave out frames with NaN; count them.")
+        bool, typer.Option("--skip-bad-frames", help="Leave out frames with no usable values.")
     ] = False,
     threads: Threads = 0,
     provider: UsedProvider = "auto",
@@ -132,14 +132,14 @@ def run(
 
 
 def _usable(stream: Stream, skip: bool) -> Stream:
-    """The stream without frames that hold NaN or infinite values; raises InputError for them if they
-    shall not be skipped."""
+    """The stream without frames that hold NaN, infinite or too large values; raises InputError for
+    them if they shall not be skipped."""
     bad = stream.bad_frames()
     if len(bad) and not skip:
         more = f", and so do {len(bad) - 1} more" if len(bad) > 1 else ""
         raise InputError(
             f"{stream.path}: frame {bad[0]}",
-            f"holds NaN or infinite values{more}",
+            f"holds NaN, infinite or too large values{more}",
             "Record it again, or pass --skip-bad-frames",
         )
     return stream.without(bad) if len(bad) else stream

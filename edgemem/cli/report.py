@@ -64,7 +64,7 @@ def print_report(report: Report, name: str) -> None:
         f"events: {events}",
     )
     if report.skipped_frames:
-        say(f"skipped {report.skipped_frames} frames that hold NaN or infinite values")
+        say(f"skipped {report.skipped_frames} frames that hold NaN, infinite or too large values")
     say(*report.notes)
 
 

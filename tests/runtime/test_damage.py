@@ -233,7 +233,7 @@ OTHERS = {
 def test_what_does_not_fit_beside_a_block_is_left_out(path, image, visits, name):
     commit_again(path, OTHERS[name])
     with opened(path) as runtime:
-        assert damage_of(runtime) == [f"{path}: the {name.strip()} of a commit does not fit"]
+        assert damage_of(runtime) == [f"{path}: {name.strip()} of a commit does not fit"]
         assert_same_arrays(runtime._learner.block, part_of(image[1][0], "block"))
         assert np.isfinite(runtime.step(visits[0][: 2 * BATCH]).logits).all()
     with opened(path) as runtime:
