@@ -47,9 +47,8 @@ class BundleFormat(Format):
         self.manifest = read_manifest(self.folder)
         self.contents = {name: (self.folder / name).read_bytes() for name in FILES}
         self._complete()
-        self.size = len(json.dumps(self.manifest, indent=1))
+        self.size = len(json.dumps(self.manifest))
         self.altered = set()
-        self.engine = Engine("cpu", _Sessions(self.contents), "fuzzed", {})
 
     def _complete(self):
         """Fill fields that the demo leaves empty, so that they are read, too."""
@@ -95,14 +94,14 @@ class BundleFormat(Format):
         self._restore()
         manifest = json.loads(json.dumps(self.manifest))
         self._record(manifest)
-        intact = sealed(json.dumps(manifest, indent=1).encode())
+        intact = sealed(json.dumps(manifest).encode())
         for edit in case.edits:
             if edit[0] not in MANIFEST_EDITS:
                 with suppress(OSError, ValueError):  # two edits of one place
                     self._edit_folder(edit)
         if case.sealed:
             self._record(manifest)
-        text = json.dumps(manifest, indent=1).encode()
+        text = json.dumps(manifest).encode()
         for kind, edit in (edit for edit in case.edits if edit[0] in ("manifest", "text")):
             with suppress(ValueError, RecursionError):  # broken by the edit before
                 if kind == "text":
@@ -163,7 +162,8 @@ class BundleFormat(Format):
         bundle = open_bundle(self.folder)
         digest.add(to_json(bundle.manifest))
         check_levels(bundle)
-        with Runtime(bundle, self.engine.backend) as runtime:
+        engine = Engine("cpu", device.Sessions(bundle, self.contents), "fuzzed", {})
+        with Runtime(bundle, engine.backend) as runtime:
             shape = bundle.manifest.frames.shape
             frames = np.resize(device.frames()[1], (bundle.manifest.frames.batch, *shape))
             found = [
@@ -172,24 +172,9 @@ class BundleFormat(Format):
                 runtime.predict(frames[:3]),
             ]
             digest.add(*(answer.logits for answer in found))
-        with patch("edgemem.runtime.verify.choose", lambda *_: self.engine):
+        with patch("edgemem.runtime.verify.choose", lambda *_: engine):
             digest.add(vars(verify(self.folder)))
         return digest.output()
-
-
-class _Sessions:
-    """A backend that opens graphs that are intact once for all cases."""
-
-    def __init__(self, contents):
-        self._weights, self._contents = contents["weights.bin"], contents
-        self.name, self.target = device.backend().name, device.backend().target
-
-    def open(self, path, binding=None):
-        weights = path.with_name("weights.bin")
-        whole = weights.is_file() and weights.read_bytes() == self._weights
-        if whole and path.read_bytes() == self._contents.get(path.name):
-            return device.backend().open(BUNDLE / path.name)
-        return type(device.backend())(threads=1).open(path, binding)
 
 
 def read_manifest(folder):

@@ -10,7 +10,6 @@ import onnx
 
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
-from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.loop import Runtime
 from fuzzing import device, mutators
 from fuzzing.bundle import read_manifest, sealed
@@ -33,13 +32,16 @@ class GraphFormat(Format):
     def __init__(self, folder):
         self.folder = folder / "digits.edgemem"
         shutil.copytree(BUNDLE, self.folder)
-        self.contents = {name: (self.folder / name).read_bytes() for name in GRAPHS}
+        self.contents = {
+            name: (self.folder / name).read_bytes() for name in (*GRAPHS, "weights.bin")
+        }
         self.manifest = read_manifest(self.folder)
 
     def invent(self, rng):
         # Small graphs first: a session of the step takes a tenth of a second.
         name = rng.choice(("predict.onnx",) * 3 + ("key.onnx",) * 6 + ("adapt.onnx",))
-        return Case([[name, self._edit(rng, name)] for _ in range(rng.choice((1, 1, 2)))], True)
+        edits = [[name, self._edit(rng, name)] for _ in range(rng.choice((1, 1, 2)))]
+        return Case(edits, True, rng.choice(("latency", "latency", "memory")))
 
     def _edit(self, rng, name):
         kind = rng.choice(
@@ -66,6 +68,7 @@ class GraphFormat(Format):
         return [kind, *places, rng.choice(values.get(kind, (0,)))]
 
     def build(self, case):
+        self.profile = case.base or "latency"
         for name in GRAPHS:
             (self.folder / name).write_bytes(self.contents[name])
         for name, edit in case.edits:
@@ -91,7 +94,8 @@ class GraphFormat(Format):
     def use(self):
         digest = Digest()
         bundle = open_bundle(self.folder)
-        with Runtime(bundle, _Backend(self.contents)) as runtime:
+        backend = device.Sessions(bundle, self.contents, self.profile)
+        with Runtime(bundle, backend) as runtime:
             frames = device.frames()[1]
             found = [
                 runtime.predict(frames[:3], frozen=True),
@@ -100,19 +104,6 @@ class GraphFormat(Format):
             ]
             digest.add(*(answer.logits for answer in found))
         return digest.output()
-
-
-class _Backend:
-    """Opens graphs that are intact once for all cases."""
-
-    def __init__(self, contents):
-        self._contents, self._own = contents, OnnxRuntimeBackend(threads=1)
-        self.name, self.target = self._own.name, self._own.target
-
-    def open(self, path, binding=None):
-        if path.read_bytes() == self._contents[path.name]:
-            return device.backend().open(BUNDLE / path.name)
-        return self._own.open(path, binding)
 
 
 def _edit_model(model, edit):
