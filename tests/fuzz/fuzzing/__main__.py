@@ -49,7 +49,8 @@ def _options():
 def _keep(failed):
     """Print the first failures, and write all beside the other things that are built."""
     for failure in failed[:SHOWN]:
-        print(f"{failure['format']} --seed {failure['seed']}: {failure['why']}")
+        which = "of the corpus" if failure["seed"] is None else f"--seed {failure['seed']}"
+        print(f"{failure['format']} {which}: {failure['why']}")
     if len(failed) > SHOWN:
         print(f"and {len(failed) - SHOWN} more")
     if failed:

@@ -33,7 +33,7 @@ NAMES = (
 
 
 class BundleFormat(Format):
-    name, share = "bundle", 0.2
+    name, share = "bundle", 0.18
 
     def __init__(self, folder):
         self.folder = folder / "digits.edgemem"

@@ -27,7 +27,7 @@ PLACES = (
 
 
 class GraphFormat(Format):
-    name, share = "graph", 0.05
+    name, share = "graph", 0.04
 
     def __init__(self, folder):
         self.folder = folder / "digits.edgemem"

@@ -27,7 +27,7 @@ DTYPES = {"I64": "<i8", "F32": "<f4", "F16": "<f2", "U32": "<u4", "I8": "|i1"}
 
 
 class LevelFormat(Format):
-    name, share = "level", 0.2
+    name, share = "level", 0.25
 
     def __init__(self, folder):
         self.folder = folder / "bank"

@@ -44,7 +44,7 @@ CELLS = (*mutators.VALUES[:2], *mutators.NUMBERS, *mutators.TEXTS)
 
 
 class StateFormat(Format):
-    name, share = "state", 0.25
+    name, share = "state", 0.20
 
     def __init__(self, folder):
         self.path, self.intact = folder / "state.db", folder / "intact.db"
