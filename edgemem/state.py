@@ -53,9 +53,11 @@ class State(StateFile):
     def snapshots(self) -> Iterator[Snapshot]:
         """What is left of every snapshot, newest first: the parts that are intact; damage names
         the others. Without its row nothing is left of one."""
-        select = "SELECT counters, parts, sha256 FROM snapshot ORDER BY version DESC"
+        select = "SELECT version, counters, parts, sha256 FROM snapshot ORDER BY version DESC"
         rows = self._undamaged(select)
-        for row in [("", "", "")] if rows is None else rows:
+        if rows is not None and self._newest() not in (None, rows[0][0] if rows else 0):
+            yield Snapshot({}, {}, ("has lost its newest snapshot",))
+        for _, *row in [(0, "", "", "")] if rows is None else rows:
             yield self._snapshot(*row)
 
     def write(self, snapshot: Snapshot) -> None:
@@ -81,6 +83,16 @@ class State(StateFile):
                 "((SELECT coalesce(max(version), 0) + 1 FROM snapshot), ?, ?, ?, ?)",
                 time.time(), counters, parts, _seal(counters, parts),
             )  # fmt: skip
+            self.rows("INSERT OR REPLACE INTO about SELECT 'snapshot', max(version) FROM snapshot")
+
+    def _newest(self) -> int | None:
+        """The version of the newest snapshot, noted apart from it: damage can hide a row without a
+        trace. None where it was never noted, or damage took the note."""
+        found = self._undamaged("SELECT value FROM about WHERE name = 'snapshot'")
+        try:
+            return int(found[0][0]) if found else None
+        except (ValueError, TypeError):
+            return None
 
     def drop_earlier(self) -> None:
         """Delete every snapshot but the newest; see `scrub` for their bytes in the log."""
