@@ -137,6 +137,8 @@ def edited_json(document, edit):
 
 def _places(document, place=()):
     yield list(place)
+    if not isinstance(document, dict | list):
+        return
     inner = document.items() if isinstance(document, dict) else enumerate(document)
     for name, value in inner:
         if isinstance(value, dict | list):
