@@ -12,6 +12,8 @@ from edgemem.block import ArraySpec, BlockSpec
 from edgemem.manifest import TARGETS, FrameSpec, Manifest
 
 MOST_FRAME_BYTES = 1 << 30  # of two batches, and of what is computed from one
+MOST_FILE_BYTES = 16 << 30  # all are hashed when a bundle is opened, but the levels
+MOST_GRAPH_BYTES = 2 << 30  # where protobuf ends
 # What the header of a safetensors file takes, at most: names are up to 1,024 characters.
 HEADER_BYTES = 1 << 16
 HEADER_BYTES_OF_ARRAY = 1 << 13
@@ -107,6 +109,12 @@ def _frames(frames: FrameSpec) -> Iterator[str]:
 def _sizes(manifest: Manifest) -> Iterator[str]:
     """Files that are read whole are no larger than what they hold."""
     block, sizes = manifest.block, {name: item.size for name, item in manifest.files.items()}
+    for name, size in sizes.items():
+        if size > MOST_FILE_BYTES and not is_level(name):
+            yield f"file {name!r} of {size:,} bytes, more than {MOST_FILE_BYTES:,}"
+    for name in manifest.graphs.values():
+        if sizes[name] > MOST_GRAPH_BYTES:
+            yield f"graph {name!r} of {sizes[name]:,} bytes, more than {MOST_GRAPH_BYTES:,}"
     generic = sizes[manifest.generic_block]
     if block.nbytes > generic:
         yield "the block specification is larger than the generic block"

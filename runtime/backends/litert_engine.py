@@ -90,8 +90,7 @@ class LiteRtBackend:
         self._files = files or OwnFiles()
         self._interpreter, self.name = interpreter_class()
         self._threads = threads or None
-        # With its bytes, which LiteRT neither copies nor keeps alive.
-        self._opened: dict[Path, tuple[Any, bytes]] = {}
+        self._opened: dict[Path, Any] = {}
         never_free_in_child(self)
 
     def open(self, path: Path, binding: Binding | None = None) -> LiteRtGraph:
@@ -101,9 +100,10 @@ class LiteRtBackend:
             raise BundleError(thing, "has no names for its tensors", "Export the bundle again")
         try:
             if path not in self._opened:
-                content = self._files.read(path)
-                opened = self._interpreter(model_content=content, num_threads=self._threads)
-                self._opened[path] = opened, content
-            return LiteRtGraph(self._opened[path][0], binding, thing)
+                content = self._files.read(path)  # the interpreter holds on to these bytes
+                self._opened[path] = self._interpreter(
+                    model_content=content, num_threads=self._threads
+                )
+            return LiteRtGraph(self._opened[path], binding, thing)
         except (ValueError, RuntimeError, KeyError) as error:
             raise BundleError(thing, f"is refused by {self.name} ({error})", REMEDY) from error

@@ -23,7 +23,7 @@ shape = st.lists(st.integers(1, 9), max_size=3).map(tuple)
 zero = st.integers(-128, 127).map(float)
 spec = st.builds(ArraySpec, text, shape, st.sampled_from(DTYPES), zero, st.floats(0, 1))
 block = st.lists(spec, max_size=3, unique_by=lambda s: s.name).map(lambda a: BlockSpec(tuple(a)))
-record = st.builds(m.FileRecord, st.integers(1 << 20, 1 << 40), text)
+record = st.builds(m.FileRecord, st.integers(1 << 20, 1 << 31), text)
 small = st.builds(m.FileRecord, st.integers(1 << 15, 1 << 16), text)  # of what is read whole
 plan = st.builds(
     m.Plan,
@@ -258,6 +258,8 @@ def test_a_manifest_that_is_too_large_is_refused(monkeypatch):
         (("files",), {str(k): {} for k in range(5000)}, "5,000 entries"),
         (("key",), 1 << 30, "not a count from 0 to 65536"),
         (("files", "bank/generic.safetensors", "size"), 1 << 30, "its arrays take"),
+        (("files", "weights.bin", "size"), 1 << 40, "more than 17,179,869,184"),
+        (("files", "predict.onnx", "size"), 3 << 30, "more than 2,147,483,648"),
         (("files", "reference.safetensors", "size"), 1 << 30, "its arrays take"),
         (("files", "source.safetensors", "size"), 1 << 30, "their arrays take"),
         (("exported_from",), {"a": ["x" * 1000] * 2000}, "more than 1,048,576 characters"),
