@@ -101,6 +101,7 @@ class Commits:
             "pending": 0 if between else ring.pending,
             **self.carried.counters,
         }
+        self._state.take_back()
         before, evicted = self._state.bytes_written, list[int]()
         with self._state.transaction():
             if contexts is not None:
