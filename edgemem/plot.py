@@ -47,6 +47,8 @@ def check_picture(path: Path) -> None:
         raise InputError(
             str(path), "is no kind of picture", f"Let its name end in {', '.join(SUFFIXES)}"
         )
+    if path.exists() and not path.is_file():
+        raise InputError(str(path), "is there, and is not a picture", "Choose another name")
     with explain_write_errors(path), tempfile.TemporaryFile(dir=path.parent):
         pass
 

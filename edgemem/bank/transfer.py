@@ -24,6 +24,7 @@ from edgemem.bank.written import WrittenBlocks
 from edgemem.block import DTYPES, Arrays, is_sound, unpack
 from edgemem.errors import InputError, StateError
 from edgemem.files import write_file
+from edgemem.reading import require_file
 from edgemem.state import State
 
 FORMAT = "edgemem-blocks-1"
@@ -191,6 +192,7 @@ def _require_fit(known: Arrays, record: Record, payload: bytes, path: Path) -> N
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    require_file(path)
     try:
         with safetensors.safe_open(path, framework="np") as file:
             yield file

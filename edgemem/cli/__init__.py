@@ -47,6 +47,8 @@ def main() -> None:
 def _run() -> int | str | None:
     """The exit code; what went wrong is printed."""
     try:
+        if any("\0" in word for word in sys.argv):  # by whoever calls this in their own process
+            raise InputError("an argument", "holds a zero character", "Leave it out")
         app()
     except SystemExit as end:
         return end.code or _flushed()

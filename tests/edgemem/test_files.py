@@ -132,3 +132,24 @@ def test_a_failure_keeps_the_old_folder_and_leaves_no_draft(tmp_path, monkeypatc
     monkeypatch.undo()
     assert [file.name for file in target.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("kind", ["pipe", "other", "link to a pipe"])
+def test_what_is_there_and_is_of_another_kind_is_not_replaced(tmp_path, kind):
+    """As root, a pipe or device that somebody names would be gone."""
+    for name, write in (
+        ("file", lambda path: files.write_file(path, b"new")),
+        ("folder", lambda path: files.new_folder(path).__enter__()),
+    ):
+        path = tmp_path / name
+        if kind == "other":
+            path.mkdir() if name == "file" else path.write_bytes(b"mine")
+        else:
+            os.mkfifo(tmp_path / f"{name}.pipe")
+            place = tmp_path / f"{name}.pipe"
+            path.symlink_to(place) if kind == "link to a pipe" else place.rename(path)
+        before = path.lstat()
+        with pytest.raises(InputError, match="is there, and is not a"):
+            write(path)
+        assert path.lstat() == before
