@@ -43,7 +43,7 @@ def corpus():
     return found
 
 
-def jobs(cases, formats, first=0):
+def jobs(cases, formats):
     """Name and seeds of every job: the corpus, then as many cases a format as its share says."""
     kept, shares = corpus(), sum(FORMATS[name].share for name in formats)
     for name in formats:
@@ -52,8 +52,8 @@ def jobs(cases, formats, first=0):
     for name in formats:
         count = max(1, round(cases * FORMATS[name].share / shares))
         step = max(1, min(JOB, count // JOBS))
-        for start in range(first, first + count, step):
-            yield name, list(range(start, min(start + step, first + count)))
+        for start in range(0, count, step):
+            yield name, list(range(start, min(start + step, count)))
 
 
 def run(todo, workers, note=lambda done: None):
