@@ -3,6 +3,7 @@
 # make test-all   the same, and the tests that take long
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
+# make fuzz   every kind of file altered, 100,000 times, and what reading it leads to
 # make test-oldest | test-newest   make test's tests with the oldest or newest packages allowed
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
@@ -22,7 +23,7 @@ NPU := .venv-npu
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all test-arm64 test-litert test-npu \
+.PHONY: demo test test-all fuzz test-arm64 test-litert test-npu \
 	test-oldest test-newest dist bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
@@ -44,6 +45,9 @@ test: $(TEST)/installed
 
 test-all: test
 	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow
+
+fuzz: $(TEST)/installed
+	PYTHONPATH=tests/fuzz $(TEST)/bin/python -m fuzzing --json build/fuzz/figures.json
 
 test-oldest test-newest: test-%:
 	sh release/test_versions.sh $(PYTHON) $*

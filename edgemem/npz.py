@@ -83,6 +83,8 @@ class Npz:
             found = archive.namelist()
             if len(set(found)) != len(found):
                 raise ValueError("two arrays of one name")
+            for about in archive.infolist():  # compares the two places that hold each name:
+                archive.open(about).close()  # a damaged one would hide an array
         self.names = frozenset(n.removesuffix(".npy") for n in found if n.endswith(".npy"))
 
     def header(self, name: str) -> Header:

@@ -24,7 +24,7 @@ from edgemem.snapshot import Snapshot
 from edgemem.state_file import StateFile
 
 KEPT_VERSIONS = 2
-LARGEST = (1 << 53) - 1  # of a counter, either way
+LARGEST = (1 << 53) - 1  # of a counter; the least is -1
 REMEDY = "Delete the state file to start again from the bundle"
 
 
@@ -41,7 +41,7 @@ class State(StateFile):
         Raises:
             StateError: all are damaged; `snapshots` tells what is left of them.
         """
-        damage = [] if self.lost is None else [str(self.lost)]
+        damage = [] if (lost := self.lost) is None else [lost.reason]
         for found in self.snapshots():
             if not found.damage:
                 return Snapshot(found.arrays, found.counters, tuple(damage))
@@ -53,21 +53,26 @@ class State(StateFile):
     def snapshots(self) -> Iterator[Snapshot]:
         """What is left of every snapshot, newest first: the parts that are intact; damage names
         the others. Without its row nothing is left of one."""
-        select = "SELECT counters, parts, sha256 FROM snapshot ORDER BY version DESC"
+        select = "SELECT version, counters, parts, sha256 FROM snapshot ORDER BY version DESC"
         rows = self._undamaged(select)
-        for row in [("", "", "")] if rows is None else rows:
+        if rows is not None and self._newest() not in (None, rows[0][0] if rows else 0):
+            yield Snapshot({}, {}, ("has lost its newest snapshot",))
+        for _, *row in [(0, "", "", "")] if rows is None else rows:
             yield self._snapshot(*row)
 
     def write(self, snapshot: Snapshot) -> None:
         """Commit a snapshot; when this returns, a power cut cannot lose it.
 
         Inside `transaction` it is committed with the rest, at the end.
+
+        Raises:
+            StateError: as `transaction`; or a counter is no whole number from -1 to 2^53 - 1.
         """
         contents = {name: pack(arrays) for name, arrays in _grouped(snapshot.arrays).items()}
         hashes = {name: _sha256(content) for name, content in contents.items()}
         counters, parts = json.dumps(snapshot.counters), json.dumps(hashes)
         if _numbers(counters) is None:
-            raise self._error("was not written: a counter is no number that it takes", REMEDY)
+            raise self._error("is given counters that could not be read again", "Report this")
         with self.transaction():
             # What is old goes first: what is new then takes its place on the disk.
             self.rows(
@@ -83,6 +88,16 @@ class State(StateFile):
                 "((SELECT coalesce(max(version), 0) + 1 FROM snapshot), ?, ?, ?, ?)",
                 time.time(), counters, parts, _seal(counters, parts),
             )  # fmt: skip
+            self.rows("INSERT OR REPLACE INTO about SELECT 'snapshot', max(version) FROM snapshot")
+
+    def _newest(self) -> int | None:
+        """The version of the newest snapshot, noted apart from it: damage can hide a row without a
+        trace. None where it was never noted, or damage took the note."""
+        found = self._undamaged("SELECT value FROM about WHERE name = 'snapshot'")
+        try:
+            return int(found[0][0]) if found else None
+        except (ValueError, TypeError):
+            return None
 
     def drop_earlier(self) -> None:
         """Delete every snapshot but the newest; see `scrub` for their bytes in the log."""
@@ -162,7 +177,7 @@ def _hashes(parts: Any) -> dict[str, str] | None:
 def _numbers(counters: Any) -> dict[str, int] | None:
     """Counters of a snapshot, by name; None where these are no counters."""
     found = _loaded(counters)
-    right = (type(number) is int and abs(number) <= LARGEST for number in found.values())
+    right = (type(number) is int and -1 <= number <= LARGEST for number in found.values())
     return found if all(right) else None
 
 

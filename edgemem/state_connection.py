@@ -64,7 +64,21 @@ class Connection(sqlite3.Connection):
         """Run one statement and return its rows; raises as SQLite does."""
         if self.limit is not None:
             self.limit.begin()
-        return self.execute(statement, tuple(values)).fetchall()
+        try:
+            return self.execute(statement, tuple(values)).fetchall()
+        except sqlite3.OperationalError as error:
+            # Python drops what a signal raises while SQLite asks whether to go on.
+            if str(error) == "interrupted" and self.limit is not None and not self.limit.endless:
+                raise KeyboardInterrupt from error
+            raise
+
+    def empties_log(self, seconds: float) -> bool:
+        """Whether the write-ahead log could be emptied, after waiting so long for readers."""
+        try:
+            self.rows(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
+            return not self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
+        finally:
+            self.rows(f"PRAGMA busy_timeout = {int(1000 * SECONDS)}")
 
 
 def connected(path: Path, *, read_only: bool) -> Connection:

@@ -53,8 +53,9 @@ class Continuing:
         Raises:
             StateError: the file cannot be read at present.
         """
-        lost = None if state is None else state.lost
-        damage, nameless = [] if lost is None else [str(lost)], Found()
+        damage, nameless = list[str](), Found()
+        if state is not None and (lost := state.lost) is not None:
+            damage.append(f"{self.path}: {lost.reason}")
         for snapshot in () if state is None else state.snapshots():
             damage += [f"{self.path}: {text}" for text in snapshot.damage]
             try:

@@ -156,7 +156,7 @@ class Stream:
         try:
             found: NDArray[np.str_] = values.astype(np.str_)
             different = set(found.tolist())
-        except ValueError as error:  # bytes that are no text, or numbers that are no characters
+        except Exception as error:  # numpy raises even SystemError for what is no character
             raise InputError(thing, f"is not text ({error})", remedy) from error
         if len(different) > MOST_CONTEXTS:
             reason = f"has {len(different):,} names, and {MOST_CONTEXTS:,} are allowed"

@@ -8,7 +8,7 @@ import re
 import sys
 from json import loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -171,7 +171,7 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
             ("context key", f"{manifest.key} numbers"),
             *((k, str(origin[k])) for k in ("checkpoint", "model", "warm") if k in origin),
             *((k, str(origin[k])) for k in ("gradient", "objective", "optimizer") if k in origin),
-            ("parts", _names(origin.get("parts"))),
+            ("parts", ", ".join(origin.get("parts", [])) or "–"),
         ],
     )
     hyper = manifest.hyper_parameters.items()
@@ -181,11 +181,6 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
     files = manifest.files.items()
     rows = [(name, f"{record.size:,}", record.sha256[:12]) for name, record in files]
     print_table("files", ("name", "bytes", "sha256"), rows)
-
-
-def _names(found: Any) -> str:
-    """Names that whoever exported wrote down, which the device has no use for."""
-    return ", ".join(map(str, found or "–")) if isinstance(found, list) else str(found or "–")
 
 
 def _room(manifest: Manifest) -> str:
