@@ -231,11 +231,11 @@ def test_adaptive_checkpoints_with_damaged_notes_are_refused(adaptive, tmp_path)
     tensors, metadata = read_tensors(path)
     for key, text in {"attachment": "{}", "source": "{", "warm": "yes"}.items():
         write_tensors(path, tensors, {**metadata, key: text})
-        with pytest.raises(CheckpointError, match="unreadable metadata"):
+        with pytest.raises(CheckpointError, match="attachment: lacks the field 'form'"):
             load_adaptive(path, Digits(width=4))
     attachment = {**json.loads(metadata["attachment"]), "normalization": {"mean": [0]}}
     write_tensors(path, tensors, {**metadata, "attachment": json.dumps(attachment)})
-    with pytest.raises(CheckpointError, match="unreadable metadata"):
+    with pytest.raises(CheckpointError, match="attachment: lacks the field 'form'"):
         load_adaptive(path, Digits(width=4))
 
 
