@@ -30,11 +30,13 @@ PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of an array. start: of its values, in bytes from where the header begins."""
+    """What a file says of an array. start: of its values, in bytes from where the header begins.
+    columns: whether they are stored column by column."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     start: int
+    columns: bool
 
     @property
     def nbytes(self) -> int:
@@ -46,20 +48,18 @@ def read_header(file: IO[bytes], stored: int) -> Header:
     """The header of an array at the present place of a file. stored: bytes from there to the end.
 
     Raises:
-        ValueError: not an array of numbers or text in row order, or not of the size that is stored.
+        ValueError: not an array of numbers or text, or not of the size that is stored.
     """
     head = io.BytesIO(file.read(HEAD))
     version = npy.read_magic(head)
     if version not in HEADERS:
         raise ValueError(f"an array of format {version[0]}.{version[1]}")
     shape, fortran, dtype = HEADERS[version](head)
-    header = Header(shape, dtype, head.tell())
+    header = Header(shape, dtype, head.tell(), fortran and len(shape) > 1)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded, as they may run code")
     if dtype.kind not in PLAIN or dtype.itemsize == 0:
         raise ValueError(f"{dtype} is neither numbers nor text")
-    if fortran and len(shape) > 1:
-        raise ValueError("it is not in row order, as numpy.ascontiguousarray makes it")
     if min(shape, default=0) < 0 or header.nbytes != stored - header.start:
         raise ValueError(f"{stored - header.start} bytes are not {list(shape)} {dtype}")
     return header
@@ -69,15 +69,15 @@ class Npz:
     """An archive of arrays. names: of those that are in it.
 
     Args:
-        kind: what the file should be, for messages, such as "a readable stream".
+        refusal: what is said of a file that is none, such as "is not a readable stream".
         remedy: how to make one.
 
     Raises:
         InputError: here and by every method, for whatever is wrong with the file.
     """
 
-    def __init__(self, path: Path, kind: str, remedy: str) -> None:
-        self.path, self._kind, self._remedy = path, kind, remedy
+    def __init__(self, path: Path, refusal: str, remedy: str) -> None:
+        self.path, self._refusal, self._remedy = path, refusal, remedy
         require_file(path)
         with self._explained(), zipfile.ZipFile(path) as archive:
             found = archive.namelist()
@@ -125,6 +125,8 @@ class Npz:
             stored = about.file_size
             with archive.open(f"{name}.npy") as file:
                 header = read_header(file, stored)
+            if header.columns:
+                raise ValueError("it is not in row order, as numpy.ascontiguousarray makes it")
             with archive.open(f"{name}.npy") as file:
                 file.read(header.start)
                 yield file, header
@@ -136,7 +138,7 @@ class Npz:
         except InputError:
             raise
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on damage
-            reason = f"is not {self._kind} ({error})"
+            reason = f"{self._refusal} ({error})"
             raise InputError(str(self.path), reason, self._remedy) from error
 
 

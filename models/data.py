@@ -96,7 +96,7 @@ def memory_limit() -> int:
 
 def _load_npz(path: Path) -> tuple[Frames, NDArray[np.int64]]:
     remedy = "Save it with numpy.savez(path, x=frames, y=labels)"
-    archive, most = Npz(path, "an .npz file with x and y", remedy), memory_limit()
+    archive, most = Npz(path, "is not an .npz file with x and y", remedy), memory_limit()
     frames, labels = (archive.array(name, most, "Use fewer frames") for name in ("x", "y"))
     return frames, labels
 

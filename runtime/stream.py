@@ -37,7 +37,7 @@ class Stream:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         remedy = "Save it with numpy.savez(path, x=frames, y=labels, context=names)"
-        self._file = Npz(self.path, "a readable stream", remedy)
+        self._file = Npz(self.path, "is not a readable stream", remedy)
         self._header = self._file.header("x")
         self._require_frames(self._header)
         self.frames, self.shape = self._header.shape[0], self._header.shape[1:]

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -81,7 +81,7 @@ def _opened(path: Path, name: str, folder: Path, progress: Progress) -> NDArray[
         return _copied(copy, header.shape, parts)
     mapped = _mapped(path, name)
     parts = _checked(thing, _slices(mapped), len(mapped), progress)
-    if mapped.dtype == np.float32:
+    if mapped.dtype == np.float32 and mapped.flags.c_contiguous:
         for _ in parts:
             pass
         return mapped
@@ -89,7 +89,7 @@ def _opened(path: Path, name: str, folder: Path, progress: Progress) -> NDArray[
 
 
 def _archive(path: Path, name: str) -> Npz:
-    return Npz(path, f"an .npz with readable {name}", REMEDY)
+    return Npz(path, f"holds no readable {name}", REMEDY)
 
 
 def _mapped(path: Path, name: str) -> NDArray[Any]:
@@ -99,7 +99,8 @@ def _mapped(path: Path, name: str) -> NDArray[Any]:
         with path.open("rb") as file:
             header = read_header(file, size)
         _check_form(path, name, header)
-        return np.memmap(path, header.dtype, "r", header.start, header.shape)
+        order: Literal["F", "C"] = "F" if header.columns else "C"
+        return np.memmap(path, header.dtype, "r", header.start, header.shape, order)
     except InputError:
         raise
     except Exception as error:  # numpy raises a dozen kinds on damage
@@ -109,7 +110,7 @@ def _mapped(path: Path, name: str) -> NDArray[Any]:
 def _check_form(path: Path, name: str, header: Header) -> None:
     shape, dtype = header.shape, header.dtype
     if len(shape) != 2 or min(shape) < 1 or dtype.kind != "f":
-        reason = f"holds {name} that are {dtype}{list(shape)}, not floats [N, d]"
+        reason = f"holds no readable {name} (they are {dtype}{list(shape)}, not floats [N, d])"
         raise InputError(str(path), reason, REMEDY)
     if header.nbytes // shape[0] > MOST_BYTES:
         reason = f"holds {name} of {header.nbytes // shape[0]:,} bytes each"

@@ -25,7 +25,7 @@ ARRAYS = {
 
 
 def opened(path):
-    return Npz(Path(path), "an archive", "Make one")
+    return Npz(Path(path), "is not an archive", "Make one")
 
 
 def refused(path, name="x", most=1 << 20):
