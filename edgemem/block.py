@@ -16,6 +16,7 @@ from edgemem.errors import EdgeMemError, InputError
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
+LARGEST_VALUE = 1e30  # in a block
 DTYPES = ("float32", "float16", "int8", "int64")
 
 
@@ -107,6 +108,17 @@ class BlockSpec:
                     f"not {spec.dtype}{list(spec.shape)}"
                 )
         return None
+
+
+def is_sound(arrays: Mapping[str, Array]) -> bool:
+    """Whether these are values of a block: neither NaN nor an infinity, nor so large that the sum
+    of a few blocks might become one."""
+    # NaN is neither above nor below anything.
+    return all(
+        bool(array.max() <= LARGEST_VALUE and array.min() >= -LARGEST_VALUE)
+        for array in arrays.values()
+        if array.size
+    )
 
 
 def is_finite(arrays: Mapping[str, Array]) -> bool:

@@ -49,8 +49,11 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(root))
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write beside, flush, fsync, rename, fsync the folder: the old file stays until the end.
+
+    Args:
+        private: readable by its owner alone, for what was learnt on a device; else by all.
 
     Raises:
         InputError: the folder is missing, read-only or full.
@@ -60,7 +63,8 @@ def write_file(path: Path, content: bytes) -> None:
 
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            os.fchmod(handle, 0o644)  # mkstemp keeps it private
+            if not private:  # as mkstemp makes it
+                os.fchmod(handle, 0o644)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()

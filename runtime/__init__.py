@@ -27,6 +27,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
     adapt: bool = True,
     adapt_when: When | None = None,
     contexts: bool = True,
+    keep_frames: bool = True,
     hyper_parameters: Mapping[str, float] | None = None,
     read: str | None = None,
     threads: int = 0,
@@ -47,6 +48,10 @@ def open(  # noqa: PLR0913 - each is one choice, by name
             the watts that the device draws more while it adapts. Contexts are followed always.
         contexts: keep a block for each context, where the bundle was warmed up. False = one block
             for all; statistics that a block remembers are then stale whenever the context changes.
+        keep_frames: False = no frame is ever written to the state file, and those that it holds are
+            deleted at once. The price: after a restart nothing is known of the frames before it, so
+            answers are as after a new start until a batch has come, and frames that waited for a
+            step take part in none. What was learnt is kept all the same.
         hyper_parameters: other values than the bundle's defaults, such as {"alpha": 0.5}.
         read: how a bundle that can be taught classes answers: "mixed", by the prototypes of
             classes and the frozen classifier, each as far as it is to be trusted; "prototypes" or
@@ -108,6 +113,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
             adapt=adapt,
             adapt_when=opened.manifest.adapt_when if adapt_when is None else adapt_when,
             contexts=contexts,
+            keep_frames=keep_frames,
             hyper_parameters=parameters,
             plan=plan if engine.backend.target == ONNX else None,
             background=behind,

@@ -17,7 +17,7 @@ from edgemem.bank.level import Level
 from edgemem.bank.means import path_value
 from edgemem.bank.record import LEAF, ROOT, Record
 from edgemem.bank.transfer import read_blocks
-from edgemem.block import is_finite, unpack
+from edgemem.block import is_sound, unpack
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
 
@@ -107,8 +107,8 @@ def _values(bundle: Bundle, payload: bytes, thing: str) -> Row:
     spec = manifest.block
     if reason := spec.mismatch(arrays):
         raise InputError(thing, f"does not fit the bundle: {reason}", REMEDY)
-    if not is_finite(arrays):
-        raise InputError(thing, "holds NaN or infinite values", REMEDY)
+    if not is_sound(arrays):
+        raise InputError(thing, "holds NaN, infinite values, or values beyond 1e30", REMEDY)
     # Numbers of taught classes mean something else on every device.
     taught = () if manifest.teaching is None else manifest.teaching.arrays
     return spec.flatten(arrays | {name: np.zeros_like(arrays[name]) for name in taught})

@@ -55,7 +55,7 @@ def keys(
     found = _stream_keys(opened, stream, threads)
     file = io.BytesIO()
     np.savez(file, keys=found)
-    write_file(out, file.getvalue())
+    write_file(out, file.getvalue(), private=True)  # they tell where the device has been
     batches = stream.frames // opened.manifest.frames.batch
     if json:
         print_json({"out": str(out), "keys": len(found), "left_out": batches - len(found)})
