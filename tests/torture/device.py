@@ -7,6 +7,7 @@ Every commit is announced with all that the file will hold, to the last bit, and
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import tempfile
 from contextlib import closing, contextmanager, suppress
@@ -17,6 +18,7 @@ import numpy as np
 from teachable import frames_of, stream_of
 
 import edgemem
+from edgemem.bank.transfer import export_blocks, import_blocks
 from edgemem.bank.written import WrittenBlocks
 from edgemem.bundle import open_bundle
 from edgemem.runtime.commits import MOST_STEPS, Commits
@@ -191,6 +193,22 @@ def live(bundle, path):
         for _ in range(24):
             runtime.step(batch(runtime.counters["steps"]))
         runtime.learn(*lesson(runtime.counters["steps"]))
+
+
+def prepared(bundle, folder):
+    """An earlier state; the same with the blocks that the device learnt later; a file of these."""
+    earlier, later, blocks = (folder / name for name in ("0.db", "1.db", "1.safetensors"))
+    if not folder.exists():
+        folder.mkdir()
+        live(bundle, earlier)
+        shutil.copy(earlier, later)
+        live(bundle, later)
+        with closing(State(later, None)) as state:
+            export_blocks(state, blocks)
+        shutil.copy(earlier, later)
+        with closing(State(later, None)) as state:
+            assert import_blocks(state, blocks).taken
+    return earlier, later, blocks
 
 
 def knows_cat(runtime):

@@ -10,7 +10,7 @@ each change of a watched file is appended to it, in the order in which changes w
     U  name removed; R  renamed: both names, each with a 0 behind it
 
 disk_refuse(after, code, kind) lets so many more calls through and refuses those that follow, until it
-is called again with -1. kind 'w': whatever needs space (the first write that is refused is written
+is called again with -1. disk_left() is how many are left. kind 'w': whatever needs space (the first write that is refused is written
 in half, as on a disk that fills up); 's': syncs. disk_refused() counts what was refused since. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -56,6 +56,7 @@ void disk_refuse(long after, int code, char kind)
 }
 
 long disk_refused(void) { return refused; }
+long disk_left(void) { return left; }
 
 /* Whether this call is refused; those before it use up what is left. */
 static int refuse(char kind)

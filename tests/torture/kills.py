@@ -24,11 +24,11 @@ from device import (
     judged,
     knows_cat,
     lesson,
-    live,
     opened,
+    prepared,
 )
 
-from edgemem.bank.transfer import export_blocks, import_blocks
+from edgemem.bank.transfer import import_blocks
 from edgemem.bank.written import WrittenBlocks
 from edgemem.state import State
 
@@ -115,22 +115,6 @@ def importing(bundle, path, journal, _):
             journal.say("intend", *after)
             import_blocks(state, blocks)
             journal.say("wrote")
-
-
-def prepared(bundle, folder):
-    """An earlier state; the same with the blocks that the device learnt later; a file of these."""
-    earlier, later, blocks = (folder / name for name in ("0.db", "1.db", "1.safetensors"))
-    if not folder.exists():
-        folder.mkdir()
-        live(bundle, earlier)
-        shutil.copy(earlier, later)
-        live(bundle, later)
-        with closing(State(later, None)) as state:
-            export_blocks(state, blocks)
-        shutil.copy(earlier, later)
-        with closing(State(later, None)) as state:
-            assert import_blocks(state, blocks).taken
-    return earlier, later, blocks
 
 
 # What is done when it is killed, and how often of 1,000 times.
