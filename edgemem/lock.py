@@ -1,81 +1,186 @@
-"""One owner at a time: a lock that the operating system ends with the process.
+"""One owner at a time: a lock on the database itself, which the system ends with the process.
 
-The lock is held on an empty file of its own, not on the file that it guards: SQLite's locks on its
-file end as soon as the same process closes any other handle of that file. A crash leaves the empty
-file behind, but no lock; the next owner takes it over. A fork is no owner: the lock stays with the
-process that took it.
+On Linux the lock (`flock`) is held on the database file. It cannot be removed without what it
+guards, and every name of the file leads to it. SQLite's own locks there are of another kind
+(POSIX), which `flock` does not meet, but which end as soon as the process closes any descriptor of
+the file. So a process has one descriptor of each database, shared by all who have it open, and
+closes it after the last of their connections.
+
+A file beside the database, `NAME-lock`, says which process it is, for the error that others get.
+Elsewhere than on Linux both kinds of locks may be one, so there the lock is held on that file. Whoever
+removes it can become a second owner there; commits are numbered, so that this is noticed.
+
+A fork is no owner: the lock stays with the process that took it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
+import threading
+import weakref
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from edgemem.forks import call_in_child
+
+ON_DATABASE = sys.platform in ("linux", "android")
+PRIVATE = 0o600
 
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(handle: int) -> None:
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+    def _unlock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
 
 else:
     import fcntl
 
-    def _lock(handle: int) -> None:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-class OwnerLock:
-    """Held from its making until `release` or the end of the process.
+class OpenInParentError(OSError):
+    """This process was forked from one that had the file open."""
 
-    Raises:
-        BlockingIOError, PermissionError: somebody else holds it (POSIX, Windows).
-        OSError: the file cannot be made.
-    """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._handle: int | None = None
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                _lock(handle)
-                if same_file(path, os.fstat(handle)):
-                    break
-            except BaseException:
-                os.close(handle)
-                raise
-            os.close(handle)  # its last owner removed it after we had opened it
-        self._handle = handle
+class _Descriptor:
+    """The one descriptor that this process has of a file, and the connections that it outlives."""
+
+    def __init__(self, number: int, key: tuple[int, int]) -> None:
+        self.number, self.key = number, key
+        self.owner: weakref.ref[Handle] | None = None
+        self.connections: list[Any] = []
         call_in_child(self)
 
     def __del__(self) -> None:
-        """A lock whose owner is lost is given back."""
+        if self.number >= 0:
+            for connection in self.connections:
+                with suppress(Exception):
+                    connection.close()
+            os.close(self.number)
+
+    def forked(self) -> None:
+        """In a forked child: the lock stays with the parent, and ends with it."""
+        if self.number >= 0:
+            os.close(self.number)
+            self.number = -1
+            _of_parent.add(self.key)
+
+
+_guard = threading.RLock()  # a signal may come in between
+_files: weakref.WeakValueDictionary[tuple[int, int], _Descriptor] = weakref.WeakValueDictionary()
+_of_parent: set[tuple[int, int]] = set()
+
+
+class Handle:
+    """A share in this process's descriptor of a database; elsewhere than on Linux of its lock, for
+    those who write.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OpenInParentError: the parent had it open when this process was forked.
+        OSError: it cannot be opened, or is no regular file.
+    """
+
+    def __init__(self, database: Path, *, write: bool) -> None:
+        self._connection: Any = None
+        self._file: _Descriptor | None = None
+        self._note = _note(database)
+        self._path = database if ON_DATABASE else self._note
+        if write or ON_DATABASE:
+            with _guard:
+                self._file = _shared(self._path, write)
+
+    def own(self) -> None:
+        """Become the owner, until `release` or the end of the process.
+
+        Raises:
+            BlockingIOError, PermissionError: somebody else is (POSIX, Windows).
+        """
+        assert self._file is not None
+        owner = None if self._file.owner is None else self._file.owner()
+        if owner not in (None, self):
+            raise BlockingIOError
+        _lock(self._file.number)
+        self._file.owner = weakref.ref(self)
+        with suppress(OSError):  # it is for a message alone
+            _write(self._note, f"{os.getpid()}\n".encode())
+
+    def is_current(self) -> bool:
+        """Whether the file is still the one at its path."""
+        return self._file is not None and same_file(self._path, os.fstat(self._file.number))
+
+    def keep_for(self, connection: Any) -> None:
+        """Stay open until this connection of SQLite's is closed, even if both are lost."""
+        self._connection = connection
+        if self._file is not None:
+            self._file.connections.append(connection)
+
+    def release(self) -> None:
+        """Give the file back, after its connection was closed. Safe to call twice."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        if self._connection in file.connections:
+            file.connections.remove(self._connection)
+        if file.owner is not None and file.owner() is self:
+            if sys.platform != "win32":
+                # While it is still locked, so that nobody can lock what is about to vanish.
+                with suppress(OSError):  # what stays means nothing
+                    self._note.unlink()
+            if file.number >= 0:
+                _unlock(file.number)
+            file.owner = None
+
+    def __del__(self) -> None:
+        """Whoever is lost gives the file back."""
+        if self._connection is not None:
+            with suppress(Exception):
+                self._connection.close()
         with suppress(Exception):
             self.release()
 
-    def forked(self) -> None:
-        """In a forked child: let go of the copy; the lock stays with the parent, and ends with it."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
 
-    def release(self) -> None:
-        """End the lock and remove its file. Safe to call twice."""
-        if self._handle is None:
-            return
-        handle, self._handle = self._handle, None
+def owned(database: Path) -> Handle:
+    """The handle of an existing database, as its owner; raises as `Handle` and `Handle.own`."""
+    while True:
+        handle = Handle(database, write=True)
+        handle.own()
+        if handle.is_current():
+            return handle  # else its last owner removed it after we had opened it
+
+
+def holder(database: Path) -> int | None:
+    """The process that has a locked database, if it could be noted."""
+    try:
+        with _note(database).open("rb") as file:
+            return int(file.read(32))
+    except (OSError, ValueError):
+        return None
+
+
+def make_private(path: Path) -> bool:
+    """Make an empty file that its user alone may read, unless it is there; whether it was made.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with _guard:  # nobody here has a connection to it that closing it could harm
         try:
-            # Removed while it is still locked, so that nobody can lock what is about to vanish.
-            if sys.platform != "win32" and same_file(self._path, os.fstat(handle)):
-                self._path.unlink()
-        except OSError:
-            pass  # an empty file stays; it means nothing
-        finally:
-            os.close(handle)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE))
+        except FileExistsError:
+            return False
+    return True
 
 
 def same_file(path: Path, known: os.stat_result) -> bool:
@@ -84,4 +189,52 @@ def same_file(path: Path, known: os.stat_result) -> bool:
         found = path.stat()
     except FileNotFoundError:
         return False
-    return (found.st_dev, found.st_ino) == (known.st_dev, known.st_ino)
+    return _key(found) == _key(known)
+
+
+def _note(database: Path) -> Path:
+    return Path(f"{database}-lock")
+
+
+def _write(path: Path, content: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags, PRIVATE)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def _shared(path: Path, write: bool) -> _Descriptor:
+    flags = os.O_RDWR if write else os.O_RDONLY
+    with suppress(FileNotFoundError):
+        key = _key(path.stat())
+        if key in _of_parent:
+            raise OpenInParentError(errno.EBUSY, "is open in the process that forked this one")
+        if (known := _files.get(key)) is not None:
+            return known
+    flags |= 0 if ON_DATABASE else os.O_CREAT
+    number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), PRIVATE)
+    found = os.fstat(number)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(number)
+        raise OSError(errno.EINVAL, "is no regular file")
+    file = _Descriptor(number, _key(found))
+    if (known := _files.get(file.key)) is not None:  # it came to this path after the look above
+        file.number = -1  # stays open, for closing it would end the locks of the known one
+        return known
+    _files[file.key] = file
+    return file
+
+
+def _key(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _forked() -> None:
+    global _guard  # noqa: PLW0603 - another thread of the parent may have held it
+    _guard = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from string import hexdigits
 from typing import Any
 
 from edgemem.block import Arrays, pack, unpack
@@ -23,6 +24,7 @@ from edgemem.snapshot import Snapshot
 from edgemem.state_file import StateFile
 
 KEPT_VERSIONS = 2
+LARGEST = (1 << 53) - 1  # of a counter; the least is -1
 REMEDY = "Delete the state file to start again from the bundle"
 
 
@@ -39,7 +41,7 @@ class State(StateFile):
         Raises:
             StateError: all are damaged; `snapshots` tells what is left of them.
         """
-        damage = list[str]()
+        damage = [] if (lost := self.lost) is None else [lost.reason]
         for found in self.snapshots():
             if not found.damage:
                 return Snapshot(found.arrays, found.counters, tuple(damage))
@@ -87,12 +89,15 @@ class State(StateFile):
             self._drop_parts()
 
     def _snapshot(self, counters: Any, parts: Any, digest: Any) -> Snapshot:
-        # Damage can change even the type of a column.
+        # Damage can change even the type of a column, and anybody can compute a hash.
         typed = isinstance(counters, str) and isinstance(parts, str)
         if not typed or _seal(counters, parts) != digest:
             return Snapshot({}, {}, ("holds a damaged snapshot",))
+        numbers, hashes = _numbers(counters), _hashes(parts)
+        if numbers is None or hashes is None:
+            return Snapshot({}, {}, ("holds a snapshot that EdgeMem did not write",))
         arrays, damage = Arrays(), list[str]()
-        for name, part in _hashes(parts).items():
+        for name, part in hashes.items():
             if (content := self._part(part)) is None:
                 damage.append(f"holds a damaged snapshot (its {name})")
                 continue
@@ -102,7 +107,7 @@ class State(StateFile):
                 damage.append(f"holds a damaged snapshot (its {name} {error.reason})")
             else:
                 arrays |= {f"{name}{rest}": array for rest, array in found.items()}
-        return Snapshot(arrays, json.loads(counters), tuple(damage))
+        return Snapshot(arrays, numbers, tuple(damage))
 
     def _part(self, digest: str) -> bytes | None:
         """The content of a part, if it is there and whole."""
@@ -129,7 +134,7 @@ class State(StateFile):
         here = {digest for digest in needed if self._part(digest) is not None}
         kept = set(here)
         for (parts,) in self.rows("SELECT parts FROM snapshot"):
-            kept |= set(_hashes(parts).values()).difference(needed)
+            kept |= set((_hashes(parts) or {}).values()).difference(needed)
         for row, digest in self.rows("SELECT row, sha256 FROM part"):
             if digest not in kept:
                 self.rows("DELETE FROM part WHERE row = ?", row)
@@ -145,12 +150,27 @@ def _grouped(arrays: Arrays) -> dict[str, Arrays]:
     return groups
 
 
-def _hashes(parts: Any) -> dict[str, str]:
-    """Of the parts of a snapshot, by name; none where it is damaged."""
+def _hashes(parts: Any) -> dict[str, str] | None:
+    """Hashes of the parts of a snapshot, by name; None where that is not what it says."""
+    found = _loaded(parts)
+    right = (type(d) is str and len(d) == 64 and set(d) <= set(hexdigits) for d in found.values())
+    return found if all(right) else None
+
+
+def _numbers(counters: Any) -> dict[str, int] | None:
+    """Counters of a snapshot, by name; None where these are no counters."""
+    found = _loaded(counters)
+    right = (type(number) is int and -1 <= number <= LARGEST for number in found.values())
+    return found if all(right) else None
+
+
+def _loaded(text: Any) -> dict[str, Any]:
+    """A JSON object; of a single strange value where it is none."""
     try:
-        return {str(name): str(digest) for name, digest in json.loads(parts).items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return {}
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {"": None}
 
 
 def _sha256(content: bytes) -> str:

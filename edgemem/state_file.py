@@ -1,4 +1,4 @@
-"""The SQLite file of the state: its schema, its one owner, its transactions, its size.
+"""The SQLite file of the state: its one owner, its transactions, its size.
 
 Write-ahead log with synchronous=FULL: after a power cut the file holds what was committed, never a
 part of a transaction. One process owns the file; others may read it while it is being written.
@@ -7,8 +7,10 @@ part of a transaction. One process owns the file; others may read it while it is
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,23 +19,39 @@ from typing import Any
 from edgemem.errors import StateError
 from edgemem.files import sync_folder
 from edgemem.forks import never_free_in_child
-from edgemem.lock import OwnerLock, same_file
-from edgemem.state_schema import create, identity, is_empty, mismatch
+from edgemem.lock import (
+    PRIVATE,
+    Handle,
+    OpenInParentError,
+    holder,
+    make_private,
+    owned,
+    same_file,
+)
+from edgemem.state_commits import CommitNumbers
+from edgemem.state_connection import SECONDS, connected
+from edgemem.state_schema import create, foreign, identity, is_empty, mismatch
 
 ONLY_ONCE = "Open a state file only once; others may read it with read_only=True"
+
+
+class _Outermost:
+    """Lives as long as an outermost transaction."""
 
 
 class StateFile:
     """An open state file of one bundle.
 
     Args:
-        path: the file; made if missing, when a bundle is named.
+        path: the file; made if missing, when a bundle is named. Links are followed, and it is made
+            absolute, once.
         bundle_identity: the bundle that it must belong to; None takes whichever it belongs to.
         read_only: change nothing. Works while another process writes.
 
     Raises:
         StateError: on opening, when the file is not a state file, is damaged, is of another
-            bundle, is in use, or cannot be created; on writing, when the disk refuses.
+            bundle, is in use, or cannot be created; on writing, when the disk refuses, or when
+            somebody else has become the owner.
     """
 
     def __init__(
@@ -42,18 +60,18 @@ class StateFile:
         self.path, self.read_only = Path(path), read_only
         self._process = os.getpid()
         never_free_in_child(self)
-        self._depth, self._scrub, self._blob_bytes = 0, False, 0
+        self._fresh, self._scrub, self._blob_bytes = False, False, 0
+        self._outermost: weakref.ref[_Outermost] | None = None
+        self._parts = itertools.count()
         with ExitStack() as undo:
-            if not read_only:
-                self._lock = self._locked()
-                undo.callback(self._lock.release)
-            self._fresh = not self.path.exists()
-            if self._fresh and (read_only or bundle_identity is None):
-                raise self._error("is not there", "Pass the path of a state file")
+            self._handle = self._opened(make=bundle_identity is not None and not read_only)
+            undo.callback(self._handle.release)
             with self._explained():
-                self._database = self._connected()
+                self._database = connected(self.path, read_only=read_only)
+                self._handle.keep_for(self._database)
                 undo.callback(self._give_up)
                 self.bundle_identity = self._checked_identity(bundle_identity)
+                self._numbers = CommitNumbers(self._database, self.path)
                 if not read_only:
                     self._prepare_to_write()
             undo.pop_all()
@@ -65,31 +83,41 @@ class StateFile:
         Transactions nest: an inner one that fails takes back only what it wrote itself.
 
         Raises:
-            StateError: the file is read-only, gone, or the disk refuses.
+            StateError: the file is read-only, gone, has another owner, or the disk refuses.
         """
-        if self.read_only:
-            raise self._error("is open read-only", "Open it without read_only to change it")
-        if self._depth and not self._database.in_transaction:
-            raise self._error("gave up this transaction", "Leave it and start another")
-        begin, commit, undo = _COMMANDS[self._depth > 0]
-        self.rows(begin)
-        self._depth += 1
-        try:
+        nested, number = self._is_nested(), 0
+        begin, commit, undo = _inner(next(self._parts)) if nested else _OUTER
+        under_way = _Outermost()
+        try:  # an interrupt may come after any line: what has begun is always taken back
+            self.rows(begin)
+            if not nested:
+                self._outermost = weakref.ref(under_way)
+                self._require_owner()
+            before = self._database.total_changes
             yield
-            if self._depth == 1:
+            if not nested:
                 self._require_same_files()
+                number = self._numbers.count() if self._database.total_changes > before else 0
             self.rows(commit)
         except BaseException:
             with suppress(sqlite3.Error):  # what went wrong first is what counts
-                if self._database.in_transaction:
-                    for command in undo:
-                        self._database.execute(command)
+                for command in undo if self._database.in_transaction else ():
+                    self._database.execute(command)
             raise
         finally:
-            self._depth -= 1
-        if not self._depth:
+            if not nested:
+                self._outermost = None
+        if not nested:
             self._fresh = False
-            self._finish_scrub()
+            self._settle(number)
+
+    def take_back(self) -> None:
+        """Take back what an interrupt left half done; only where no transaction is under way."""
+        self._outermost = None
+        with self._explained():
+            left = self._database.in_transaction
+        if left:
+            self.rows("ROLLBACK")
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run one SQL statement and return its rows.
@@ -97,19 +125,26 @@ class StateFile:
         Raises:
             StateError: instead of any error of SQLite.
         """
-        if self._process != os.getpid():
-            raise self._error(
-                f"was opened by process {self._process}, of which this one is a fork",
-                "Open it in one process, after the fork",
-            )
+        self._require_process()
         self._blob_bytes += sum(len(value) for value in values if type(value) is bytes)
         with self._explained():
-            return self._database.execute(statement, values).fetchall()
+            return self._database.rows(statement, values)
 
     @property
     def bytes_written(self) -> int:
         """Bytes of arrays written since opening: each to the log, and from there to the file."""
         return 2 * self._blob_bytes
+
+    @property
+    def lost(self) -> StateError | None:
+        """What to say of commits that were promised and are not there."""
+        if not (count := self._numbers.lost):
+            return None
+        return self._error(
+            f"has lost its last {count} commits: its write-ahead log was damaged or taken away, "
+            "or the file is an earlier copy",
+            "Check the disk, and restore a newer copy if there is one",
+        )
 
     def scrub(self) -> None:
         """Empty the write-ahead log after this transaction, so that deleted bytes are gone."""
@@ -123,7 +158,7 @@ class StateFile:
         Raises:
             StateError: the disk is full, or somebody is reading; nothing is lost then.
         """
-        if self.read_only or self._depth:
+        if self.read_only or self._is_nested():
             raise self._error("cannot be compacted now", "Open it for writing; end the transaction")
         before = self._nbytes()
         self.rows("VACUUM")
@@ -137,61 +172,96 @@ class StateFile:
         """
         if self._process != os.getpid():
             return
-        if self.read_only:
-            self._database.close()
-            return
-        with suppress(sqlite3.Error):  # refused while somebody reads, or twice: it stays as it is
-            # One plain file, which can be read even where nothing can be written.
-            self._database.execute("PRAGMA journal_mode = DELETE")
+        if not self.read_only:
+            with suppress(sqlite3.Error, StateError):  # somebody reads, or twice: it stays as it is
+                self.take_back()
+                # One plain file, which can be read even where nothing can be written.
+                if self._database.rows("PRAGMA journal_mode = DELETE") == [("delete",)]:
+                    self._numbers.keep()
         self._give_up()
         self._fresh = False
-        self._lock.release()
+        self._handle.release()
 
-    def _locked(self) -> OwnerLock:
-        lock = Path(f"{self.path}-lock")
+    def _opened(self, *, make: bool) -> Handle:
         try:
+            self.path = Path(os.path.realpath(self.path))
+            if not make and not self.path.exists():
+                raise self._error("is not there", "Pass the path of a state file")
+            self._fresh = make and make_private(self.path)
+            if self.read_only:
+                return Handle(self.path, write=False)
             try:
-                return OwnerLock(lock)
+                return owned(self.path)
             except BlockingIOError:  # by a handle that is lost, but not yet collected?
                 gc.collect()
-                return OwnerLock(lock)
+                return owned(self.path)
+        except OpenInParentError as error:
+            raise self._error(
+                "is open in the process of which this one is a fork",
+                "Open it in a process that was started anew, as multiprocessing's spawn does",
+            ) from error
         except (BlockingIOError, PermissionError) as error:
             if isinstance(error, PermissionError) and os.name == "posix":
                 raise self._refused(error) from error
-            raise self._error("is locked: it is open for writing already", ONLY_ONCE) from error
+            process = holder(self.path)
+            where = "" if process is None else f", in process {process}"
+            reason = f"is locked: it is open for writing already{where}"
+            raise self._error(reason, ONLY_ONCE) from error
         except (OSError, ValueError) as error:
+            if self._fresh:
+                self.path.unlink(missing_ok=True)
             raise self._refused(error) from error
-
-    def _connected(self) -> sqlite3.Connection:
-        target = f"{self.path.absolute().as_uri()}?mode=ro" if self.read_only else self.path
-        database = sqlite3.connect(
-            target,
-            timeout=1.0,
-            isolation_level=None,
-            check_same_thread=False,
-            uri=self.read_only,
-        )
-        # Damaged text must reach the check of its hash, not end the reading of all other rows.
-        database.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        return database
 
     def _checked_identity(self, wanted: str | None) -> str:
         # What is left of a file that was cut off is no new file, though SQLite takes it for one.
-        new = is_empty(self._database) and self.path.stat().st_size == 0
+        status = self.path.stat()
+        new = is_empty(self._database) and status.st_size == 0
         if new and wanted is not None and not self.read_only:
+            if status.st_mode & 0o077:  # an empty file that somebody put there
+                self.path.chmod(PRIVATE)
             create(self._database, wanted)
-            sync_folder(self.path.absolute().parent)
+            sync_folder(self.path.parent)
         if complaint := mismatch(self._database, wanted):
             raise self._error(*complaint)
         return identity(self._database)
 
     def _prepare_to_write(self) -> None:
         for setting in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
-            self._database.execute(f"PRAGMA {setting}")
-        self._database.execute("BEGIN IMMEDIATE")  # what cannot be written is refused now
-        self._database.execute("ROLLBACK")
-        files = [self.path, Path(f"{self.path}-wal")]
+            self._database.rows(f"PRAGMA {setting}")
+        self._database.rows("BEGIN IMMEDIATE")  # what cannot be written is refused now
+        self._database.rows("ROLLBACK")
+        files = [Path(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm")]
         self._files = {file: file.stat() for file in files if file.exists()}
+        if self._nbytes() > self.path.stat().st_size:  # what a crash has left in the log
+            self._settle(self._numbers.newest().number)
+
+    def _is_nested(self) -> bool:
+        """Whether a transaction is under way; what an interrupt left half done is none."""
+        self._require_process()
+        if self.read_only:
+            raise self._error("is open read-only", "Open it without read_only to change it")
+        under_way = self._outermost is not None and self._outermost() is not None
+        if not under_way:
+            self.take_back()
+        elif not self._database.in_transaction:
+            raise self._error("gave up this transaction", "Leave it and start another")
+        return under_way
+
+    def _require_process(self) -> None:
+        if self._process != os.getpid():
+            raise self._error(
+                f"was opened by process {self._process}, of which this one is a fork",
+                "Open it in one process, after the fork",
+            )
+
+    def _require_owner(self) -> None:
+        if complaint := foreign(self._database):
+            raise self._error(*complaint)
+        if other := self._numbers.intruder():
+            raise self._error(
+                f"has another owner: process {other.process} opened it, too, and has committed",
+                "Close this one and open the file again, to go on from what the other has written",
+            )
 
     def _require_same_files(self) -> None:
         for file, known in self._files.items():
@@ -201,17 +271,34 @@ class StateFile:
                     "Close this state and open it again; restore the file first if you have a copy",
                 )
 
-    def _finish_scrub(self) -> None:
+    def _settle(self, number: int) -> None:
+        """Bring a commit from the log into the database, or promise it beside the database."""
+        if number:
+            with suppress(sqlite3.Error, OSError):  # the disk is full: the log alone has it
+                if self._emptied(0):
+                    self._numbers.keep()
+                else:
+                    self._numbers.promise(number)
         if self._scrub:
             self._scrub = False
             self._empty_log()
 
     def _empty_log(self) -> None:
-        if self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
+        with self._explained():
+            emptied = self._emptied(SECONDS)
+        if not emptied:
             raise self._error(
                 "is being read, so deleted bytes are still in its write-ahead log",
                 "Close the readers, then run: edgemem bank compact",
             )
+
+    def _emptied(self, seconds: float) -> bool:
+        """Whether the log could be emptied, after waiting so long for readers."""
+        try:
+            self._database.rows(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
+            return not self._database.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
+        finally:
+            self._database.rows(f"PRAGMA busy_timeout = {int(1000 * SECONDS)}")
 
     def _nbytes(self) -> int:
         files = [self.path, Path(f"{self.path}-wal")]
@@ -223,12 +310,15 @@ class StateFile:
             yield
         except sqlite3.ProgrammingError as error:
             raise self._error("is closed", "Open it again") from error
-        except (sqlite3.OperationalError, OSError) as error:
-            raise self._refused(error) from error
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError, OSError) as error:
             # UnicodeDecodeError: SQLite quotes damaged names in its messages.
+            limit = self._database.limit if hasattr(self, "_database") else None
+            endless = limit is not None and limit.endless
+            if isinstance(error, (sqlite3.OperationalError, OSError)) and not endless:
+                raise self._refused(error) from error
+            reason = "its pages lead in circles" if endless else str(error)
             raise self._error(
-                f"is damaged or not a state file ({error})", "Pass another path or delete the file"
+                f"is damaged or not a state file ({reason})", "Pass another path or delete the file"
             ) from error
 
     def _refused(self, error: Exception) -> StateError:
@@ -244,12 +334,15 @@ class StateFile:
         """Close the connection; a file that this made, and that holds no commit, goes again."""
         self._database.close()
         if self._fresh and not self.read_only:
-            for suffix in ("", "-wal", "-shm", "-journal"):
+            for suffix in ("", "-wal", "-shm", "-journal", "-promised"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
 
-# How an outer and an inner transaction begin, end and are taken back.
-_COMMANDS = {
-    False: ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",)),
-    True: ("SAVEPOINT part", "RELEASE part", ("ROLLBACK TO part", "RELEASE part")),
-}
+def _inner(number: int) -> tuple[str, str, tuple[str, ...]]:
+    """Names of their own: what an interrupt left open inside ends with whatever is around it."""
+    name = f"part{number}"
+    return f"SAVEPOINT {name}", f"RELEASE {name}", (f"ROLLBACK TO {name}", f"RELEASE {name}")
+
+
+# How an outermost transaction begins, ends and is taken back.
+_OUTER = "BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",)

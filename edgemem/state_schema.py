@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
+from functools import cache
+from typing import Any
+
+from edgemem.state_connection import Connection
 
 APPLICATION_ID = 0x45444D4D  # "EDMM", so that other SQLite files are recognised
 SCHEMA_VERSION = 3
@@ -35,23 +40,23 @@ CREATE TABLE used (id TEXT PRIMARY KEY, clock INTEGER NOT NULL);
 """
 
 
-def is_empty(database: sqlite3.Connection) -> bool:
-    """Whether there are no tables at all."""
-    return _number(database, "SELECT count(*) FROM sqlite_master") == 0
+def is_empty(database: Connection) -> bool:
+    """Whether there is nothing in it at all."""
+    return not database.rows("SELECT 1 FROM sqlite_master LIMIT 1")
 
 
-def create(database: sqlite3.Connection, bundle_identity: str) -> None:
+def create(database: Connection, bundle_identity: str) -> None:
     """Make the tables, in one transaction."""
-    database.execute("BEGIN IMMEDIATE")
+    database.rows("BEGIN IMMEDIATE")
     for statement in SCHEMA.split(";"):
-        database.execute(statement)
-    database.execute("INSERT INTO about VALUES ('bundle', ?)", (bundle_identity,))
-    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    database.execute("COMMIT")
+        database.rows(statement)
+    database.rows("INSERT INTO about VALUES ('bundle', ?)", (bundle_identity,))
+    database.rows(f"PRAGMA application_id = {APPLICATION_ID}")
+    database.rows(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    database.rows("COMMIT")
 
 
-def mismatch(database: sqlite3.Connection, wanted: str | None) -> tuple[str, str] | None:
+def mismatch(database: Connection, wanted: str | None) -> tuple[str, str] | None:
     """Why this is not a state file of the wanted bundle (None: of any), and the remedy."""
     if is_empty(database) or _number(database, "PRAGMA application_id") != APPLICATION_ID:
         return "is not an EdgeMem state file", "Pass another path"
@@ -61,6 +66,8 @@ def mismatch(database: sqlite3.Connection, wanted: str | None) -> tuple[str, str
             f"has schema version {version}; this EdgeMem reads {SCHEMA_VERSION}",
             "Update EdgeMem, or start with a new state file",
         )
+    if complaint := foreign(database):
+        return complaint
     owner = identity(database)
     if not owner or wanted not in (None, owner):
         return (
@@ -70,11 +77,41 @@ def mismatch(database: sqlite3.Connection, wanted: str | None) -> tuple[str, str
     return None
 
 
-def identity(database: sqlite3.Connection) -> str:
+def foreign(database: Connection) -> tuple[str, str] | None:
+    """What the schema has that it should not have, or has not, and the remedy.
+
+    A trigger, a view or an index is SQL that runs whenever the file is used, so nothing is read
+    from a file before its whole schema is known to be ours.
+    """
+    found, ours = _schema(database), _ours()
+    pages = database.rows("SELECT count(DISTINCT rootpage) FROM sqlite_master LIMIT 100")[0][0]
+    if found == ours and pages == len(ours):
+        return None
+    strange = [row[1] for row in found if row not in ours] or [row[1] for row in ours]
+    return (
+        f"is not as EdgeMem made it: see {strange[0]!r} in its schema",
+        "Do not use it; restore a copy, or start with a new state file",
+    )
+
+
+def identity(database: Connection) -> str:
     """Identity of the bundle that the file belongs to; empty if damage took it."""
-    row = database.execute("SELECT value FROM about WHERE name = 'bundle'").fetchone()
-    return row[0] if row is not None and isinstance(row[0], str) else ""
+    rows = database.rows("SELECT value FROM about WHERE name = 'bundle'")
+    return rows[0][0] if rows and isinstance(rows[0][0], str) else ""
 
 
-def _number(database: sqlite3.Connection, statement: str) -> int:
-    return int(database.execute(statement).fetchone()[0])
+def _schema(database: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    return database.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name LIMIT 100"
+    ).fetchall()
+
+
+@cache
+def _ours() -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(SCHEMA)
+        return _schema(database)
+
+
+def _number(database: Connection, statement: str) -> int:
+    return int(database.rows(statement)[0][0])

@@ -50,8 +50,8 @@ def writer(start, tmp_path):
 def test_a_second_writer_gets_one_clear_error(tmp_path, writer, run):
     finished = run(SECOND, tmp_path / "s.db")
     assert finished.stdout == (
-        f"{tmp_path / 's.db'}: is locked: it is open for writing already. Open a state file only "
-        "once; others may read it with read_only=True.\n"
+        f"{tmp_path / 's.db'}: is locked: it is open for writing already, in process {writer.pid}. "
+        "Open a state file only once; others may read it with read_only=True.\n"
     )
     tell(writer, 2)
 
