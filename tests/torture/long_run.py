@@ -1,31 +1,35 @@
-"""Very many steps: memory, descriptors and the file of the state must not grow with them."""
+"""Very many steps and openings: memory, descriptors and the file must not grow with them."""
 
+import ctypes
+import gc
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 from counts import Row
-from device import holds, knows_cat, lesson
+from device import batch, fast_folder, holds, knows_cat, lesson, opened
 from teachable import stream_of
 
-import edgemem
 from edgemem.runtime import context_store
 
-# Contexts that come back, within what a device keeps; or ever new ones, more than it keeps, and a
-# bank with less room than they take.
-KINDS = {"contexts that return": 8, "ever new contexts": None}
-SMALL_BANK = 16_000  # bytes
-VISIT, LESSONS, FLUSHES, SITTING = 20, 500, 200, 10_000  # steps between two of them
+RETURNING = 8  # contexts, which come back again and again
+SMALL_BANK = 16_000  # bytes: less than written blocks take where contexts are ever new ones
+VISIT, LESSONS, FLUSHES = 20, 500, 200  # steps between two of them
+STEPS_AN_OPENING = 100  # that stand for one opening, in how long a run is
 SAMPLES = 240
 AWAY = 7.0  # distance of a context from the source
-# How much each may differ between the second quarter of a run and the last: 1 MiB is 20 bytes a
-# step in 100,000 steps.
-MOST_MORE = {"memory": 1 << 20, "descriptors": 0, "file": 1 << 16}
+# How much more there may be in the last quarter of a run than in the second. Memory in use is exact:
+# 256 KiB are 5 bytes a step in 100,000 steps. Resident is also what the allocator keeps in fragments.
+MOST_MORE = {
+    "memory in use": 1 << 18,
+    "resident memory": 8 << 20,
+    "descriptors": 0,
+    "file": 1 << 16,
+}
 
 
 def run(bundle, steps, told):
@@ -33,12 +37,13 @@ def run(bundle, steps, told):
     sample."""
     rows, samples = [], {}
     for kind in KINDS:
-        row = Row(f"steps, {kind}", old=None, new=None, lost=None)
+        row = Row(kind, old=None, new=None, lost=None)
         rows.append(row)
-        if not Path("/proc/self/statm").exists():
-            row.skipped = "memory and descriptors are counted by Linux alone"
+        if not hasattr(ctypes.CDLL(None), "mallinfo2") or not Path("/proc/self/statm").exists():
+            row.skipped = "memory and descriptors are counted on Linux with glibc 2.33 alone"
             continue
-        samples[kind] = _sampled(bundle, steps, kind, told)
+        count = steps if kind != "openings" else steps // STEPS_AN_OPENING
+        samples[kind] = _sampled(bundle, count, kind, told)
         row.cases = int(samples[kind]["steps"][-1])
         row.failures = trends(samples[kind])
     return rows, samples
@@ -56,10 +61,17 @@ def trends(samples):
 
 
 def _sampled(bundle, steps, kind, told):
-    with tempfile.TemporaryDirectory(prefix="edgemem-") as folder:
+    with fast_folder() as folder:
         words = [str(bundle), folder, steps, kind]
-        command = [sys.executable, "-W", "ignore", "-c", f"import long_run; long_run.main(*{words!r})"]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            f"import long_run; long_run.main(*{words!r})",
+        ]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment |= {"PYTHONMALLOC": "malloc"}
         samples = {name: [] for name in ("steps", *MOST_MORE)}
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
             for line in child.stdout:
@@ -76,25 +88,46 @@ def main(bundle, folder, steps, kind):
     import logging
 
     logging.disable()
-    count = KINDS[kind]
-    if count is None:
-        context_store.BANK_BYTES = SMALL_BANK
-    path, calls, done, every = Path(folder, "s.db"), 0, 0, max(1, steps // SAMPLES)
-    while done < steps:
-        sitting = min(steps, done + min(SITTING, max(1, steps // 10)))
-        with edgemem.open(
-            bundle, path, threads=1, provider="cpu", hyper_parameters={"learning_rate": 0.1}
-        ) as runtime:
-            while done < sitting:
-                _one_step(runtime, calls, count)
-                calls += 1
-                # A frame like the source's is not learnt from: such a call is no step.
-                if runtime.counters["steps"] > done:
-                    done = runtime.counters["steps"]
-                    if done % every == 0 or done == steps:
-                        print(json.dumps(_sample(path, done)), flush=True)
-        if (counted := holds(path).steps) != done:
-            raise RuntimeError(f"{done} steps were taken, {counted} were committed")
+    path, every = Path(folder, "s.db"), max(1, steps // SAMPLES)
+    for done in KINDS[kind](bundle, path, steps):
+        if done % every == 0 or done == steps:
+            print(json.dumps(_sample(path, done)), flush=True)
+    if (counted := holds(path).steps) != steps:
+        raise RuntimeError(f"{steps} steps were taken, {counted} were committed")
+
+
+def _same_contexts(bundle, path, steps, contexts=RETURNING):
+    """Steps with one runtime, within what a device keeps."""
+    with opened(bundle, path) as runtime:
+        calls = done = 0
+        while done < steps:
+            _one_step(runtime, calls, contexts)
+            calls += 1
+            # A frame like the source's is not learnt from: such a call is no step.
+            if runtime.counters["steps"] > done:
+                done += 1
+                yield done
+
+
+def _new_contexts(bundle, path, steps):
+    """More contexts than a device keeps, and a bank with less room than they take."""
+    context_store.BANK_BYTES = SMALL_BANK
+    yield from _same_contexts(bundle, path, steps, contexts=None)
+
+
+def _openings(bundle, path, steps):
+    """One step, and everything closed and opened again."""
+    for number in range(steps):
+        with opened(bundle, path) as runtime:
+            runtime.step(batch(number))
+        yield number + 1
+
+
+KINDS = {
+    "steps, contexts that return": _same_contexts,
+    "steps, ever new contexts": _new_contexts,
+    "openings": _openings,
+}
 
 
 def _one_step(runtime, number, count):
@@ -113,12 +146,29 @@ def _one_step(runtime, number, count):
         runtime.flush()
 
 
+class _Allocated(ctypes.Structure):
+    """What glibc's mallinfo2 returns."""
+
+    names = "arena ordblks smblks hblks mapped usmblks fsmblks used fordblks keepcost"
+    _fields_ = tuple((name, ctypes.c_size_t) for name in names.split())
+
+
+def _in_use():
+    """Bytes that are allocated, of Python's objects, too: see PYTHONMALLOC above."""
+    allocated = ctypes.CDLL(None).mallinfo2
+    allocated.restype = _Allocated
+    found = allocated()
+    return found.used + found.mapped
+
+
 def _sample(path, steps):
+    gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     files = [file for file in path.parent.iterdir() if file.name.startswith(path.name)]
     return {
         "steps": steps,
-        "memory": pages * os.sysconf("SC_PAGE_SIZE"),
+        "memory in use": _in_use(),
+        "resident memory": pages * os.sysconf("SC_PAGE_SIZE"),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "file": sum(file.stat().st_size for file in files),
     }
@@ -128,15 +178,23 @@ def draw(samples, path):
     """Save the picture of all runs."""
     from matplotlib.figure import Figure
 
-    titles = {"memory": "resident memory, MB", "descriptors": "descriptors", "file": "state, MB"}
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+    titles = dict(
+        zip(
+            MOST_MORE,
+            ("memory in use, MB", "resident memory, MB", "descriptors", "state, MB"),
+            strict=True,
+        )
+    )
+    figure = Figure(figsize=(10, 2.8), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, 4), titles.items(), strict=True):
         for kind, values in samples.items():
             scale = 1 if name == "descriptors" else 1e-6
-            axes.plot(values["steps"], np.array(values[name]) * scale, label=kind, linewidth=1)
+            share = 100 * np.array(values["steps"]) / values["steps"][-1]
+            label = f"{values['steps'][-1]:,} {kind}"
+            axes.plot(share, np.array(values[name]) * scale, label=label, linewidth=1)
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("steps")
+        axes.set_xlabel("per cent of the run")
         axes.set_ylim(bottom=0)
-    figure.axes[0].legend(fontsize=8, frameon=False)
+    figure.axes[0].legend(fontsize=7, frameon=False, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -80,7 +80,10 @@ def run(bundle, seed, most, told):
     """Refuse at each write and sync of every call, or at so many of them; a row for each kind of
     refusal. told: called after each."""
     with tempfile.TemporaryDirectory(prefix="edgemem-") as folder:
-        return [*_behind_disk(bundle, seed, most, told), *_on_small_disks(bundle, folder, told, most)]
+        return [
+            *_behind_disk(bundle, seed, most, told),
+            *_on_small_disks(bundle, folder, told, most),
+        ]
 
 
 def _behind_disk(bundle, seed, most, told):
@@ -91,7 +94,13 @@ def _behind_disk(bundle, seed, most, told):
             return [Row(ROWS[kind], lost=None, skipped=reason) for kind in "ws"]
         watched.mkdir()
         words = [str(bundle), str(watched), seed, most]
-        command = [sys.executable, "-W", "ignore", "-c", f"import refusals; refusals.main(*{words!r})"]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            f"import refusals; refusals.main(*{words!r})",
+        ]
         # What SQLite writes for a while only is refused, too.
         environment = behind(library, watched) | {"SQLITE_TMPDIR": str(watched)}
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
@@ -134,7 +143,13 @@ def _on_small_disks(bundle, folder, told, most):
                 bench = Bench(bundle, place, edgemem.StateError)
                 for name in (*CALLS, *FILE_CALLS):
                     for after in range(0, left, max(1, left // most)):
-                        _one(row, bench, name, Full(place, after, kind), f"{name}, {after} {kind} left")
+                        _one(
+                            row,
+                            bench,
+                            name,
+                            Full(place, after, kind),
+                            f"{name}, {after} {kind} left",
+                        )
                         told()
         except PermissionError:
             row.skipped = "only root may mount a file system"
