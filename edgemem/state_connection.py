@@ -62,9 +62,16 @@ class Connection(sqlite3.Connection):
 
     def rows(self, statement: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows; raises as SQLite does."""
-        if self.limit is not None:
-            self.limit.begin()
-        return self.execute(statement, tuple(values)).fetchall()
+        if self.limit is None:
+            return self.execute(statement, tuple(values)).fetchall()
+        self.limit.begin()
+        try:
+            return self.execute(statement, tuple(values)).fetchall()
+        except sqlite3.OperationalError as error:
+            # Ctrl-C while SQLite asked the limit: sqlite3 forgets it, and ends the statement.
+            if str(error) == "interrupted" and not self.limit.endless:
+                raise KeyboardInterrupt from error
+            raise
 
 
 def connected(path: Path, *, read_only: bool) -> Connection:
