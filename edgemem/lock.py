@@ -92,9 +92,11 @@ class Handle:
         OSError: it cannot be opened, or is no regular file.
     """
 
+    # Of the class, so that one that was interrupted while it was made can be given back, too.
+    _connection: Any = None
+    _file: _Descriptor | None = None
+
     def __init__(self, database: Path, *, write: bool) -> None:
-        self._connection: Any = None
-        self._file: _Descriptor | None = None
         self._note = _note(database)
         self._path = database if ON_DATABASE else self._note
         if write or ON_DATABASE:
