@@ -1,6 +1,8 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
 # make test-all   the same, and the tests that take long
+# make torture    kills, power cuts, interrupts, full disks, 100,000 steps: about half an hour, alone
+# make torture-quick  a few of each: about three minutes
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
@@ -20,7 +22,7 @@ NPU := .venv-npu
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
+.PHONY: demo test test-all test-arm64 test-litert test-npu torture torture-quick bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
@@ -38,6 +40,13 @@ test: $(TEST)/installed
 
 test-all: test
 	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow
+
+torture: $(TEST)/installed
+	OMP_NUM_THREADS=1 $(TEST)/bin/python tests/torture/run.py --json results/torture.json \
+		--plot docs/reliability.png
+
+torture-quick: $(TEST)/installed
+	OMP_NUM_THREADS=1 $(TEST)/bin/python tests/torture/run.py --quick --json results/torture.json
 
 test-arm64: $(TEST)/installed
 	sh tests/arm64/run.sh $(TEST)

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 
 ENDINGS = ("", "-wal", "-journal")
 EVIDENCE = Path("results", "torture")  # files that were judged wrong, as the fault left them
@@ -18,7 +19,7 @@ class Row:
     """One line of the table.
 
     fault: its kind. cases: how many there were. old, new: after how many the file held what had been
-    acknowledged last, or what was on the way. lost: steps, at most. skipped: why there were none. failures: what was
+    acknowledged last, or what was on the way. losses: of steps, one a case. skipped: why there were none. failures: what was
     wrong, with what makes it again.
     """
 
@@ -26,15 +27,15 @@ class Row:
     cases: int = 0
     old: int | None = 0
     new: int | None = 0
-    lost: int | None = 0
+    losses: list[int] | None = field(default_factory=list)
     skipped: str = ""
     failures: list[str] = field(default_factory=list)
 
     def add(self, verdict, case, files=None):
         """Count one case; case: what makes it again. files: kept, if it is a failure."""
         self.cases += 1
-        if self.lost is not None:
-            self.lost = max(self.lost, verdict.lost)
+        if self.losses is not None:
+            self.losses.append(verdict.lost)
         if verdict.wrong:
             self.failures.append(f"{case}: {'; '.join(verdict.wrong)}")
             folder = EVIDENCE / f"{self.fault}, {case}".replace(":", "").replace(" ", "-")
@@ -50,12 +51,14 @@ class Row:
         """Text of the columns of the table."""
         if self.skipped:
             return [self.fault, "skipped", "–", "–", "–", "–"]
-        figures = (self.cases, self.old, self.new, self.lost, len(self.failures))
-        return [self.fault, *("–" if n is None else f"{n:,}" for n in figures)]
+        counts = ["–" if n is None else f"{n:,}" for n in (self.cases, self.old, self.new)]
+        lost = f"{median(self.losses):.0f} / {max(self.losses)}" if self.losses else "–"
+        return [self.fault, *counts, lost, f"{len(self.failures):,}"]
 
     def as_dict(self):
         """For JSON."""
         return asdict(self)
 
 
-COLUMNS = ("fault", "cases", "old", "new", "most steps lost", "failures")
+# Steps lost: median and most.
+COLUMNS = ("fault", "cases", "old", "new", "steps lost", "failures")

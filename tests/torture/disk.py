@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,8 +95,7 @@ def _parts(event, kept, chance):
         return []
     first = -event.offset % SECTOR
     cuts = [0, *range(first or SECTOR, len(content), SECTOR), len(content)]
-    pairs = zip(cuts[:-1], cuts[1:], strict=True)
-    return [(event.offset + a, content[a:b]) for a, b in pairs if chance.random() < 0.5]
+    return [(event.offset + a, content[a:b]) for a, b in pairwise(cuts) if chance.random() < 0.5]
 
 
 def _resize(content, size):

@@ -42,13 +42,13 @@ class Interrupt:
         return self._line
 
 
-def run(bundle, seed, most, told):
-    """Interrupt every call at each of its lines, or at so many at most; a row for each call. told:
+def run(bundle, seed, most, told, calls=(*CALLS, *FILE_CALLS)):
+    """Interrupt calls, each at every of its lines, or at so many at most; a row for each call. told:
     called after each."""
     rows = []
     with fast_folder() as folder:
-        for name in (*CALLS, *FILE_CALLS):
-            row = Row(f"interrupted: {name}", lost=None)
+        for name in calls:
+            row = Row(f"interrupted: {name}", losses=None)
             rows.append(row)
             Path(folder, name).mkdir()
             bench = Bench(bundle, Path(folder, name), KeyboardInterrupt)

@@ -177,7 +177,7 @@ def _live(life, bundle, path, journal, chance):
         told = Journal(os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
         with announced(told):
             life(bundle, path, told, chance)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the parent sees that it ended by itself
         traceback.print_exc()
     finally:
         sys.stderr.flush()

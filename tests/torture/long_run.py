@@ -20,7 +20,7 @@ RETURNING = 8  # contexts, which come back again and again
 SMALL_BANK = 16_000  # bytes: less than written blocks take where contexts are ever new ones
 VISIT, LESSONS, FLUSHES = 20, 500, 200  # steps between two of them
 STEPS_AN_OPENING = 100  # that stand for one opening, in how long a run is
-SAMPLES = 240
+SAMPLES = 120
 AWAY = 7.0  # distance of a context from the source
 # How much more there may be in the last quarter of a run than in the second. Memory in use is exact:
 # 256 KiB are 5 bytes a step in 100,000 steps. Resident is also what the allocator keeps in fragments.
@@ -37,13 +37,13 @@ def run(bundle, steps, told):
     sample."""
     rows, samples = [], {}
     for kind in KINDS:
-        row = Row(kind, old=None, new=None, lost=None)
+        row = Row(kind, old=None, new=None, losses=None)
         rows.append(row)
         if not hasattr(ctypes.CDLL(None), "mallinfo2") or not Path("/proc/self/statm").exists():
             row.skipped = "memory and descriptors are counted on Linux with glibc 2.33 alone"
             continue
         count = steps if kind != "openings" else steps // STEPS_AN_OPENING
-        samples[kind] = _sampled(bundle, count, kind, told)
+        samples[kind] = sampled(bundle, count, kind, told)
         row.cases = int(samples[kind]["steps"][-1])
         row.failures = trends(samples[kind])
     return rows, samples
@@ -60,16 +60,12 @@ def trends(samples):
     return found
 
 
-def _sampled(bundle, steps, kind, told):
+def sampled(bundle, steps, kind, told, code=""):
+    """The samples of one run by name. code: run first by its process."""
     with fast_folder() as folder:
         words = [str(bundle), folder, steps, kind]
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            f"import long_run; long_run.main(*{words!r})",
-        ]
+        program = f"{code}\nimport long_run\nlong_run.main(*{words!r})"
+        command = [sys.executable, "-W", "ignore", "-c", program]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         environment |= {"PYTHONMALLOC": "malloc"}
         samples = {name: [] for name in ("steps", *MOST_MORE)}
@@ -169,7 +165,7 @@ def _sample(path, steps):
         "steps": steps,
         "memory in use": _in_use(),
         "resident memory": pages * os.sysconf("SC_PAGE_SIZE"),
-        "descriptors": len(os.listdir("/proc/self/fd")),
+        "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
         "file": sum(file.stat().st_size for file in files),
     }
 

@@ -58,13 +58,16 @@ def run(bundle, seed, cuts, told, code=""):
 
 
 def _chosen(events, cuts, chance):
-    """After which changes the power is cut: mostly around those that are not mere writes."""
+    """After which changes the power is cut: among those that make the file; then mostly around
+    those that are not mere writes."""
+    journal = next(event.file for event in events if event.content == b"journal")
+    made = next(n for n, event in enumerate(events) if event[:2] == ("W", journal))
     rare = [n for n, event in enumerate(events) if event.kind != "W"]
-    around = sorted({n + d for n in rare for d in (-1, 0) if n + d >= 0})
-    if len(around) > cuts // 2:
-        around = chance.sample(around, cuts // 2)
-    rest = sorted(set(range(len(events))) - set(around))
-    return {*around, *chance.sample(rest, min(len(rest), cuts - len(around)))}
+    around = sorted({n + d for n in rare for d in (-1, 0) if n + d >= made})
+    around = chance.sample(around, min(len(around), cuts // 2))
+    rest = sorted(set(range(made, len(events))) - set(around))
+    making = chance.sample(range(made), min(made, cuts))
+    return {*making, *around, *chance.sample(rest, min(len(rest), cuts - len(around)))}
 
 
 def _cut(row, disk, how, folder, bundle, said, case):

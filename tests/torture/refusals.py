@@ -76,31 +76,26 @@ class Full:
         shutil.rmtree(self._fill)
 
 
-def run(bundle, seed, most, told):
-    """Refuse at each write and sync of every call, or at so many of them; a row for each kind of
-    refusal. told: called after each."""
+def run(bundle, seed, most, told, calls=(*CALLS, *FILE_CALLS), code=""):
+    """Refuse at each write and sync of calls, or at so many of them; a row for each kind of
+    refusal. told: called after each. code: run first by the process whose disk refuses."""
     with tempfile.TemporaryDirectory(prefix="edgemem-") as folder:
         return [
-            *_behind_disk(bundle, seed, most, told),
-            *_on_small_disks(bundle, folder, told, most),
+            *_behind_disk(bundle, seed, most, told, calls, code),
+            *_on_small_disks(bundle, folder, most, told, calls),
         ]
 
 
-def _behind_disk(bundle, seed, most, told):
+def _behind_disk(bundle, seed, most, told, calls, code):
     with fast_folder() as folder:
         library, watched = built(folder), Path(folder, "watched")
         if library is None:
             reason = "there is no C compiler: install cc"
-            return [Row(ROWS[kind], lost=None, skipped=reason) for kind in "ws"]
+            return [Row(ROWS[kind], losses=None, skipped=reason) for kind in "ws"]
         watched.mkdir()
-        words = [str(bundle), str(watched), seed, most]
-        command = [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            f"import refusals; refusals.main(*{words!r})",
-        ]
+        words = [str(bundle), str(watched), seed, most, calls]
+        program = f"{code}\nimport refusals\nrefusals.main(*{words!r})"
+        command = [sys.executable, "-W", "ignore", "-c", program]
         # What SQLite writes for a while only is refused, too.
         environment = behind(library, watched) | {"SQLITE_TMPDIR": str(watched)}
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
@@ -111,14 +106,14 @@ def _behind_disk(bundle, seed, most, told):
         raise RuntimeError(f"the refused device failed: exit {child.returncode}")
 
 
-def main(bundle, folder, seed, most):
+def main(bundle, folder, seed, most, calls):
     """In a process behind disk.c: print a line for each case, and the rows at the end."""
-    rows = [Row(ROWS[kind], lost=None) for kind in "ws"]
+    rows = [Row(ROWS[kind], losses=None) for kind in "ws"]
     for row, kind in zip(rows, "ws", strict=True):
         place = Path(folder, kind)
         place.mkdir()
         bench = Bench(Path(bundle), place, edgemem.StateError)
-        for name in (*CALLS, *FILE_CALLS):
+        for name in calls:
             every = range(_calls_of_the_disk(bench, name, kind))
             few = len(every) <= most
             for after in every if few else random.Random(f"{seed} {name}").sample(every, most):
@@ -135,13 +130,13 @@ def _calls_of_the_disk(bench, name, kind):
     return counting.used
 
 
-def _on_small_disks(bundle, folder, told, most):
+def _on_small_disks(bundle, folder, most, told, calls):
     for kind, left in MOST_LEFT.items():
-        row = Row(ROWS[kind], lost=None)
+        row = Row(ROWS[kind], losses=None)
         try:
             with _mounted(Path(folder, kind)) as place:
                 bench = Bench(bundle, place, edgemem.StateError)
-                for name in (*CALLS, *FILE_CALLS):
+                for name in calls:
                     for after in range(0, left, max(1, left // most)):
                         _one(
                             row,

@@ -21,15 +21,15 @@ from types import SimpleNamespace
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "helpers")]
 
-import interrupts  # noqa: E402 - from the folders above
-import kills  # noqa: E402
-import long_run  # noqa: E402
-import power_cuts  # noqa: E402
-import refusals  # noqa: E402
-from counts import COLUMNS  # noqa: E402
-from teachable import write_bundle  # noqa: E402
+import interrupts
+import kills
+import long_run
+import power_cuts
+import refusals
+from counts import COLUMNS
+from teachable import write_bundle
 
-from edgemem.cli.show import line_of, print_table, progress  # noqa: E402
+from edgemem.cli.show import line_of, print_table, progress
 
 # How many: kills in all; changes after which the power is cut, six times each; moments at most in
 # each interrupted call; refused writes and syncs at most in each call; steps.
@@ -60,7 +60,7 @@ def main():
         for name in options.only or todo:
             task, start = bar.add_task(name, total=None, note=""), time.monotonic()
             found, drawn = todo[name](lambda task=task: bar.advance(task))
-            bar.update(task, total=bar.tasks[task].completed or 1)
+            bar.update(task, total=bar.tasks[task].completed or 1)  # known at the end alone
             seconds[name] = round(time.monotonic() - start)
             rows, samples = [*rows, *found], samples | drawn
             for row in found:
