@@ -115,7 +115,7 @@ def is_sound(arrays: Mapping[str, Array]) -> bool:
     of a few blocks might become one."""
     # NaN is neither above nor below anything.
     return all(
-        bool(array.max() <= LARGEST_VALUE and array.min() >= -LARGEST_VALUE)
+        float(array.max()) <= LARGEST_VALUE and float(array.min()) >= -LARGEST_VALUE
         for array in arrays.values()
         if array.size
     )

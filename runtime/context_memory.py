@@ -180,7 +180,9 @@ class ContextMemory:
         if not is_sound(self._arrived):
             self._arrived = self._standing(self.contexts.present, events)
         known = self.contexts.known
-        sound = {n: c for n, c in known.items() if is_finite({"key": c.key, "": c.spread})}
+        sound = {
+            n: c for n, c in known.items() if is_finite({"key": c.key, "": np.array(c.spread)})
+        }
         for number in set(known) - set(sound):
             tell(events, "damaged", f"{PREFIX}{number} has no finite key; it is dropped")
         if len(sound) < len(known):

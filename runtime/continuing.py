@@ -63,13 +63,14 @@ class Continuing:
                 continue
             told = "".join(snapshot.damage)
             misfits = [
-                f"{self.path}: the {name} of a commit does not fit"
+                f"{self.path}: {name} of a commit does not fit"
                 for name in checked.lost
                 if f"(its {name}" not in told
             ]
             found = Found(checked, (*damage, *misfits))
             if CLASSES not in checked.lost:
                 return found
+            damage += misfits
             nameless = found if nameless.checked is None else nameless
         if nameless.checked is None and damage:
             damage.append(f"{self.path}: no commit is intact. The written blocks are taken")

@@ -65,7 +65,9 @@ def bad_frames(frames: Array) -> NDArray[np.int64]:
         return np.zeros(0, np.int64)
     rows = frames.reshape(len(frames), -1)
     # NaN is neither above nor below anything.
-    return np.flatnonzero(~((rows.max(1) <= LARGEST) & (rows.min(1) >= -LARGEST)))
+    # float16 has no number as large as that.
+    most, least = (edge.astype(np.float64) for edge in (rows.max(1), rows.min(1)))
+    return np.flatnonzero(~((most <= LARGEST) & (least >= -LARGEST)))
 
 
 class RangeWatch:

@@ -129,7 +129,7 @@ def holds_frames(snapshots: Iterable[Snapshot]) -> bool:
 
 def packed_frames(frames: Array, scale: float) -> Array:
     """Frames as uint8 if they were uint8 once, else as they are: a quarter of the bytes."""
-    if frames.size and (frames.min() < 0 or frames.max() > 255 / scale):
+    if frames.size and not (frames.min() >= 0 and frames.max() <= 255 / scale):
         return frames
     small = np.rint(frames * np.float32(scale)).astype(np.uint8)
     return small if np.array_equal(unpacked_frames(small, scale), frames) else frames

@@ -56,7 +56,7 @@ class Stream:
         return len(self._kept) - self.frames
 
     def bad_frames(self) -> NDArray[np.int64]:
-        """Places of the frames that hold NaN or infinite values."""
+        """Places of the frames that hold NaN, infinite or too large values."""
         if self.dtype.kind != "f":
             return np.zeros(0, np.int64)
         return np.concatenate([start + bad_frames(x) for start, x in self.chunks(SCAN)])

@@ -66,6 +66,7 @@ class WrittenBlocks:
         """
         payload = pack(arrays)
         with self._state.transaction():
+            self._table.delete(block_id, self._damaged_versions(block_id))
             version = self._table.next_version(block_id)
             before = [v for v in self._table.versions(block_id)[:1] if type(v) is int]
             record = Record(

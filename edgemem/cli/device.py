@@ -45,6 +45,10 @@ def run(
     contexts: Annotated[
         bool, typer.Option("--contexts/--no-contexts", help="Keep a block for each context.")
     ] = True,
+    keep_frames: Annotated[
+        bool,
+        typer.Option("--keep-frames/--no-keep-frames", help="Keep the last batch in the state."),
+    ] = True,
     adapt_when: Annotated[
         str | None,
         typer.Option(
@@ -59,7 +63,7 @@ def run(
         list[str] | None, typer.Option("--set", help="Hyper-parameter, such as alpha=0.5.")
     ] = None,
     skip_bad_frames: Annotated[
-        bool, typer.Option("--skip-bad-frames", help="Leave out frames with NaN; count them.")
+        bool, typer.Option("--skip-bad-frames", help="Leave out frames with no usable values.")
     ] = False,
     threads: Threads = 0,
     provider: UsedProvider = "auto",
@@ -94,6 +98,7 @@ def run(
             adapt=adapt,
             adapt_when=_adapt_when(adapt_when),
             contexts=contexts,
+            keep_frames=keep_frames,
             hyper_parameters=values,
             threads=threads,
             memory_budget=memory_budget,
@@ -120,14 +125,14 @@ def run(
 
 
 def _usable(stream: Stream, skip: bool) -> Stream:
-    """The stream without frames that hold NaN or infinite values; raises InputError for them if they
-    shall not be skipped."""
+    """The stream without frames that hold NaN, infinite or too large values; raises InputError for
+    them if they shall not be skipped."""
     bad = stream.bad_frames()
     if len(bad) and not skip:
         more = f", and so do {len(bad) - 1} more" if len(bad) > 1 else ""
         raise InputError(
             f"{stream.path}: frame {bad[0]}",
-            f"holds NaN or infinite values{more}",
+            f"holds NaN, infinite or too large values{more}",
             "Record it again, or pass --skip-bad-frames",
         )
     return stream.without(bad) if len(bad) else stream

@@ -62,7 +62,7 @@ def print_report(report: Report, name: str) -> None:
         f"{report.kilobytes_written:.0f} kB written per 1,000 frames\nevents: {events}"
     )
     if report.skipped_frames:
-        print(f"skipped {report.skipped_frames} frames that hold NaN or infinite values")
+        print(f"skipped {report.skipped_frames} frames that hold NaN, infinite or too large values")
     for note in report.notes:
         print(note)
 

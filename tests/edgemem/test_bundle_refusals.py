@@ -99,7 +99,7 @@ def test_a_link_beside_the_listed_files_is_refused_even_to_a_folder(bundle, tmp_
         (lambda b: b.update(more=np.zeros(1, np.float32)), "is not in the block specification"),
         (lambda b: b.update({k: v.astype(np.float64) for k, v in b.items()}), "float64"),
         (lambda b: b.update({k: v[..., None] for k, v in b.items()}), ", 1], not float32["),
-        (lambda b: b.update({k: v * np.inf for k, v in b.items()}), "NaN or infinite"),
+        (lambda b: b.update({k: np.full_like(v, np.inf) for k, v in b.items()}), "NaN or infinite"),
     ],
 )
 def test_a_generic_block_that_is_no_block_of_this_bundle_is_refused(bundle, seal, change, reason):

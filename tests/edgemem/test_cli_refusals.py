@@ -153,5 +153,5 @@ def test_a_frame_that_is_not_finite_is_named_before_anything_is_written(refused,
     x[[7, 33]] = np.nan
     np.savez(tmp_path / "bad.npz", x=x)
     said = refused("run", BUNDLE, "--input", "bad.npz", "--state", "new.db")
-    assert "bad.npz: frame 7: holds NaN or infinite values, and so do 1 more" in said
+    assert "bad.npz: frame 7: holds NaN, infinite or too large values, and so do 1 more" in said
     assert "--skip-bad-frames" in said

@@ -68,6 +68,18 @@ def test_writing_replaces_the_old_file_and_leaves_nothing_beside_it(tmp_path):
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such modes")
+@pytest.mark.parametrize("before", [None, 0o600, 0o666])
+def test_a_private_file_is_its_owners_alone_whatever_was_there(tmp_path, before):
+    for private, mode in ((True, 0o600), (False, 0o644)):
+        path = tmp_path / f"{private}"
+        if before is not None:
+            path.touch()
+            path.chmod(before)
+        files.write_file(path, b"x", private=private)
+        assert path.stat().st_mode & 0o777 == mode
+
+
 @pytest.mark.parametrize("target", ["edgemem.files.os.fsync", "pathlib.Path.replace"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, target):
     path = tmp_path / "f"
