@@ -96,6 +96,7 @@ class Commits:
             StateError: the disk refuses; the last commit is still there.
         """
         learner = self._learner
+        self._state.take_back()
         self._mend(contexts, events)
         arrays, counters = self._held(between=between)
         steps = learner.counters["steps"]
