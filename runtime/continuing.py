@@ -54,6 +54,8 @@ class Continuing:
             StateError: the file cannot be read at present.
         """
         damage, nameless = list[str](), Found()
+        if state is not None and state.lost is not None:
+            damage.append(str(state.lost))
         for snapshot in () if state is None else state.snapshots():
             damage += [f"{self.path}: {text}" for text in snapshot.damage]
             try:
