@@ -18,9 +18,9 @@ def files_of(path):
 class Row:
     """One line of the table.
 
-    fault: its kind. cases: how many there were. old, new: after how many the file held what had been
-    acknowledged last, or what was on the way. losses: of steps, one a case. skipped: why there were none. failures: what was
-    wrong, with what makes it again.
+    fault: its kind. cases: how many there were. old, new: after how many of them the file held what
+    had been acknowledged last, or what was on the way. losses: of steps, one a case. skipped: why
+    there were none. failures: what was wrong, with what makes it again.
     """
 
     fault: str

@@ -52,7 +52,7 @@ def held(state, snapshot=None):
 
 
 class Journal:
-    """Lines of JSON to a descriptor, each written at once: what the device has said when it dies."""
+    """Lines of JSON to a descriptor, each written at once: what is said stays when it dies."""
 
     def __init__(self, handle):
         self._handle = handle

@@ -5,13 +5,14 @@ each change of a watched file is appended to it, in the order in which changes w
 
     kind (char), file (int32), offset (int64), length (int32), and that many bytes
 
-    O  opened: file is the number of this opening, offset 1 where that made the file; bytes: its name
+    O  opened: file is the number of this opening, offset 1 where it made the file; bytes: its name
     W  written; T  cut or grown to offset; S  synced (a folder, where its name is ".")
     U  name removed; R  renamed: both names, each with a 0 behind it
 
-disk_refuse(after, code, kind) lets so many more calls through and refuses those that follow, until it
-is called again with -1. disk_left() is how many are left. kind 'w': whatever needs space (the first write that is refused is written
-in half, as on a disk that fills up); 's': syncs. disk_refused() counts what was refused since. */
+disk_refuse(after, code, kind) lets so many more calls through and refuses those that follow, until
+it is called again with -1. kind 'w': whatever needs space (the first write that is refused is
+written in half, as on a disk that fills up); 's': syncs. disk_left() is how many are left;
+disk_refused() counts what was refused since. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -85,7 +86,9 @@ static int ours(int file) { return file >= 0 && file < FILES ? opening[file] : 0
 
 static void record(char kind, int32_t file, int64_t offset, const void *bytes, int32_t length)
 {
-    struct iovec parts[] = {{&kind, 1}, {&file, 4}, {&offset, 8}, {&length, 4}, {(void *)bytes, length}};
+    struct iovec parts[] = {
+        {&kind, 1}, {&file, 4}, {&offset, 8}, {&length, 4}, {(void *)bytes, length},
+    };
     if (log_file >= 0 && writev(log_file, parts, 5) != 17 + length)
         abort(); /* a log with a hole would prove nothing */
 }
@@ -152,7 +155,9 @@ static ssize_t written(int file, const void *bytes, size_t length, off64_t offse
 
 ssize_t pwrite64(int file, const void *bytes, size_t length, off64_t offset)
 {
-    return ours(file) ? written(file, bytes, length, offset) : REAL(pwrite64)(file, bytes, length, offset);
+    if (!ours(file))
+        return REAL(pwrite64)(file, bytes, length, offset);
+    return written(file, bytes, length, offset);
 }
 
 ssize_t pwrite(int file, const void *bytes, size_t length, off_t offset)

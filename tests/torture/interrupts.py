@@ -43,8 +43,8 @@ class Interrupt:
 
 
 def run(bundle, seed, most, told, calls=(*CALLS, *FILE_CALLS)):
-    """Interrupt calls, each at every of its lines, or at so many at most; a row for each call. told:
-    called after each."""
+    """Interrupt calls at each of their lines, or at so many at most; a row for each call. told:
+    called after each case."""
     rows = []
     with fast_folder() as folder:
         for name in calls:

@@ -22,8 +22,8 @@ VISIT, LESSONS, FLUSHES = 20, 500, 200  # steps between two of them
 STEPS_AN_OPENING = 100  # that stand for one opening, in how long a run is
 SAMPLES = 120
 AWAY = 7.0  # distance of a context from the source
-# How much more there may be in the last quarter of a run than in the second. Memory in use is exact:
-# 256 KiB are 5 bytes a step in 100,000 steps. Resident is also what the allocator keeps in fragments.
+# How much more there may be in the last quarter of a run than in the second. Memory in use is
+# exact: 256 KiB are 5 bytes a step in 100,000 steps. Resident memory has fragments in it, too.
 MOST_MORE = {
     "memory in use": 1 << 18,
     "resident memory": 8 << 20,
