@@ -1,5 +1,6 @@
 """A few faults of each kind that `make torture` makes, and that its judge sees what is wrong."""
 
+import json
 import random
 import shutil
 import sys
@@ -10,6 +11,7 @@ import long_run
 import power_cuts
 import pytest
 import refusals
+import run
 from bench import Bench
 from counts import Row
 from device import Held, Said, batch, holds, judged, lesson, opened
@@ -226,3 +228,33 @@ def test_a_run_is_sampled(bundle, count):
     assert samples["steps"][-1] == 60
     assert all(len(values) == len(samples["steps"]) for values in samples.values())
     assert min(samples["file"]) > 0 and set(samples["descriptors"]) != {0}
+
+
+@pytest.mark.parametrize("wrong", [[], ["line 3, commits.py:7: holds nothing"]])
+def test_the_command_fails_if_anything_did(tmp_path, monkeypatch, capsys, wrong):
+    def fake(told):
+        told()
+        skipped = Row("power cut", skipped="there is no C compiler")
+        return [Row("killed: steps", 2, 2, losses=[3, 9], failures=wrong), skipped], {}
+
+    monkeypatch.setattr(run, "kinds", lambda *_: {"kills": fake, "steps": None})
+    monkeypatch.setattr("sys.argv", ["run.py", "--only", "kills", "--json", str(tmp_path / "a/t")])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr("logging.disable", lambda: None)
+    assert run.main() == (1 if wrong else 0)
+    said = capsys.readouterr()
+    lines = [line.split() for line in said.out.splitlines()]
+    assert ["killed:", "steps", "2", "2", "0", "6", "/", "9", str(len(wrong))] in lines
+    assert "SKIPPED, nothing was checked: power cut: there is no C compiler" in said.err
+    assert all(f"FAILED killed: steps: {text}" in said.err for text in wrong)
+    rows = json.loads((tmp_path / "a/t").read_text())["rows"]
+    assert [row["failures"] for row in rows] == [wrong, []]
+
+
+def test_the_command_knows_what_there_is(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run.py", "--only", "kills,floods"])
+    with pytest.raises(SystemExit, match="2"):
+        run.main()
+    assert "--only: floods is none of kills, power, interrupts, refusals, steps" in (
+        capsys.readouterr().err
+    )
