@@ -62,10 +62,15 @@ class State(StateFile):
         """Commit a snapshot; when this returns, a power cut cannot lose it.
 
         Inside `transaction` it is committed with the rest, at the end.
+
+        Raises:
+            StateError: as `transaction`; or a counter is no whole number from -1 to 2^53 - 1.
         """
         contents = {name: pack(arrays) for name, arrays in _grouped(snapshot.arrays).items()}
         hashes = {name: _sha256(content) for name, content in contents.items()}
         counters, parts = json.dumps(snapshot.counters), json.dumps(hashes)
+        if _numbers(counters) is None:
+            raise self._error("is given counters that could not be read again", "Report this")
         with self.transaction():
             # What is old goes first: what is new then takes its place on the disk.
             self.rows(

@@ -65,8 +65,26 @@ class CommitNumbers:
         self._database.rows("INSERT OR REPLACE INTO about VALUES ('commit', ?)", (value,))
         return number
 
-    def promise(self, number: int) -> None:
-        """Note outside of the database that this commit was made."""
+    def settle(self, number: int) -> None:
+        """Bring this commit from the log into the database; while somebody reads, promise it.
+
+        Raises:
+            sqlite3.Error, OSError: the disk refuses both.
+        """
+        if self._database.empties_log(0):
+            self.keep()
+        else:
+            self._promise_it(number)
+
+    def keep(self) -> None:
+        """All commits are in the database itself: nothing is left to be promised. What was lost
+        is told until there is another commit."""
+        if self._promise and self.newest().number >= self._least:
+            with suppress(OSError):  # what stays promises no more than there is
+                self._file.unlink(missing_ok=True)
+            self._promise = False
+
+    def _promise_it(self, number: int) -> None:
         self._promise = True
         follow_nothing = getattr(os, "O_NOFOLLOW", 0)
         handle = os.open(self._file, os.O_WRONLY | os.O_CREAT | follow_nothing, PRIVATE)
@@ -76,13 +94,6 @@ class CommitNumbers:
         finally:
             os.close(handle)
         sync_folder(self._file.parent)
-
-    def keep(self) -> None:
-        """All commits are in the database itself: nothing is left to be promised."""
-        if self._promise:
-            with suppress(OSError):  # what stays promises no more than there is
-                self._file.unlink(missing_ok=True)
-            self._promise = False
 
     def _promised(self) -> int:
         try:

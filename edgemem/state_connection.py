@@ -62,16 +62,23 @@ class Connection(sqlite3.Connection):
 
     def rows(self, statement: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows; raises as SQLite does."""
-        if self.limit is None:
-            return self.execute(statement, tuple(values)).fetchall()
-        self.limit.begin()
+        if self.limit is not None:
+            self.limit.begin()
         try:
             return self.execute(statement, tuple(values)).fetchall()
         except sqlite3.OperationalError as error:
-            # Ctrl-C while SQLite asked the limit: sqlite3 forgets it, and ends the statement.
-            if str(error) == "interrupted" and not self.limit.endless:
+            # Python drops what a signal raises while SQLite asks whether to go on.
+            if str(error) == "interrupted" and self.limit is not None and not self.limit.endless:
                 raise KeyboardInterrupt from error
             raise
+
+    def empties_log(self, seconds: float) -> bool:
+        """Whether the write-ahead log could be emptied, after waiting so long for readers."""
+        try:
+            self.rows(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
+            return not self.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
+        finally:
+            self.rows(f"PRAGMA busy_timeout = {int(1000 * SECONDS)}")
 
 
 def connected(path: Path, *, read_only: bool) -> Connection:

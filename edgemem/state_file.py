@@ -6,33 +6,24 @@ part of a transaction. One process owns the file; others may read it while it is
 
 from __future__ import annotations
 
-import gc
 import itertools
 import os
 import sqlite3
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from edgemem.errors import StateError
 from edgemem.files import sync_folder
 from edgemem.forks import never_free_in_child
-from edgemem.lock import (
-    PRIVATE,
-    Handle,
-    OpenInParentError,
-    holder,
-    make_private,
-    owned,
-    same_file,
-)
+from edgemem.lock import PRIVATE, same_file
 from edgemem.state_commits import CommitNumbers
 from edgemem.state_connection import SECONDS, connected
+from edgemem.state_door import enter
+from edgemem.state_errors import explained, state_error
 from edgemem.state_schema import create, foreign, identity, is_empty, mismatch
-
-ONLY_ONCE = "Open a state file only once; others may read it with read_only=True"
 
 
 class _Outermost:
@@ -57,14 +48,16 @@ class StateFile:
     def __init__(
         self, path: Path | str, bundle_identity: str | None, *, read_only: bool = False
     ) -> None:
-        self.path, self.read_only = Path(path), read_only
+        self.read_only = read_only
         self._process = os.getpid()
         never_free_in_child(self)
-        self._fresh, self._scrub, self._blob_bytes = False, False, 0
+        self._scrub, self._blob_bytes = False, 0
         self._outermost: weakref.ref[_Outermost] | None = None
         self._parts = itertools.count()
         with ExitStack() as undo:
-            self._handle = self._opened(make=bundle_identity is not None and not read_only)
+            make = bundle_identity is not None and not read_only
+            door = enter(Path(path), make=make, read_only=read_only)
+            self.path, self._handle, self._fresh = door.path, door.handle, door.fresh
             undo.callback(self._handle.release)
             with self._explained():
                 self._database = connected(self.path, read_only=read_only)
@@ -97,7 +90,8 @@ class StateFile:
             yield
             if not nested:
                 self._require_same_files()
-                number = self._numbers.count() if self._database.total_changes > before else 0
+                if self._database.total_changes > before:
+                    number = self._numbered()
             self.rows(commit)
         except BaseException:
             with suppress(sqlite3.Error):  # what went wrong first is what counts
@@ -182,36 +176,6 @@ class StateFile:
         self._fresh = False
         self._handle.release()
 
-    def _opened(self, *, make: bool) -> Handle:
-        try:
-            self.path = Path(os.path.realpath(self.path))
-            if not make and not self.path.exists():
-                raise self._error("is not there", "Pass the path of a state file")
-            self._fresh = make and make_private(self.path)
-            if self.read_only:
-                return Handle(self.path, write=False)
-            try:
-                return owned(self.path)
-            except BlockingIOError:  # by a handle that is lost, but not yet collected?
-                gc.collect()
-                return owned(self.path)
-        except OpenInParentError as error:
-            raise self._error(
-                "is open in the process of which this one is a fork",
-                "Open it in a process that was started anew, as multiprocessing's spawn does",
-            ) from error
-        except (BlockingIOError, PermissionError) as error:
-            if isinstance(error, PermissionError) and os.name == "posix":
-                raise self._refused(error) from error
-            process = holder(self.path)
-            where = "" if process is None else f", in process {process}"
-            reason = f"is locked: it is open for writing already{where}"
-            raise self._error(reason, ONLY_ONCE) from error
-        except (OSError, ValueError) as error:
-            if self._fresh:
-                self.path.unlink(missing_ok=True)
-            raise self._refused(error) from error
-
     def _checked_identity(self, wanted: str | None) -> str:
         # What is left of a file that was cut off is no new file, though SQLite takes it for one.
         empty = is_empty(self._database)  # first: this takes back what a crash left half made
@@ -255,10 +219,17 @@ class StateFile:
                 "Open it in one process, after the fork",
             )
 
+    def _numbered(self) -> int:
+        """Number the commit that is under way."""
+        with self._explained():
+            return self._numbers.count()
+
     def _require_owner(self) -> None:
-        if complaint := foreign(self._database):
+        with self._explained():
+            complaint, other = foreign(self._database), self._numbers.intruder()
+        if complaint:
             raise self._error(*complaint)
-        if other := self._numbers.intruder():
+        if other:
             raise self._error(
                 f"has another owner: process {other.process} opened it, too, and has committed",
                 "Close this one and open the file again, to go on from what the other has written",
@@ -276,60 +247,29 @@ class StateFile:
         """Bring a commit from the log into the database, or promise it beside the database."""
         if number:
             with suppress(sqlite3.Error, OSError):  # the disk is full: the log alone has it
-                if self._emptied(0):
-                    self._numbers.keep()
-                else:
-                    self._numbers.promise(number)
+                self._numbers.settle(number)
         if self._scrub:
             self._scrub = False
             self._empty_log()
 
     def _empty_log(self) -> None:
         with self._explained():
-            emptied = self._emptied(SECONDS)
+            emptied = self._database.empties_log(SECONDS)
         if not emptied:
             raise self._error(
                 "is being read, so deleted bytes are still in its write-ahead log",
                 "Close the readers, then run: edgemem bank compact",
             )
 
-    def _emptied(self, seconds: float) -> bool:
-        """Whether the log could be emptied, after waiting so long for readers."""
-        try:
-            self._database.rows(f"PRAGMA busy_timeout = {int(1000 * seconds)}")
-            return not self._database.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0]
-        finally:
-            self._database.rows(f"PRAGMA busy_timeout = {int(1000 * SECONDS)}")
-
     def _nbytes(self) -> int:
         files = [self.path, Path(f"{self.path}-wal")]
         return sum(file.stat().st_size for file in files if file.exists())
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.ProgrammingError as error:
-            raise self._error("is closed", "Open it again") from error
-        except (sqlite3.DatabaseError, UnicodeDecodeError, OSError) as error:
-            # UnicodeDecodeError: SQLite quotes damaged names in its messages.
-            limit = self._database.limit if hasattr(self, "_database") else None
-            endless = limit is not None and limit.endless
-            if isinstance(error, (sqlite3.OperationalError, OSError)) and not endless:
-                raise self._refused(error) from error
-            reason = "its pages lead in circles" if endless else str(error)
-            raise self._error(
-                f"is damaged or not a state file ({reason})", "Pass another path or delete the file"
-            ) from error
-
-    def _refused(self, error: Exception) -> StateError:
-        return self._error(
-            f"cannot be used ({error})",
-            "Choose a writable folder with free space, and open a state file only once",
-        )
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self.path, getattr(self, "_database", None))
 
     def _error(self, reason: str, remedy: str) -> StateError:
-        return StateError(str(self.path), reason, remedy)
+        return state_error(self.path, reason, remedy)
 
     def _give_up(self) -> None:
         """Close the connection; a file that this made, and that holds no commit, goes again."""

@@ -100,15 +100,15 @@ def identity(database: Connection) -> str:
     return rows[0][0] if rows and isinstance(rows[0][0], str) else ""
 
 
-def _schema(database: sqlite3.Connection) -> list[tuple[Any, ...]]:
-    return database.execute(
+def _schema(database: Connection) -> list[tuple[Any, ...]]:
+    return database.rows(
         "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name LIMIT 100"
-    ).fetchall()
+    )
 
 
 @cache
 def _ours() -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(":memory:")) as database:
+    with closing(sqlite3.connect(":memory:", factory=Connection)) as database:
         database.executescript(SCHEMA)
         return _schema(database)
 
