@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -64,14 +65,15 @@ class Journal:
 
 class Said:
     """What a device said: `sure` is the last content that it knows to be in its file, `next` the
-    one that it began to write after that; `taken` steps had returned."""
+    one that it began to write after that; `taken` steps had returned. heard: how much it said."""
 
     def __init__(self, sure=NOTHING):
         self.sure, self.next, self.taken = sure, None, sure.steps
-        self.ready, self.path = False, None
+        self.ready, self.path, self.heard = False, None, 0
 
     def say(self, kind, *words):
         """Take one thing that was said."""
+        self.heard += 1
         if kind == "intend":
             self.next = Held(*words)
         elif kind == "wrote":
@@ -97,7 +99,10 @@ def announced(journal):
 
     def announced_write(state, snapshot):
         write_snapshot(state, snapshot)
+        trace = sys.gettrace()
+        sys.settrace(None)  # what is only said here is no line of the call
         journal.say("intend", *held(state, snapshot))
+        sys.settrace(trace)
 
     def acknowledged_commit(*values, **options):
         commit(*values, **options)

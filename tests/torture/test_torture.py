@@ -103,6 +103,16 @@ def test_interrupts_leave_a_whole_file(bundle, count):
     assert all(row.cases for row in rows)
 
 
+def test_lines_after_a_commit_are_interrupted_too(bundle, tmp_path):
+    bench = Bench(bundle, tmp_path, KeyboardInterrupt)
+    counting = Interrupt(bench)
+    bench.faulted("flush", counting)
+    last = max(counting.places, key=lambda place: place.said)
+    interrupt = Interrupt(bench, last, counting.places[last])
+    assert bench.faulted("flush", interrupt)[0] == ("new", [], 0)
+    assert interrupt.met
+
+
 def test_a_runtime_that_does_not_go_on_is_noticed(bundle, tmp_path, monkeypatch):
     commit = Commits.write
 
@@ -115,13 +125,13 @@ def test_a_runtime_that_does_not_go_on_is_noticed(bundle, tmp_path, monkeypatch)
 
     monkeypatch.setattr(Commits, "write", breaks)
     bench = Bench(bundle, tmp_path, KeyboardInterrupt)
-    counting = Interrupt()
+    counting = Interrupt(bench)
     assert not bench.faulted("flush", counting)[0].wrong
-    inside = [n for n, (file, _) in enumerate(counting.places) if file.endswith("block_table.py")]
-    verdict, files = bench.faulted("flush", Interrupt(inside[0]))
+    inside = next(place for place in counting.places if place.file.endswith("block_table.py"))
+    verdict, files = bench.faulted("flush", Interrupt(bench, inside, 1))
     assert any("is closed" in text for text in verdict.wrong), verdict
     assert files
-    assert not bench.faulted("flush", Interrupt())[0].wrong  # with another file it goes on
+    assert not bench.faulted("flush", Interrupt(bench))[0].wrong  # with another file it goes on
 
 
 @compiled
