@@ -130,7 +130,7 @@ class Handle:
 
     def release(self) -> None:
         """Give the file back, after its connection was closed. Safe to call twice."""
-        file, self._file = self._file, None
+        file = self._file
         if file is None:
             return
         if self._connection in file.connections:
@@ -143,6 +143,7 @@ class Handle:
             if file.number >= 0:
                 _unlock(file.number)
             file.owner = None
+        self._file = None  # last: what an interrupt cuts short is ended by the next call
 
     def __del__(self) -> None:
         """Whoever is lost gives the file back."""
