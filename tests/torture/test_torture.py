@@ -23,6 +23,8 @@ from edgemem.runtime.commits import Commits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, LD_PRELOAD and tmpfs")
 compiled = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+# An interrupt may come in a finaliser, too.
+in_finalisers = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 # Acknowledges what the disk may lose.
 CARELESS = """
 import edgemem.state_file as state_file
@@ -96,6 +98,7 @@ def test_commits_that_are_not_synced_are_missed(bundle, count):
         assert rows[f"power cut, {kept} kept"].failures
 
 
+@in_finalisers
 def test_interrupts_leave_a_whole_file(bundle, count):
     calls = ("flush", "forget_class", "close", "open")
     rows = interrupts.run(bundle, seed=1, most=5, told=count, calls=calls)
@@ -103,6 +106,7 @@ def test_interrupts_leave_a_whole_file(bundle, count):
     assert all(row.cases for row in rows)
 
 
+@in_finalisers
 def test_lines_after_a_commit_are_interrupted_too(bundle, tmp_path):
     bench = Bench(bundle, tmp_path, KeyboardInterrupt)
     counting = Interrupt(bench)
@@ -111,6 +115,20 @@ def test_lines_after_a_commit_are_interrupted_too(bundle, tmp_path):
     interrupt = Interrupt(bench, last, counting.places[last])
     assert bench.faulted("flush", interrupt)[0] == ("new", [], 0)
     assert interrupt.met
+
+
+@in_finalisers
+@pytest.mark.slow
+def test_a_close_that_was_interrupted_anywhere_is_ended_by_the_next(bundle, tmp_path):
+    bench = Bench(bundle, tmp_path, KeyboardInterrupt)
+    counting = Interrupt(bench)
+    bench.faulted("close", counting)
+    said = max(place.said for place in counting.places)
+    places = [place for place in counting.places if place.said == said]  # all is written
+    assert len(places) > 40
+    for place in places:
+        verdict, _ = bench.faulted("close", Interrupt(bench, place, 1))
+        assert verdict.wrong == [], place
 
 
 def test_a_runtime_that_does_not_go_on_is_noticed(bundle, tmp_path, monkeypatch):
