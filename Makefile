@@ -1,6 +1,8 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
 # make test-all   the same, and the tests that take long
+# make torture    kills, power cuts, interrupts, full disks, 100,000 steps: half an hour alone
+# make torture-quick  a few of each: about three minutes
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
 # make fuzz   every kind of file altered, 100,000 times, and what reading it leads to
@@ -24,7 +26,8 @@ TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test test-all fuzz test-arm64 test-litert test-npu \
-	test-oldest test-newest dist bench-cifar bench-step bench-memory bench-stream \
+	test-oldest test-newest dist torture torture-quick \
+	bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
@@ -48,6 +51,13 @@ test-all: test
 
 fuzz: $(TEST)/installed
 	PYTHONPATH=tests/fuzz $(TEST)/bin/python -m fuzzing --json build/fuzz/figures.json
+
+torture: $(TEST)/installed
+	OMP_NUM_THREADS=1 $(TEST)/bin/python tests/torture/run.py --json results/torture.json \
+		--plot docs/reliability.png
+
+torture-quick: $(TEST)/installed
+	OMP_NUM_THREADS=1 $(TEST)/bin/python tests/torture/run.py --quick --json results/torture.json
 
 test-oldest test-newest: test-%:
 	sh release/test_versions.sh $(PYTHON) $*

@@ -156,9 +156,9 @@ class Keeper:
             self._learner.take(contexts.settle(self.notices))
 
     def _release(self, *, wait: bool) -> None:
-        self.closed = True
         if self._behind is not None:
             self._behind.close(wait=wait)
         self._contexts.close(wait=wait)
         if self._state is not None:
             self._state.close()
+        self.closed = True  # last: what an interrupt cuts short is ended by the next call
