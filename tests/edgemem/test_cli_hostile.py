@@ -205,8 +205,8 @@ def cases(table):
     ]
 
 
-def check(outcome, command, option, kind, values):
-    for value in VALUES[kind]:
+def check(outcome, command, option, kind, values, some=slice(None)):
+    for value in VALUES[kind][some]:
         if option in WRITTEN and value.startswith("/dev"):
             continue
         code, said = outcome(words_of(command, values | {option: value}))
@@ -227,4 +227,6 @@ def test_hostile_values_are_refused_in_words(outcome, working, command, option, 
 def test_hostile_values_of_long_commands_are_refused_in_words(
     outcome, working, command, option, kind
 ):
-    check(outcome, command, option, kind, working[command])
+    """These take seconds where a value is right after all: each option meets a quarter of them."""
+    first = list(SLOW[command]).index(option) % 4
+    check(outcome, command, option, kind, working[command], slice(first, None, 4))
