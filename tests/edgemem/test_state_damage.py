@@ -198,7 +198,7 @@ def test_another_schema_version_is_refused_and_untouched(tmp_path, version):
 def test_a_refused_opening_leaves_no_file_behind(tmp_path):
     with pytest.raises(edgemem.StateError, match="cannot be used"):
         State(tmp_path / "missing" / "s.db", "bundle")
-    with pytest.raises(edgemem.StateError, match="cannot be used"):
+    with pytest.raises(edgemem.StateError, match="is a folder"):
         State(tmp_path, "bundle")
     assert list(tmp_path.iterdir()) == []
 
