@@ -89,8 +89,7 @@ def _one(row, bench, name, place, times):
 
 
 def _moments(bench, name, chance, most):
-    """When to interrupt: the first and the last time that a call comes to each place, and one time
-    in between."""
+    """When to interrupt: the first and the last time that a call comes to each place."""
     places = {}
     for number in range(ROUNDS + TRIES):
         counting = Interrupt(bench)
@@ -100,9 +99,5 @@ def _moments(bench, name, chance, most):
         if number >= ROUNDS:
             for place, times in counting.places.items():
                 places[place] = min(times, places.get(place, times))
-    every = {
-        (place, times)
-        for place, last in sorted(places.items())
-        for times in (1, last, chance.randrange(last) + 1)
-    }
+    every = {(place, times) for place, last in places.items() for times in (1, last)}
     return sorted(every if len(every) <= most else chance.sample(sorted(every), most))
