@@ -23,7 +23,7 @@ from edgemem.snapshot import Snapshot
 from edgemem.state_file import StateFile
 
 KEPT_VERSIONS = 2
-LARGEST = (1 << 53) - 1  # of a counter; the least is -1
+LARGEST = (1 << 53) - 1  # of a counter, with or without a minus
 REMEDY = "Delete the state file to start again from the bundle"
 
 
@@ -59,7 +59,7 @@ class State(StateFile):
         Inside `transaction` it is committed with the rest, at the end.
 
         Raises:
-            StateError: as `transaction`; or a counter is no whole number from -1 to 2^53 - 1.
+            StateError: as `transaction`; or a counter is no whole number below 2^53.
         """
         contents = {name: pack(arrays) for name, arrays in _grouped(snapshot.arrays).items()}
         hashes = {name: _sha256(content) for name, content in contents.items()}
@@ -143,7 +143,7 @@ def _hashes(parts: Any) -> dict[str, str] | None:
 def _numbers(counters: Any) -> dict[str, int] | None:
     """Counters of a snapshot, by name; None where these are no counters."""
     found = _loaded(counters)
-    right = (type(number) is int and -1 <= number <= LARGEST for number in found.values())
+    right = (type(number) is int and abs(number) <= LARGEST for number in found.values())
     return found if all(right) else None
 
 
