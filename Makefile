@@ -1,16 +1,21 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
 # make test-all   the same, and the tests that take long
+# make torture    kills, power cuts, interrupts, full disks, 100,000 steps: half an hour alone
+# make torture-quick  a few of each: about three minutes
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
+# make fuzz   every kind of file altered, 100,000 times, and what reading it leads to
+# make test-oldest | test-newest   make test's tests with the oldest or newest packages allowed
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 # make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
 #      bench-adaptation | bench-adaptation-quick | bench-targets |
 #      bench-class-incremental | bench-class-incremental-quick |
 #      bench-new-classes | bench-new-classes-quick |
-#      bench-average | bench-average-quick
+#      bench-average | bench-average-quick | bench-turns
 #             what README and docs claim
+# make dist   wheel and sdist of the last commit, the same to the byte on every machine
 
 PYTHON ?= python3
 DEMO := .venv-demo
@@ -20,14 +25,19 @@ NPU := .venv-npu
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all test-arm64 test-litert test-npu bench-cifar bench-step bench-memory bench-stream \
+.PHONY: demo test test-all fuzz test-arm64 test-litert test-npu \
+	test-oldest test-newest dist torture torture-quick \
+	bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
-	bench-new-classes bench-new-classes-quick bench-average bench-average-quick clean
+	bench-new-classes bench-new-classes-quick bench-average bench-average-quick bench-turns clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
+
+# Two workers on two cores: threads of their own would be in each other's way.
+test test-all: export OMP_NUM_THREADS := 1
 
 test: $(TEST)/installed
 	$(TEST)/bin/ruff check .
@@ -38,6 +48,22 @@ test: $(TEST)/installed
 
 test-all: test
 	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow
+
+fuzz: $(TEST)/installed
+	PYTHONPATH=tests/fuzz $(TEST)/bin/python -m fuzzing --json build/fuzz/figures.json
+
+torture: $(TEST)/installed
+	OMP_NUM_THREADS=1 $(TEST)/bin/python tests/torture/run.py --json results/torture.json \
+		--plot docs/reliability.png
+
+torture-quick: $(TEST)/installed
+	OMP_NUM_THREADS=1 $(TEST)/bin/python tests/torture/run.py --quick --json results/torture.json
+
+test-oldest test-newest: test-%:
+	sh release/test_versions.sh $(PYTHON) $*
+
+dist: $(TEST)/installed
+	sh release/build.sh $(TEST)/bin/python dist
 
 test-arm64: $(TEST)/installed
 	sh tests/arm64/run.sh $(TEST)
@@ -106,6 +132,9 @@ bench-average: $(TEST)/installed
 bench-average-quick: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/average_networks.py --quick
 
+bench-turns: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/turn_cost.py
+
 # After test-litert and test-npu, with the bundles that these made; what is not there is left out.
 bench-targets:
 	test ! -d $(TARGETS)/litert.edgemem || \
@@ -119,9 +148,11 @@ bench-bank: $(TEST)/installed
 bench-drift: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/bank_drift.py
 
-$(DEMO)/installed: pyproject.toml constraints.txt
+$(DEMO)/installed: pyproject.toml release/device-requirements.txt
 	$(PYTHON) -m venv $(DEMO)
-	$(DEMO)/bin/python $(INSTALL) --editable '.[plot]'
+	$(DEMO)/bin/python -m pip install --quiet --require-hashes \
+		--requirement release/device-requirements.txt
+	$(DEMO)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 $(TEST)/installed: pyproject.toml constraints.txt
@@ -144,4 +175,4 @@ $(NPU)/installed: pyproject.toml tests/targets/constraints-npu.txt
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) $(LITERT) $(NPU) build dist results *.egg-info
+	rm -rf $(DEMO) $(TEST) .venv-oldest .venv-newest $(LITERT) $(NPU) build dist results *.egg-info

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from edgemem.errors import InputError
 from edgemem.files import write_file
+from edgemem.reading import read_bounded
 
 FORMAT = "edgemem-accuracy-1"
 LARGEST_FILE = 64 << 20
+MOST_TASKS = 1 << 12
 REMEDY = "Measure again, and save it with write_accuracy"
 Figure = float | None
 
@@ -72,6 +74,8 @@ def from_rows(
     Raises:
         InputError: rows of another length, or see `AccuracyMatrix`.
     """
+    if len(rows) > MOST_TASKS:
+        _refuse("accuracies", f"are of {len(rows)} tasks", f"Give at most {MOST_TASKS}")
     values = np.full((len(rows), len(rows)), np.nan)
     for number, row in enumerate(rows):
         if not number < len(row) <= len(rows):
@@ -198,17 +202,9 @@ def read_accuracy(path: Path) -> AccuracyMatrix:
 
 
 def _load(path: Path) -> Any:
+    content = read_bounded(path, LARGEST_FILE)
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            _refuse(str(path), f"is larger than {LARGEST_FILE} bytes", REMEDY)
         return json.loads(content, parse_constant=_no_constant)
-    except FileNotFoundError as error:
-        raise InputError(str(path), "does not exist", "Check the path") from error
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror or error})"
-        raise InputError(str(path), reason, "Check the path and its permissions") from error
     except (ValueError, RecursionError) as error:
         raise InputError(str(path), f"is not readable JSON ({error})", REMEDY) from error
 
@@ -228,7 +224,11 @@ def _numbers(path: Path, row: Any, count: int) -> list[float]:
 
 
 def _frozen(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    copied = np.array(values, np.float64)
+    try:
+        copied = np.array(values, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        reason = f"are no numbers ({error})"
+        raise InputError("accuracies", reason, "Give one row and column a task") from error
     copied.flags.writeable = False
     return copied
 

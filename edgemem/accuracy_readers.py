@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgemem.accuracy import LARGEST_FILE, AccuracyMatrix, from_rows
+from edgemem.accuracy import LARGEST_FILE, MOST_TASKS, AccuracyMatrix, from_rows
 from edgemem.errors import InputError
+from edgemem.printable import shown
+from edgemem.reading import read_bounded
 
 AVALANCHE_KEY = r"Top1_Acc_Exp/eval_phase/{stream}/(?:Task\d+/)?Exp(\d+)"
 MAMMOTH_KEY = re.compile(r"accuracy_(\d+)_task(\d+)")
+LONGEST_LINE = 4 << 20  # characters, as reading literals takes a hundred times as much memory
 NOT_MEASURED = ("", "nan", "none", "-")
 
 
@@ -41,6 +44,7 @@ def from_avalanche(
             _refuse(
                 thing, f"holds no accuracy of {stream}", "Use accuracy_metrics(experience=True)"
             )
+        _require_tasks(thing, max(found) + 1)
         row = [found.get(column, float("nan")) for column in range(max(found) + 1)]
         rows.append([_number(thing, value) for value in row])
     return _matrix(rows)
@@ -70,6 +74,8 @@ def read_mammoth(path: Path, run: int = -1) -> AccuracyMatrix:
     lines = [line for line in _text(path).splitlines() if line.strip()]
     if not -len(lines) <= run < len(lines):
         _refuse(str(path), f"has {len(lines)} runs, not run {run}", "Choose one that is there")
+    if len(lines[run]) > LONGEST_LINE:
+        _refuse(str(path), f"run {run} is too long", "Pass its fullaccs to from_mammoth")
     try:
         # Other entries may be text of objects; only literals are read, and nothing is run.
         held = ast.literal_eval(lines[run].strip())
@@ -83,6 +89,7 @@ def read_mammoth(path: Path, run: int = -1) -> AccuracyMatrix:
         if isinstance(name, str) and (m := MAMMOTH_KEY.fullmatch(name))
     }
     count = max((after for after, _ in found), default=0)
+    _require_tasks(str(path), count)
     wanted = [[(after, task) for task in range(1, after + 1)] for after in range(1, count + 1)]
     if not wanted or any(pair not in found for row in wanted for pair in row):
         _refuse(str(path), f"run {run} lacks accuracies", "Check that every task was tested")
@@ -99,13 +106,21 @@ def read_table(path: Path, *, percent: bool = False) -> AccuracyMatrix:
         InputError: missing, a cell that is no number, or see `from_rows`.
     """
     rows = []
-    for number, cells in enumerate(csv.reader(_text(path).splitlines())):
-        if not cells:
-            continue
-        thing = f"{path}: line {number + 1}"
-        values = [_cell(thing, cell.strip().lower()) for cell in cells]
-        rows.append([value / 100 if percent else value for value in values])
+    try:
+        for number, cells in enumerate(csv.reader(_text(path).splitlines())):
+            if not cells:
+                continue
+            thing = f"{path}: line {number + 1}"
+            values = [_cell(thing, cell.strip().lower()) for cell in cells]
+            rows.append([value / 100 if percent else value for value in values])
+    except csv.Error as error:
+        raise InputError(str(path), f"is no table ({error})", "Check the path") from error
     return _matrix(rows)
+
+
+def _require_tasks(thing: str, count: int) -> None:
+    if count > MOST_TASKS:
+        _refuse(thing, f"is of {count} tasks", f"Give at most {MOST_TASKS}")
 
 
 def _matrix(rows: Sequence[Sequence[float]]) -> AccuracyMatrix:
@@ -128,22 +143,14 @@ def _number(thing: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        reason = f"holds {str(value)[:40]!r}, no number"
+        reason = f"holds {shown(value)}, no number"
         raise InputError(thing, reason, "Give accuracies only") from error
 
 
 def _text(path: Path) -> str:
+    content = read_bounded(path, LARGEST_FILE)
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            _refuse(str(path), f"is larger than {LARGEST_FILE} bytes", "Check the path")
         return content.decode()
-    except FileNotFoundError as error:
-        raise InputError(str(path), "does not exist", "Check the path") from error
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror or error})"
-        raise InputError(str(path), reason, "Check the path and its permissions") from error
     except UnicodeDecodeError as error:
         raise InputError(str(path), "is no text", "Check the path") from error
 

@@ -16,6 +16,7 @@ from edgemem.errors import EdgeMemError, InputError
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
+LARGEST_VALUE = 1e30  # in a block
 DTYPES = ("float32", "float16", "int8", "int64")
 
 
@@ -109,6 +110,17 @@ class BlockSpec:
         return None
 
 
+def is_sound(arrays: Mapping[str, Array]) -> bool:
+    """Whether these are values of a block: neither NaN nor an infinity, nor so large that the sum
+    of a few blocks might become one."""
+    # NaN is neither above nor below anything.
+    return all(
+        float(array.max()) <= LARGEST_VALUE and float(array.min()) >= -LARGEST_VALUE
+        for array in arrays.values()
+        if array.size
+    )
+
+
 def is_finite(arrays: Mapping[str, Array]) -> bool:
     """Whether no array holds NaN or an infinity."""
     return all(bool(np.isfinite(array).all()) for array in arrays.values())
@@ -126,10 +138,10 @@ def unpack(content: bytes, thing: str, error: type[EdgeMemError], remedy: str) -
     """Arrays of safetensors bytes.
 
     Raises:
-        error: not safetensors, or sizes that do not add up.
+        error: not safetensors, sizes that do not add up, or dtypes that numpy does not have.
     """
     try:
         arrays: Arrays = safetensors.numpy.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError) as cause:
-        raise error(thing, f"is not readable safetensors ({cause})", remedy) from cause
+    except Exception as cause:  # whatever the library stumbles over, it is the file
+        raise error(thing, f"is not readable safetensors ({cause!r})", remedy) from cause
     return arrays

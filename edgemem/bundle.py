@@ -14,12 +14,12 @@ from pathlib import Path
 
 from edgemem.bank.folder import IN_BUNDLE, is_level, open_levels
 from edgemem.block import Arrays, is_finite, unpack
+from edgemem.checked_files import KnownFiles
 from edgemem.errors import BankError, BundleError
 from edgemem.files import inside, sha256_file, sha256_rest
-from edgemem.manifest import REMEDY, Manifest, from_json
+from edgemem.manifest import REMEDY, Manifest
+from edgemem.manifest_file import MANIFEST, MOST_BYTES, from_json
 
-MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 16 << 20
 # Beside hidden files and folders, such as .gitattributes, .cache and .DS_Store.
 LEFT_BY_OTHERS = ("readme.md", "thumbs.db", "desktop.ini")
 
@@ -41,6 +41,15 @@ class Bundle:
     def bank(self) -> Path | None:
         """The folder of the shipped levels; None without any."""
         return self.path / IN_BUNDLE if self.manifest.levels else None
+
+    @property
+    def files(self) -> KnownFiles:
+        """Everything that was hashed when the bundle was opened: all files but the levels."""
+        return _known(self.path, self.manifest)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a listed file that is no level; raises BundleError if it was changed."""
+        return self.files.read(self.path / name)
 
     def graph_path(self, name: str) -> Path:
         """Where a graph for onnxruntime lies."""
@@ -70,6 +79,11 @@ def open_bundle(path: Path | str) -> Bundle:
             str(error.filename or folder), f"cannot be read ({error.strerror or error})", REMEDY
         ) from error
     return Bundle(folder, manifest, hashlib.sha256(content).hexdigest(), generic)
+
+
+def _known(folder: Path, manifest: Manifest) -> KnownFiles:
+    records = manifest.files.items()
+    return KnownFiles({folder / n: record for n, record in records if not is_level(n)})
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -164,7 +178,7 @@ def _read_manifest(folder: Path) -> bytes:
         raise BundleError(
             str(folder), f"has no {MANIFEST}", "Pass the path of a bundle made by edgemem export"
         )
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
+    if path.stat().st_size > MOST_BYTES:
         raise BundleError(f"{folder.name}/{MANIFEST}", "is too large", REMEDY)
     return path.read_bytes()
 
@@ -178,7 +192,8 @@ def _packed(path: object, archive: str) -> BundleError:
 def _read_generic(folder: Path, manifest: Manifest) -> Arrays:
     name = manifest.generic_block
     thing = f"{folder.name}/{name}"
-    arrays = unpack((folder / name).read_bytes(), thing, BundleError, REMEDY)
+    content = _known(folder, manifest).read(folder / name)
+    arrays = unpack(content, thing, BundleError, REMEDY)
     if reason := manifest.block.mismatch(arrays):
         raise BundleError(thing, reason, REMEDY)
     if not is_finite(arrays):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from edgemem.bundle import MANIFEST, Bundle
+from edgemem.bundle import Bundle
 from edgemem.errors import InputError
+from edgemem.manifest_file import MANIFEST
 
 
 def check_beside(out: Path, *places: Path) -> None:
@@ -19,7 +21,7 @@ def check_beside(out: Path, *places: Path) -> None:
     if out.exists() and not (out / MANIFEST).is_file():
         raise InputError(str(out), "exists and is not a bundle", "Choose another folder")
     for place in places:
-        one, other = out.resolve(), place.resolve()
+        one, other = Path(os.path.realpath(out)), Path(os.path.realpath(place))  # loops, too
         if one == other or one in other.parents or other in one.parents:
             raise InputError(
                 str(out), f"and {place} lie in each other", "Choose a folder beside the bundle"

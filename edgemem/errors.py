@@ -15,11 +15,17 @@ Each message names the thing, the reason and the remedy.
 
 from __future__ import annotations
 
+from edgemem.printable import printable
+
 
 class EdgeMemError(Exception):
-    """Base of all errors of EdgeMem: what is wrong, why, and what to do about it."""
+    """Base of all errors of EdgeMem: what is wrong, why, and what to do about it.
+
+    Messages quote names and paths that others chose, so they are made harmless to print.
+    """
 
     def __init__(self, thing: str, reason: str, remedy: str) -> None:
+        thing, reason, remedy = printable(thing), printable(reason), printable(remedy)
         super().__init__(f"{thing}: {reason}. {remedy}.")
         self.thing = thing
         self.reason = reason

@@ -49,18 +49,26 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(root))
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write beside, flush, fsync, rename, fsync the folder: the old file stays until the end.
 
+    Args:
+        private: readable by its owner alone, for what was learnt on a device; else by all.
+
     Raises:
-        InputError: the folder is missing, read-only or full.
+        InputError: something else than a plain file is there; the folder is missing, read-only or
+            full.
     """
     with explain_write_errors(path):
         import tempfile
 
+        if path.exists() and not path.is_file():
+            raise _in_the_way(path, "a plain file")
+
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            os.fchmod(handle, 0o644)  # mkstemp keeps it private
+            if not private:  # as mkstemp makes it
+                os.fchmod(handle, 0o644)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
@@ -79,13 +87,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     An existing folder at `path` is replaced only then; after an error nothing is left behind.
 
     Raises:
-        InputError: the parent folder is missing, read-only or full.
+        InputError: something else than a folder is there; the parent folder is missing, read-only or
+            full.
     """
     import shutil
     import tempfile
 
     path = path.absolute()
     with explain_write_errors(path):
+        if path.exists() and not path.is_dir():
+            raise _in_the_way(path, "a folder")
         draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         try:
             draft.chmod(0o755)
@@ -115,6 +126,11 @@ def _swap(draft: Path, path: Path) -> None:
         old.rmdir()
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _in_the_way(path: Path, wanted: str) -> InputError:
+    """What is there was not made by us, and may be a device that others need."""
+    return InputError(str(path), f"is there, and is not {wanted}", "Choose another name")
 
 
 @contextmanager

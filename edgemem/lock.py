@@ -92,9 +92,11 @@ class Handle:
         OSError: it cannot be opened, or is no regular file.
     """
 
+    # Of the class, so that one that was interrupted while it was made can be given back, too.
+    _connection: Any = None
+    _file: _Descriptor | None = None
+
     def __init__(self, database: Path, *, write: bool) -> None:
-        self._connection: Any = None
-        self._file: _Descriptor | None = None
         self._note = _note(database)
         self._path = database if ON_DATABASE else self._note
         if write or ON_DATABASE:
@@ -128,7 +130,7 @@ class Handle:
 
     def release(self) -> None:
         """Give the file back, after its connection was closed. Safe to call twice."""
-        file, self._file = self._file, None
+        file = self._file
         if file is None:
             return
         if self._connection in file.connections:
@@ -141,6 +143,7 @@ class Handle:
             if file.number >= 0:
                 _unlock(file.number)
             file.owner = None
+        self._file = None  # last: what an interrupt cuts short is ended by the next call
 
     def __del__(self) -> None:
         """Whoever is lost gives the file back."""

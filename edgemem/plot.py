@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgemem.errors import InputError, MissingExtraError
 from edgemem.files import explain_write_errors
+from edgemem.printable import printable
 
 COLOURS = {"frozen": "#9a9a9a", "statistics": "#3a7ebf", "adapted": "#d1495b"}
 MARKS = {
@@ -28,6 +29,7 @@ MARK_COLOURS = {"frozen": "#9a9a9a", "recovered": "#4c956c"} | dict.fromkeys(
     ("skipped", "restored", "reset", "still"), "#e08e1b"
 )
 SHADES = ("#ffffff", "#eef1f5")
+LONGEST_NAME = 80
 MANY_VISITS = 10  # with more, names beside one another need a slant
 SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
@@ -45,8 +47,15 @@ def check_picture(path: Path) -> None:
         raise InputError(
             str(path), "is no kind of picture", f"Let its name end in {', '.join(SUFFIXES)}"
         )
+    if path.exists() and not path.is_file():
+        raise InputError(str(path), "is there, and is not a picture", "Choose another name")
     with explain_write_errors(path), tempfile.TemporaryFile(dir=path.parent):
         pass
+
+
+def drawn(text: str) -> str:
+    """Text of others as it is drawn: harmless, short, and no formula."""
+    return printable(text)[:LONGEST_NAME].replace("$", r"\$")
 
 
 def rolling(wrong: NDArray[np.bool_], window: int) -> NDArray[np.float64]:
@@ -97,13 +106,13 @@ def plot_errors(
         mean = float(values.mean())
         axes.plot(
             100 * rolling(values, window),
-            label=f"{name} ({100 * mean:.1f} %)",
+            label=drawn(f"{name} ({100 * mean:.1f} %)"),
             color=COLOURS.get(name.split()[0]),
             linewidth=1.6,
         )
     if contexts is not None:
         _shade(axes, contexts)
-    axes.set(ylabel=f"error, mean of {window} frames (%)", title=title)
+    axes.set(ylabel=f"error, mean of {window} frames (%)", title=drawn(title))
     rows[-1, 0].set_xlabel("frame")
     if used is not None and drift is not None:
         _draw_contexts(rows[1, 0], used, drift)
@@ -161,7 +170,7 @@ def _shade(axes: Any, contexts: NDArray[np.str_]) -> None:
     names = axes.secondary_xaxis("top")
     names.set_xticks(
         [(start + stop) / 2 for start, stop in visits],
-        [str(contexts[start]).replace("_", " ") for start, _ in visits],
+        [drawn(str(contexts[start]).replace("_", " ")) for start, _ in visits],
         rotation=35 if len(visits) > MANY_VISITS else 0,
         ha="left" if len(visits) > MANY_VISITS else "center",
         rotation_mode="anchor",

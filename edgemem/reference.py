@@ -1,18 +1,70 @@
 """Reference frames: the same numbers on every machine, without storing them.
 
-A bundle holds what torch computed on these frames; `edgemem verify` computes it again.
+A bundle holds what torch computed on these frames; `edgemem verify` computes it again. How far from
+that a device may be is said here, not by the bundle that is to be verified.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.manifest import FrameSpec
+from edgemem.block import Array, ArraySpec, BlockSpec, is_finite, unpack
+from edgemem.errors import BundleError
+from edgemem.manifest import REMEDY, FrameSpec, Manifest
 
 MULTIPLIER = 2654435761  # Knuth's multiplicative hash, 2**32 / golden ratio
+# Of logits, relative to the largest. Kernels in eight bits round values that lie between two steps
+# to one side or the other.
+TOLERANCE = 1e-4
+ROUNDED_TOLERANCE = 5e-2
+ROUNDED = "rounded"  # array of the reference: 1 where kernels are in eight bits
+OUTPUTS = ("frozen", "adapt", "adapted")
+SEEDS = 1 << 32
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a bundle says about its reference frames.
+
+    logits: [batch, classes] float32 by `OUTPUTS`. parameters: hyper-parameters as they were then.
+    """
+
+    seed: int
+    logits: dict[str, Array]
+    parameters: dict[str, float]
+    tolerance: float
+
+
+def read_reference(content: bytes, thing: str, manifest: Manifest) -> Reference:
+    """What a reference file holds.
+
+    Raises:
+        BundleError: other arrays, shapes or dtypes than it has to hold, or impossible values.
+    """
+    found = unpack(content, thing, BundleError, REMEDY)
+    logits = (manifest.frames.batch, manifest.classes)
+    parameters = [name for name in manifest.hyper_parameters if f"hp.{name}" in found]
+    specs = [ArraySpec("seed", (), "int64")]
+    specs += [ArraySpec(ROUNDED, (), "int64")] if ROUNDED in found else []
+    specs += [ArraySpec(f"{name}.logits", logits, "float32") for name in OUTPUTS]
+    specs += [ArraySpec(f"hp.{name}", (), "float32") for name in parameters]
+    if reason := BlockSpec(tuple(specs)).mismatch(found):
+        raise BundleError(thing, reason, REMEDY)
+    if not is_finite(found):
+        raise BundleError(thing, "holds NaN or infinite values", REMEDY)
+    seed, rounded = int(found["seed"]), int(found.get(ROUNDED, 0))
+    if not 0 <= seed < SEEDS or rounded not in {0, 1}:
+        raise BundleError(thing, f"has the seed {seed}, or {ROUNDED} {rounded}", REMEDY)
+    return Reference(
+        seed,
+        {name: found[f"{name}.logits"] for name in OUTPUTS},
+        {name: float(found[f"hp.{name}"]) for name in parameters},
+        ROUNDED_TOLERANCE if rounded else TOLERANCE,
+    )
 
 
 def reference_frames(spec: FrameSpec, seed: int = 0) -> NDArray[np.float32]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from string import hexdigits
 from typing import Any
 
@@ -38,20 +39,26 @@ class State(StateFile):
         commit.
 
         Raises:
-            StateError: all are damaged.
+            StateError: all are damaged; `snapshots` tells what is left of them.
         """
-        rows = self.rows("SELECT counters, parts, sha256 FROM snapshot ORDER BY version DESC")
-        damage = [] if (lost := self.lost) is None else [lost]
-        for row in rows:
-            try:
-                found = self._snapshot(*row)
-            except StateError as error:
-                damage.append(error)
-            else:
-                return Snapshot(found.arrays, found.counters, tuple(map(str, damage)))
+        damage = [] if (lost := self.lost) is None else [lost.reason]
+        for found in self.snapshots():
+            if not found.damage:
+                return Snapshot(found.arrays, found.counters, tuple(damage))
+            damage += found.damage
         if damage:
-            raise damage[0]
+            raise self._error(damage[0], REMEDY)
         return None
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """What is left of every snapshot, newest first: the parts that are intact; damage names
+        the others. Without its row nothing is left of one."""
+        select = "SELECT version, counters, parts, sha256 FROM snapshot ORDER BY version DESC"
+        rows = self._undamaged(select)
+        if rows is not None and self._newest() not in (None, rows[0][0] if rows else 0):
+            yield Snapshot({}, {}, ("has lost its newest snapshot",))
+        for _, *row in [(0, "", "", "")] if rows is None else rows:
+            yield self._snapshot(*row)
 
     def write(self, snapshot: Snapshot) -> None:
         """Commit a snapshot; when this returns, a power cut cannot lose it.
@@ -81,6 +88,16 @@ class State(StateFile):
                 "((SELECT coalesce(max(version), 0) + 1 FROM snapshot), ?, ?, ?, ?)",
                 time.time(), counters, parts, _seal(counters, parts),
             )  # fmt: skip
+            self.rows("INSERT OR REPLACE INTO about SELECT 'snapshot', max(version) FROM snapshot")
+
+    def _newest(self) -> int | None:
+        """The version of the newest snapshot, noted apart from it: damage can hide a row without a
+        trace. None where it was never noted, or damage took the note."""
+        found = self._undamaged("SELECT value FROM about WHERE name = 'snapshot'")
+        try:
+            return int(found[0][0]) if found else None
+        except (ValueError, TypeError):
+            return None
 
     def drop_earlier(self) -> None:
         """Delete every snapshot but the newest; see `scrub` for their bytes in the log."""
@@ -92,24 +109,41 @@ class State(StateFile):
         # Damage can change even the type of a column, and anybody can compute a hash.
         typed = isinstance(counters, str) and isinstance(parts, str)
         if not typed or _seal(counters, parts) != digest:
-            raise self._error("holds a damaged snapshot", REMEDY)
+            return Snapshot({}, {}, ("holds a damaged snapshot",))
         numbers, hashes = _numbers(counters), _hashes(parts)
         if numbers is None or hashes is None:
-            raise self._error("holds a snapshot that EdgeMem did not write", REMEDY)
-        arrays: Arrays = {}
+            return Snapshot({}, {}, ("holds a snapshot that EdgeMem did not write",))
+        arrays, damage = Arrays(), list[str]()
         for name, part in hashes.items():
             if (content := self._part(part)) is None:
-                raise self._error(f"holds a damaged snapshot (its {name})", REMEDY)
-            for rest, array in unpack(content, str(self.path), StateError, REMEDY).items():
-                arrays[f"{name}{rest}"] = array
-        return Snapshot(arrays, numbers)
+                damage.append(f"holds a damaged snapshot (its {name})")
+                continue
+            try:
+                found = unpack(content, str(self.path), StateError, REMEDY)
+            except StateError as error:
+                damage.append(f"holds a damaged snapshot (its {name} {error.reason})")
+            else:
+                arrays |= {f"{name}{rest}": array for rest, array in found.items()}
+        return Snapshot(arrays, numbers, tuple(damage))
 
     def _part(self, digest: str) -> bytes | None:
         """The content of a part, if it is there and whole."""
-        for (content,) in self.rows("SELECT content FROM part WHERE sha256 = ?", digest):
+        select = "SELECT content FROM part WHERE sha256 = ?"
+        for (content,) in self._undamaged(select, digest) or ():
             if type(content) is bytes and _sha256(content) == digest:
                 return content
         return None
+
+    def _undamaged(self, statement: str, *values: Any) -> list[tuple[Any, ...]] | None:
+        """Rows of a statement; None where damage to the file's own order keeps SQLite from them."""
+        try:
+            return self.rows(statement, *values)
+        except StateError as error:
+            cause = error.__cause__
+            # What passes, such as a disk that cannot be read now, is no damage.
+            if isinstance(cause, sqlite3.OperationalError | OSError | sqlite3.ProgrammingError):
+                raise
+            return None
 
     def _drop_parts(self, needed: Collection[str] = ()) -> set[str]:
         """Delete parts that no snapshot has, nor is to have, and needed ones that are damaged; those

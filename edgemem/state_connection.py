@@ -101,9 +101,8 @@ def connected(path: Path, *, read_only: bool) -> Connection:
         database.set_progress_handler(database.limit.round, _ROUND)
         # Damaged text must reach the check of its hash, not end the reading of all other rows.
         database.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        if sys.version_info >= (3, 11):
-            for name, most in _LIMITS.items():
-                database.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), most)
+        for name, most in _LIMITS.items():
+            database.setlimit(getattr(sqlite3, f"SQLITE_LIMIT_{name}"), most)
         if sys.version_info >= (3, 12):
             for name, on in _SWITCHES.items():
                 if (switch := getattr(sqlite3, f"SQLITE_DBCONFIG_{name}", None)) is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgemem.errors import StateError
 from edgemem.lock import Handle, OpenInParentError, holder, make_private, owned
+from edgemem.reading import require_file
 from edgemem.state_errors import refused, state_error
 
 ONLY_ONCE = "Open a state file only once; others may read it with read_only=True"
@@ -32,6 +33,8 @@ def enter(path: Path, *, make: bool, read_only: bool) -> Door:
     fresh = False
     try:
         path = Path(os.path.realpath(path))
+        if path.exists():
+            require_file(path, StateError)  # opening a pipe would never end
         if not make and not path.exists():
             raise state_error(path, "is not there", "Pass the path of a state file")
         fresh = make and make_private(path)

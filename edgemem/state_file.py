@@ -178,8 +178,9 @@ class StateFile:
 
     def _checked_identity(self, wanted: str | None) -> str:
         # What is left of a file that was cut off is no new file, though SQLite takes it for one.
+        empty = is_empty(self._database)  # first: this takes back what a crash left half made
         status = self.path.stat()
-        new = is_empty(self._database) and status.st_size == 0
+        new = empty and status.st_size == 0
         if new and wanted is not None and not self.read_only:
             if status.st_mode & 0o077:  # an empty file that somebody put there
                 self.path.chmod(PRIVATE)

@@ -13,7 +13,6 @@ import onnx
 import torch
 
 from edgemem.block import ArraySpec, BlockSpec, pack
-from edgemem.bundle import MANIFEST
 from edgemem.errors import InputError
 from edgemem.export.calibrating import calibrated
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
@@ -43,8 +42,8 @@ from edgemem.manifest import (
     Manifest,
     Plan,
     Teaching,
-    to_json,
 )
+from edgemem.manifest_file import MANIFEST, to_json
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.data import to_float
 from edgemem.models.remembered import CLASS_PRIOR

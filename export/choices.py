@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,11 @@ from edgemem.export.step import (
 from edgemem.export.targets import check_targets
 from edgemem.manifest import FrameSpec
 from edgemem.models.adaptive import AdaptiveModel, Gradient, Learn
+from edgemem.printable import shown
 
 KNOWN_COMPANIONS = 15  # beside a frame, where the block remembers statistics
+MOST_VALUES = 1 << 28  # of the frames of a step: 1 GB
+LARGEST_RATE = 1e6
 LEARNING_RATES = {"sgd": 3e-4, "adam": 1e-4}
 # Part of these where too few source frames tell whether steps do harm; less where small batches
 # take more steps on as many frames.
@@ -82,8 +86,7 @@ def check_choices(model: AdaptiveModel, choices: Choices) -> None:
                 "Export two bundles",
             )
         _check_frames(choices.int8, model.attachment.input_shape, choices.batch)
-    if choices.batch < 2:
-        raise ExportError(f"batch {choices.batch}", "is too small for a step", "Use 2 or more")
+    _check_numbers(model, choices)
     if choices.gradient not in ("full", "meta"):
         raise ExportError(f"gradient {choices.gradient!r}", "is unknown", "Use full or meta")
     if choices.learn not in ("all", "norms"):
@@ -114,6 +117,21 @@ def check_choices(model: AdaptiveModel, choices: Choices) -> None:
             "has no array that adapts",
             "Attach at least one part, or pass --norm-affine: scales and shifts of its norms",
         )
+
+
+def _check_numbers(model: AdaptiveModel, choices: Choices) -> None:
+    thing = f"batch {shown(choices.batch)}"
+    if choices.batch < 2:
+        raise ExportError(thing, "is too small for a step", "Use 2 or more")
+    if choices.batch * math.prod(model.attachment.input_shape) > MOST_VALUES:
+        reason = f"makes steps of more than {MOST_VALUES:,} values"
+        raise ExportError(thing, reason, "Use a smaller one")
+    rate = choices.learning_rate
+    if rate is not None and not 0 <= rate <= LARGEST_RATE:
+        raise ExportError(f"learning rate {rate}", "is out of range", f"Use 0 to {LARGEST_RATE:g}")
+    for name, value in (choices.hyper_parameters or {}).items():
+        if not math.isfinite(value):
+            raise ExportError(f"hyper-parameter {name!r}", f"is {value}", "Use a finite number")
 
 
 def _check_frames(frames: NDArray[Any], shape: tuple[int, ...], batch: int) -> None:

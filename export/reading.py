@@ -21,6 +21,7 @@ from edgemem.errors import ExportError
 from edgemem.manifest import CLOSED
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.class_prototypes import ClassPrototypes, prototypes_of
+from edgemem.printable import shown
 
 Arrays = dict[str, Tensor]
 
@@ -38,6 +39,7 @@ SHARPNESS = 16.0  # of a softmax over cosines
 SOURCE_WEIGHT = 5.0  # labelled frames that the source's prototype of a class counts for
 MOST_SEEN = 64.0  # frames that those taken for a class count for: older ones fade
 LEAST = 1e-4
+MOST_CLASSES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,12 @@ def teachable(model: AdaptiveModel, capacity: int) -> Iterator[Reading]:
     Raises:
         ExportError: the model has no linear classifier, or no fewer classes than that.
     """
+    if capacity > MOST_CLASSES:
+        raise ExportError(
+            f"max_classes {shown(capacity)}",
+            "is more than a device can keep",
+            f"Use {MOST_CLASSES}",
+        )
     prototypes = prototypes_of(model)
     if prototypes is None:
         raise ExportError(

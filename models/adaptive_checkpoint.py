@@ -16,8 +16,11 @@ from edgemem.models.attach import attach
 from edgemem.models.checkpoint import has_format, read_tensors, write_tensors
 from edgemem.models.class_prototypes import ClassPrototypes
 from edgemem.models.meta_network import Form
+from edgemem.typed_json import Value, read_json
 
 FORMAT = "edgemem-checkpoint-1"
+LONGEST = 1 << 16  # characters of what a model was made from
+MOST_SIZE = 1 << 16
 
 
 def save_adaptive(model: AdaptiveModel, path: Path, source: dict[str, str]) -> None:
@@ -49,14 +52,18 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
         CheckpointError: damaged, or of another architecture.
     """
     tensors, metadata = read_tensors(path)
-    try:
-        attachment = _attachment(json.loads(metadata["attachment"]))
-        source, warm = json.loads(metadata["source"]), json.loads(metadata["warm"])
-        labels = json.loads(metadata["labels"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            str(path), f"has unreadable metadata ({error})", "Run the warm-up again"
-        ) from error
+
+    def about(name: str) -> Value:
+        text, thing = metadata.get(name, "").encode(), f"{path}: {name}"
+        return read_json(text, thing, CheckpointError, "Run the warm-up again")
+
+    attachment, warm, labels = (
+        _attachment(about("attachment")),
+        about("warm").flag(),
+        about("labels"),
+    )
+    names = None if labels.plain is None else tuple(label.text() for label in labels.list())
+    source = {name: value.text(LONGEST) for name, value in about("source").object().items()}
     try:
         adaptive = attach(
             model,
@@ -74,28 +81,38 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
             held = [tensors[f"prototypes.{name}"] for name in ("center", "whitening", "source")]
             adaptive.prototypes = ClassPrototypes(*held)
         adaptive.load_state_dict(tensors)
-    except (AttachError, RuntimeError, KeyError) as error:
+    except (AttachError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(
             str(path),
             f"does not fit {type(model).__name__}",
             "Pass the --model and --model-arg that it was warmed up with",
         ) from error
-    adaptive.labels = None if labels is None else tuple(labels)
+    if names is not None and len(names) != adaptive.classes:
+        reason = f"names {len(names)} classes, and the model has {adaptive.classes}"
+        raise CheckpointError(str(path), reason, "Run the warm-up again")
+    adaptive.labels = names
     if warm:
         adaptive.mark_warm()
     return adaptive, source
 
 
-def _attachment(data: dict[str, Any]) -> Attachment:
-    normalization = data["normalization"]
+def _attachment(found: Value) -> Attachment:
+    form, given = found.field("form"), found.field("normalization")
+    normalization = None
+    if given.plain is not None:
+        mean, deviation = (
+            tuple(value.finite() for value in given.field(name).list())
+            for name in ("mean", "deviation")
+        )
+        normalization = Normalization(mean, deviation)
+    statistics: Any = found.field("statistics")
+    weighs = not isinstance(statistics.plain, str)
     return Attachment(
-        tuple(data["parts"]),
-        data["statistics"],
-        Form(**data["form"]),
-        data["norm_affine"],
-        None
-        if normalization is None
-        else Normalization(tuple(normalization["mean"]), tuple(normalization["deviation"])),
-        tuple(data["input_shape"]),
-        data["outputs"],
+        tuple(part.text() for part in found.field("parts").list()),
+        statistics.share() if weighs else statistics.text(),
+        Form(**{name: form.field(name).count() for name in vars(Form())}),
+        found.field("norm_affine").flag(),
+        normalization,
+        tuple(size.count(least=1, most=MOST_SIZE) for size in found.field("input_shape").list()),
+        found.field("outputs").text(),  # type: ignore[arg-type]
     )

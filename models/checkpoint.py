@@ -18,6 +18,7 @@ from edgemem.errors import CheckpointError, InputError
 from edgemem.files import explain_write_errors, write_file
 from edgemem.models.checkpoint_kinds import harmless, is_whole_model, kind_of
 from edgemem.models.state_search import differences, matches, nearest, states
+from edgemem.reading import require_file
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -26,13 +27,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: missing or damaged.
     """
+    require_file(path, CheckpointError)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
-    except FileNotFoundError as error:
-        raise _missing(path) from error
-    except (safetensors.SafetensorError, OSError) as error:
+    except Exception as error:  # beside damage, types that torch does not know
         raise CheckpointError(
             str(path), f"is not a readable safetensors file ({error})", "Get a fresh copy"
         ) from error
@@ -45,7 +45,7 @@ def has_format(path: Path, name: str) -> bool:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format") == name
-    except (safetensors.SafetensorError, OSError):
+    except Exception:  # noqa: BLE001 - whoever reads it says what is wrong
         return False
 
 
@@ -136,8 +136,6 @@ def _unpickle(path: Path) -> Any:
             warnings.simplefilter("ignore")  # about pickle protocols that torch rarely sees
             with torch.serialization.safe_globals(harmless()):
                 return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise _missing(path) from error
     except pickle.UnpicklingError as error:
         raise _needs_code(path, error) from error
     except Exception as error:  # damaged files make the unpickler fail in every way there is
@@ -160,7 +158,3 @@ def _needs_code(path: Path, error: Exception) -> CheckpointError:
         f"needs code to be unpickled{what}, or is damaged; running code from a file is not safe",
         remedy,
     )
-
-
-def _missing(path: Path) -> CheckpointError:
-    return CheckpointError(str(path), "does not exist", "Check the path")

@@ -13,9 +13,12 @@ from typing import Any, Literal
 import numpy as np
 
 from edgemem.errors import CheckpointError
+from edgemem.reading import require_file
 
 Kind = Literal["safetensors", "pickle"]
 HEAD = 1 << 16
+LOOKED_AT = 1 << 22
+MOST_UNPACKED = 8  # times the size of the file: torch.save does not compress
 SAVE = "torch.save(model.state_dict(), 'weights.pt')"
 OTHER_FRAMEWORK = f"EdgeMem reads weights of torch models: where the torch model is, run {SAVE} and pass that file"
 ORIGINAL = f"Pass the checkpoint that it was made from; if there is none, {SAVE} makes one"
@@ -45,11 +48,10 @@ def kind_of(path: Path) -> Kind:
         raise CheckpointError(
             str(path), "is a folder", "Name the file in it, such as model.safetensors"
         )
+    require_file(path, CheckpointError)
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
-    except FileNotFoundError as error:
-        raise CheckpointError(str(path), "does not exist", "Check the path") from error
     except OSError as error:
         raise CheckpointError(
             str(path), f"cannot be read ({error.strerror})", "Check it"
@@ -71,10 +73,13 @@ def is_whole_model(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            content = b"".join(archive.read(name) for name in pickles)
-    except (zipfile.BadZipFile, OSError):
+            content = b""
+            for name in pickles[:1]:
+                with archive.open(name) as file:
+                    content = file.read(LOOKED_AT)
+    except Exception:  # noqa: BLE001 - not an archive, or a damaged one
         with path.open("rb") as file:
-            content = file.read(1 << 22)
+            content = file.read(LOOKED_AT)
     return any(mark in content for mark in PICKLED_LAYERS)
 
 
@@ -130,8 +135,9 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return  # damaged, which torch says better
+            unpacked = sum(about.file_size for about in archive.infolist())
+    except Exception:  # noqa: BLE001 - damaged, which torch says better
+        return
     ends = {name.partition("/")[2] for name in names}
     if "constants.pkl" in ends and any(end.startswith("code/") for end in ends):
         raise CheckpointError(
@@ -150,6 +156,12 @@ def _check_zip(path: Path) -> None:
     if names and all(name.endswith(".npy") for name in names):
         raise CheckpointError(
             str(path), "holds arrays of numpy, as a data set does, not weights", "Pass a checkpoint"
+        )
+    if unpacked > MOST_UNPACKED * path.stat().st_size:
+        raise CheckpointError(
+            str(path),
+            f"unpacks to {unpacked:,} bytes, many times its own size",
+            "Save it again with torch.save, which does not compress",
         )
     if "data.pkl" not in ends:
         raise CheckpointError(

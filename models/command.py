@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,11 @@ from edgemem.models.data import class_names, load_dataset
 from edgemem.models.meta_network import Form
 from edgemem.models.parts import split_parts
 from edgemem.models.warm_up import Progress, Recipe, warm_up
+from edgemem.printable import shown
 
 Say = Callable[[str], None]
+MOST_VALUES = 1 << 26  # of one frame
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
         sys.path.insert(0, "")  # the user's own module, in the folder where they are
     try:
         factory: Any = importlib.import_module(module_name)
-    except (ImportError, SyntaxError, TypeError, ValueError) as error:
+    except Exception as error:  # the user's own module, which may fail in any way
         raise InputError(f"--model {target!r}", f"cannot be imported ({error})", example) from error
     for name in factory_name.split("."):
         factory = getattr(factory, name, None)
@@ -64,13 +68,23 @@ def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
         raise InputError(f"--model {target!r}", f"has no callable {factory_name!r}", example)
     try:
         model = factory(**_arguments(arguments))
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # the user's own factory
         raise InputError(
             f"--model {target!r}", f"cannot be called ({error})", "Pass --model-arg name=value"
         ) from error
     if not isinstance(model, nn.Module):
         raise InputError(f"--model {target!r}", f"gives a {type(model).__name__}", example)
     return model.eval()
+
+
+def set_threads(threads: int) -> None:
+    """Let torch use so many threads; 0 = its choice. Raises InputError where there are no such many."""
+    if not 0 <= threads <= MOST_THREADS:
+        raise InputError(
+            f"--threads {shown(threads)}", "is out of range", f"Use 0 to {MOST_THREADS}"
+        )
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def load_weights(model: nn.Module, checkpoint: Path, say: Say) -> None:
@@ -154,8 +168,7 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
         raise CheckpointError(
             str(checkpoint), "is warmed up already", "Pass the original checkpoint"
         )
-    if threads:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     adaptive, source = load_model(checkpoint, target, arguments, settings, say)
     adaptive.labels = _class_names(adaptive, data, names)
     frames, labels = load_dataset(data, names)
@@ -202,7 +215,7 @@ def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"{pair!r} is not name=value")
         try:
             values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
             values[name] = text
     return values
 
@@ -220,6 +233,12 @@ def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...
             raise InputError(
                 f"--input-shape {settings.input_shape}", "is not numbers", "Write it as 3,32,32"
             ) from error
+        if min(shape) < 1 or math.prod(shape) > MOST_VALUES:
+            raise InputError(
+                f"--input-shape {settings.input_shape}",
+                f"is not of 1 to {MOST_VALUES:,} values",
+                "Write it as 3,32,32",
+            )
         return shape
     own = getattr(model, "input_shape", None)
     if isinstance(own, (tuple, list)):
@@ -237,7 +256,7 @@ def normalization_of(settings: AttachSettings, channels: int) -> Normalization |
     """Mean and deviation per channel as given; None = neither was.
 
     Raises:
-        InputError: not numbers, not one per channel, or a deviation that is not positive.
+        InputError: not finite numbers, not one per channel, or a deviation that is not positive.
     """
     if settings.mean is None and settings.std is None:
         return None
@@ -250,6 +269,8 @@ def normalization_of(settings: AttachSettings, channels: int) -> Normalization |
         raise InputError(
             "--mean or --std", f"does not fit {channels} channels", "Give one value per channel"
         )
+    if not all(map(math.isfinite, (*mean, *deviation))):
+        raise InputError("--mean or --std", "is not finite", "Write 0.485,0.456,0.406")
     if min(deviation) <= 0:
         raise InputError("--std", "must be positive", "Pass the deviation of the source data")
     return Normalization(mean, deviation)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemem.errors import InputError, MissingExtraError
+from edgemem.npz import Npz
+from edgemem.reading import require_file
 
 Frames = NDArray[np.uint8] | NDArray[np.float32]
 LEFTOVERS = ("__MACOSX", "Thumbs.db", "desktop.ini")  # beside hidden ones
@@ -81,35 +86,40 @@ def refuse_several_labels(thing: str, labels: NDArray[Any]) -> None:
         )
 
 
-def _load_npz(path: Path) -> tuple[Frames, NDArray[np.int64]]:
+def memory_limit() -> int:
+    """Bytes that a data set may take: half of the memory of this machine."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            return data["x"], data["y"]
-    except FileNotFoundError as error:
-        raise InputError(str(path), "does not exist", "Check the path") from error
-    except Exception as error:  # damaged files make zip and zlib fail in every way there is
-        raise InputError(
-            str(path),
-            f"is not an .npz file with x and y ({error})",
-            "Save it with numpy.savez(path, x=frames, y=labels)",
-        ) from error
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):  # not a system that says
+        return 8 << 30
+
+
+def _load_npz(path: Path) -> tuple[Frames, NDArray[np.int64]]:
+    remedy = "Save it with numpy.savez(path, x=frames, y=labels)"
+    archive, most = Npz(path, "is not an .npz file with x and y", remedy), memory_limit()
+    frames, labels = (archive.array(name, most, "Use fewer frames") for name in ("x", "y"))
+    return frames, labels
 
 
 def _visible(folder: Path) -> list[Path]:
     """What people put into a folder, sorted: not what editors and systems leave there."""
     if not folder.is_dir():
         return []
-    found = (p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in LEFTOVERS)
-    return sorted(found)
+    try:
+        return sorted(
+            p for p in folder.iterdir() if not p.name.startswith(".") and p.name not in LEFTOVERS
+        )
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+        raise InputError(str(folder), reason, "Check the path and its permissions") from error
 
 
 def _load_folder(folder: Path, names: Sequence[str] | None) -> tuple[Frames, NDArray[np.int64]]:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise MissingExtraError("Pillow", "train") from error
+    if importlib.util.find_spec("PIL") is None:
+        raise MissingExtraError("Pillow", "train")
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
+    left = memory_limit()
     own = class_names(folder) or ()
     names = own if names is None else names
     if unknown := [name for name in own if name not in names]:
@@ -120,20 +130,42 @@ def _load_folder(folder: Path, names: Sequence[str] | None) -> tuple[Frames, NDA
         )
     for name in own:
         for path in _visible(folder / name):
-            try:
-                with Image.open(path) as image:
-                    pixels = np.asarray(image.convert("RGB"))
-            except (UnidentifiedImageError, OSError) as error:
-                raise InputError(str(path), "is not a readable image", "Remove it") from error
-            if images and pixels.shape != images[0].shape:
-                raise InputError(
-                    str(path),
-                    f"has size {pixels.shape[:2]}, the first image {images[0].shape[:2]}",
-                    "Resize all images to the model's input size",
-                )
+            pixels = _pixels(path, left, images[0].shape[:2] if images else None)
+            left -= pixels.nbytes
             images.append(pixels)
             labels.append(names.index(name))
     if not images:
         raise InputError(str(folder), "holds no class folders with images", "See warmup --help")
     stacked: NDArray[np.uint8] = np.stack(images).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(stacked), np.asarray(labels, np.int64)
+
+
+def _pixels(path: Path, most_bytes: int, size: tuple[int, ...] | None) -> NDArray[np.uint8]:
+    """Pixels [h, w, 3] of one picture. Its size is looked at before it is unpacked.
+
+    size: height and width that it must have; None = any.
+    """
+    from PIL import Image
+
+    require_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns of large pictures, which are refused here
+            with Image.open(path) as image:
+                found = (image.height, image.width)
+                if size not in (None, found):
+                    raise InputError(
+                        str(path),
+                        f"has size {found}, the first image {size}",
+                        "Resize all images to the model's input size",
+                    )
+                if 3 * image.height * image.width > most_bytes:
+                    reason = f"of {found} pixels is one picture more than memory should hold"
+                    raise InputError(str(path), reason, "Use fewer or smaller pictures")
+                return np.asarray(image.convert("RGB"))
+    except InputError:
+        raise
+    except Exception as error:  # damaged pictures make decoders fail in every way there is
+        raise InputError(str(path), "is not a readable image", "Remove it") from error

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgemem.errors import AttachError
 from edgemem.models.moments import per_channel
 from edgemem.models.statistics import MixedStatistics, Settings
+from edgemem.printable import shown
 
 # By rank of the maps. Maps [n, c] are signals of length one.
 CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
@@ -26,6 +27,7 @@ CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
     5: nn.Conv3d,
 }
 EPS = 1e-5
+LARGEST_KERNEL = 127
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ class Form:
     groups: int = 1
 
     def __post_init__(self) -> None:
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+        if not 1 <= self.kernel_size <= LARGEST_KERNEL or self.kernel_size % 2 == 0:
             raise AttachError(
-                f"kernel size {self.kernel_size}", "must be odd and positive", "Use 1, 3 or 5"
+                f"kernel size {shown(self.kernel_size)}",
+                f"must be odd, positive and at most {LARGEST_KERNEL}",
+                "Use 1, 3 or 5",
             )
         if self.bottleneck < 0 or self.groups < 0:
             raise AttachError(

@@ -26,10 +26,14 @@ from edgemem.models.moments import batch_moments
 from edgemem.models.source_checks import check_source
 from edgemem.models.source_keys import observe_source
 from edgemem.models.untouched import check_untouched
+from edgemem.printable import shown
 
 COMPARED = 64  # source frames, on which the model at rest has to be the one that was given
 CALIBRATION_BATCHES = 16
 BRANCH_START = 0.1  # BN' starts small, so that training starts near the frozen model
+
+MOST = (1 << 31) - 1
+LARGEST_RATE = 1e6
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            if (value := getattr(self, name)) < least:
-                thing = f"{name.replace('_', ' ')} {value}"
+            value = getattr(self, name)
+            thing = f"{name.replace('_', ' ')} {shown(value)}"
+            if value < least:
                 raise InputError(thing, "is too small", f"Use {least} or more")
+            if value > MOST:
+                raise InputError(thing, "is too large", f"Use {MOST} or less")
+        for name in ("learning_rate", "momentum"):
+            if not 0 <= (value := getattr(self, name)) <= LARGEST_RATE:
+                thing = f"{name.replace('_', ' ')} {value}"
+                raise InputError(thing, "is out of range", f"Use 0 to {LARGEST_RATE:g}")
 
 
 @dataclass(frozen=True)
@@ -249,10 +260,18 @@ class _Training:
                 "Delete it to start again, or use the same settings",
             )
         meta = {n.removeprefix("meta."): t for n, t in tensors.items() if n.startswith("meta.")}
-        self.model.meta.load_state_dict(meta)
-        for name, parameter in self.parameters.items():
-            self.optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"]
-        return int(metadata["epoch"])
+        try:
+            epoch = int(metadata["epoch"])
+            momenta = {p: tensors[f"momentum.{name}"] for name, p in self.parameters.items()}
+            if any(p.shape != momentum.shape for p, momentum in momenta.items()) or epoch < 1:
+                raise ValueError("other shapes")
+            self.model.meta.load_state_dict(meta)
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = f"holds no progress of a warm-up ({error})"
+            raise CheckpointError(str(path), reason, "Delete it to start again") from error
+        for parameter, momentum in momenta.items():
+            self.optimizer.state[parameter]["momentum_buffer"] = momentum
+        return epoch
 
 
 def _initialise(meta: MetaNetwork, generator: torch.Generator) -> None:

@@ -15,7 +15,7 @@ from edgemem.runtime.loop import Runtime
 from edgemem.runtime.plans import choose_plan
 from edgemem.runtime.result import Event, Result
 from edgemem.runtime.schedule import Schedule, When
-from edgemem.runtime.settings import read_parameters
+from edgemem.runtime.settings import HyperParameters, read_parameters
 
 __all__ = ["ClassInfo", "Event", "Result", "Runtime", "open"]
 
@@ -27,6 +27,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
     adapt: bool = True,
     adapt_when: When | None = None,
     contexts: bool = True,
+    keep_frames: bool = True,
     hyper_parameters: Mapping[str, float] | None = None,
     read: str | None = None,
     threads: int = 0,
@@ -47,6 +48,10 @@ def open(  # noqa: PLR0913 - each is one choice, by name
             the watts that the device draws more while it adapts. Contexts are followed always.
         contexts: keep a block for each context, where the bundle was warmed up. False = one block
             for all; statistics that a block remembers are then stale whenever the context changes.
+        keep_frames: False = no frame is ever written to the state file, and those that it holds are
+            deleted at once. The price: after a restart nothing is known of the frames before it, so
+            answers are as after a new start until a batch has come, and frames that waited for a
+            step take part in none. What was learnt is kept all the same.
         hyper_parameters: other values than the bundle's defaults, such as {"alpha": 0.5}.
         read: how a bundle that can be taught classes answers: "mixed", by the prototypes of
             classes and the frozen classifier, each as far as it is to be trusted; "prototypes" or
@@ -69,16 +74,16 @@ def open(  # noqa: PLR0913 - each is one choice, by name
     Raises:
         BundleError: the bundle is missing, damaged or altered.
         StateError: the state file is damaged, of another bundle, or cannot be written.
-        InputError: an unknown hyper-parameter, `read` or value of `adapt_when`, a negative number
-            of threads, a memory budget that no plan fits, or a provider that cannot be used here.
+        InputError: an unknown hyper-parameter, one that is not finite, an unknown `read` or value of
+            `adapt_when`, a number of threads that no engine should start, a memory budget that no plan fits, or a provider that cannot be used here.
     """
-    if threads < 0:
-        raise InputError(f"threads={threads}", "is negative", "Pass 0 for all cores")
-    Schedule(
-        1 if adapt_when is None else adapt_when
-    )  # refuses what it does not know, before anything is opened
+    # These refuse what they do not know, before anything is opened.
+    Settings(threads)
+    Schedule(1 if adapt_when is None else adapt_when)
     opened = open_bundle(bundle)
-    parameters = {**read_parameters(opened.manifest, read), **(hyper_parameters or {})}
+    chosen = {} if hyper_parameters is None else hyper_parameters
+    HyperParameters(opened.manifest, chosen)
+    parameters = {**read_parameters(opened.manifest, read), **chosen}
     if adapt and adapt_when == "drift" and (opened.manifest.source is None or not contexts):
         raise InputError(
             'adapt_when="drift"', "needs contexts to drift", "Pass a number, or warm the model up"
@@ -108,6 +113,7 @@ def open(  # noqa: PLR0913 - each is one choice, by name
             adapt=adapt,
             adapt_when=opened.manifest.adapt_when if adapt_when is None else adapt_when,
             contexts=contexts,
+            keep_frames=keep_frames,
             hyper_parameters=parameters,
             plan=plan if engine.backend.target == ONNX else None,
             background=behind,

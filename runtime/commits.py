@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgemem.bank.purge import purge
-from edgemem.block import Arrays
+from edgemem.block import Arrays, is_finite
 from edgemem.manifest import Manifest
 from edgemem.runtime.contract import prefixed
 from edgemem.runtime.guard import Guard
 from edgemem.runtime.learner import Learner
 from edgemem.runtime.ring import Ring
-from edgemem.runtime.snapshots import packed_frames
+from edgemem.runtime.snapshots import packed_frames, require_readable
 from edgemem.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -32,12 +32,19 @@ STEPS, BYTES = 16, 1 << 20
 class Commits:
     """Writes what a learner and its surroundings have learnt. step: the last commit's. carried: what
     it passes on unread, for a runtime that tells contexts apart. moved: whether the context changed
-    since. clock: seconds that only grow."""
+    since. clock: seconds that only grow. keep_frames: whether recent frames are written."""
 
     def __init__(
-        self, state: State, manifest: Manifest, learner: Learner, ring: Ring, guard: Guard
+        self,
+        state: State,
+        manifest: Manifest,
+        learner: Learner,
+        ring: Ring,
+        guard: Guard,
+        *,
+        keep_frames: bool = True,
     ) -> None:
-        self._state, self._manifest = state, manifest
+        self._state, self._manifest, self._keep_frames = state, manifest, keep_frames
         self._learner, self._ring, self._guard = learner, ring, guard
         self.step = 0
         self.moved = False
@@ -67,15 +74,18 @@ class Commits:
         contexts: ContextMemory | None,
         events: list[Event],
         why: str,
-        more: Arrays,
+        more: Callable[[], Arrays],
         cleared: Callable[[Arrays], Arrays] | None = None,
         *,
         between: bool = False,
+        alone: bool = False,
     ) -> None:
-        """Commit, all or nothing; `contexts` are settled.
+        """Commit, all or nothing; `contexts` are settled. What opening would refuse gives way to
+        what is sound, which is told, and is never written.
 
         Args:
             more: arrays for the snapshot.
+            alone: delete all earlier snapshots; `scrub` must follow.
             between: a commit that nobody asked for. It spares the flash: recent frames, the
                 optimiser's slots and the leaf of the present context are left out. After a power
                 cut the ring is empty and the optimiser starts afresh; nothing learnt is lost.
@@ -85,23 +95,11 @@ class Commits:
         Raises:
             StateError: the disk refuses; the last commit is still there.
         """
-        learner, ring = self._learner, self._ring
-        frames = ring.last(0 if between else ring.count)
-        arrays = {
-            **prefixed("block", learner.block),
-            **prefixed("good", learner.good),
-            **({} if between else prefixed("opt", learner.slots)),
-            "ring": packed_frames(frames, self._manifest.frames.uint8_scale),
-            **self._guard.arrays(),
-        }
-        steps = learner.counters["steps"]
-        counters = {
-            **learner.counters,
-            **self._guard.counters(),
-            "pending": 0 if between else ring.pending,
-            **self.carried.counters,
-        }
+        learner = self._learner
         self._state.take_back()
+        self._mend(contexts, events)
+        arrays, counters = self._held(between=between)
+        steps = learner.counters["steps"]
         before, evicted = self._state.bytes_written, list[int]()
         with self._state.transaction():
             if contexts is not None:
@@ -113,13 +111,41 @@ class Commits:
             if contexts is not None:
                 arrays |= contexts.arrays()
                 counters |= contexts.counters()
-            self._state.write(Snapshot(arrays | more | self.carried.arrays, counters))
-            if cleared is not None:
+            snapshot = Snapshot(arrays | more() | self.carried.arrays, counters)
+            require_readable(snapshot, self._manifest, self._state.path)
+            self._state.write(snapshot)
+            if alone or cleared is not None:
                 self._state.drop_earlier()
         if contexts is not None:
             contexts.committed(evicted, events)
         self.moved, self.step, self._time = False, steps, self.clock()
         self._bytes = self._state.bytes_written - before
+
+    def _mend(self, contexts: ContextMemory | None, events: list[Event]) -> None:
+        self._learner.mend(events)
+        if not is_finite(self._guard.arrays()):
+            self._guard.reset()
+        if contexts is not None:
+            contexts.mend(events)
+
+    def _held(self, *, between: bool) -> tuple[Arrays, dict[str, int]]:
+        """Arrays and counters of learner, guard and ring."""
+        learner, ring = self._learner, self._ring
+        frames = ring.last(ring.count if self._keep_frames and not between else 0)
+        arrays = {
+            **prefixed("block", learner.block),
+            **prefixed("good", learner.good),
+            **({} if between else prefixed("opt", learner.slots)),
+            "ring": packed_frames(frames, self._manifest.frames.uint8_scale),
+            **self._guard.arrays(),
+        }
+        counters = {
+            **learner.counters,
+            **self._guard.counters(),
+            "pending": ring.pending if len(frames) else 0,
+            **self.carried.counters,
+        }
+        return arrays, counters
 
     def scrub(self) -> None:
         """Take what was cleared out of the log of the file, too.

@@ -13,12 +13,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgemem.block import Array, Arrays
+from edgemem.block import Array, Arrays, is_finite, is_sound
 from edgemem.bundle import Bundle
 from edgemem.runtime.consolidation import Probe, moved, shared_part
-from edgemem.runtime.context_snapshot import arrived_of, contexts_of, to_arrays, to_counters
-from edgemem.runtime.context_store import PREFIX, ContextStore, Loaded
+from edgemem.runtime.context_snapshot import contexts_of, to_arrays, to_counters
+from edgemem.runtime.context_store import PREFIX, ContextStore, Loaded, zeros_like
 from edgemem.runtime.contexts import HOLD, NONE, Contexts, drifting, elsewhere, follow
+from edgemem.runtime.contract import stripped
 from edgemem.runtime.result import Event, tell
 from edgemem.runtime.shipped_rows import LAST_PATIENCE, NOTHING, PATIENCE, Rows, ShippedRows
 from edgemem.runtime.source_keys import source_keys
@@ -109,7 +110,8 @@ class ContextMemory:
             return None
         if number == NONE or self._store.kept.paths.get(number):
             return self.root  # shipped rows take too long to read
-        return total(self.root, self._store.leaf(number, []))
+        block = total(self.root, self._store.leaf(number, []))
+        return block if is_sound(block) else None
 
     def settle(self, events: list[Event]) -> Arrays | None:
         """Wait for the rows that are being read, but not for ever; the block to go on with."""
@@ -172,10 +174,26 @@ class ContextMemory:
 
         return take_back
 
+    def mend(self, events: list[Event]) -> None:
+        """Before a commit: what is no sound block, or no sound context, starts afresh."""
+        self._store.mend(events)
+        if not is_sound(self._arrived):
+            self._arrived = self._standing(self.contexts.present, events)
+        known = self.contexts.known
+        sound = {
+            n: c for n, c in known.items() if is_finite({"key": c.key, "": np.array(c.spread)})
+        }
+        for number in set(known) - set(sound):
+            tell(events, "damaged", f"{PREFIX}{number} has no finite key; it is dropped")
+        if len(sound) < len(known):
+            self._store.drop(set(known) - set(sound))
+            present = self.contexts.present if self.contexts.present in sound else NONE
+            self.contexts = replace(self.contexts, known=sound, present=present)
+
     def write(
         self, block: Arrays, steps: int, entropy: float, why: str, *, between: bool = False
     ) -> list[int]:
-        """Write what changed; inside a transaction of the state file, after `settle`.
+        """Write what changed; inside a transaction of the state file, after `settle` and `mend`.
 
         between: leave the present leaf as it was written last. The snapshot has the block, and the
         leaf follows when the context is left.
@@ -220,17 +238,17 @@ class ContextMemory:
     ) -> tuple[Arrays | None, list[Event]]:
         """Go on from a snapshot, its block (None: there is no snapshot) and the written blocks.
 
-        taught: names of the arrays that labelled frames have changed.
+        arrays: checked, see `snapshots`. taught: names of those that labelled frames have changed.
 
         Returns:
             The block to go on with where that is not the snapshot's; and what was damaged.
 
         Raises:
-            StateError: arrays that do not fit the bundle; nothing has changed then.
+            StateError: the file cannot be read; nothing has changed then.
         """
         if self._state is None:
             return None, []
-        arrived = arrived_of(arrays, self._spec, str(self._state.path))
+        arrived = stripped("arrived", arrays)
         loaded = self._store.load(self._source.mean.size)
         events = loaded.events
         usable = {number for number in loaded.records if self._is_usable(number, loaded)}
@@ -278,8 +296,7 @@ class ContextMemory:
         if block is not None and all(counters.get(n, v) == v for n, v in now.items()):
             self._arrived = block | arrived
             return None
-        leaf = self._store.leaf(present, events) if present != NONE else zeros_like(self.root)
-        self._arrived = total(self._base(), leaf)
+        self._arrived = self._standing(present, events)
         if block is not None:
             tell(events, "context", f"the written blocks have changed; {self.name} is taken")
         return self._arrived
@@ -323,6 +340,17 @@ class ContextMemory:
             self._store.keep(self.contexts.present, difference(block, self._base()))
         self._arrived = block
 
+    def _standing(self, number: int, events: list[Event]) -> Arrays:
+        """The block of a context; without its leaf if that makes no sound block of it."""
+        if number == NONE:
+            return self._base()
+        block = total(self._base(), self._store.leaf(number, events))
+        if is_sound(block):
+            return block
+        tell(events, "damaged", f"{PREFIX}{number} is no sound block; it starts afresh")
+        self._store.keep(number, zeros_like(block))
+        return self._base()
+
     def _base(self) -> Arrays:
         """What the leaf of the present context stands on."""
         return moved(self.root, self._rows.values)
@@ -353,8 +381,7 @@ class ContextMemory:
         self._rows = rows
         if asked:
             self._store.kept.paths[self.contexts.present] = rows.path
-        leaf = self._store.leaf(self.contexts.present, events)
-        self._arrived = total(self._base(), leaf)
+        self._arrived = self._standing(self.contexts.present, events)
         return self._arrived
 
     def _answer(self, events: list[Event], patience: float) -> Rows | None:
@@ -377,13 +404,8 @@ class ContextMemory:
         leaf = self._store.leaf(left, events)
         self._store.set_root(moved(self.root, part), f"consolidated {PREFIX}{left}")
         self._store.keep(left, moved(leaf, part, -1))
-        self._arrived = total(self._base(), self._store.leaf(self.contexts.present, events))
+        self._arrived = self._standing(self.contexts.present, events)
         tell(events, "consolidated", f"the root took its part of {PREFIX}{left}")
-
-
-def zeros_like(block: Arrays) -> Arrays:
-    """The leaf of a context that has learnt nothing."""
-    return {name: np.zeros_like(array) for name, array in block.items()}
 
 
 def difference(block: Arrays, base: Arrays) -> Arrays:

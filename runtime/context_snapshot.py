@@ -8,9 +8,8 @@ import numpy as np
 
 from edgemem.bank.record import Record
 from edgemem.block import Arrays, BlockSpec
-from edgemem.errors import StateError
 from edgemem.runtime.contexts import NONE, Context, Contexts
-from edgemem.runtime.contract import prefixed, stripped
+from edgemem.runtime.contract import prefixed
 
 COUNTERS = ("present", "rival", "votes", "opened")
 
@@ -35,22 +34,10 @@ def to_counters(contexts: Contexts) -> dict[str, int]:
     return {name: getattr(contexts, name) for name in COUNTERS}
 
 
-def arrived_of(arrays: Arrays, spec: BlockSpec, thing: str) -> Arrays:
-    """The shared arrays of the block that the visit began with, checked.
-
-    Raises:
-        StateError: they do not fit the bundle.
-    """
-    arrived, expected = stripped("arrived", arrays), {array.name: array for array in spec.arrays}
-    for name, array in arrived.items():
-        found = expected.get(name)
-        if found is None or array.shape != found.shape or array.dtype != found.dtype:
-            raise StateError(
-                thing,
-                f"holds an array arrived.{name} that does not fit the bundle",
-                "Delete the state file to start again from the bundle",
-            )
-    return arrived
+def is_part(arrays: Arrays, spec: BlockSpec) -> bool:
+    """Whether these are arrays of a block, some of them."""
+    expected = {array.name: (array.shape, np.dtype(array.dtype)) for array in spec.arrays}
+    return all(expected.get(name) == (a.shape, a.dtype) for name, a in arrays.items())
 
 
 def contexts_of(

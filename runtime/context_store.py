@@ -13,9 +13,9 @@ import numpy as np
 
 from edgemem.bank.record import LEAF, ROOT, Provenance, Record
 from edgemem.bank.written import WrittenBlocks
-from edgemem.block import Array, Arrays, is_finite
+from edgemem.block import Array, Arrays, is_sound
 from edgemem.bundle import Bundle
-from edgemem.errors import InputError, StateError
+from edgemem.errors import StateError
 from edgemem.runtime.contexts import Context
 from edgemem.runtime.result import Event
 from edgemem.state import State
@@ -64,23 +64,26 @@ class ContextStore:
         self.kept.root, self.kept.why_root = root, why
 
     def leaf(self, number: int, events: list[Event]) -> Arrays:
-        """The leaf of a known context; a damaged one is told, and is zero."""
+        """The leaf of a known context; if that is damaged, which is told, its newest sound version,
+        and zero without any."""
         if number in self.kept.leaves:
             return self.kept.leaves[number]
-        name = f"{PREFIX}{number}"
-        try:
-            if self._written is not None:
-                leaf = self._written.read(name)[1]
-                if self._spec.mismatch(leaf) is None and is_finite(leaf):
-                    return leaf
-            events.append(Event("damaged", f"{name} does not fit; it starts afresh"))
-        except (StateError, InputError) as error:
-            events.append(Event("damaged", str(error)))
-        return {array: np.zeros_like(value) for array, value in self.kept.root.items()}
+        found = self._newest(f"{PREFIX}{number}", events)
+        return zeros_like(self.kept.root) if found is None else found[1]
 
     def keep(self, number: int, leaf: Arrays) -> None:
         """Keep a leaf; written with the next commit."""
         self.kept.leaves[number] = leaf
+
+    def mend(self, events: list[Event]) -> None:
+        """Before a commit: a root and leaves that are not sound start afresh."""
+        if not self._is_sound(self.kept.root):
+            events.append(Event("damaged", "the root is no sound block; it starts afresh"))
+            self.set_root(self._bundle.generic, "the root was not sound")
+        for number, leaf in self.kept.leaves.items():
+            if not self._is_sound(leaf):
+                events.append(Event("damaged", f"{PREFIX}{number} is not sound; it starts afresh"))
+                self.keep(number, zeros_like(self.kept.root))
 
     def clear(self, cleared: Callable[[Arrays], Arrays]) -> None:
         """Replace root and leaves by what `cleared` makes of them; written with the next commit."""
@@ -165,12 +168,15 @@ class ContextStore:
         """What the state holds; take it by setting `kept`.
 
         Raises:
-            StateError: the root does not fit the bundle.
+            StateError: the file cannot be read.
         """
         assert self._written is not None, "there is a state to load from"
         listing = self._written.listing()
         events = [Event("damaged", str(error)) for error in listing.damage]
-        root = self._bundle.generic if self.version(None) == 0 else self._read_root(events)
+        root, why = self._bundle.generic, ""
+        if self.version(None) != 0:
+            place, root = self._newest(ROOT_ID, events) or (1, root)
+            why = "the root was damaged" if place else ""
         records = {
             _number(record.id): record
             for record in listing.records
@@ -178,36 +184,47 @@ class ContextStore:
         }
         records = dict(sorted(records.items()))
         paths = {number: _rows(record.path) for number, record in records.items()}
-        return Loaded(Kept(root, paths), records, events)
+        return Loaded(Kept(root, paths, why_root=why), records, events)
 
     def _is_unsettled(self, number: int) -> bool:
         """Whether it is unknown on which shipped rows a leaf is to stand: they never arrived."""
         return self._bundle.bank is not None and number not in self.kept.paths
 
-    def _read_root(self, events: list[Event]) -> Arrays:
-        """The root; if it is damaged, its newest intact version, written again."""
-        assert self._written is not None and self._state is not None
-        try:
-            root = self._written.read(ROOT_ID)[1]
-        except StateError as error:
-            events.append(Event("damaged", str(error)))
-            try:
-                self._written.rollback(ROOT_ID)
-                root = self._written.read(ROOT_ID)[1]
-            except (StateError, InputError):
-                return self._bundle.generic
-        if self._spec.mismatch(root) is not None or not is_finite(root):
-            raise StateError(
-                str(self._state.path), "holds a root that does not fit the bundle",
-                "Delete the state file to start again from the bundle",
-            )  # fmt: skip
-        return root
+    def _is_sound(self, arrays: Arrays) -> bool:
+        """Whether root or leaf may be committed, and taken up again."""
+        return self._spec.mismatch(arrays) is None and is_sound(arrays)
+
+    def _newest(self, name: str, events: list[Event]) -> tuple[int, Arrays] | None:
+        """The newest sound version of root or leaf, and its place among all (0: the current one);
+        None without any. What is not current is told."""
+        found = None
+        if self._written is not None:
+            versions = self._written.intact(name)
+            found = next((v for v in versions if self._is_sound(v[1])), None)
+        if found is None:
+            events.append(Event("damaged", f"block {name!r}: is damaged; it starts afresh"))
+        elif found[0]:
+            events.append(
+                Event("damaged", f"block {name!r}: is damaged; an earlier version is taken")
+            )
+        return found
 
     def _put(
         self, name: str, arrays: Arrays, path: str, key: Array, count: int, about: Provenance
     ) -> None:
-        assert self._written is not None
+        assert self._written is not None and self._state is not None
+        if not self._is_sound(arrays):
+            raise StateError(
+                f"{self._state.path}: block {name!r}",
+                "was not written: it would not fit the bundle when it is read",
+                "The last commit is still there: runtime.rollback() goes back to it",
+            )
         self._written.put(name, arrays, path=path, key=key, count=count, provenance=about)
+
+
+def zeros_like(block: Arrays) -> Arrays:
+    """The leaf of a context that has learnt nothing."""
+    return {name: np.zeros_like(array) for name, array in block.items()}
 
 
 def _number(name: str) -> int:

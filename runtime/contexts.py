@@ -23,6 +23,7 @@ DWELL = 2  # batches in a row that must prefer a context before it takes over fr
 MEMORY = 100  # batches over which the mean key of a context averages
 YOUNG = 16  # batches in which a context changes most
 NONE = -1
+FAR = 1e12  # further away than this nothing is told apart, and squares stay in float32
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,15 @@ class SourceKeys:
     entropy_deviation: float = 0.0
 
     def normal(self, key: Key) -> Key:
-        """A key in coordinates in which the distance is that of the policy."""
-        found: Key = self.whitening @ (key - self.mean)
-        return found
+        """A finite key in coordinates in which the distance is that of the policy, at most `FAR`
+        from the source's mean."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            found: Key = self.whitening @ (key - self.mean)
+        if np.abs(found).max(initial=0.0) <= FAR / max(1, len(found)):
+            return found
+        exact = self.whitening.astype(np.float64) @ (key.astype(np.float64) - self.mean)
+        length = float(np.linalg.norm(exact))
+        return (exact * min(1.0, FAR / length)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

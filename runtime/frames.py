@@ -10,6 +10,8 @@ from edgemem.errors import InputError
 from edgemem.manifest import FrameSpec
 from edgemem.runtime.result import Event
 
+# Beyond it the squares that every norm sums leave float32, and what comes of them is no number.
+LARGEST = 1e15
 OUTSIDE, NARROW = 0.1, 50.0  # share of values far outside; part of the source's width
 
 
@@ -17,12 +19,17 @@ def checked(frames: Array, spec: FrameSpec) -> NDArray[np.float32]:
     """Frames as the graphs take them: [n, *shape] float32, finite. One frame may come bare.
 
     Raises:
-        InputError: wrong type, shape or dtype, no frames, or NaN or infinite values.
+        InputError: wrong type, shape or dtype, a mask, no frames, NaN, infinite values, or values
+            beyond 1e15.
     """
     if not isinstance(frames, np.ndarray):
         raise InputError(
             "frames", f"are a {type(frames).__name__}, not a numpy array", "Pass a numpy array"
         )
+    if isinstance(frames, np.ma.MaskedArray):
+        # Every check passes over what a mask hides; the graphs would not.
+        raise InputError("frames", "are masked", "Pass frames.filled(0), or leave those frames out")
+    frames = np.asarray(frames)  # a subclass may compute in its own way
     if frames.shape == spec.shape:
         frames = frames[None]
     if frames.shape[1:] != spec.shape:
@@ -42,19 +49,25 @@ def checked(frames: Array, spec: FrameSpec) -> NDArray[np.float32]:
             f"Pass uint8 (divided by {spec.uint8_scale:g} here) or float32 in the model's range",
         )
     if len(bad := bad_frames(frames)):
+        finite = bool(np.isfinite(frames[bad[0]]).all())
+        what = f"values beyond {LARGEST:g}" if finite else "NaN or infinite values"
         raise InputError(
             "frames",
-            f"hold NaN or infinite values ({len(bad)} of {len(frames)}, first frame {bad[0]})",
+            f"hold {what} ({len(bad)} of {len(frames)}, first frame {bad[0]})",
             "Drop those frames",
         )
     return frames
 
 
 def bad_frames(frames: Array) -> NDArray[np.int64]:
-    """Places of frames [n, ...] that hold NaN or infinite values."""
+    """Places of frames [n, ...] that hold NaN, infinite values, or values beyond 1e15."""
     if frames.dtype.kind != "f":
         return np.zeros(0, np.int64)
-    return np.flatnonzero(~np.isfinite(frames).reshape(len(frames), -1).all(1))
+    rows = frames.reshape(len(frames), -1)
+    # NaN is neither above nor below anything.
+    # float16 has no number as large as that.
+    most, least = (edge.astype(np.float64) for edge in (rows.max(1), rows.min(1)))
+    return np.flatnonzero(~((most <= LARGEST) & (least >= -LARGEST)))
 
 
 class RangeWatch:

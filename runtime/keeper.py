@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from edgemem.state import State
 
 log = logging.getLogger(__name__)
+GO_ON = (
+    "Mend that, such as by making room, and close it again; "
+    "or give up what is not committed: runtime.rollback(), then close it"
+)
 
 
 class Keeper:
@@ -70,12 +74,20 @@ class Keeper:
                 self._settle_rows()
             self.commit("flush")
 
-    def commit(self, why: str, cleared: Callable[[Arrays], Arrays] | None = None) -> None:
+    def commit(
+        self,
+        why: str,
+        cleared: Callable[[Arrays], Arrays] | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
         """Write everything to the state file, if there is one. cleared: takes out of what is
-        written there what shall be forgotten."""
+        written there what shall be forgotten. alone: delete all earlier snapshots."""
         if self._commits is not None:
-            contexts, more = self._contexts.get(), self.teacher.arrays()
-            self._commits.write(contexts, self.notices, why, more, cleared)
+            contexts = self._contexts.get()
+            self._commits.write(
+                contexts, self.notices, why, self.teacher.arrays, cleared, alone=alone
+            )
             self.changed = False
 
     def commit_if_due(self, events: list[Event]) -> None:
@@ -88,10 +100,15 @@ class Keeper:
         if why is None:
             return
         try:
-            self._commits.write(contexts, events, why, self.teacher.arrays(), between=True)
+            self._commits.write(contexts, events, why, self.teacher.arrays, between=True)
         except StateError as error:  # predictions must not be lost with it
             self._commits.put_off()
             events.append(Event("unwritten", str(error)))
+
+    def drop_frames(self) -> None:
+        """Commit without recent frames, and leave none in the file; raises StateError."""
+        self.commit("frames are not kept", alone=True)
+        self.scrub()
 
     def scrub(self) -> None:
         """Take what was cleared out of the log of the state file, too; raises StateError."""
@@ -99,14 +116,21 @@ class Keeper:
             self._commits.scrub()
 
     def close(self) -> None:
-        """Flush what changed and close."""
+        """Flush what changed and close. What cannot be committed keeps it open; raises as
+        `Runtime.close`."""
         if self.closed:
             return
         try:
             if self.changed or (self._behind is not None and self._behind.busy):
+                self.changed = True
                 self.flush()
+        except StateError as error:
+            raise StateError(
+                error.thing, f"{error.reason}; the runtime stays open", GO_ON
+            ) from error
         finally:
-            self._release(wait=True)
+            if not self.changed:  # else it is still to be committed
+                self._release(wait=True)
 
     def lose(self) -> None:
         """Nobody has the runtime any more, or the interpreter ends: commit and close.
@@ -132,9 +156,9 @@ class Keeper:
             self._learner.take(contexts.settle(self.notices))
 
     def _release(self, *, wait: bool) -> None:
-        self.closed = True
         if self._behind is not None:
             self._behind.close(wait=wait)
         self._contexts.close(wait=wait)
         if self._state is not None:
             self._state.close()
+        self.closed = True  # last: what an interrupt cuts short is ended by the next call

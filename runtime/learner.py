@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.block import Arrays
+from edgemem.block import Arrays, is_finite, is_sound
 from edgemem.bundle import Bundle
 from edgemem.runtime.contract import stripped
 from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.opinion import blended
 from edgemem.runtime.policy import Verdict, judge
 from edgemem.runtime.result import Event
+from edgemem.runtime.settings import HyperParameters
 from edgemem.runtime.snapshots import shared
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Logits = NDArray[np.float32]
 COUNTERS = ("frames", "steps", "updates", "unreliable", "skipped", "restored")
 UNRELIABLE = Event("unreliable", "no frame of the batch was reliable enough to learn from")
 SKIPPED = Event("skipped", "the step gave non-finite values; the block stays as it was")
+UNSOUND = "the block held what cannot be committed; the last good one is back"
 FROZEN = Event("frozen", "the block gives non-finite logits; the frozen model answered")
 
 
@@ -37,7 +39,7 @@ class Learner:
     place has them, too.
     """
 
-    def __init__(self, bundle: Bundle, graphs: Graphs, hyper_parameters: dict[str, float]) -> None:
+    def __init__(self, bundle: Bundle, graphs: Graphs, hyper_parameters: HyperParameters) -> None:
         self._bundle, self._graphs = bundle, graphs
         self.carries: tuple[str, ...] = ()
         self.hyper_parameters = hyper_parameters
@@ -90,6 +92,17 @@ class Learner:
     def go_on(self, block: Arrays, good: Arrays, slots: Arrays) -> None:
         """Go on from what a commit held."""
         self.block, self.good, self.slots = block, good, slots
+
+    def mend(self, events: list[Event]) -> None:
+        """Before a commit: what is no sound block, or no sound slots, gives way to what is."""
+        manifest = self._bundle.manifest
+        if not is_sound(self.good):
+            self.good = self.block if is_sound(self.block) else self._bundle.generic
+        if not is_sound(self.block):
+            self.take(self.good)
+            self._count("restored", Event("restored", UNSOUND), events)
+        if not is_finite(self.slots):
+            self.slots = manifest.slots.zero()
 
     def step(self, window: Frames) -> Arrays:
         """Outputs of one step on a full batch; nothing changes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
@@ -18,7 +19,7 @@ from edgemem.runtime.adaptation import Adaptation
 from edgemem.runtime.backends.protocol import Backend
 from edgemem.runtime.class_table import ClassInfo, Label, own_classes
 from edgemem.runtime.commits import Commits
-from edgemem.runtime.continuing import Continuing
+from edgemem.runtime.continuing import Continuing, Found
 from edgemem.runtime.frames import RangeWatch, checked
 from edgemem.runtime.graphs import Graphs, Logits
 from edgemem.runtime.guard import Guard
@@ -28,10 +29,11 @@ from edgemem.runtime.labels import Labels
 from edgemem.runtime.learner import Learner
 from edgemem.runtime.lookout import Lookout
 from edgemem.runtime.ownership import Owned, in_turn
-from edgemem.runtime.result import Event, Result, make_result
+from edgemem.runtime.result import Event, Result, make_result, tell
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.schedule import Schedule, When
-from edgemem.runtime.settings import known_parameters
+from edgemem.runtime.settings import HyperParameters
+from edgemem.runtime.snapshots import holds_frames
 from edgemem.runtime.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Runtime(Owned):
         adapt: bool = True,
         adapt_when: When = 1,
         contexts: bool = True,
+        keep_frames: bool = True,
         hyper_parameters: Mapping[str, float] | None = None,
         plan: Plan | None = None,
         background: Backend | None = None,
@@ -75,7 +78,7 @@ class Runtime(Owned):
         self.bundle, self._state = bundle, state
         self.plan, self.engine = plan, engine
         manifest, self._adapting = bundle.manifest, adapt
-        parameters = known_parameters(manifest, hyper_parameters or {})
+        parameters = HyperParameters(manifest, hyper_parameters or {})
         step = "adapt" if plan is None else plan.graph
         self._graphs = Graphs(bundle, backend, step, background)
         self._learner = Learner(bundle, self._graphs, parameters)
@@ -92,7 +95,9 @@ class Runtime(Owned):
         self._known = KnownContexts(bundle, state, follows)
         self._commits = None
         if state is not None:
-            self._commits = Commits(state, manifest, self._learner, self._ring, self._guard)
+            self._commits = Commits(
+                state, manifest, self._learner, self._ring, self._guard, keep_frames=keep_frames
+            )
         self._adaptation = Adaptation(
             self._graphs, self._learner, self._guard, self._ring, Schedule(adapt_when),
             self._commits, self._behind, self._known.get,
@@ -109,16 +114,19 @@ class Runtime(Owned):
         self._keeper.notices = [] if engine is None else engine.events()
         if state is not None or manifest.levels:  # to go on from, or that might be damaged
             try:
-                snapshot = state.read() if state is not None else None
-                self._keeper.notices += self._continuing.go_on(snapshot, self._known.open())
+                found = self._continuing.find(state)
+                self._keeper.notices += self._continuing.go_on(found, self._known.open())
+                if state is not None and not keep_frames and holds_frames(state.snapshots()):
+                    self._ring.clear()
+                    self._keeper.drop_frames()
             except BaseException:
                 self._known.close()
                 raise
         weakref.finalize(self, self._keeper.lose)
 
     @property
-    def hyper_parameters(self) -> dict[str, float]:
-        """Scalars by name; change the values at will."""
+    def hyper_parameters(self) -> HyperParameters:
+        """Scalars by name; change the values at will, to finite ones."""
         return self._learner.hyper_parameters
 
     @property
@@ -141,7 +149,7 @@ class Runtime(Owned):
         events = self._range.look(x)
         if frozen:
             logits = [self._graphs.frozen(chunk) for chunk in self._chunks(x)]
-            return make_result(np.concatenate(logits), GENERIC, events, self._known.drift)
+            return self._result(logits, events, GENERIC)
         recent, logits = self._ring.last(self._ring.count), []
         for chunk in self._chunks(x):
             recent = np.concatenate([recent, chunk])[-self._ring.size :]
@@ -226,8 +234,9 @@ class Runtime(Owned):
 
         The class is gone then, unless it is one of the model's own. Whatever in the state file
         still held its prototype is deleted, earlier versions of blocks and commits included, and
-        overwritten. What a step learnt from its frames in scales and shifts stays.
-        What the disk itself, a backup or an export keeps is out of reach.
+        overwritten. So are all recent frames, in the file and in memory, for any may show it: as
+        after a new start, the next batch begins without any. What a step learnt from its frames in
+        scales and shifts stays. What the disk itself, a backup or an export keeps is out of reach.
 
         Args:
             name: of the class, or its number.
@@ -241,6 +250,7 @@ class Runtime(Owned):
         self._require_open()
         self._settle()
         self._teacher.forget(name, self._contexts)
+        self._lookout.reset()
         self._keeper.scrub()
 
     @in_turn
@@ -268,7 +278,8 @@ class Runtime(Owned):
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:
         """Take an earlier block.
 
-        "commit": as last written to the state file (or as at opening, without one).
+        "commit": as last written to the state file (or as at opening, without one). What was not
+        committed is given up: nothing is left that `close` would have to write.
         "source": as exported. "zero": nothing learnt, warm-up included; the frozen weights with
         the bundle's own statistics. The optimiser starts afresh, except at "commit". Classes that
         were taught go back with the block.
@@ -276,22 +287,20 @@ class Runtime(Owned):
         self._require_open()
         if to not in ("commit", "source", "zero"):
             raise InputError(f"rollback target {to!r}", "is unknown", "Use commit, source or zero")
-        snapshot = self._state.read() if to == "commit" and self._state is not None else None
-        if snapshot is not None:
-            self._continuing.check(snapshot)
+        found = self._continuing.find(self._state) if to == "commit" else Found()
         if self._behind is not None:
             self._behind.drop()  # what it learnt is rolled back, too
         self._lookout.drop()
         start = self._graphs.zero if to == "zero" else self.bundle.generic
         if to == "commit" and self._state is not None:
-            self._keeper.notices += self._continuing.take_blocks(snapshot, self._contexts)
+            self._keeper.notices += self._continuing.take_blocks(found, self._contexts)
         else:
             self._teacher.table = own_classes(self.bundle.manifest)
             self._learner.take(start)
             if self._contexts is not None:
                 self._contexts.reset(start)
             self._guard.reset()
-        self._keeper.changed = True
+        self._keeper.changed = to != "commit"  # else the file has it already
 
     @in_turn
     def flush(self) -> None:
@@ -310,7 +319,9 @@ class Runtime(Owned):
         """Flush what changed and close. Safe to call twice; in a fork it does nothing.
 
         Raises:
-            StateError: the disk refuses; the last commit is still there.
+            StateError: the disk refuses; the last commit is still there. The runtime stays open
+                then, and so does its state file: call this again once there is space, and all is
+                committed. `rollback()` gives up what is not committed, so that it can be closed.
         """
         if not self._turn.forked:
             with self._turn:
@@ -338,8 +349,15 @@ class Runtime(Owned):
         block, beside = self._lookout.chosen(self._learner.block, n)
         return self._learner.answer(recent[-beside:], n, events, block)
 
-    def _result(self, logits: list[Logits], events: list[Event]) -> Result:
-        return make_result(np.concatenate(logits), self._known.name, events, self._known.drift)
+    def _result(
+        self, logits: list[Logits], events: list[Event], context: str | None = None
+    ) -> Result:
+        """context: whose block answered; None = the present one's."""
+        found = np.concatenate(logits)
+        if wrong := len(found) - int(np.isfinite(found).all(1).sum()):
+            text = f"{wrong} of {len(found)} answers are no numbers, not even the frozen model's"
+            tell(events, "overflow", text, logging.WARNING)
+        return make_result(found, context or self._known.name, events, self._known.drift)
 
     @property
     def bytes_written(self) -> int:

@@ -1,4 +1,4 @@
-"""Peak memory of this process."""
+"""Memory of this process."""
 
 from __future__ import annotations
 
@@ -20,3 +20,14 @@ def peak_rss_mb() -> float:
         return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def give_back_freed() -> None:
+    """Hand freed memory back to the system, where the C library (glibc) keeps it unless asked."""
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -6,6 +6,7 @@ import re
 
 from edgemem.errors import InputError
 from edgemem.manifest import Manifest, Plan
+from edgemem.printable import shown
 
 UNITS = {
     "": 1,
@@ -16,7 +17,8 @@ UNITS = {
     "mib": 1 << 20,
     "gib": 1 << 30,
 }
-SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*")
+LARGEST = 1 << 60  # bytes; more is no memory of anything
+SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*")
 
 
 def choose_plan(manifest: Manifest, budget: int | str | None) -> Plan | None:
@@ -35,16 +37,24 @@ def choose_plan(manifest: Manifest, budget: int | str | None) -> Plan | None:
         return min(fitting, key=lambda plan: plan.milliseconds)
     least = min(plan.bytes for plan in manifest.plans)
     raise InputError(
-        f"memory_budget={budget!r}",
+        f"memory_budget={shown(budget)}",
         f"is less than the {least / 1e6:.0f} MB of the leanest plan of {manifest.name!r}",
         "Allow more, open with adapt=False, or export with a smaller batch",
     )
 
 
 def _bytes(budget: int | str) -> int:
-    match = SIZE.fullmatch(str(budget).lower())
-    if match is None or match[2] not in UNITS or not float(match[1]) > 0:
+    match = None if isinstance(budget, bool) else SIZE.fullmatch(_text(budget))
+    size = float(match[1]) * UNITS.get(match[2], 0) if match else 0.0
+    if not 0 < size <= LARGEST:
         raise InputError(
-            f"memory_budget={budget!r}", "is no size", 'Pass bytes, or text such as "128MB"'
+            f"memory_budget={shown(budget)}", "is no size", 'Pass bytes, or text such as "128MB"'
         )
-    return int(float(match[1]) * UNITS[match[2]])
+    return int(size)
+
+
+def _text(budget: int | str) -> str:
+    try:
+        return str(budget).lower()
+    except ValueError:  # a whole number of more digits than Python writes
+        return ""

@@ -6,7 +6,7 @@ from enum import Enum
 
 import numpy as np
 
-from edgemem.block import Arrays, is_finite
+from edgemem.block import Arrays, is_finite, is_sound
 from edgemem.runtime.contract import stripped
 
 
@@ -27,7 +27,8 @@ def judge(outputs: Arrays) -> Verdict:
     """
     if not np.isfinite(outputs["logits"]).all() or not np.isfinite(outputs["stat.loss"]):
         return Verdict.RESTORE
-    if not is_finite(stripped("next", outputs)):
+    following = stripped("next", outputs)
+    if not is_finite(following) or not is_sound(stripped("block", following)):
         return Verdict.SKIP
     if not outputs["stat.updated"]:
         return Verdict.UNRELIABLE

@@ -111,10 +111,12 @@ def replay(
         progress: called after each chunk with frames done and the error so far.
 
     Raises:
-        InputError: the stream does not fit the bundle.
+        InputError: the stream or its labels do not fit the bundle.
     """
     if chunk < 1:
         raise InputError(f"{chunk} frames per call", "is not possible", "Use 1 or more")
+    stream.require_shape(runtime.bundle.manifest.frames)
+    stream.require_labels(runtime.bundle.manifest.classes)
     labels, record, wrong = stream.labels, _Record(stream.frames, frozen), 0
     before = runtime.bytes_written
     for start, frames in stream.chunks(chunk):
@@ -165,9 +167,8 @@ def _report(stream: Stream, record: _Record, first: int) -> Report:
 def _per_context(
     contexts: NDArray[np.str_] | None, wrong: Wrong | None, frozen_wrong: Wrong | None
 ) -> dict[str, dict[str, float | int | None]]:
-    names = [] if contexts is None else list(dict.fromkeys(contexts.tolist()))
     found: dict[str, dict[str, float | int | None]] = {}
-    for name in names:
+    for name in [] if contexts is None else dict.fromkeys(contexts.tolist()):
         chosen = contexts == name
         found[name] = {
             "frames": int(chosen.sum()),

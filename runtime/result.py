@@ -24,12 +24,14 @@ class Event:
     "frozen" (the frozen model answers instead, or has half of the answer and more), "recovered" (a
     block is trusted again), "still"
     (frames without any difference), "context" (another context began), "damaged" (a
-    written block or a shipped row could not be read; it counts as zero), "reading" (shipped rows
+    commit, a written block or a shipped row could not be read, or does not fit: an earlier one is
+    taken, and without any it counts as zero), "reading" (shipped rows
     are not there yet; the generic block predicts), "consolidated" (the root took its part of what a
     context learnt), "refused" (it did not, for another context would suffer), "evicted" (a written
     block had to make room), "unwritten" (the disk refused a commit; what was learnt stays in memory),
     "fallback" (an engine that was preferred fails; another one runs), "range" (frames are of another
-    scale than source frames were; told once).
+    scale than source frames were; told once), "overflow" (an answer holds values that are no
+    numbers, whichever model gives it; its label means nothing).
     """
 
     kind: str

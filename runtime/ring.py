@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +38,18 @@ class Ring:
         waiting = self.pending + len(frames)
         self.pending = waiting % self.size
         return waiting == self.size
+
+    def clear(self) -> Callable[[], None]:
+        """Forget all frames; what takes that back."""
+        rows, place, count, pending = self._rows.copy(), self._next, self.count, self.pending
+        self._rows[:] = 0
+        self.count = self.pending = 0
+
+        def take_back() -> None:
+            self._rows[:] = rows
+            self._next, self.count, self.pending = place, count, pending
+
+        return take_back
 
     def last(self, n: int) -> Frames:
         """The n most recent frames, oldest first, as a view."""

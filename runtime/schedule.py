@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 
 from edgemem.errors import InputError
+from edgemem.printable import shown
 
 When = int | str
 MINUTE = 60.0  # seconds
-BUDGET = re.compile(r"(\d+(?:\.\d+)?)s/min")
+BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?)s/min")
 
 
 class Schedule:
@@ -49,12 +50,16 @@ class Schedule:
 
 def _seconds_per_minute(when: When) -> float:
     """Of a budget; zero for the other rules."""
-    if when == "drift" or (isinstance(when, int) and when >= 1):
+    if isinstance(when, int) and not isinstance(when, bool) and when >= 1:
+        return 0.0
+    if isinstance(when, str) and when == "drift":
         return 0.0
     found = BUDGET.fullmatch(when) if isinstance(when, str) else None
     seconds = 0.0 if found is None else float(found[1])
     if not 0 < seconds <= MINUTE:
         raise InputError(
-            f"adapt_when={when!r}", "is unknown", 'Pass 1 or more, "drift", or such as "2s/min"'
+            f"adapt_when={shown(when)}",
+            "is unknown",
+            'Pass 1 or more, "drift", or such as "2s/min"',
         )
     return seconds

@@ -126,7 +126,10 @@ class SecondOpinion:
         if not self._may_be or not is_near(self._seen, source, size, before):
             return False
         if self._seen.asked < CLEAR_UP or self._looks % ASK_EVERY == 1:
-            self._seen = self._seen.with_answers(self._graphs.frozen(window))
+            answers = self._graphs.frozen(window)
+            if not is_finite({"": answers}):
+                return False
+            self._seen = self._seen.with_answers(answers)
         return is_as_certain(self._seen, source, before)
 
     def on(self, window: Frames, key: Array | None, own: Logits, events: list[Event]) -> Logits:

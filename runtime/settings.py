@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
+import math
+from collections.abc import Iterator, Mapping, MutableMapping
 
 from edgemem.errors import InputError
 from edgemem.manifest import Manifest
+from edgemem.printable import shown
+
+LARGEST = 3.4e38  # about the largest number of single precision
 
 
 def read_parameters(manifest: Manifest, read: str | None) -> dict[str, float]:
@@ -20,30 +22,70 @@ def read_parameters(manifest: Manifest, read: str | None) -> dict[str, float]:
         return {}
     if manifest.teaching is None:
         raise InputError(
-            f"read={read!r}",
+            f"read={shown(read)}",
             f"is not possible: bundle {manifest.name!r} learns no classes",
             "Export it again with --max-classes",
         )
-    if read not in manifest.teaching.reads:
+    if not isinstance(read, str) or read not in manifest.teaching.reads:
         known = ", ".join(manifest.teaching.reads)
-        raise InputError(f"read={read!r}", "is unknown to this bundle", f"Use one of {known}")
+        raise InputError(f"read={shown(read)}", "is unknown to this bundle", f"Use one of {known}")
     return manifest.teaching.reads[read]
 
 
-def known_parameters(manifest: Manifest, chosen: Mapping[str, float]) -> dict[str, float]:
-    """The bundle's defaults, with the chosen values in their place.
+class HyperParameters(MutableMapping[str, float]):
+    """The scalars of a bundle by name: values can be changed, names cannot.
+
+    Args:
+        chosen: values in place of the bundle's defaults.
 
     Raises:
-        InputError: a name that the bundle does not have, or a value that is not finite.
+        InputError: here and on setting, a name that the bundle does not have, or a value that is no
+            finite number in single precision; on deleting, always.
     """
-    known = {name: value.default for name, value in manifest.hyper_parameters.items()}
-    for name, value in chosen.items():
-        if name not in known:
+
+    def __init__(self, manifest: Manifest, chosen: Mapping[str, float]) -> None:
+        self._values = {name: value.default for name, value in manifest.hyper_parameters.items()}
+        if not isinstance(chosen, Mapping):
             raise InputError(
-                f"hyper-parameter {name!r}",
-                "is unknown to this bundle",
-                f"It has {', '.join(sorted(known)) or 'none'}",
+                f"hyper_parameters={shown(chosen)}", "are no dict", 'Pass such as {"alpha": 0.5}'
             )
-        if not np.isfinite(value):
-            raise InputError(f"hyper-parameter {name!r}", f"is {value}", "Pass a finite number")
-    return known | {name: float(value) for name, value in chosen.items()}
+        self.update(chosen)
+
+    def __getitem__(self, name: str) -> float:
+        return self._values[name]
+
+    def __setitem__(self, name: str, value: float) -> None:
+        if name not in self._values:
+            raise InputError(
+                f"hyper-parameter {shown(name)}",
+                "is unknown to this bundle",
+                f"It has {', '.join(sorted(self._values)) or 'none'}",
+            )
+        self._values[name] = finite_number(f"hyper-parameter {name!r}", value)
+
+    def __delitem__(self, name: str) -> None:
+        raise InputError(f"hyper-parameter {shown(name)}", "cannot go", "Set it to 0")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+
+def finite_number(thing: str, value: object) -> float:
+    """A number that stays finite in single precision, as graphs take it.
+
+    Raises:
+        InputError: anything else.
+    """
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= LARGEST or isinstance(value, str):
+        raise InputError(thing, f"is {shown(value)}", "Pass a finite number")
+    return number

@@ -18,7 +18,7 @@ def source_keys(bundle: Bundle) -> SourceKeys:
     assert manifest.source is not None
     thing = f"{bundle.path.name}/{manifest.source}"
     remedy = "Export the bundle again"
-    found = unpack((bundle.path / manifest.source).read_bytes(), thing, BundleError, remedy)
+    found = unpack(bundle.read(manifest.source), thing, BundleError, remedy)
     size = manifest.key
     numbers = ("novelty", "entropy", "entropy_deviation")
     shapes = {"mean": (size,), "whitening": (size, size), **dict.fromkeys(numbers, ())}

@@ -94,7 +94,8 @@ class Teacher:
         return logits, Event("learnt", self._told(lesson))
 
     def forget(self, label: Label, contexts: ContextMemory | None) -> None:
-        """Forget what was taught of a class, everywhere, and commit that.
+        """Forget what was taught of a class, everywhere, and commit that. Nobody knows which of the
+        recent frames show it, so all of them go.
 
         Raises:
             InputError: see `Runtime.forget_class`.
@@ -111,7 +112,8 @@ class Teacher:
             if contexts is not None:
                 contexts.forget_rows(cleared)
             self.table = table
-            self._commit("forgot a class", cleared)
+            with self._without_frames():
+                self._commit("forgot a class", cleared)
 
     def rename(self, label: Label, name: str, contexts: ContextMemory | None) -> None:
         """Give a class another name, and commit that.
@@ -139,6 +141,16 @@ class Teacher:
             learner.block, learner.good, self.table = block, good, table
             if take_back is not None:
                 take_back()
+            raise
+
+    @contextmanager
+    def _without_frames(self) -> Iterator[None]:
+        """Empty the ring, unless what follows fails."""
+        take_back = self._ring.clear()
+        try:
+            yield
+        except BaseException:
+            take_back()
             raise
 
     def _require_teaching(self) -> Teaching:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgemem.block import Arrays, is_finite
+from edgemem.block import Arrays, is_finite, is_sound
 from edgemem.errors import InputError
 from edgemem.runtime.class_table import ClassTable
 from edgemem.runtime.contract import stripped
@@ -47,7 +47,7 @@ def teach(lesson: Lesson, graphs: Graphs, learner: Learner, ring: Ring) -> tuple
         labels[-len(group) :] = [lesson.numbers[place] for place in group]
         outputs = graphs.learn(window, labels, block, learner.hyper_parameters)
         found, block = outputs["logits"][: len(window)], stripped("next.block", outputs)
-        sound = is_finite({"": found, "loss": outputs["stat.loss"]}) and is_finite(block)
+        sound = is_finite({"": found, "loss": outputs["stat.loss"]}) and is_sound(block)
         if not sound or not outputs["stat.updated"]:
             raise InputError(
                 "frames",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
+from edgemem.printable import shown
 from edgemem.runtime.backends.choice import Settings, choose
 from edgemem.runtime.backends.protocol import Backend
 from edgemem.runtime.frames import checked
@@ -38,6 +39,8 @@ EVERY = (3, 10)  # batches, of which the step runs on one
 GAIN = 0.002  # least gain in error for which a value is changed
 TOLERANCE = 0.003  # most that a rarer step may lose; frames without a shift: two deviations more
 CLEAN = "clean"
+MOST_BYTES = 1 << 30  # of source frames in memory
+MOST_FRAMES = 1 << 16  # of every shift
 Note = Callable[[str], None]
 
 
@@ -84,14 +87,16 @@ class SourceFrames:
 
         Raises:
             InputError: no labels, labels that the bundle has no class for, frames that do not fit,
-                or fewer than two batches.
+                fewer than two batches, or more than memory should hold.
         """
         stream, manifest = Stream(path), bundle.manifest
         if stream.labels is None:
             raise InputError(str(path), "has no labels", "Save the classes as y beside x")
-        if stream.labels.min() < 0 or stream.labels.max() >= len(manifest.labels):
-            reason = f"has labels beyond the bundle's {len(manifest.labels)} classes"
-            raise InputError(str(path), reason, "Use frames of the classes it was trained on")
+        stream.require_labels(len(manifest.labels))
+        stream.require_shape(manifest.frames)
+        if (size := stream.frames * math.prod(stream.shape) * 4) > MOST_BYTES:
+            reason = f"takes {size:,} bytes, and {MOST_BYTES:,} are allowed"
+            raise InputError(str(path), reason, "Use some hundred frames of every class")
         if stream.frames < 2 * manifest.frames.batch:
             reason = f"has {stream.frames} frames, fewer than two batches"
             raise InputError(str(path), reason, "Use some hundred source frames")
@@ -147,8 +152,13 @@ def tune(
         frames: of every shift, in each order of labels. note: called after every trial.
 
     Raises:
-        InputError: the bundle does not adapt.
+        InputError: the bundle does not adapt, or a number that makes no sense.
     """
+    if not 1 <= frames <= MOST_FRAMES:
+        thing = f"{shown(frames)} frames of every shift"
+        raise InputError(thing, "are not possible", f"Use 1 to {MOST_FRAMES}")
+    if seed < 0:
+        raise InputError(f"seed {shown(seed)}", "is negative", "Use 0 or more")
     if "adapt" not in bundle.manifest.graphs:
         raise InputError(bundle.manifest.name, "does not adapt", "Export it with a step")
 

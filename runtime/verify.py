@@ -8,21 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from edgemem.block import Array, unpack
+from edgemem.block import Array
 from edgemem.bundle import open_bundle
 from edgemem.errors import BundleError
-from edgemem.manifest import CLOSED, NPU, REMEDY
-from edgemem.reference import reference_frames
+from edgemem.manifest import CLOSED, NPU
+from edgemem.reference import read_reference, reference_frames
 from edgemem.runtime.backends.choice import Settings, choose
 from edgemem.runtime.contract import stripped
 from edgemem.runtime.graphs import Graphs
-from edgemem.runtime.settings import known_parameters
+from edgemem.runtime.settings import HyperParameters
 
-TOLERANCE = 1e-4
 # Of NPUs, which compute in half precision: it loses small probabilities of neighbouring frames.
 HALF_TOLERANCE = 0.1
-MAX_SEED = 1 << 32
-ONE = ("seed", "tolerance")  # arrays of one number
 
 
 @dataclass(frozen=True)
@@ -58,33 +55,20 @@ def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verifi
     bundle = open_bundle(path)
     manifest = bundle.manifest
     thing = f"{bundle.path.name}/{manifest.reference}"
-    content = (bundle.path / manifest.reference).read_bytes()
-    expected = unpack(content, thing, BundleError, REMEDY)
-    names = {"seed", "frozen.logits", "adapt.logits", "adapted.logits"}
-    if not names <= set(expected):
-        raise BundleError(thing, f"lacks {sorted(names - set(expected))}", REMEDY)
-    scalars = {n: v for n, v in expected.items() if n in ONE or n.startswith("hp.")}
-    if wrong := [n for n, v in scalars.items() if v.size != 1 or not np.isfinite(v).all()]:
-        raise BundleError(thing, f"array {wrong[0]!r} is not one finite number", REMEDY)
-    chosen = {n[3:]: float(v.item()) for n, v in scalars.items() if n not in ONE}
-    seed = int(expected["seed"].item())
-    if not 0 <= seed < MAX_SEED:
-        raise BundleError(thing, f"has the seed {seed}, not 0 to {MAX_SEED - 1}", REMEDY)
-    frames = reference_frames(manifest.frames, seed)
+    reference = read_reference(bundle.read(manifest.reference), thing, manifest)
+    frames = reference_frames(manifest.frames, reference.seed)
     backend = choose(bundle, provider, Settings(threads)).backend
-    own = (
-        float(expected["tolerance"].item()) if "tolerance" in expected else TOLERANCE
-    )  # larger where kernels are int8
-    limit = max(own, HALF_TOLERANCE) if backend.target == NPU else own
+    half = HALF_TOLERANCE if backend.target == NPU else 0.0
+    limit = max(reference.tolerance, half)
     # The graphs alone: guard rails may answer otherwise on frames that are nothing but noise.
-    graphs, parameters = Graphs(bundle, backend), known_parameters(manifest, chosen)
+    graphs, parameters = Graphs(bundle, backend), HyperParameters(manifest, reference.parameters)
     outputs = graphs.adapt(frames, bundle.generic, manifest.slots.zero(), parameters)
     found = {
         "frozen": graphs.frozen(frames),
         "adapt": outputs["logits"],
         "adapted": graphs.predict(frames, stripped("next.block", outputs), parameters),
     }
-    differences = {n: _difference(v, expected[f"{n}.logits"]) for n, v in found.items()}
+    differences = {n: _difference(v, reference.logits[n]) for n, v in found.items()}
     for name, difference in differences.items():
         if not difference <= limit:
             raise BundleError(

@@ -1,12 +1,11 @@
 """Shared fixtures: copies of the packaged bundle, frames, and a way to alter a bundle's files."""
 
-import hashlib
-import json
 import shutil
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from sealing import reseal
 
 from edgemem.bank.build import build_bank
 from edgemem.bank.ship import ship
@@ -64,15 +63,5 @@ def even_frames():
 @pytest.fixture
 def seal():
     """Rewrite sizes and hashes after a change, so that only deeper checks can notice it."""
-
-    def reseal(bundle, change=lambda manifest: None):
-        path = bundle / "manifest.json"
-        manifest = json.loads(path.read_text())
-        change(manifest)
-        for name, record in manifest["files"].items():
-            if (bundle / name).is_file():
-                content = (bundle / name).read_bytes()
-                record.update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        path.write_text(json.dumps(manifest))
 
     return reseal

@@ -6,6 +6,7 @@ the centroids are mapped from temporary files.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from edgemem.bank.folder import level_numbers, level_path
-from edgemem.bank.keys import Keys, Source, open_blocks, open_keys
+from edgemem.bank.keys import MOST_BYTES, Keys, Source, new_array, open_blocks, open_keys
 from edgemem.bank.kmeans import Recipe, cluster, nearest
 from edgemem.bank.level import Level
 from edgemem.bank.level_header import STORAGES, LevelShape
@@ -26,8 +26,10 @@ from edgemem.bank.level_writer import write_level
 from edgemem.bank.means import mean_rows
 from edgemem.errors import InputError
 from edgemem.files import explain_write_errors, new_folder
+from edgemem.printable import shown
 
 MOST_NODES = 1 << 24
+MOST_ELEMENTS = MOST_BYTES // 4
 CHUNK_BYTES = 8 << 20
 # Stage, done, total.
 Progress = Callable[[str, int, int], None]
@@ -66,6 +68,8 @@ def build_bank(
     out = Path(out)
     opener = partial(_open_file, Path(source)) if isinstance(source, str | Path) else source
     _check_options(levels, branch, elements or 0, storage, out)
+    if seed < 0:
+        raise InputError(f"seed {shown(seed)}", "is negative", "Use 0 or more")
     with (
         explain_write_errors(out),
         tempfile.TemporaryDirectory(
@@ -77,10 +81,13 @@ def build_bank(
         folder, written, counts = Path(temporary), list[Level](), list[Counts]()
         found = opener(folder, progress)
         size = _elements(found, elements)
+        key_length = int(found.keys.shape[1])
+        shapes = [LevelShape(n, branch, key_length, size, storage) for n in range(1, levels + 1)]
+        _require_space(draft, shapes)
         grouping = Grouping(found.keys, folder)
         above = np.array([len(found.keys)])
-        for number in range(1, levels + 1):
-            shape = LevelShape(number, branch, found.keys.shape[1], size, storage)
+        for shape in shapes:
+            number = shape.number
             centroids = _temporary(folder, f"level-{number}", np.float32, _keys_shape(shape))
             name = f"level {number} of {levels}"
             above = _cluster_level(grouping, shape, above, centroids, seed, partial(progress, name))
@@ -214,8 +221,19 @@ def _samples(
             yield grouping.take(places[first : first + size])
 
 
+def _require_space(folder: Path, shapes: list[LevelShape]) -> None:
+    """Refuse what the disk has no space for, before hours of work."""
+    needed = sum(shape.index_bytes + shape.rows * shape.row_bytes for shape in shapes)
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise InputError(
+            f"{len(shapes)} levels of branch {shapes[0].branch}",
+            f"take {needed:,} bytes, and {free:,} are free",
+            "Use fewer levels, a smaller branch or storage int8, or another disk",
+        )
+
+
 def _temporary(folder: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    return npy.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+    return new_array(folder / f"{name}.npy", dtype, shape)
 
 
 def _check_options(levels: int, branch: int, elements: int, storage: str, out: Path) -> None:
@@ -223,13 +241,15 @@ def _check_options(levels: int, branch: int, elements: int, storage: str, out: P
         raise InputError(
             str(out), "holds other files than levels", "Choose a new folder, or empty this one"
         )
-    if levels < 1 or branch < 2 or branch ** min(levels, 64) > MOST_NODES:
+    # With more levels than this even the smallest branch gives too many leaves.
+    if levels < 1 or branch < 2 or branch > MOST_NODES or branch ** min(levels, 64) > MOST_NODES:
         raise InputError(
-            f"{levels} levels of branch {branch}",
+            f"{shown(levels)} levels of branch {shown(branch)}",
             "make no tree that can be built",
             f"Use at least 1 level, branch 2 or more, and at most {MOST_NODES:,} leaves",
         )
-    if elements < 0:
-        raise InputError(f"{elements} elements", "are fewer than none", "Use 0 or more")
+    if not 0 <= elements <= MOST_ELEMENTS:
+        thing = f"{shown(elements)} elements"
+        raise InputError(thing, "make no block", f"Use 0 to {MOST_ELEMENTS:,}")
     if storage not in STORAGES:
-        raise InputError(f"storage {storage!r}", "is unknown", f"Use {', '.join(STORAGES)}")
+        raise InputError(f"storage {shown(storage)}", "is unknown", f"Use {', '.join(STORAGES)}")

@@ -8,16 +8,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from edgemem.bank.folder import open_levels
-from edgemem.bank.keys import Source
+from edgemem.bank.keys import Source, new_array
 from edgemem.bank.level import Level
 from edgemem.bank.means import path_value
 from edgemem.bank.record import LEAF, ROOT, Record
 from edgemem.bank.transfer import read_blocks
-from edgemem.block import is_finite, unpack
+from edgemem.block import is_sound, unpack
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
 
@@ -54,8 +53,8 @@ def open_learnt(
             "Export the blocks of a device that ran with contexts",
         )
     size = bundle.manifest.block.elements
-    keys = npy.open_memmap(folder / "keys.npy", "w+", np.float32, (contexts, bundle.manifest.key))
-    blocks = npy.open_memmap(folder / "blocks.npy", "w+", np.float32, (contexts, size))
+    keys = new_array(folder / "keys.npy", np.float32, (contexts, bundle.manifest.key))
+    blocks = new_array(folder / "blocks.npy", np.float32, (contexts, size))
     number = 0
     with ExitStack() as stack:
         shipped = [] if bundle.bank is None else open_levels(bundle.bank)
@@ -107,8 +106,8 @@ def _values(bundle: Bundle, payload: bytes, thing: str) -> Row:
     spec = manifest.block
     if reason := spec.mismatch(arrays):
         raise InputError(thing, f"does not fit the bundle: {reason}", REMEDY)
-    if not is_finite(arrays):
-        raise InputError(thing, "holds NaN or infinite values", REMEDY)
+    if not is_sound(arrays):
+        raise InputError(thing, "holds NaN, infinite values, or values beyond 1e30", REMEDY)
     # Numbers of taught classes mean something else on every device.
     taught = () if manifest.teaching is None else manifest.teaching.arrays
     return spec.flatten(arrays | {name: np.zeros_like(arrays[name]) for name in taught})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from edgemem.errors import BankError
 
 Row = NDArray[np.float32]
 Keys = NDArray[np.float32]
+MOST_VALUE = 1e37  # a row of each of 32 levels, added, is still a float32
 PAGE_ROWS = 1024
 PAGES_BYTES = 1 << 20
 # Reads only what is in memory; 0 where the system cannot tell.
@@ -76,7 +78,7 @@ class Level:
     def children_keys(self, row: int, waiting: Callable[[], None] = nothing) -> Keys:
         """Keys [branch, d] of the children that row `row` of the level above has in this level.
 
-        Absent children have infinite keys. A key whose check sum is wrong comes back as NaN.
+        Absent children have infinite keys. A damaged or impossible key comes back as NaN.
         waiting: as in `read_stored`.
 
         Raises:
@@ -108,7 +110,7 @@ class Level:
     ) -> float:
         """Read a block as it is stored into `out` [elements]; the scale to multiply it with.
 
-        Checked against its check sum on the first touch. waiting: called before the read waits
+        Check sum and values are checked on the first touch. waiting: called before the read waits
         for the disk; not called when all is in memory.
 
         Raises:
@@ -120,6 +122,8 @@ class Level:
             crc = row_crc(out, None if page.scale is None else page.scale[place])
             if crc != page.crc[place]:
                 raise self._error("is damaged (check sum)", REMEDY, f", row {row}")
+            if not can_be_added(out, 1.0 if page.scale is None else float(page.scale[place])):
+                raise self._error("holds impossible values", REMEDY, f", row {row}")
             page.row_checked[place] = 1
         return 1.0 if page.scale is None else float(page.scale[place])
 
@@ -186,6 +190,7 @@ class Level:
                 part = keys[row - first : row - first + count]
                 crcs = [zlib.crc32(key) for key in part]
                 whole = page.key_crc[place : place + count] == crcs
+                whole &= np.isfinite(part).all(axis=1) | (part == np.inf).all(axis=1)
                 page.key_checked[place : place + count] = whole.tobytes()
                 part[~whole] = np.nan
             row += count
@@ -239,6 +244,15 @@ class Level:
 
     def _error(self, reason: str, remedy: str, place: str = "") -> BankError:
         return BankError(f"{self.path}{place}", reason, remedy)
+
+
+def can_be_added(stored: NDArray[Any], scale: float) -> bool:
+    """Whether a stored row is finite, and stays so when rows of all levels are added."""
+    if stored.size == 0:
+        return math.isfinite(scale)
+    # Comparisons with NaN are false, and minimum and maximum are NaN where any number is.
+    most = MOST_VALUE / max(abs(scale), 1.0) if math.isfinite(scale) else -1.0
+    return float(stored.max()) <= most and float(stored.min()) >= -most
 
 
 def row_crc(stored: NDArray[Any], scale: np.float32 | None) -> int:

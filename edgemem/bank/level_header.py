@@ -8,18 +8,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edgemem.errors import BankError
+from edgemem.typed_json import Value, read_json
 
 FORMAT = "edgemem-level-1"
 LONGEST_HEADER = 1 << 16
 DEEPEST_LEVEL = 32
 MOST_ROWS = 1 << 32
+MOST_KEY_BYTES = 64 << 20  # of the children of one node, which are read at once
+DECIMAL = re.compile(r"[1-9][0-9]{0,9}", re.ASCII)
+HEXADECIMAL = re.compile(r"[0-9a-f]{8}", re.ASCII)
 REMEDY = "Build the bank again or get a fresh copy"
 DTYPES = {"I64": "<i8", "F32": "<f4", "F16": "<f2", "U32": "<u4", "I8": "|i1"}
 STORAGES = {"float32": "F32", "float16": "F16", "int8": "I8"}
@@ -60,6 +64,13 @@ class LevelShape:
     def index_bytes(self) -> int:
         """Stored bytes of everything but header and blocks."""
         return sum(_nbytes(*array) for name, array in self.tensors().items() if name != "blocks")
+
+    def too_large(self) -> str | None:
+        """Why a level of this shape cannot be used, or None."""
+        found = self.branch * self.key_length * 4
+        if found <= MOST_KEY_BYTES:
+            return None
+        return f"has {found:,} bytes of keys below one node, more than {MOST_KEY_BYTES:,}"
 
     def tensors(self) -> dict[str, tuple[str, list[int]]]:
         """Dtype code and shape of every array, in the order of our files: widest numbers first."""
@@ -113,58 +124,61 @@ def read_header(handle: int, thing: str) -> Header:
         length = int.from_bytes(os.pread(handle, 8, 0), "little")
         if not 2 <= length <= min(LONGEST_HEADER, size - 8):
             raise BankError(thing, "is not a level file", REMEDY)
-        fields = json.loads(os.pread(handle, length, 8))
-        return _checked(fields, 8 + length, size, thing)
+        content = os.pread(handle, length, 8)
     except OSError as error:
         raise BankError(thing, f"cannot be read ({error.strerror or error})", REMEDY) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BankError(thing, f"has a damaged header ({error})", REMEDY) from error
+    return _checked(read_json(content, thing, BankError, REMEDY), 8 + length, size)
 
 
-def _checked(fields: Mapping[str, Any], start: int, size: int, thing: str) -> Header:
-    metadata = fields["__metadata__"]
-    if metadata["format"] != FORMAT:
-        found = metadata["format"]
-        raise BankError(thing, f"has format {found!r}, not {FORMAT!r}", "Update EdgeMem")
-    shape = _shape(fields, metadata)
+def _checked(document: Value, start: int, size: int) -> Header:
+    metadata = document.field("__metadata__")
+    if (found := metadata.field("format")).text() != FORMAT:
+        thing = document.door.thing
+        raise BankError(thing, f"has format {found.shown}, not {FORMAT!r}", "Update EdgeMem")
+    shape = _shape(document, metadata)
+    if reason := shape.too_large():
+        raise BankError(document.door.thing, reason, "Build the bank again with a smaller branch")
     expected = shape.tensors()
-    if set(fields) - {"__metadata__"} != set(expected):
-        raise ValueError("it lists other arrays than a level has")
+    if set(document.object()) - {"__metadata__"} != set(expected):
+        document.refuse("lists other arrays than a level has")
+    offsets = {n: document.field(n).field("data_offsets").list(2, 2)[0].count() for n in expected}
     begin, position = {}, 0
-    for name in sorted(expected, key=lambda name: fields[name]["data_offsets"]):
+    for name in sorted(expected, key=lambda name: offsets[name]):
         code, sizes = expected[name]
         first, last = position, position + _nbytes(code, sizes)
-        found = (fields[name]["dtype"], fields[name]["shape"], fields[name]["data_offsets"])
-        if found != (code, sizes, [first, last]):
-            raise ValueError(f"array {name!r} does not fit the others")
+        entry = document.field(name)
+        told = [entry.field(k).plain for k in ("dtype", "shape", "data_offsets")]
+        if told != [code, sizes, [first, last]]:
+            entry.refuse("does not fit the other arrays")
         begin[name], position = start + first, last
     if start + position != size:
-        raise BankError(thing, f"is {size} bytes long, not {start + position}", REMEDY)
-    index_crc = int(metadata["index_crc"], 16)
-    if metadata["index_crc"] != f"{index_crc:08x}":
-        raise ValueError("its index_crc is not eight hexadecimal digits")
-    return Header(shape, begin, index_crc)
+        thing, reason = document.door.thing, f"is {size} bytes long, not {start + position}"
+        raise BankError(thing, reason, REMEDY)
+    crc = metadata.field("index_crc")
+    if not HEXADECIMAL.fullmatch(crc.text()):
+        crc.refuse("is not eight hexadecimal digits")
+    return Header(shape, begin, int(crc.text(), 16))
 
 
-def _shape(fields: Mapping[str, Any], metadata: Mapping[str, str]) -> LevelShape:
+def _shape(document: Value, metadata: Value) -> LevelShape:
     codes = {code: storage for storage, code in STORAGES.items()}
-    rows, key_length = (_whole(value) for value in fields["keys"]["shape"])
-    elements = _whole(fields["blocks"]["shape"][1])
-    number, branch = int(metadata["level"]), int(metadata["branch"])
-    if (metadata["level"], metadata["branch"]) != (str(number), str(branch)):
-        raise ValueError("its metadata are not plain numbers")
-    if not (1 <= number <= DEEPEST_LEVEL and 2 <= branch <= MOST_ROWS and key_length):
-        raise ValueError(f"level {number} with {branch} children")
-    shape = LevelShape(number, branch, key_length, elements, codes[fields["blocks"]["dtype"]])
+    keys, blocks = document.field("keys").field("shape"), document.field("blocks")
+    rows, key_length = (size.count(1) for size in keys.list(2, 2))
+    elements = blocks.field("shape").list(2, 2)[1].count()
+    number = _number(metadata.field("level"), 1, DEEPEST_LEVEL)
+    branch = _number(metadata.field("branch"), 2, MOST_ROWS)
+    storage = codes[blocks.field("dtype").choice(codes)]
+    shape = LevelShape(number, branch, key_length, elements, storage)
     if shape.rows != rows or rows > MOST_ROWS:
-        raise ValueError(f"{rows} rows at level {number} with {branch} children")
+        keys.refuse(f"with {rows} rows is not that of level {number} with {branch} children")
     return shape
 
 
-def _whole(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a size")
-    return value
+def _number(value: Value, least: int, most: int) -> int:
+    """A number that is written as text, as safetensors wants."""
+    if not DECIMAL.fullmatch(text := value.text()) or not least <= int(text) <= most:
+        value.refuse(f"is not a plain number from {least} to {most}")
+    return int(text)
 
 
 def _nbytes(code: str, sizes: list[int]) -> int:

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.bank.level import row_crc
+from edgemem.bank.level import MOST_VALUE, can_be_added, row_crc
 from edgemem.bank.level_header import INDEX, STORAGES, LevelShape, encode_header
 from edgemem.errors import InputError
 from edgemem.files import explain_write_errors, sync_folder
@@ -121,9 +121,12 @@ def _stored(row: Row, shape: LevelShape, thing: str) -> tuple[NDArray[Any], floa
         raise InputError(
             thing, f"holds numbers that {shape.storage} cannot", "Store finite numbers as float32"
         )
+    stored: NDArray[Any] = scaled
     if shape.storage == "int8":
-        return np.clip(np.rint(scaled), -127, 127).astype(np.int8), scale
-    return scaled, scale
+        stored = np.clip(np.rint(scaled), -127, 127).astype(np.int8)
+    if not can_be_added(stored, scale):
+        raise InputError(thing, "holds numbers too large to be added", f"Stay below {MOST_VALUE}")
+    return stored, scale
 
 
 def _check(
@@ -132,6 +135,8 @@ def _check(
     n, remedy = shape.rows, "Pass arrays of the shape of the level"
     if shape.storage not in STORAGES:
         raise InputError(f"storage {shape.storage!r}", "is unknown", f"Use {', '.join(STORAGES)}")
+    if reason := shape.too_large():
+        raise InputError(f"{path}: a level", reason, "Use a smaller branch")
     if keys.shape != (n, shape.key_length) or keys.dtype != np.float32:
         raise InputError(f"{path}: keys", f"are {keys.dtype}{list(keys.shape)}", remedy)
     if count.shape != (n,) or count.dtype != np.int64:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgemem.errors import MissingExtraError
 from edgemem.files import explain_write_errors
+from edgemem.plot import drawn
 
 Counts = NDArray[np.int64]
 MOST_NODES = 300
@@ -44,7 +45,7 @@ def plot_tree(path: Path, counts: list[Counts], branch: int, *, title: str) -> i
     _draw(axes, shown, places, branch)
     left_out = len(counts) - len(shown)
     note = f", {left_out} deeper not shown" if left_out else ""
-    axes.set_title(f"{title}: {int(counts[0].sum()):,} keys, {len(shown)} levels{note}")
+    axes.set_title(f"{drawn(title)}: {int(counts[0].sum()):,} keys, {len(shown)} levels{note}")
     axes.set_yticks(
         [-depth for depth in range(len(shown) + 1)],
         ["root", *(f"level {d + 1}\n{np.count_nonzero(c):,} nodes" for d, c in enumerate(shown))],

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from edgemem.bank.folder import IN_BUNDLE, level_numbers, level_path, open_levels
 from edgemem.bank.verify import verify_bank
-from edgemem.bundle import MANIFEST, Bundle, open_bundle
+from edgemem.bundle import Bundle, open_bundle
 from edgemem.bundle_copy import check_beside, copy_files
 from edgemem.errors import BankError, BundleError
 from edgemem.files import explain_write_errors, new_folder, sha256_file
-from edgemem.manifest import FileRecord, Manifest, to_json
+from edgemem.manifest import FileRecord, Manifest
+from edgemem.manifest_file import MANIFEST, to_json
 
 Progress = Callable[[str, int, int], None]
 

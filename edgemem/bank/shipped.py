@@ -38,7 +38,8 @@ class Fetched:
 
 
 class ShippedBank:
-    """The levels of a folder. Level 1 is pinned in memory; of the others, `cache_bytes` are kept.
+    """The levels of a folder. Level 1 is pinned in memory, unless it takes more than `cache_bytes`
+    and 32 MiB; of the others, `cache_bytes` are kept.
 
     Memory does not depend on the size of the bank. For one thread; with `prefetch`, a second one
     reads the siblings of the last leaf into the cache.
@@ -160,7 +161,10 @@ class ShippedBank:
         self._pinned_faults: list[str] = []
         self._root_keys = self._read_keys(0, 0, self._pinned_faults)
         first, like = self.levels[0], self._buffers[0]
-        self._pinned = [read_row(first, row, np.empty_like(like)) for row in range(self.branch)]
+        pinned = range(self.branch)
+        if self.branch * first.shape.row_bytes > max(self._cache_bytes, CACHE_BYTES):
+            pinned = range(0)
+        self._pinned = [read_row(first, row, np.empty_like(like)) for row in pinned]
 
     def _children(self, level: int, row: int, faults: list[str]) -> Keys | None:
         if level == 0:
@@ -177,7 +181,8 @@ class ShippedBank:
 
     def _will_need(self, level: int, row: int) -> None:
         """Let a row of the path arrive while another read waits for the disk."""
-        if level > 0 and ("row", level, row) not in self._cache:
+        pinned = level == 0 and self._pinned
+        if not pinned and ("row", level, row) not in self._cache:
             self.levels[level].will_need(row)
 
     def _wait_for_keys(self, level: int, row: int) -> None:
@@ -213,7 +218,8 @@ class ShippedBank:
         below: the next row of the path, if there is one.
         """
         name = ("row", level, row)
-        stored: StoredRow | None = self._pinned[row] if level == 0 else self._cache.get(name)
+        pinned = level == 0 and self._pinned
+        stored: StoredRow | None = self._pinned[row] if pinned else self._cache.get(name)
         if stored is None:
             waiting = partial(self._will_need, level + 1, *below) if below else nothing
             keep = buffer.nbytes <= self._cache_bytes

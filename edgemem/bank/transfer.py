@@ -21,9 +21,10 @@ import safetensors.numpy
 from edgemem.bank.block_table import sha256
 from edgemem.bank.record import COLUMNS, LARGEST, ROOT, Record, from_row
 from edgemem.bank.written import WrittenBlocks
-from edgemem.block import Arrays, unpack
+from edgemem.block import DTYPES, Arrays, is_sound, unpack
 from edgemem.errors import InputError, StateError
 from edgemem.files import write_file
+from edgemem.reading import require_file
 from edgemem.state import State
 
 FORMAT = "edgemem-blocks-1"
@@ -39,7 +40,8 @@ class Imported:
 
 
 def export_blocks(state: State, out: Path, block_ids: Iterable[str] | None = None) -> list[Record]:
-    """Write the current version of blocks to a file; all of them if none is named.
+    """Write the current version of blocks to a file that its owner alone can read; all of them if
+    none is named.
 
     Raises:
         InputError: no such block, or the file cannot be written.
@@ -60,7 +62,7 @@ def export_blocks(state: State, out: Path, block_ids: Iterable[str] | None = Non
     rows = [dict(zip(COLUMNS, record.row(), strict=True)) for record in records]
     columns = [{name: value for name, value in row.items() if name != "key"} for row in rows]
     about = {"format": FORMAT, "bundle": state.bundle_identity, "blocks": json.dumps(columns)}
-    write_file(out, safetensors.numpy.save(tensors, about))
+    write_file(out, safetensors.numpy.save(tensors, about), private=True)
     return records
 
 
@@ -81,8 +83,8 @@ def import_blocks(state: State, path: Path) -> Imported:
     without a name here is "class-" and its number, until somebody renames it.
 
     Raises:
-        InputError: the file is damaged, of another bundle, holds arrays of other shapes, or leaves
-            that stand on another root than the state's.
+        InputError: the file is damaged, of another bundle, holds arrays of other shapes, values
+            that no sound block has, or leaves that stand on another root than the state's.
     """
     blocks, taken, kept = WrittenBlocks(state), list[str](), list[str]()
     known = _known_arrays(state, blocks)
@@ -149,9 +151,10 @@ def read_blocks(path: Path, bundle: str) -> Iterator[tuple[Record, bytes]]:
 
 def _known_arrays(state: State, blocks: WrittenBlocks) -> Arrays:
     """Arrays by name that show which shapes fit; "key" for the key."""
-    snapshot = state.read()
-    arrays = {} if snapshot is None else snapshot.arrays
-    known = {n.removeprefix("block."): a for n, a in arrays.items() if n.startswith("block.")}
+    known: Arrays = {}
+    for snapshot in state.snapshots():  # a damaged one shows nothing
+        found = {n for n in snapshot.arrays if n.startswith("block.")}
+        known = {n.removeprefix("block."): snapshot.arrays[n] for n in found} | known
     for record in blocks.listing().records:
         with suppress(StateError):  # a damaged block shows nothing; the import may replace it
             known |= _forms(record, blocks.read(record.id)[1])
@@ -167,13 +170,20 @@ _KEY = "\0key"  # no array of a block has this name
 
 
 def _require_fit(known: Arrays, record: Record, payload: bytes, path: Path) -> None:
-    arrays = unpack(payload, f"{path}: block {record.id!r}", InputError, REMEDY)
+    thing = f"{path}: block {record.id!r}"
+    arrays = unpack(payload, thing, InputError, REMEDY)
+    if any(array.dtype.name not in DTYPES for array in arrays.values()) or not is_sound(arrays):
+        raise InputError(
+            thing,
+            "holds values that no sound block has (NaN, infinite, or beyond 1e30)",
+            "Leave it out: edgemem bank export with --id for each of the others",
+        )
     for name, array in _forms(record, arrays).items():
         other = known.setdefault(name, array)
         if (other.shape, other.dtype) != (array.shape, array.dtype):
             what = "the key" if name == _KEY else f"array {name!r}"
             raise InputError(
-                f"{path}: block {record.id!r}",
+                thing,
                 f"does not fit: {what} is {array.dtype}{list(array.shape)}, "
                 f"here {other.dtype}{list(other.shape)}",
                 "Import it where the same bundle runs",
@@ -182,6 +192,7 @@ def _require_fit(known: Arrays, record: Record, payload: bytes, path: Path) -> N
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    require_file(path)
     try:
         with safetensors.safe_open(path, framework="np") as file:
             yield file

@@ -9,7 +9,8 @@ needs to be guessed or to trust the wall clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,6 +66,7 @@ class WrittenBlocks:
         """
         payload = pack(arrays)
         with self._state.transaction():
+            self._table.delete(block_id, self._damaged_versions(block_id))
             version = self._table.next_version(block_id)
             before = [v for v in self._table.versions(block_id)[:1] if type(v) is int]
             record = Record(
@@ -109,6 +111,14 @@ class WrittenBlocks:
         """
         versions = self._table.known(block_id)
         return [self._table.read(block_id, version)[0] for version in versions]
+
+    def intact(self, block_id: str) -> Iterator[tuple[int, Arrays]]:
+        """The kept versions of a block that are intact, newest first: the place of each among all
+        (0: the current one), and its arrays."""
+        for place, version in enumerate(self._table.versions(block_id)):
+            with suppress(StateError):
+                _, payload = self._table.read(block_id, version)
+                yield place, unpack(payload, block_id, StateError, REMEDY)
 
     def listing(self) -> Listing:
         """The current version of every block, by id, without reading arrays.

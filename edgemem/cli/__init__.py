@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
 
 from edgemem.cli import bank, bank_ship, bank_state, device, train, train_prototypes, tune
 from edgemem.cli.encoding import print_anywhere
-from edgemem.errors import EdgeMemError, MissingExtraError
+from edgemem.cli.output import (
+    UnprintableError,
+    complain,
+    give_up_output,
+    open_missing_streams,
+    printing,
+)
+from edgemem.errors import EdgeMemError, InputError, MissingExtraError
 
 app = typer.Typer(
     name="edgemem",
@@ -29,17 +35,54 @@ bank_state.add_to(bank.bank_app)
 
 
 def main() -> None:
-    """Run the command line: exit code 2 for bad input, 1 for a missing extra."""
+    """Run the command line.
+
+    Exit code 2: refused. 1: an extra is missing, or all is done but cannot be printed.
+    """
+    open_missing_streams()
     print_anywhere()
+    sys.exit(_run())
+
+
+def _run() -> int | str | None:
+    """The exit code; what went wrong is printed."""
     try:
+        if any("\0" in word for word in sys.argv):  # by whoever calls this in their own process
+            raise InputError("an argument", "holds a zero character", "Leave it out")
         app()
-    except MissingExtraError as error:
-        print(f"edgemem: {error}", file=sys.stderr)
-        sys.exit(1)
-    except EdgeMemError as error:
-        print(f"edgemem: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        # The reader of our output is gone; nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except SystemExit as end:
+        return end.code or _flushed()
+    except (EdgeMemError, OSError, MemoryError) as error:
+        nameless = isinstance(error, OSError) and error.filename is None
+        return (_flushed() if nameless else 0) or _told(error)
+    return _flushed()
+
+
+def _flushed() -> int:
+    """Write what is still held back, such as a page of help; the exit code, 0 if all is written."""
+    try:
+        with printing():
+            pass
+    except UnprintableError as error:
+        return _told(error)
+    return 0
+
+
+def _told(error: EdgeMemError | OSError | MemoryError) -> int:
+    """Print an error in one line; the exit code."""
+    if isinstance(error, UnprintableError):
+        give_up_output()
+        if not error.broken:
+            complain(f"edgemem: {error}")
+        return 1
+    if isinstance(error, MemoryError):
+        reason = f"needs more memory than there is ({error or 'out of memory'})"
+        error = InputError(
+            "this command", reason, "Use smaller files, or smaller values of options"
+        )
+    elif isinstance(error, OSError):
+        reason = f"cannot be read or written ({error.strerror or error})"
+        thing = str(error.filename or "a file")
+        error = InputError(thing, reason, "Check the path, its permissions and the space there")
+    complain(f"edgemem: {error}")
+    return 1 if isinstance(error, MissingExtraError) else 2

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgemem.cli.output import say
 from edgemem.cli.show import Stages, percent, print_json, print_table, progress
 from edgemem.errors import BankError, InputError
 
@@ -81,7 +82,7 @@ def build(
     ls(out, json)
     rows, empty = (sum(map(len, counts)), sum(int((count == 0).sum()) for count in counts))
     if not json and 2 * empty > rows:
-        print(
+        say(
             f"{empty:,} of {rows:,} rows are empty: fewer --levels or a smaller --branch make "
             "smaller files."
         )
@@ -167,7 +168,7 @@ def show(
         ],
     )
     if plot is not None:
-        print(f"Picture: {plot}")
+        say(f"Picture: {plot}")
 
 
 def verify(folder: Folder, json: Json = False) -> None:
@@ -185,14 +186,14 @@ def verify(folder: Folder, json: Json = False) -> None:
         print_json({"whole": not faults, "faults": faults})
     else:
         for fault in faults[:SHOWN_FAULTS]:
-            print(fault)
+            say(fault)
     if faults:
         reason = f"has {len(faults)} faults" if len(faults) > 1 else "has a fault"
         raise BankError(
             str(folder), f"{reason}, {faults[0]}", "Build the bank again or get a fresh copy"
         )
     if not json:
-        print(f"{folder}: everything is as it was written.")
+        say(f"{folder}: everything is as it was written.")
 
 
 def _source(files: list[Path], bundle: Path | None, elements: int | None) -> tuple[Any, int | None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgemem.cli.output import say
 from edgemem.cli.show import Stages, print_json, progress
 from edgemem.errors import InputError
 
@@ -55,12 +56,12 @@ def keys(
     found = _stream_keys(opened, stream, threads)
     file = io.BytesIO()
     np.savez(file, keys=found)
-    write_file(out, file.getvalue())
+    write_file(out, file.getvalue(), private=True)  # they tell where the device has been
     batches = stream.frames // opened.manifest.frames.batch
     if json:
         print_json({"out": str(out), "keys": len(found), "left_out": batches - len(found)})
     else:
-        print(
+        say(
             f"{out}: {len(found):,} keys of {found.shape[1]} numbers, {batches - len(found)} left "
             f"out. Next: edgemem bank build {out} --bundle {bundle} --out bank"
         )
@@ -88,7 +89,7 @@ def ship(
         levels = made.manifest.levels
         print_json({"out": str(out), "identity": made.identity, "levels": levels})
     else:
-        print(
+        say(
             f"{out}: {len(made.manifest.levels)} levels, identity {made.identity[:12]}. "
             "State files of the old bundle do not go on with it."
         )
@@ -108,6 +109,7 @@ def _stream_keys(bundle: Bundle, stream: Stream, threads: int) -> NDArray[np.flo
     if manifest.source is None:
         reason = "has no source keys, so contexts are not told apart"
         raise InputError(bundle.path.name, reason, "Warm the model up and export it again")
+    stream.require_shape(manifest.frames)
     if stream.frames < batch:
         raise InputError(
             str(stream.path), f"holds {stream.frames} frames, no full batch", f"Record {batch}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgemem.cli.output import complain, say
 from edgemem.cli.show import print_json, print_table
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def blocks(state: StatePath, json: Json = False) -> None:
     else:
         _print_blocks(state, listing.records)
     for error in damage:
-        typer.echo(f"edgemem: {error}", err=True)
+        complain(f"edgemem: {error}")
     if damage:
         raise typer.Exit(2)
 
@@ -69,7 +70,7 @@ def compact(state: StatePath, json: Json = False) -> None:
     if json:
         print_json({"state": str(state), "bytes": given})
     else:
-        print(f"{state}: {given:,} bytes given back.")
+        say(f"{state}: {given:,} bytes given back.")
 
 
 def forget(state: StatePath, block: BlockId, json: Json = False) -> None:
@@ -84,7 +85,7 @@ def forget(state: StatePath, block: BlockId, json: Json = False) -> None:
     if json:
         print_json({"state": str(state), "forgotten": block})
     else:
-        print(f"{state}: block {block!r} is forgotten. Exports and backups may still hold it.")
+        say(f"{state}: block {block!r} is forgotten. Exports and backups may still hold it.")
 
 
 def rollback(state: StatePath, block: BlockId, json: Json = False) -> None:
@@ -99,7 +100,7 @@ def rollback(state: StatePath, block: BlockId, json: Json = False) -> None:
     if json:
         print_json(record.as_dict())
     else:
-        print(f"{state}: block {block!r} is now version {record.version}, {record.provenance.why}.")
+        say(f"{state}: block {block!r} is now version {record.version}, {record.provenance.why}.")
 
 
 def export_(
@@ -119,7 +120,7 @@ def export_(
     if json:
         print_json({"out": str(out), "blocks": [record.as_dict() for record in records]})
     else:
-        print(f"{out}: {_blocks(len(records))}. Next: edgemem bank import OTHER_STATE {out}")
+        say(f"{out}: {_blocks(len(records))}. Next: edgemem bank import OTHER_STATE {out}")
 
 
 def import_(
@@ -140,7 +141,7 @@ def import_(
     if json:
         print_json({"state": str(state), "taken": found.taken, "kept": found.kept})
     else:
-        print(f"{state}: {_blocks(len(found.taken))} taken, {len(found.kept)} as new here already.")
+        say(f"{state}: {_blocks(len(found.taken))} taken, {len(found.kept)} as new here already.")
 
 
 @contextmanager

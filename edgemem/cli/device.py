@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import sys
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +32,8 @@ PACKAGES = (
     "matplotlib", "torch", "onnx", "onnxscript", "litert-torch",
 )  # fmt: skip
 
+WHOLE = re.compile(r"-?[0-9]{1,18}")
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
@@ -45,6 +49,10 @@ def run(
     contexts: Annotated[
         bool, typer.Option("--contexts/--no-contexts", help="Keep a block for each context.")
     ] = True,
+    keep_frames: Annotated[
+        bool,
+        typer.Option("--keep-frames/--no-keep-frames", help="Keep the last batch in the state."),
+    ] = True,
     adapt_when: Annotated[
         str | None,
         typer.Option(
@@ -59,7 +67,7 @@ def run(
         list[str] | None, typer.Option("--set", help="Hyper-parameter, such as alpha=0.5.")
     ] = None,
     skip_bad_frames: Annotated[
-        bool, typer.Option("--skip-bad-frames", help="Leave out frames with NaN; count them.")
+        bool, typer.Option("--skip-bad-frames", help="Leave out frames with no usable values.")
     ] = False,
     threads: Threads = 0,
     provider: UsedProvider = "auto",
@@ -80,10 +88,13 @@ def run(
     from edgemem.runtime.stream import Stream
     from edgemem.stopping import stopping
 
-    stream = _usable(Stream(input), skip_bad_frames)
-    values = _hyper_parameters(set_ or [])
+    values, recorded = _hyper_parameters(set_ or []), Stream(input)
     # Before the state file is opened, so that frames of another kind leave it byte for byte.
-    checked(next(stream.chunks(1))[1], open_bundle(bundle).manifest.frames)
+    manifest = open_bundle(bundle).manifest
+    recorded.require_shape(manifest.frames)
+    recorded.require_labels(manifest.classes)
+    stream = _usable(recorded, skip_bad_frames)
+    checked(next(stream.chunks(1))[1], manifest.frames)
     if plot is not None:
         check_plot(plot, stream)
     with (
@@ -94,6 +105,7 @@ def run(
             adapt=adapt,
             adapt_when=_adapt_when(adapt_when),
             contexts=contexts,
+            keep_frames=keep_frames,
             hyper_parameters=values,
             threads=threads,
             memory_budget=memory_budget,
@@ -108,9 +120,9 @@ def run(
             bar.update(task, completed=frames, note=text)
             stop.now()
 
-        batch = runtime.bundle.manifest.frames.batch
         with stop.later():
-            report = replay(runtime, stream, chunk=chunk or batch, progress=note)
+            frames = chunk or manifest.frames.batch
+            report = replay(runtime, stream, chunk=frames, progress=note)
     if plot is not None:
         draw_report(plot, report, stream.contexts, bundle.name)
     if json:
@@ -120,14 +132,14 @@ def run(
 
 
 def _usable(stream: Stream, skip: bool) -> Stream:
-    """The stream without frames that hold NaN or infinite values; raises InputError for them if they
-    shall not be skipped."""
+    """The stream without frames that hold NaN, infinite or too large values; raises InputError for
+    them if they shall not be skipped."""
     bad = stream.bad_frames()
     if len(bad) and not skip:
         more = f", and so do {len(bad) - 1} more" if len(bad) > 1 else ""
         raise InputError(
             f"{stream.path}: frame {bad[0]}",
-            f"holds NaN or infinite values{more}",
+            f"holds NaN, infinite or too large values{more}",
             "Record it again, or pass --skip-bad-frames",
         )
     return stream.without(bad) if len(bad) else stream
@@ -139,12 +151,12 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
     Example: edgemem inspect camera.edgemem
     """
     from edgemem.bundle import open_bundle
-    from edgemem.manifest import to_json
+    from edgemem.manifest_file import to_json
 
     opened = open_bundle(bundle)
     manifest = opened.manifest
     if json:
-        print(to_json(manifest).decode(), end="")
+        print_json(loads(to_json(manifest)))
         return
     origin = manifest.exported_from
     frames = manifest.frames
@@ -336,7 +348,7 @@ def _hyper_parameters(settings: list[str]) -> dict[str, float]:
 
 
 def _adapt_when(text: str | None) -> int | str | None:
-    return None if text is None else int(text) if text.lstrip("-").isdecimal() else text
+    return int(text) if text is not None and WHOLE.fullmatch(text) else text
 
 
 def _version(package: str) -> str | None:

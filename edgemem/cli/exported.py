@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgemem.cli.output import say
 from edgemem.cli.show import print_json, print_table
 
 if TYPE_CHECKING:
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
 
 RATE = "learning_rate"
 COLD = (
-    "This checkpoint was not warmed up: at most statistics, scales and shifts of norms adapt.\n"
-    "Run edgemem warmup first for the full effect."
+    "This checkpoint was not warmed up: at most statistics, scales and shifts of norms adapt.",
+    "Run edgemem warmup first for the full effect.",
 )
 
 
@@ -32,10 +33,10 @@ def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, j
         )
         return
     if not origin["warm"]:
-        print(COLD)
+        say(*COLD)
     _print_parity(out, parity)
     if rate is not None:
-        print(_line(rate.default, origin, given=given))
+        say(_line(rate.default, origin, given=given))
 
 
 def _line(rate: float, origin: dict[str, Any], *, given: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgemem.cli.output import say
 from edgemem.cli.show import percent, print_table
 from edgemem.errors import InputError
 
@@ -32,12 +33,12 @@ def print_demo(found: DemoResult) -> None:
         [*rows, ("all", *(percent(value) for value in total))],
     )
     statistics = found.statistics_returns
-    print(
+    say(
         "* adapted, first two batches of a visit "
-        f"(statistics alone: {percent(statistics.first_visit)}, {percent(statistics.on_return)}).\n"
-        "known: part of the frames of returns whose context was recognised.\n"
+        f"(statistics alone: {percent(statistics.first_visit)}, {percent(statistics.on_return)}).",
+        "known: part of the frames of returns whose context was recognised.",
         f"{found.ms_per_frame:.3f} ms per frame, peak memory {found.peak_rss_mb:.0f} MB, "
-        f"no torch. {found.picture_note}"
+        f"no torch. {found.picture_note}",
     )
 
 
@@ -52,19 +53,19 @@ def print_report(report: Report, name: str) -> None:
     events = ", ".join(f"{kind} {count}" for kind, count in report.events.items()) or "none"
     returns = report.returns
     if returns is not None and returns.visits and returns.recognised is not None:
-        print(
+        say(
             f"{returns.visits} returns, {percent(returns.recognised)} recognised; error of the first "
             f"two batches: first visits {percent(returns.first_visit)}, "
             f"returns {percent(returns.on_return)}"
         )
-    print(
+    say(
         f"{report.ms_per_frame:.3f} ms per frame, peak memory {report.peak_rss_mb:.0f} MB, "
-        f"{report.kilobytes_written:.0f} kB written per 1,000 frames\nevents: {events}"
+        f"{report.kilobytes_written:.0f} kB written per 1,000 frames",
+        f"events: {events}",
     )
     if report.skipped_frames:
-        print(f"skipped {report.skipped_frames} frames that hold NaN or infinite values")
-    for note in report.notes:
-        print(note)
+        say(f"skipped {report.skipped_frames} frames that hold NaN, infinite or too large values")
+    say(*report.notes)
 
 
 def check_plot(path: Path, stream: Stream) -> None:

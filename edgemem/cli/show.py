@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
+
+from edgemem.cli.output import printing
+from edgemem.printable import printable
 
 
 def console() -> Console:
@@ -21,19 +32,23 @@ def console() -> Console:
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """One JSON object on standard output."""
-    print(json.dumps(values, indent=1))
+    """One JSON object on standard output; numbers that are not finite are null."""
+    text = json.dumps(_finite(values), indent=1, allow_nan=False)
+    with printing():
+        print(text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table; the first column is text, the others are figures."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    title = printable(title)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.min_width = min(len(title), 80)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*map(escape, row))  # [extra] is text, not a style
-    console().print(table)
+        table.add_row(*(Text(printable(cell)) for cell in row))  # [extra] is text, not a style
+    with printing():
+        console().print(table)
 
 
 def percent(value: float | None) -> str:
@@ -45,20 +60,56 @@ def percent(value: float | None) -> str:
 def progress(unit: str) -> Iterator[Progress]:
     """A progress bar on standard error, so that standard output stays clean."""
     columns = (
-        TextColumn("{task.description}"),
+        _PlainColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        _PlainColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    unheard: Any = _Unheard(sys.stderr)
+    with Progress(*columns, console=Console(file=unheard)) as bar:
         yield bar
 
 
 def line_of(bar: Progress, text: str) -> None:
-    """A line above the bar, as it is."""
-    bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """A line above the bar."""
+    bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+class _PlainColumn(TextColumn):
+    """Text that is neither styled nor acted on, whatever is in it."""
+
+    def render(self, task: Task) -> Text:
+        return Text(printable(self.text_format.format(task=task)))
+
+
+class _Unheard:
+    """A stream whose failures end nothing: nobody may be looking at the progress of the work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+def _finite(value: Any) -> Any:
+    """A value for JSON, which knows neither NaN nor infinities."""
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Stages:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from edgemem.cli.exported import print_exported
+from edgemem.cli.output import complain, say
 from edgemem.cli.show import line_of, percent, print_json, progress
 from edgemem.errors import InputError, MissingExtraError
+from edgemem.printable import shown
+from edgemem.reading import read_bounded
 
 Checkpoint = Annotated[
     Path, typer.Argument(help="Weights of torch, as .safetensors, .pt, .ckpt, …")
@@ -44,6 +48,7 @@ Labels = Annotated[
     typer.Option(help="Class names in the model's order: a,b,c, or a .txt with one a line."),
 ]
 CALIBRATION_FRAMES = 512
+MOST_LABEL_BYTES = 1 << 22
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -112,7 +117,7 @@ def warmup(
     if json:
         print_json({"out": str(out), **figures})
     else:
-        print(f"{out}: warmed up. Next: edgemem export {out} --model {model} --out NAME.edgemem")
+        say(f"{out}: warmed up. Next: edgemem export {out} --model {model} --out NAME.edgemem")
 
 
 def export(
@@ -209,7 +214,7 @@ def _rehearse(model: Any) -> None:
     from edgemem.export.rehearsal import rehearse
 
     if (error := rehearse(model)) is not None:
-        typer.echo(f"This model needs edgemem export --gradient meta: {error}", err=True)
+        complain(f"This model needs edgemem export --gradient meta: {error}")
 
 
 def read_labels(text: str | None) -> tuple[str, ...] | None:
@@ -222,21 +227,23 @@ def read_labels(text: str | None) -> tuple[str, ...] | None:
         return None
     import csv
 
-    if text.endswith(".txt"):
-        try:
-            names = Path(text).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"--labels {text}", f"cannot be read ({error})", "Pass a text file in UTF-8"
-            ) from error
-    else:
-        names = next(csv.reader([text], skipinitialspace=True), [])
+    try:
+        if text.endswith(".txt"):
+            content = read_bounded(Path(text), MOST_LABEL_BYTES)
+            names = content.decode("utf-8-sig").splitlines()
+        else:
+            names = next(csv.reader([text], skipinitialspace=True), [])
+    except (InputError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.reason if isinstance(error, InputError) else f"cannot be read ({error})"
+        raise InputError(
+            f"--labels {text}", reason, "Pass names with commas, or a text file in UTF-8"
+        ) from error
     names = [name.strip() for name in names]
     while names and not names[-1] and text.endswith(".txt"):
         names.pop()  # empty lines at the end
-    wrong = [name for number, name in enumerate(names) if not name or name in names[:number]]
+    wrong = [name for name, count in Counter(names).items() if not name or count > 1]
     if wrong or not names:
-        reason = f"names {wrong[0]!r} twice" if wrong and wrong[0] else "holds an empty name"
+        reason = f"names {shown(wrong[0])} twice" if wrong and wrong[0] else "holds an empty name"
         raise InputError(f"--labels {text}", reason, "Give every class a name of its own")
     return tuple(names)
 

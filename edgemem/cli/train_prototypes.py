@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgemem.cli.output import say
 from edgemem.cli.show import line_of, percent, print_json, print_table, progress
 from edgemem.cli.train import (
     Checkpoint,
@@ -129,4 +130,4 @@ def _print(out: Path, outcome: Outcome, json: bool) -> None:
         columns = ("figure", "among all classes", "among the task's")
         print_table("on test frames, after the last task", columns, rows)
     learnt = "; ".join(", ".join(map(str, task)) for task in outcome.tasks)
-    print(f"{out}: learnt classes {learnt}")
+    say(f"{out}: learnt classes {learnt}")

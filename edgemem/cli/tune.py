@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgemem.cli.output import say
 from edgemem.cli.show import percent, print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def tune(
         f"{name} {change['from']:g} -> {change['to']:g}"
         for name, change in report["changed"].items()
     )
-    print(f"{out}: {changes or 'the bundle keeps its values'}")
+    say(f"{out}: {changes or 'the bundle keeps its values'}")
 
 
 def _report(bundle: Bundle, found: Tuned) -> dict[str, Any]:
@@ -93,10 +94,10 @@ def _report(bundle: Bundle, found: Tuned) -> dict[str, Any]:
 
 def _write(bundle: Bundle, found: Tuned, report: dict[str, Any], out: Path) -> Bundle:
     """A copy of the bundle with the choice in it."""
-    from edgemem.bundle import MANIFEST, open_bundle
+    from edgemem.bundle import open_bundle
     from edgemem.bundle_copy import copy_files
     from edgemem.files import explain_write_errors, new_folder
-    from edgemem.manifest import to_json
+    from edgemem.manifest_file import MANIFEST, to_json
 
     manifest = bundle.manifest
     chosen = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import nn
 
 from edgemem.errors import CheckpointError, EdgeMemError
@@ -14,8 +14,11 @@ from edgemem.models.adaptive import Normalization
 from edgemem.models.checkpoint import has_format, read_tensors, write_tensors
 from edgemem.models.prototypes.encoder import Encoder, EncoderSettings
 from edgemem.models.prototypes.model import PrototypeModel
+from edgemem.typed_json import Value, read_json
 
 FORMAT = "edgemem-prototypes-1"
+LONGEST = 1 << 16  # characters of what a model was made from
+MOST_SIZE = 1 << 16
 
 
 def save_prototypes(
@@ -53,17 +56,20 @@ def load_prototypes(
         CheckpointError: damaged, or of another architecture.
     """
     tensors, metadata = read_tensors(path)
+
+    def about(name: str) -> Value:
+        text, thing = metadata.get(name, "").encode(), f"{path}: {name}"
+        return read_json(text, thing, CheckpointError, "Run train-prototypes again")
+
+    settings = _settings(about("encoder"))
+    tasks = [tuple(label.count() for label in task.list(least=1)) for task in about("tasks").list()]
+    source = {name: value.text(LONGEST) for name, value in about("source").object().items()}
+    projection = tensors.get("projection.2.weight", torch.zeros(0))
+    if projection.ndim != 2 or 0 in projection.shape:
+        reason = "is not a file of prototypes (it has no projection)"
+        raise CheckpointError(str(path), reason, "Run train-prototypes again")
     try:
-        settings = _settings(json.loads(metadata["encoder"]))
-        tasks = [tuple(int(label) for label in task) for task in json.loads(metadata["tasks"])]
-        source = json.loads(metadata["source"])
-        projection, size = tensors["projection.2.weight"].shape
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            str(path), f"is not a file of prototypes ({error})", "Run train-prototypes again"
-        ) from error
-    try:
-        model = PrototypeModel(Encoder(network, settings), size, projection)
+        model = PrototypeModel(Encoder(network, settings), *reversed(projection.shape))
         for task in tasks:
             model = model.with_task(task)
         model.load_state_dict(tensors)
@@ -76,7 +82,14 @@ def load_prototypes(
     return model.eval(), settings, source
 
 
-def _settings(fields: dict[str, Any]) -> EncoderSettings:
-    given = fields["normalization"]
-    normalization = given and Normalization(tuple(given["mean"]), tuple(given["deviation"]))
-    return EncoderSettings(str(fields["head"]), normalization, tuple(fields["input_shape"]))
+def _settings(found: Value) -> EncoderSettings:
+    given, normalization = found.field("normalization"), None
+    if given.plain is not None:
+        mean, deviation = (
+            tuple(value.finite() for value in given.field(name).list())
+            for name in ("mean", "deviation")
+        )
+        normalization = Normalization(mean, deviation)
+    sizes = found.field("input_shape").list()
+    shape = tuple(size.count(least=1, most=MOST_SIZE) for size in sizes)
+    return EncoderSettings(found.field("head").text(), normalization, shape)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edgemem.accuracy import AccuracyMatrix, from_rows, write_accuracy
@@ -22,6 +21,7 @@ from edgemem.models.command import (
     input_shape_of,
     load_weights,
     normalization_of,
+    set_threads,
 )
 from edgemem.models.data import Frames, class_names, load_dataset
 from edgemem.models.prototypes.checkpoint import is_prototypes, load_prototypes, save_prototypes
@@ -79,8 +79,7 @@ def train_prototypes(  # noqa: PLR0913, PLR0917 - one command line, option by op
         CheckpointError, InputError: see `load_into`, `load_prototypes`, `learn_task`.
     """
     check_writable(out)
-    if threads:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     model, settings, source = _load(checkpoint, target, arguments, choices, recipe.seed, say)
     frames, labels = _dataset(data, settings)
     tasks = split_tasks(labels, model.classes, choices.classes_per_task)

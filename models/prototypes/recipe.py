@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from edgemem.errors import InputError
 from edgemem.models.prototypes.losses import RelationAxis, check_axis
+from edgemem.printable import shown
+
+MOST = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             self._refuse(name, getattr(self, name) < least, f"Use {least} or more")
+            self._refuse(name, getattr(self, name) > MOST, f"Use {MOST} or less")
         for name in ("learning_rate", "momentum", "weight_decay", "prototype_rate"):
             self._refuse(name, not self._finite(name) or getattr(self, name) < 0, "Use 0 or more")
         for name in ("prototype_weight", "relation_weight"):
@@ -62,7 +66,7 @@ class Recipe:
 
     def _refuse(self, name: str, wrong: bool, remedy: str) -> None:
         if wrong:
-            thing = f"{name.replace('_', ' ')} {getattr(self, name)}"
+            thing = f"{name.replace('_', ' ')} {shown(getattr(self, name))}"
             raise InputError(thing, "is out of range", remedy)
 
 

@@ -195,11 +195,17 @@ class _Learning:
                 "Delete it to start again, or use the same settings",
             )
         own = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-        self.student.load_state_dict(own)
-        for name, parameter in self.student.named_parameters():
-            if (momentum := tensors.get(f"momentum.{name}")) is not None:
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
-        return int(metadata["epoch"])
+        try:
+            epoch = int(metadata["epoch"])
+            self.student.load_state_dict(own)
+            for name, parameter in self.student.named_parameters():
+                if (momentum := tensors.get(f"momentum.{name}")) is not None:
+                    held = momentum.to(parameter.device).expand_as(parameter)
+                    self.optimizer.state[parameter]["momentum_buffer"] = held.clone()
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = f"holds no progress of learning ({error})"
+            raise CheckpointError(str(path), reason, "Delete it to start again") from error
+        return epoch
 
 
 def optimizer_of(model: PrototypeModel, recipe: Recipe) -> torch.optim.SGD:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgemem.bundle import Bundle
 from edgemem.errors import EdgeMemError, InputError
 from edgemem.manifest import LITERT, ONNX
+from edgemem.printable import printable, shown
 from edgemem.runtime.backends.protocol import Backend
 from edgemem.runtime.backends.providers import (
     AUTOMATIC,
@@ -25,15 +27,30 @@ if TYPE_CHECKING:
     from edgemem.runtime.backends.session_cache import SessionCache
 
 log = logging.getLogger(__name__)
+MOST_THREADS = 16  # on whatever machine; as engines start them, 256 take seconds
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How an engine is opened; see `edgemem.open`. profile: of the plan of the step."""
+    """How an engine is opened; see `edgemem.open`. profile: of the plan of the step.
+
+    Raises:
+        InputError: a number of threads that no engine should start.
+    """
 
     threads: int = 0
     profile: str = "latency"
     cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        thing, most = f"threads={shown(self.threads)}", max(MOST_THREADS, 2 * (os.cpu_count() or 1))
+        if isinstance(self.threads, bool) or not isinstance(self.threads, int):
+            raise InputError(thing, "is no whole number", "Pass 0 for all cores")
+        if self.threads < 0:
+            raise InputError(thing, "is negative", "Pass 0 for all cores")
+        if self.threads > most:
+            reason = f"is more than {most}, which take long to start and gain nothing here"
+            raise InputError(thing, reason, "Pass 0 for all cores")
 
 
 @dataclass(frozen=True)
@@ -68,9 +85,9 @@ def choose(
         InputError: an unknown provider, or one that cannot be used here.
         BundleError: the provider asked for, or the last that was tried, refuses a graph.
     """
-    if provider != "auto" and provider not in PROVIDERS:
+    if not isinstance(provider, str) or (provider != "auto" and provider not in PROVIDERS):
         known = ", ".join(["auto", *PROVIDERS])
-        raise InputError(f"provider {provider!r}", "is unknown", f"Use one of {known}")
+        raise InputError(f"provider {shown(provider)}", "is unknown", f"Use one of {known}")
     settings, passed_over, failed = settings or Settings(), dict[str, str](), list[str]()
     refused: EdgeMemError | None = None
     for name in AUTOMATIC if provider == "auto" else (provider,):
@@ -91,7 +108,7 @@ def choose(
             log.warning("%s fails (%s), so the next engine is tried", name, error.reason)
             continue
         why = "asked for" if provider != "auto" else _why(passed_over)
-        log.info("%s runs %s: %s", backend.name, bundle.path.name, why)
+        log.info("%s runs %s: %s", backend.name, printable(bundle.path.name), why)
         return Engine(name, backend, why, passed_over, tuple(failed))
     if refused is not None:
         raise refused
@@ -115,7 +132,7 @@ def open_backend(bundle: Bundle, provider: str, settings: Settings) -> Backend:
     if PROVIDERS[provider].target == LITERT:
         from edgemem.runtime.backends.litert_engine import LiteRtBackend
 
-        return LiteRtBackend(settings.threads)
+        return LiteRtBackend(settings.threads, bundle.files)
     from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 
     cache: SessionCache | None = None
@@ -124,7 +141,7 @@ def open_backend(bundle: Bundle, provider: str, settings: Settings) -> Backend:
 
         about = compiled_for(PROVIDERS[provider])
         cache = SessionCache(settings.cache, bundle.identity, *about)
-    return OnnxRuntimeBackend(settings.threads, settings.profile, cache, provider)
+    return OnnxRuntimeBackend(settings.threads, settings.profile, cache, provider, bundle.files)
 
 
 def _try(bundle: Bundle, provider: str, backend: Backend, step: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgemem.block import Array, Arrays
+from edgemem.checked_files import Files, OwnFiles
 from edgemem.errors import BundleError, MissingExtraError
 from edgemem.forks import never_free_in_child
 from edgemem.manifest import LITERT, Binding
@@ -76,7 +77,8 @@ class LiteRtGraph:
 
 
 class LiteRtBackend:
-    """Opens signatures of LiteRT files, each file once. threads: 0 = LiteRT's choice.
+    """Opens signatures of LiteRT files, each file once. threads: 0 = LiteRT's choice. files: where
+    they come from; None = they are our own, and nobody vouches for them.
 
     Raises:
         MissingExtraError: LiteRT is not installed.
@@ -84,7 +86,8 @@ class LiteRtBackend:
 
     target = LITERT
 
-    def __init__(self, threads: int = 0) -> None:
+    def __init__(self, threads: int = 0, files: Files | None = None) -> None:
+        self._files = files or OwnFiles()
         self._interpreter, self.name = interpreter_class()
         self._threads = threads or None
         self._opened: dict[Path, Any] = {}
@@ -97,7 +100,10 @@ class LiteRtBackend:
             raise BundleError(thing, "has no names for its tensors", "Export the bundle again")
         try:
             if path not in self._opened:
-                self._opened[path] = self._interpreter(str(path), num_threads=self._threads)
+                content = self._files.read(path)  # the interpreter holds on to these bytes
+                self._opened[path] = self._interpreter(
+                    model_content=content, num_threads=self._threads
+                )
             return LiteRtGraph(self._opened[path], binding, thing)
         except (ValueError, RuntimeError, KeyError) as error:
             raise BundleError(thing, f"is refused by {self.name} ({error})", REMEDY) from error

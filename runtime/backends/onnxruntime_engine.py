@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from mmap import ACCESS_READ, mmap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnxruntime
 
 from edgemem.block import Array, Arrays
+from edgemem.checked_files import Files, OwnFiles
 from edgemem.errors import BundleError
 from edgemem.forks import never_free_in_child
 from edgemem.manifest import Binding
+from edgemem.runtime.backends.onnx_loading import loaded
 from edgemem.runtime.backends.protocol import TensorSpec
 from edgemem.runtime.backends.providers import PROVIDERS, qnn_devices
 from edgemem.runtime.backends.session_cache import GRAPH, WEIGHTS, SessionCache
+from edgemem.runtime.memory import give_back_freed
 
 CPU = PROVIDERS["cpu"].execution_provider
 EXTENDED = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # all, but for image layouts
@@ -31,27 +32,33 @@ DTYPES = {
 
 
 class OnnxRuntimeGraph:
-    """One session. providers: in order of preference; empty = as the options say. must: the one
+    """One session. files: where its bytes come from. skipped: optimisers to leave out. mapped: weights
+    stay in the file. providers: in order of preference; empty = as the options say. must: the one
     that has to take at least one node."""
 
     def __init__(
         self,
         path: Path,
         options: onnxruntime.SessionOptions,
+        files: Files,
+        *,
         skipped: Sequence[str] = (),
+        mapped: bool = False,
         providers: Sequence[str | tuple[str, dict[str, str]]] = (CPU,),
         must: str | None = None,
     ) -> None:
         self._thing = f"{path.parent.name}/{path.name}"
         try:
-            with _weights_behind_links(path, options):
+            with loaded(path, files, options, mapped=mapped) as content:
                 self._session = onnxruntime.InferenceSession(
-                    str(path),
+                    content,
                     options,
                     providers=list(providers) or None,
                     disabled_optimizers=list(skipped),
                     enable_fallback=0,  # onnxruntime's own goes on with the CPU without a word
                 )
+        except BundleError:
+            raise
         except Exception as error:
             raise BundleError(
                 self._thing,
@@ -91,31 +98,14 @@ class OnnxRuntimeGraph:
         return dict(found)
 
 
-@contextmanager
-def _weights_behind_links(path: Path, options: onnxruntime.SessionOptions) -> Iterator[None]:
-    """Hand over the weights of a graph where links lead to them or to the graph: the engine refuses
-    weights that lie outside the folder of the graph. It copies what it needs of them.
-
-    Engines that cannot take them, those before 1.24, follow links themselves.
-    """
-    weights = path.with_name(WEIGHTS)
-    linked = path.is_symlink() or weights.is_symlink()
-    takes = hasattr(options, "add_external_initializers_from_files_in_memory")
-    if not (linked and takes and weights.is_file() and weights.stat().st_size):
-        yield
-        return
-    with weights.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        options.add_external_initializers_from_files_in_memory([WEIGHTS], [content], [len(content)])
-        yield
-
-
 class OnnxRuntimeBackend:
     """Opens sessions with one set of options, which docs/performance.md gives reasons for.
 
     threads: 0 = onnxruntime's choice, which is all cores. profile: "latency", or "memory", where
     weights stay in the mapped file and nothing is kept from one run to the next. cache: where
     optimised and compiled graphs are kept; None = nowhere, as in profile "memory", which hardly
-    optimises. provider: a name of `PROVIDERS`; profiles are of the CPU's.
+    optimises. provider: a name of `PROVIDERS`; profiles are of the CPU's. files: where graphs and
+    weights come from; None = they are our own, and nobody vouches for them.
     """
 
     def __init__(
@@ -124,8 +114,10 @@ class OnnxRuntimeBackend:
         profile: str = "latency",
         cache: SessionCache | None = None,
         provider: str = "cpu",
+        files: Files | None = None,
     ) -> None:
         self._threads, self._profile = threads, profile
+        self._files = files or OwnFiles()
         self._cache = cache if profile == "latency" or provider != "cpu" else None
         self._provider = PROVIDERS[provider]
         self._opened: dict[Path, OnnxRuntimeGraph] = {}
@@ -138,27 +130,29 @@ class OnnxRuntimeBackend:
         if path not in self._opened:
             here = self._provider.name == "cpu"
             self._opened[path] = self._open_here(path) if here else self._open_elsewhere(path)
+            give_back_freed()  # the engine has made its own of the weights
         return self._opened[path]
 
     def _open_here(self, path: Path) -> OnnxRuntimeGraph:
-        options, skipped = self._options(), list[str]()
+        options, files = self._options(), self._files
         if self._profile == "memory":
             options.graph_optimization_level = EXTENDED
             options.enable_cpu_mem_arena = False
             options.add_session_config_entry("session.disable_prepacking", "1")
             skipped = ["ConstantFolding"]
+            return OnnxRuntimeGraph(path, options, files, skipped=skipped, mapped=True)
         if self._cache is None:
-            return OnnxRuntimeGraph(path, options, skipped)
+            return OnnxRuntimeGraph(path, options, files)
         if (kept := self._cache.find(path.stem)) is None:
-            graph = OnnxRuntimeGraph(path, options)
+            graph = OnnxRuntimeGraph(path, options, files)
             self._cache.keep(path.stem, lambda draft: self._optimise(path, draft))
             return graph
         as_it_is = self._options()
         as_it_is.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            return OnnxRuntimeGraph(kept, as_it_is)
-        except BundleError:  # replaced meanwhile, or refused: the bundle itself is still there
-            return OnnxRuntimeGraph(path, options)
+            return OnnxRuntimeGraph(kept.path, as_it_is, kept)
+        except BundleError:  # refused: the bundle itself is still there
+            return OnnxRuntimeGraph(path, options, files)
 
     def _optimise(self, path: Path, draft: Path) -> None:
         options = self._options()
@@ -166,7 +160,7 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", WEIGHTS
         )
-        OnnxRuntimeGraph(path, options)
+        OnnxRuntimeGraph(path, options, self._files)
 
     def _open_elsewhere(self, path: Path) -> OnnxRuntimeGraph:
         """With another execution provider first, and the CPU for what that does not take."""
@@ -174,25 +168,26 @@ class OnnxRuntimeBackend:
         if self._provider.name != "qnn":
             first = (name, OPTIONS.get(self._provider.name, {}))
             providers: list[str | tuple[str, dict[str, str]]] = [first, CPU]
-            return OnnxRuntimeGraph(path, self._recording(), providers=providers, must=name)
+            options = self._recording()
+            return OnnxRuntimeGraph(path, options, self._files, providers=providers, must=name)
         options = self._with_npu()
         kept = None if self._cache is None else self._cache.find(path.stem)
         if kept is None and self._cache is not None:
             self._cache.keep(path.stem, lambda draft: self._compile(path, draft))
             kept = self._cache.find(path.stem)
-        try:
-            return OnnxRuntimeGraph(kept or path, options, providers=(), must=name)
-        except BundleError:
-            if kept is None:
-                raise
-            return OnnxRuntimeGraph(path, self._with_npu(), providers=(), must=name)
+        if kept is not None:
+            try:
+                return OnnxRuntimeGraph(kept.path, options, kept, providers=(), must=name)
+            except BundleError:  # the bundle itself is still there
+                options = self._with_npu()
+        return OnnxRuntimeGraph(path, options, self._files, providers=(), must=name)
 
     def _compile(self, path: Path, draft: Path) -> None:
         options = self._with_npu()
         options.add_session_config_entry("ep.context_enable", "1")
         options.add_session_config_entry("ep.context_file_path", str(draft / GRAPH))
         options.add_session_config_entry("ep.context_embed_mode", "1")
-        OnnxRuntimeGraph(path, options, providers=())
+        OnnxRuntimeGraph(path, options, self._files, providers=())
 
     def _with_npu(self) -> onnxruntime.SessionOptions:
         options, (devices, chosen) = self._recording(), qnn_devices()

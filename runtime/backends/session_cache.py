@@ -1,6 +1,7 @@
 """Optimised graphs, kept from one start to the next: an engine spends most of its start on them.
 
-The check sums find damage, not malice: the folder is for the user alone. One folder a graph: the
+The check sums find damage, not malice: the folder is for the user alone. What is checked is what is
+handed over: bytes, read once. One folder a graph: the
 optimised graph (for an NPU, what was compiled for it), its weights, and their check sums. What it
 was made for is part of its name, so another engine, processor or bundle never meets it.
 """
@@ -12,14 +13,37 @@ import json
 import logging
 import platform
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime
 
+from edgemem.errors import BundleError
 from edgemem.files import new_folder, sha256_file
+from edgemem.typed_json import read_json
 
 GRAPH, WEIGHTS, SUMS = "graph.onnx", "weights.bin", "manifest.json"
+MOST_FILES = 16
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class KeptGraph:
+    """An optimised graph with the files beside it, as they were checked."""
+
+    path: Path
+    contents: dict[Path, bytes]
+
+    def read(self, path: Path) -> bytes:
+        """All bytes of one of its files; raises BundleError for any other."""
+        if path not in self.contents:
+            raise BundleError(str(path), "is not a file of this kept graph", "It is made again")
+        return self.contents[path]
+
+    def steady(self, path: Path) -> AbstractContextManager[None]:
+        """Nothing that happens to the files matters any more."""
+        return nullcontext()
 
 
 class SessionCache:
@@ -30,26 +54,16 @@ class SessionCache:
         about = (*made_for, onnxruntime.__version__, platform.machine(), _processor())
         self._tag = hashlib.sha256("\0".join(about).encode()).hexdigest()[:16]
 
-    def find(self, name: str) -> Path | None:
+    def find(self, name: str) -> KeptGraph | None:
         """The optimised graph of that name, if it is there and whole."""
         folder = self._place(name)
         try:
-            sums = json.loads((folder / SUMS).read_bytes())
-            here = {file.name for file in folder.iterdir()} - {SUMS}
-            whole = (
-                GRAPH in sums
-                and set(sums) == here
-                and all(sha256_file(folder / file) == known for file, known in sums.items())
-            )
+            return _read(folder)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, BundleError) as error:
             log.warning("%s is damaged (%s) and will be made again", folder, error)
             return None
-        if not whole:
-            log.warning("%s is damaged and will be made again", folder)
-            return None
-        return folder / GRAPH
 
     def keep(self, name: str, write: Callable[[Path], object]) -> None:
         """Keep what `write` puts into a folder, as `GRAPH` and files beside it; a disk that refuses
@@ -67,6 +81,20 @@ class SessionCache:
 
     def _place(self, name: str) -> Path:
         return self._folder / f"{name}-{self._tag}"
+
+
+def _read(folder: Path) -> KeptGraph:
+    """The files of a folder; raises OSError or BundleError unless they are those of the sums."""
+    thing, remedy = str(folder), "It is made again"
+    sums = read_json((folder / SUMS).read_bytes(), thing, BundleError, remedy).object(MOST_FILES)
+    here = {file.name for file in folder.iterdir()} - {SUMS}
+    if GRAPH not in sums or set(sums) != here:
+        raise BundleError(thing, "holds other files than it lists", remedy)
+    contents = {folder / name: (folder / name).read_bytes() for name in here}
+    for path, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != sums[path.name].text():
+            raise BundleError(thing, f"has another {path.name} than it lists", remedy)
+    return KeptGraph(folder / GRAPH, contents)
 
 
 def _processor() -> str:

@@ -203,7 +203,7 @@ def test_a_file_that_lies_is_refused_and_named(message, tmp_path):
 def test_a_missing_file_a_folder_and_a_giant_are_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"none\.json: does not exist"):
         read_accuracy(tmp_path / "none.json")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is a folder"):
         read_accuracy(tmp_path)
     monkeypatch.setattr("edgemem.accuracy.LARGEST_FILE", 20)
     (tmp_path / "giant.json").write_text(document())

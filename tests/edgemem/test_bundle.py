@@ -10,7 +10,7 @@ import edgemem
 from edgemem.block import pack, unpack
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
-from edgemem.manifest import from_json, to_json
+from edgemem.manifest_file import from_json, to_json
 
 names = st.text("abc.[]/0", min_size=1, max_size=8)
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
@@ -80,7 +80,7 @@ def test_a_damaged_manifest_never_ends_in_another_error(data, bundle):
         (lambda m: m["frames"].update(batch=1 << 40), "too large"),
         (lambda m: m["block"][0].update(shape=[1 << 40]), "larger than the generic block"),
         (lambda m: m["slots"][0].update(shape=[1 << 40]), "larger than four blocks"),
-        (lambda m: m["block"][0].update(dtype="object"), "dtype 'object'"),
+        (lambda m: m["block"][0].update(dtype="object"), "'object' is none of"),
         (lambda m: m["block"].pop(), "not in the block specification"),
     ],
 )
@@ -128,5 +128,5 @@ def test_external_data_outside_of_the_bundle_is_not_read(bundle, seal, tmp_path)
                 entry.value = "../weights.bin"
     (bundle / "predict.onnx").write_bytes(model.SerializeToString())
     seal(bundle)
-    with pytest.raises(edgemem.BundleError, match="refused by onnxruntime"):
+    with pytest.raises(edgemem.BundleError, match="keeps weights at .*not beside itself"):
         edgemem.open(bundle)

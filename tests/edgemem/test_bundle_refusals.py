@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from sealing import sealed
 
 import edgemem
 from edgemem import bundle as bundle_module
@@ -69,7 +70,7 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path):
 
 
 def test_a_manifest_of_absurd_size_is_not_read(bundle, monkeypatch):
-    monkeypatch.setattr(bundle_module, "MAX_MANIFEST_BYTES", 100)
+    monkeypatch.setattr(bundle_module, "MOST_BYTES", 100)
     refused(bundle, "manifest.json", "is too large")
 
 
@@ -77,7 +78,7 @@ def test_a_manifest_of_absurd_size_is_not_read(bundle, monkeypatch):
 def test_a_listed_name_that_the_file_system_refuses_is_a_clear_error(bundle):
     manifest = json.loads((bundle / "manifest.json").read_bytes())
     manifest["files"]["n" * 300] = {"size": 1, "sha256": ""}
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    (bundle / "manifest.json").write_bytes(sealed(manifest))
     refused(bundle, "nnn", "cannot be read")
 
 
@@ -99,7 +100,7 @@ def test_a_link_beside_the_listed_files_is_refused_even_to_a_folder(bundle, tmp_
         (lambda b: b.update(more=np.zeros(1, np.float32)), "is not in the block specification"),
         (lambda b: b.update({k: v.astype(np.float64) for k, v in b.items()}), "float64"),
         (lambda b: b.update({k: v[..., None] for k, v in b.items()}), ", 1], not float32["),
-        (lambda b: b.update({k: v * np.inf for k, v in b.items()}), "NaN or infinite"),
+        (lambda b: b.update({k: np.full_like(v, np.inf) for k, v in b.items()}), "NaN or infinite"),
     ],
 )
 def test_a_generic_block_that_is_no_block_of_this_bundle_is_refused(bundle, seal, change, reason):

@@ -12,7 +12,7 @@ import pytest
 
 import edgemem
 from edgemem.demo import BUNDLE, STREAM
-from edgemem.manifest import from_json
+from edgemem.manifest_file import from_json
 from edgemem.runtime.replay import replay
 from edgemem.runtime.stream import Stream
 
@@ -224,7 +224,7 @@ def test_bad_frames_are_skipped_and_counted_by_option(short, tmp_path):
     for name in ("frames", "error", "frozen_error", "events"):
         assert found[name] == expected[name]
     text, _ = run("run", BUNDLE, "--input", tmp_path / "bad.npz", "--skip-bad-frames")
-    assert "skipped 3 frames that hold NaN or infinite values" in text
+    assert "skipped 3 frames that hold NaN, infinite or too large values" in text
 
 
 def test_frames_of_another_scale_are_said(short, tmp_path):

@@ -1,5 +1,6 @@
 """Bad input on the command line: exit code 2, one sentence, and nothing touched."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,11 @@ def test_a_damaged_bundle_is_refused(refused, bundle, command):
         ({"x": np.zeros((20, 1, 8, 8))}, "frames: have dtype float64"),
         ({"x": np.full((20, 1, 8, 8), np.nan, np.float32)}, "frame 0: holds NaN"),
         ({"x": np.zeros((20, 1, 8, 8), np.uint8), "y": np.zeros(3, int)}, "for 20 frames"),
+        (
+            {"x": np.zeros((3, 1, 8, 8), np.uint8), "y": [1, 2, 10]},
+            "the bundle's classes are 0 to 9",
+        ),
+        ({"x": np.zeros((3, 1, 8, 8), np.uint8), "y": [-1, 0, 0]}, "runs from -1 to 0"),
     ],
 )
 def test_a_bad_stream_is_refused_and_makes_no_state_file(refused, tmp_path, arrays, reason):
@@ -128,6 +134,13 @@ def test_a_picture_is_refused_before_the_stream_is_run(refused, tmp_path):
         ("--set", "alhpa=1", "'alhpa': is unknown to this bundle. It has alpha"),
         ("--chunk", "-1", "-1 frames per call: is not possible"),
         ("--threads", "-1", "threads=-1: is negative"),
+        ("--threads", "100000", "threads=100000: is more than"),
+        ("--threads", str(1 << 70), "is more than"),
+        ("--set", "alpha=1e39", "'alpha': is 1e+39. Pass a finite number"),
+        ("--memory-budget", "9" * 400, "is no size"),
+        ("--adapt-when", "9" * 5000, "is unknown"),
+        ("--adapt-when", "--5", "adapt_when='--5': is unknown"),
+        ("--state", "x" * 250, "name too long"),
     ],
 )
 def test_a_bad_option_is_refused_and_makes_no_state_file(refused, option, value, reason):
@@ -153,5 +166,43 @@ def test_a_frame_that_is_not_finite_is_named_before_anything_is_written(refused,
     x[[7, 33]] = np.nan
     np.savez(tmp_path / "bad.npz", x=x)
     said = refused("run", BUNDLE, "--input", "bad.npz", "--state", "new.db")
-    assert "bad.npz: frame 7: holds NaN or infinite values, and so do 1 more" in said
+    assert "bad.npz: frame 7: holds NaN, infinite or too large values, and so do 1 more" in said
     assert "--skip-bad-frames" in said
+
+
+@pytest.mark.parametrize("parts", [[5, None], 5, "layer1", {"a": 1}, None, [["x"]]])
+def test_parts_that_are_no_names_are_no_traceback(bundle, seal, refused, parts):
+    seal(bundle, lambda manifest: manifest["exported_from"].update(parts=parts))
+    assert "parts" in refused("inspect", bundle)
+
+
+def test_names_in_a_bundle_are_harmless_on_the_terminal(bundle, seal):
+    evil = "x\x1b]0;owned\x07\x9b2J\u202e[/red]\n$\\x$"
+
+    def change(manifest):
+        manifest["name"] = evil
+        manifest["exported_from"].update(checkpoint=evil, parts=[evil])
+
+    seal(bundle, change)
+    shown = subprocess.run([COMMAND, "inspect", bundle], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert all(c.isprintable() or c == "\n" for c in shown.stdout)
+    assert r"x\x1b]0;owned\x07" in shown.stdout and "[/red]" in shown.stdout
+    found = subprocess.run([COMMAND, "inspect", bundle, "--json"], capture_output=True, text=True)
+    assert json.loads(found.stdout)["name"] == evil
+    (bundle / "a\x1b[2J").write_text("x")
+    failed = subprocess.run([COMMAND, "inspect", bundle], capture_output=True, text=True)
+    assert failed.returncode == 2 and "\x1b" not in failed.stderr
+
+
+def test_names_of_contexts_are_harmless_in_tables_pictures_and_json(tmp_path, digits_stream):
+    evil = "fog\x1b[2J[red]$\\frac$"
+    x, y = (values[:48] for values in digits_stream)
+    np.savez(tmp_path / "s.npz", x=x, y=y, context=[evil] * 48)
+    words = [COMMAND, "run", BUNDLE, "--input", tmp_path / "s.npz", "--threads", "1"]
+    shown = subprocess.run([*words, "--plot", tmp_path / "p.svg"], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "\x1b" not in shown.stdout + shown.stderr and r"fog\x1b[2J[red]$\frac$" in shown.stdout
+    assert "\x1b" not in (tmp_path / "p.svg").read_text()
+    found = subprocess.run([*words, "--json"], capture_output=True, text=True)
+    assert list(json.loads(found.stdout)["per_context"]) == [evil]

@@ -68,6 +68,18 @@ def test_writing_replaces_the_old_file_and_leaves_nothing_beside_it(tmp_path):
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such modes")
+@pytest.mark.parametrize("before", [None, 0o600, 0o666])
+def test_a_private_file_is_its_owners_alone_whatever_was_there(tmp_path, before):
+    for private, mode in ((True, 0o600), (False, 0o644)):
+        path = tmp_path / f"{private}"
+        if before is not None:
+            path.touch()
+            path.chmod(before)
+        files.write_file(path, b"x", private=private)
+        assert path.stat().st_mode & 0o777 == mode
+
+
 @pytest.mark.parametrize("target", ["edgemem.files.os.fsync", "pathlib.Path.replace"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch, target):
     path = tmp_path / "f"
@@ -120,3 +132,24 @@ def test_a_failure_keeps_the_old_folder_and_leaves_no_draft(tmp_path, monkeypatc
     monkeypatch.undo()
     assert [file.name for file in target.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("kind", ["pipe", "other", "link to a pipe"])
+def test_what_is_there_and_is_of_another_kind_is_not_replaced(tmp_path, kind):
+    """As root, a pipe or device that somebody names would be gone."""
+    for name, write in (
+        ("file", lambda path: files.write_file(path, b"new")),
+        ("folder", lambda path: files.new_folder(path).__enter__()),
+    ):
+        path = tmp_path / name
+        if kind == "other":
+            path.mkdir() if name == "file" else path.write_bytes(b"mine")
+        else:
+            os.mkfifo(tmp_path / f"{name}.pipe")
+            place = tmp_path / f"{name}.pipe"
+            path.symlink_to(place) if kind == "link to a pipe" else place.rename(path)
+        before = path.lstat()
+        with pytest.raises(InputError, match="is there, and is not a"):
+            write(path)
+        assert path.lstat() == before

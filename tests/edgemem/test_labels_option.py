@@ -35,7 +35,7 @@ def test_a_file_holds_one_name_a_line(end, line, tmp_path):
         ("", "holds an empty name"),
         ("cat,,dog", "holds an empty name"),
         ("cat,dog,cat", "names 'cat' twice"),
-        ("none.txt", "cannot be read"),
+        ("none.txt", "does not exist"),
     ],
 )
 def test_names_that_are_missing_or_repeated_are_refused(text, reason):

@@ -5,6 +5,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -110,6 +111,42 @@ def test_a_damaged_snapshot_costs_one_commit(tmp_path, how):
         read(path)
 
 
+def hide_newest(path):
+    """Alter the number of rows in the head of the table's page: SQLite sees one row less."""
+    root = execute(path, "SELECT rootpage FROM sqlite_master WHERE name = 'snapshot'")[0][0]
+    size = execute(path, "PRAGMA page_size")[0][0]
+    content = bytearray(path.read_bytes())
+    content[(root - 1) * size + 4] -= 1  # the low byte of the count of a leaf
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        hide_newest,
+        lambda path: execute(path, "DELETE FROM snapshot WHERE version = 2"),
+        lambda path: execute(path, "UPDATE snapshot SET version = 9 WHERE version = 1"),
+    ],
+)
+def test_a_newest_snapshot_that_is_gone_or_another_is_missed(tmp_path, lose):
+    path = tmp_path / "s.db"
+    commit(path, 1, 2)
+    lose(path)
+    found = read(path)
+    assert found.counters == {"steps": 1} and (found.arrays["a"] == 1).all()
+    assert found.damage == ("has lost its newest snapshot",)
+    commit(path, 3)
+    assert read(path).damage == () and read(path).counters == {"steps": 3}
+
+
+def test_an_only_snapshot_that_is_gone_is_no_new_file(tmp_path):
+    path = tmp_path / "s.db"
+    commit(path, 1)
+    hide_newest(path)
+    with pytest.raises(edgemem.StateError, match="has lost its newest snapshot"):
+        read(path)
+
+
 def test_arrays_that_are_no_safetensors_are_refused_even_under_their_right_hash(tmp_path):
     path = tmp_path / "s.db"
     commit(path, 1)
@@ -161,7 +198,7 @@ def test_another_schema_version_is_refused_and_untouched(tmp_path, version):
 def test_a_refused_opening_leaves_no_file_behind(tmp_path):
     with pytest.raises(edgemem.StateError, match="cannot be used"):
         State(tmp_path / "missing" / "s.db", "bundle")
-    with pytest.raises(edgemem.StateError, match="cannot be used"):
+    with pytest.raises(edgemem.StateError, match="is a folder"):
         State(tmp_path, "bundle")
     assert list(tmp_path.iterdir()) == []
 
@@ -205,3 +242,13 @@ def test_a_file_that_may_not_grow_keeps_the_last_commit(tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert str(path) in finished.stdout and "free space" in finished.stdout
     assert read(path).counters == {"steps": 1}
+
+
+@pytest.mark.parametrize("number", [1 << 53, -(1 << 53), 0.5, "1", None, True, [1]])
+def test_a_counter_that_would_not_be_read_again_is_not_written(tmp_path, number):
+    path = tmp_path / "s.db"
+    with closing(State(path, "bundle")) as state:
+        state.write(Snapshot({}, {"steps": 1, "guard.checked": -8}))
+        with pytest.raises(edgemem.StateError, match="was not written"):
+            state.write(Snapshot({}, {"steps": number}))
+    assert read(path).counters == {"steps": 1, "guard.checked": -8}

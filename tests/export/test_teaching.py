@@ -232,6 +232,7 @@ def test_the_manifest_says_what_can_be_taught(bundle):
     assert all(value.frozen == 0.0 for value in manifest.hyper_parameters.values())
 
 
+@pytest.mark.slow
 def test_a_written_graph_teaches_and_another_reads_it(bundle):
     """The learnt block of `learn` goes into `predict`, by names alone."""
     options = onnxruntime.SessionOptions()

@@ -83,6 +83,7 @@ def test_the_runtime_runs_tent_as_plain_torch_does(bundle, tmp_path):
     assert largest > 0.01  # it did move, by far more than the tolerance
 
 
+@pytest.mark.slow
 def test_its_frozen_answer_is_the_network_with_source_statistics(bundle):
     x = stream()
     with edgemem.open(bundle.path, threads=1) as runtime:
@@ -93,6 +94,7 @@ def test_its_frozen_answer_is_the_network_with_source_statistics(bundle):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_its_block_is_the_affine_pairs_and_nothing_else(bundle):
     names = [spec.name for spec in open_bundle(bundle.path).manifest.block.arrays]
     assert names

@@ -18,8 +18,8 @@ from edgemem.manifest import (
     Manifest,
     Plan,
     Teaching,
-    to_json,
 )
+from edgemem.manifest_file import to_json
 
 BATCH, FEATURES, CAPACITY = 16, 6, 5
 OWN = ("left", "right")

@@ -79,10 +79,10 @@ BAD_ARRAYS = {
     r"x: is uint8\[\]": {"x": FRAMES[0, 0, 0, 0], "y": LABELS},
     r"x: is <U1\[1, 1, 1\]": {"x": np.array([[["a"]]]), "y": LABELS[:1]},
     r"x: is int64\[6, 3, \d, \d\], .*uint8 or float32": {"x": FRAMES.astype(int), "y": LABELS},
-    r"x: is complex128": {"x": FRAMES * 1j, "y": LABELS},
-    "y is not a file": {"x": FRAMES},
-    "x is not a file": {"images": FRAMES, "y": LABELS},
-    "allow_pickle": {"x": FRAMES, "y": np.array([None] * 6)},
+    r"complex128": {"x": FRAMES * 1j, "y": LABELS},
+    "y.npy": {"x": FRAMES},
+    "x.npy": {"images": FRAMES, "y": LABELS},
+    "Object arrays": {"x": FRAMES, "y": np.array([None] * 6)},
 }
 
 

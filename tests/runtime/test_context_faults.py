@@ -96,7 +96,7 @@ def test_a_commit_that_fails_at_its_end_loses_nothing(visits, undisturbed, tmp_p
     assert_same_blocks(blocks_of(tmp_path / "s.db"), blocks)
 
 
-@pytest.mark.parametrize("target", [(State, "read"), (WrittenBlocks, "listing")])
+@pytest.mark.parametrize("target", [(State, "snapshots"), (WrittenBlocks, "listing")])
 def test_a_rollback_that_fails_changes_nothing(target, visits, undisturbed, tmp_path, monkeypatch):
     blocks, results = undisturbed
     with opened(tmp_path / "s.db") as runtime:

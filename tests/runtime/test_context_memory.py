@@ -218,6 +218,7 @@ def test_a_run_without_contexts_in_between_leaves_the_written_blocks(visits, tmp
         assert all((after[name][1][array] == value).all() for array, value in leaf.items())
 
 
+@pytest.mark.slow
 def test_commits_on_changes_of_context_are_bounded_in_steps_and_bytes(
     restless, tmp_path, monkeypatch
 ):

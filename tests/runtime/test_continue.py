@@ -12,7 +12,7 @@ import edgemem
 from edgemem.block import pack
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
-from edgemem.state import Snapshot, State
+from edgemem.state import State
 
 IDENTITY = open_bundle(BUNDLE).identity
 
@@ -31,15 +31,6 @@ def committed(path, identity=IDENTITY):
 def version(path):
     with closing(sqlite3.connect(path)) as database:
         return database.execute("SELECT max(version) FROM snapshot").fetchone()[0]
-
-
-def altered(path, change):
-    """Commit the newest snapshot again with other contents, under its right hash."""
-    with closing(State(path, IDENTITY)) as state:
-        snapshot = state.read()
-        arrays, counters = dict(snapshot.arrays), dict(snapshot.counters)
-        change(arrays, counters)
-        state.write(Snapshot(arrays, counters))
 
 
 @settings(max_examples=6)
@@ -87,34 +78,6 @@ def test_the_state_of_another_bundle_is_refused_and_stays(tmp_path, bundle, seal
     seal(bundle, lambda manifest: manifest.update(name="another"))
     with pytest.raises(edgemem.StateError, match="another bundle.*with the bundle that wrote it"):
         opened(path, bundle)
-    assert committed(path) == before
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda arrays, counters: arrays.clear(),
-        lambda arrays, counters: arrays.pop("ring"),
-        lambda arrays, counters: arrays.pop(next(n for n in arrays if n.startswith("block."))),
-        lambda arrays, counters: arrays.pop(next(n for n in arrays if n.startswith("good."))),
-        lambda arrays, counters: arrays.pop(next(n for n in arrays if n.startswith("opt."))),
-        lambda arrays, counters: arrays.update({"block.more": np.zeros(1, np.float32)}),
-        lambda arrays, counters: arrays.update(ring=arrays["ring"] * np.float32(np.nan)),
-        lambda arrays, counters: arrays.update(ring=arrays["ring"][:, :, :7]),
-        lambda arrays, counters: arrays.update(ring=np.zeros((17, 1, 8, 8), np.float32)),
-        lambda arrays, counters: arrays.update(ring=np.array(1.0, np.float32)),
-        lambda arrays, counters: counters.update(pending=16),
-        lambda arrays, counters: counters.update(pending=-1),
-    ],
-)
-def test_a_snapshot_that_does_not_fit_is_refused_and_stays(tmp_path, digits_stream, change):
-    path = tmp_path / "s.db"
-    with opened(path) as runtime:
-        runtime.step(digits_stream[0][:20])
-    altered(path, change)
-    before = committed(path)
-    with pytest.raises(edgemem.StateError, match="do not fit the bundle.*Delete the state file"):
-        opened(path)
     assert committed(path) == before
 
 
@@ -185,9 +148,7 @@ def test_a_refused_commit_leaves_runtime_and_file_usable(tmp_path, digits_stream
     expected.step(x[:20])
     for name, array in expected._learner.block.items():
         np.testing.assert_array_equal(runtime._learner.block[name], array)
-    with pytest.raises(edgemem.StateError):
-        runtime.close()
-    runtime.close()  # twice is safe, and the file is free again
+    runtime.close()  # what could not be committed is given up, and the file is free again
     with opened(path) as again:
         assert again.counters["frames"] == 20
 

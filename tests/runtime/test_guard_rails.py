@@ -84,6 +84,7 @@ def test_a_block_that_drifts_away_is_left_for_the_last_good_one(clear):
         assert messages(after, "recovered") and after[-1].adapted
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_runs_away_does_no_lasting_harm(clear):
     x, y = clear
     with opened(hyper_parameters={"learning_rate": 30.0}) as runtime:
@@ -184,6 +185,7 @@ def test_a_stream_without_frames_changes_nothing():
         assert runtime._learner.block is block and runtime.counters == counters
 
 
+@pytest.mark.slow
 def test_where_nothing_is_wrong_no_rail_fires(stream):
     x, _, _ = stream
     with opened(contexts=True) as runtime:

@@ -101,6 +101,7 @@ def steps(runtime, count):
         (UNRELIABLE, Verdict.UNRELIABLE),
         (BAD_NEXT, Verdict.SKIP),
         ({"add": np.inf}, Verdict.SKIP),
+        ({"add": 2e30}, Verdict.SKIP),
         (BAD_NEXT | UNRELIABLE, Verdict.SKIP),
         (BAD_LOSS, Verdict.RESTORE),
         ({"loss": -np.inf}, Verdict.RESTORE),

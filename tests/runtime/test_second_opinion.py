@@ -1,10 +1,10 @@
 """On frames like the source's the frozen model answers and nothing is learnt; elsewhere it does not."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
+from sealing import reseal
 from sklearn.datasets import load_digits
 from teachable import BATCH as FEW
 from teachable import frames_of, stream_of, write_bundle
@@ -192,12 +192,11 @@ def test_a_batch_without_a_finite_key_is_not_familiar(frames, monkeypatch):
 def test_a_bundle_may_say_that_its_frozen_model_does_not_answer(frames, tmp_path):
     home = tmp_path / "b.edgemem"
     shutil.copytree(BUNDLE, home)
-    manifest = json.loads((home / "manifest.json").read_text())
-    (home / "manifest.json").write_text(json.dumps(manifest | {"familiar": False}))
+    reseal(home, lambda manifest: manifest.update(familiar=False))
     with edgemem.open(home, threads=1) as runtime:
         results = run(runtime, frames["clear"][0][: 8 * BATCH])
     assert "familiar" not in kinds(results) and sum(result.adapted for result in results) >= 6
-    (home / "manifest.json").write_text(json.dumps(manifest | {"familiar": 1}))
+    reseal(home, lambda manifest: manifest.update(familiar=1))
     with pytest.raises(edgemem.BundleError, match="neither true nor false"):
         edgemem.open(home, threads=1)
 

@@ -3,7 +3,7 @@
 import gc
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -179,16 +179,19 @@ def test_a_context_left_before_its_rows_came_gets_them_in_the_next_run(
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists open files")
-def test_a_snapshot_that_fails_leaves_no_file_open(bundle, visits, tmp_path):
+def test_a_state_that_cannot_be_read_leaves_no_file_open(bundle, visits, tmp_path, monkeypatch):
     state, folder = tmp_path / "s.db", Path("/proc/self/fd")
     with opened(bundle, state) as runtime:
         step_all(runtime, visits[0][: 2 * BATCH])
-    with closing(State(state, None)) as file:
-        file.rows("UPDATE part SET content = zeroblob(8)")
+
+    def refuse(self):
+        raise StateError("s.db", "cannot be used (disk I/O error)", "Wait")
+
+    monkeypatch.setattr(State, "snapshots", refuse)
     gc.collect()
     before, kept = len(list(folder.iterdir())), []
     for _ in range(3):
-        with pytest.raises(StateError, match="damaged") as raised:
+        with pytest.raises(StateError, match="disk I/O error") as raised:
             opened(bundle, state)
         kept.append(raised.value)
     assert len(list(folder.iterdir())) == before

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 import edgemem
 from edgemem.demo import STREAM
+from edgemem.errors import InputError
+from edgemem.runtime import stream as module
 from edgemem.runtime.stream import Stream
 
 DTYPES = ("uint8", "float32", "float64", ">f4", "int16", "bool")
@@ -98,7 +100,7 @@ def test_a_stream_larger_than_a_chunk_is_not_read_at_once(tmp_path):
         ({"x": frames("uint8", 0)}, "holds no frames"),
         ({"x": np.array(3)}, "not a plain array"),
         ({"x": np.asfortranarray(frames("uint8"))}, "row order"),
-        ({"x": np.array([None] * 3)}, "not a plain array"),
+        ({"x": np.array([None] * 3)}, "Object arrays cannot be loaded"),
         ({"z": frames("uint8")}, "x.npy"),
         ({"x": frames("uint8"), "y": np.zeros(6, int)}, "has shape [6] for 7 frames"),
         ({"x": frames("uint8"), "y": np.zeros((7, 1), int)}, "has shape [7, 1] for 7 frames"),
@@ -127,7 +129,7 @@ def test_a_bare_array_is_refused_with_the_way_to_save_it(tmp_path):
 
 def test_missing_files_and_folders_are_refused(tmp_path):
     refused(tmp_path / "missing.npz", "does not exist")
-    refused(tmp_path, "is not a readable stream")
+    refused(tmp_path, "is a folder")
 
 
 @pytest.mark.parametrize("shape", ["(1000000000000,)", "(-1, 2)", "(7, 1000000)", "(1,)"])
@@ -187,3 +189,69 @@ def test_a_stream_of_which_nothing_is_left_is_refused(tmp_path):
 
 def test_bytes_hold_no_bad_frame(tmp_path):
     assert len(Stream(saved(tmp_path / "s.npz", x=frames("uint8"))).bad_frames()) == 0
+
+
+@pytest.mark.parametrize("name", ["y", "context"])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_damaged_name_hides_no_array(tmp_path, name, place):
+    """An archive holds each name twice: before the array, and in the list at its end."""
+    path = tmp_path / "stream.npz"
+    np.savez(path, x=np.zeros((3, 2)), y=np.arange(3), context=np.array(["a", "b", "c"]))
+    content, text = bytearray(path.read_bytes()), f"{name}.npy".encode()
+    at = content.find(text) if place == "first" else content.rfind(text)
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a readable stream"):
+        Stream(path)
+
+
+def test_a_small_file_of_many_names_takes_no_memory(tmp_path):
+    """Names have their shape in the header: it is looked at before they are read."""
+    import tracemalloc
+
+    x, names = np.zeros((100_000, 1), np.uint8), np.zeros(100_000, "U700")
+    path = saved(tmp_path / "s.npz", np.savez_compressed, x=x, context=names)
+    assert path.stat().st_size < names.nbytes / 200
+    tracemalloc.start()
+    try:
+        with pytest.raises(edgemem.InputError, match=r"context: takes 280,000,000 bytes"):
+            Stream(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 21
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"x": np.zeros((3, 0), np.uint8)}, "frames of no value"),
+        ({"x": np.zeros((1 << 22) + 1, np.uint8)}, "4,194,305 frames, and 4,194,304 are allowed"),
+        ({"x": np.zeros((1, 100_001), np.uint8)}, "frames of 100,001 bytes"),
+        ({"x": np.array(["a"] * 3)}, "not a plain array of frames"),
+        ({"x": frames("uint8"), "y": np.full(7, 2**63, np.uint64)}, "which is no class"),
+        ({"x": frames("uint8"), "context": [b"\xff"] * 7}, "is not text"),
+        (
+            {"x": frames("uint8"), "context": np.full(7, 0x7FFFFFFF, np.uint32).view("U1")},
+            "is not text",
+        ),
+        ({"x": np.zeros((5000, 1)), "context": np.arange(5000)}, "5,000 names"),
+    ],
+)
+def test_values_without_bounds_are_refused(tmp_path, monkeypatch, arrays, reason):
+    monkeypatch.setattr(module, "MOST_BYTES", 100_000)
+    refused(saved(tmp_path / "s.npz", np.savez_compressed, **arrays), reason)
+
+
+def test_calls_and_changes_under_way_are_refused(tmp_path, monkeypatch):
+    path = saved(tmp_path / "s.npz", x=np.zeros((20, 10), np.uint8))
+    monkeypatch.setattr(module, "CALL_BYTES", 160)
+    assert len(next(Stream(path).chunks(16))[1]) == 16
+    with pytest.raises(edgemem.InputError, match="Use fewer frames per call"):
+        next(Stream(path).chunks(17))
+    stream = Stream(saved(tmp_path / "s.npz", x=frames("uint8")))
+    saved(path, x=frames("uint8", 8))
+    with pytest.raises(edgemem.InputError, match="was changed while in use"):
+        next(stream.chunks(1))
+    path.unlink()
+    with pytest.raises(edgemem.InputError):
+        next(stream.chunks(1))

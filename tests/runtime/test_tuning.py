@@ -117,7 +117,7 @@ def test_streams_hold_every_shift_in_both_orders_and_mixed_and_repeat(bundle, so
     ("change", "reason"),
     [
         (lambda x, y: {"x": x}, "has no labels"),
-        (lambda x, y: {"x": x, "y": y + 5}, "beyond the bundle's 10 classes"),
+        (lambda x, y: {"x": x, "y": y + 5}, "the bundle's classes are 0 to 9"),
         (lambda x, y: {"x": x[:31], "y": y[:31]}, "fewer than two batches"),
         (lambda x, y: {"x": x[:, :, :4], "y": y}, "shape"),
     ],

@@ -1,13 +1,12 @@
 """The whole runtime on LiteRT, against the same bundle on onnxruntime. `make test-litert` runs it."""
 
-import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sealing import reseal
 
 import edgemem
 from edgemem.bundle import open_bundle
@@ -102,12 +101,7 @@ def altered(tmp_path):
         copy = shutil.copytree(BUNDLE, tmp_path / "x.edgemem")
         if content is not None:
             (copy / "litert.tflite").write_bytes(content)
-        manifest = json.loads((copy / "manifest.json").read_text())
-        change(manifest)
-        for name, record in manifest["files"].items():
-            held = (copy / name).read_bytes()
-            record.update(size=len(held), sha256=hashlib.sha256(held).hexdigest())
-        (copy / "manifest.json").write_text(json.dumps(manifest))
+        reseal(copy, change)
         return copy
 
     return make

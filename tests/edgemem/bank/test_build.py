@@ -205,4 +205,4 @@ def test_an_archive_without_keys_or_with_a_lying_size_is_refused(tmp_path):
     content = (tmp_path / "keys.npy").read_bytes().replace(b"(3, 2)", b"(3, 9)")
     with zipfile.ZipFile(tmp_path / "lying.npz", "w") as archive:
         archive.writestr("keys.npy", content)
-    assert "stated size" in refused(tmp_path / "lying.npz", tmp_path)
+    assert "bytes are not" in refused(tmp_path / "lying.npz", tmp_path)

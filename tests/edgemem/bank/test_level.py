@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from edgemem.bank.level import PAGES_BYTES, Level
-from edgemem.bank.level_header import LevelShape
+from edgemem.bank.level_header import LevelShape, encode_header
 from edgemem.bank.level_writer import write_level
 from edgemem.bank.shipped import ShippedBank
 from edgemem.bank.verify import verify_bank
@@ -304,7 +304,7 @@ def test_numbers_too_large_for_float16_are_refused(tmp_path):
         write_level(tmp_path / "l", shape, keys, count, iter(blocks + np.float32(7e4)))
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-45, 1e-40, 3e38])
+@pytest.mark.parametrize("value", [0.0, 1e-45, 1e-40, 9e36])
 def test_int8_holds_the_smallest_and_the_largest_numbers(tmp_path, value):
     shape = LevelShape(1, 2, 1, 2, "int8")
     keys, count, _ = arrays(shape)
@@ -369,3 +369,87 @@ def test_nobody_waits_for_what_is_in_memory(tmp_path):
             pytest.skip("this system cannot tell")
         level.read_stored(1, np.empty(6, np.float32), pytest.fail)
         level.children_keys(0, pytest.fail)
+
+
+def test_numbers_that_could_not_be_added_are_refused_when_written(tmp_path):
+    for storage in ("float32", "int8"):
+        shape = LevelShape(1, 2, 1, 2, storage)
+        keys, count = np.zeros((2, 1), np.float32), np.ones(2, np.int64)
+        rows = np.full((2, 2), 1.1e37, np.float32)
+        with pytest.raises(InputError, match="too large to be added"):
+            write_level(tmp_path / "l", shape, keys, count, rows)
+
+
+def test_keys_below_one_node_are_bounded_when_written_and_when_read(tmp_path):
+    shape = LevelShape(1, 1 << 22, 5, 0)
+    with pytest.raises(InputError, match="83,886,080 bytes of keys below one node"):
+        write_level(tmp_path / "l", shape, np.zeros((0, 5), np.float32), np.zeros(0, int), [])
+    path = tmp_path / "level-1.safetensors"
+    header = encode_header(shape)
+    path.write_bytes(header)
+    os.truncate(path, len(header) + shape.index_bytes)  # sparse: no bytes but the header's
+    with pytest.raises(BankError, match=r"bytes of keys below one node.*smaller branch"):
+        Level(path)
+
+
+def forged(path, shape, keys, blocks, scale=1.0):
+    """A level with these numbers and check sums that are right."""
+    rows = len(keys)
+    index = {
+        "parent": np.zeros(rows, "<i8"),
+        "count": np.isfinite(keys[:, 0]).astype("<i8"),
+        "keys": keys.astype("<f4"),
+        "scale": np.full(rows, scale, "<f4"),
+        "key_crc": np.array([zlib.crc32(key) for key in keys.astype("<f4")], "<u4"),
+        "crc": np.array([0] * rows, "<u4"),
+    }
+    if shape.storage == "int8":
+        parts = zip(blocks, index["scale"], strict=True)
+        index["crc"][:] = [zlib.crc32(s.tobytes(), zlib.crc32(b.tobytes())) for b, s in parts]
+    else:
+        index["crc"][:] = [zlib.crc32(block.tobytes()) for block in blocks]
+        del index["scale"]
+    content, crc = b"".join(part.tobytes() for part in index.values()), 0
+    crc = zlib.crc32(content)
+    path.write_bytes(encode_header(shape, crc) + content + blocks.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("storage", "value", "scale"),
+    [
+        ("float32", np.nan, 1.0),
+        ("float32", -np.inf, 1.0),
+        ("float32", 3e38, 1.0),
+        ("float16", np.inf, 1.0),
+        ("float16", np.nan, 1.0),
+        ("int8", 5, np.nan),
+        ("int8", 5, np.inf),
+        ("int8", 127, 3e38),
+        ("int8", -127, -3e38),
+    ],
+)
+def test_impossible_values_with_right_check_sums_are_told_and_count_as_zero(
+    tmp_path, storage, value, scale
+):
+    shape = LevelShape(1, 2, 1, 3, storage)
+    blocks = np.ones((2, 3), shape.dtype)
+    blocks[0, 1] = value
+    path = tmp_path / "level-1.safetensors"
+    forged(path, shape, np.array([[1.0], [9.0]]), blocks, scale)
+    assert any("row 0: holds impossible values" in fault for fault in verify_bank(tmp_path))
+    with ShippedBank(tmp_path, 3, cache_bytes=0) as bank:
+        found = bank.fetch(np.array([1.0]))
+    assert found.path == (0,) and not found.values.any()
+    assert ["impossible" in fault for fault in found.faults] == [True]
+
+
+@pytest.mark.parametrize("key", [[np.nan, 1.0], [1.0, np.nan], [np.inf, 1.0], [-np.inf, -np.inf]])
+def test_an_impossible_key_with_a_right_check_sum_is_told_and_never_chosen(tmp_path, key):
+    shape = LevelShape(1, 2, 2, 1)
+    forged(
+        tmp_path / "level-1.safetensors", shape, np.array([key, [9.0, 9.0]]), np.ones((2, 1), "<f4")
+    )
+    assert any("key 0" in fault for fault in verify_bank(tmp_path))
+    with ShippedBank(tmp_path, 1) as bank:
+        found = bank.fetch(np.array([1.0, 1.0]))
+    assert found.path == (1,) and any("key 0 is damaged" in fault for fault in found.faults)

@@ -274,3 +274,19 @@ def test_rows_that_the_cache_has_no_room_for_do_not_end_in_each_other(tmp_path):
         with ShippedBank(folder, ELEMENTS, cache_bytes=0) as bank:
             found = [bank.sum_rows(path, []) for _ in range(2)]
         np.testing.assert_allclose(found, [expected] * 2, rtol=0, atol=1e-6)
+
+
+def test_a_first_level_that_is_too_large_is_not_pinned_and_gives_the_same(tmp_path, monkeypatch):
+    make(tmp_path)
+    with ShippedBank(tmp_path, ELEMENTS, cache_bytes=0) as bank:
+        expected = [bank.fetch(key_of(seed)) for seed in range(10)]
+        assert len(bank._pinned) == BRANCH
+    monkeypatch.setattr("edgemem.bank.shipped.CACHE_BYTES", 4 * ELEMENTS * BRANCH - 1)
+    for cache_bytes in (0, 300):
+        with ShippedBank(tmp_path, ELEMENTS, cache_bytes=cache_bytes) as bank:
+            assert not bank._pinned
+            for seed, one in enumerate(expected):
+                found = bank.fetch(key_of(seed))
+                assert found.path == one.path and not found.faults
+                np.testing.assert_array_equal(found.values, one.values)
+            assert bank._cache.used <= cache_bytes

@@ -97,6 +97,24 @@ def test_damage_to_an_earlier_version_does_not_touch_the_current_one(path, opene
         blocks.rollback("night")
 
 
+def test_a_new_version_takes_the_place_of_one_whose_number_is_damaged(path, opened):
+    execute(path, "UPDATE block SET version = 'x' WHERE id = 'night' AND version = 3")
+    blocks = opened()
+    with pytest.raises(edgemem.StateError, match="is damaged"):
+        blocks.read("night")
+    blocks.put("night", {"w": values(9)}, path="1", key=[1, 2], count=1, provenance=ORIGIN)
+    assert blocks.read("night")[1]["w"][0] == 9
+    assert [place for place, _ in blocks.intact("night")] == [0, 1]
+
+
+def test_intact_versions_are_told_with_their_places(path, opened):
+    row = execute(path, "SELECT row FROM block WHERE id = 'night' AND version = 3")[0][0]
+    execute(path, "UPDATE payload SET content = x'00' WHERE row = ?", row)
+    ((place, arrays),) = opened().intact("night")
+    assert place == 1 and arrays["w"][0] == 1
+    assert list(opened(read_only=True).intact("nobody")) == []
+
+
 def test_rollback_passes_over_a_damaged_version(opened):
     blocks = opened()
     blocks.put("night", {"w": values(9)}, path="1", key=[1, 2], count=1, provenance=ORIGIN)

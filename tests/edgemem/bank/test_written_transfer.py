@@ -155,6 +155,35 @@ def test_keys_of_another_length_are_refused(there, file):
         import_blocks(there, file)
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.float32([1, np.nan]),
+        np.float16([np.inf]),
+        np.float32([-2e30]),
+        np.float64([1.0]),
+        np.array([True]),
+    ],
+)
+def test_values_and_types_that_no_block_has_are_refused(tmp_path, here, there, array):
+    put(here, "night")
+    about = {"path": "2/9/+", "key": (1, 2), "count": 4, "provenance": ORIGIN}
+    WrittenBlocks(here).put("day", {"odd": array}, **about)
+    export_blocks(here, tmp_path / "file")
+    with pytest.raises(edgemem.InputError, match="block 'day'.*no sound block has.*with --id"):
+        import_blocks(there, tmp_path / "file")
+    assert current(there) == {}
+    export_blocks(here, tmp_path / "file", ["night"])  # the remedy
+    assert import_blocks(there, tmp_path / "file").taken == ["night"]
+
+
+def test_shapes_show_where_the_snapshot_has_lost_other_parts(there, file):
+    there.write(Snapshot({"block.w": np.zeros(7, np.float32), "opt.w": np.zeros(7)}, {}))
+    there.rows("UPDATE part SET content = x'00' WHERE row = 2")
+    with pytest.raises(edgemem.InputError, match=r"array 'w' is float32\[6\], here float32\[7\]"):
+        import_blocks(there, file)
+
+
 def test_the_snapshot_shows_which_shapes_fit(there, file):
     there.write(Snapshot({"block.w": np.zeros(7, np.float32)}, {}))
     with pytest.raises(edgemem.InputError, match=r"array 'w' is float32\[6\], here float32\[7\]"):

@@ -11,6 +11,7 @@ import pytest
 
 import edgemem
 from edgemem.bundle import open_bundle
+from edgemem.checked_files import OwnFiles
 from edgemem.cli import main
 from edgemem.demo import BUNDLE
 from edgemem.errors import BundleError, InputError
@@ -140,7 +141,7 @@ def test_a_provider_that_takes_no_node_is_no_provider(monkeypatch):
     monkeypatch.setattr(OnnxRuntimeGraph, "nodes", {"CPUExecutionProvider": 5})
     path, options = BUNDLE / "key.onnx", onnxruntime.SessionOptions()
     with pytest.raises(BundleError, match="no node that CUDAExecutionProvider takes"):
-        OnnxRuntimeGraph(path, options, must="CUDAExecutionProvider")
+        OnnxRuntimeGraph(path, options, OwnFiles(), must="CUDAExecutionProvider")
 
 
 def test_a_graph_that_only_predicts_does_not_stand_for_one_that_adapts(bundle, seal, failing_npu):

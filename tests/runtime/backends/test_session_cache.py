@@ -45,15 +45,16 @@ def test_a_second_start_does_not_optimise_again(frames, tmp_path, monkeypatch):
     opened = []
 
     class Session(onnxruntime.InferenceSession):
-        def __init__(self, path, options, **rest):
-            opened.append((path, options.graph_optimization_level))
-            super().__init__(path, options, **rest)
+        def __init__(self, content, options, **rest):
+            opened.append((content, options.graph_optimization_level))
+            super().__init__(content, options, **rest)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     outcome(frames, tmp_path)
     assert len(opened) == 3
-    for path, level in opened:
-        assert path.startswith(str(tmp_path))
+    optimised = [(folder / GRAPH).read_bytes() for folder in tmp_path.iterdir()]
+    for content, level in opened:
+        assert content in optimised
         assert level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 
 
@@ -87,9 +88,38 @@ def a_list(folder):
     (folder / SUMS).write_text("[1, 2]")
 
 
+def without_end(folder):
+    (folder / SUMS).write_text("[" * 100_000)
+
+
+def many_entries(folder):
+    (folder / SUMS).write_text(json.dumps({str(k): "0" * 64 for k in range(10_000)}))
+
+
+def numbers(folder):
+    (folder / SUMS).write_text(json.dumps({file.name: 5 for file in folder.iterdir()}))
+
+
+def a_folder(folder):
+    (folder / GRAPH).unlink()
+    (folder / GRAPH).mkdir()
+
+
 @pytest.mark.parametrize(
     "damage",
-    [cut, flipped, without_sums, sums_of_nothing, sums_of_something_else, no_json, a_list],
+    [
+        cut,
+        flipped,
+        without_sums,
+        sums_of_nothing,
+        sums_of_something_else,
+        no_json,
+        a_list,
+        without_end,
+        many_entries,
+        numbers,
+        a_folder,
+    ],
 )
 def test_damage_is_found_and_the_graph_made_again(frames, tmp_path, damage):
     expected = outcome(frames, tmp_path)
@@ -113,6 +143,28 @@ def test_a_kept_graph_that_the_engine_refuses_does_no_harm(frames, tmp_path):
     sums = {file.name: sha256_file(file) for file in folder.iterdir() if file.name != SUMS}
     (folder / SUMS).write_text(json.dumps(sums))
     np.testing.assert_array_equal(outcome(frames, tmp_path), expected)
+
+
+def test_what_is_done_to_a_kept_graph_after_its_check_has_no_effect(frames, tmp_path, monkeypatch):
+    expected = outcome(frames, tmp_path)
+    find = SessionCache.find
+
+    def replaced(self, name):
+        found = find(self, name)
+        for path in found.contents:  # while the engine has not opened it yet
+            content = path.read_bytes()
+            path.write_bytes(content[::-1])
+        return found
+
+    monkeypatch.setattr(SessionCache, "find", replaced)
+    np.testing.assert_array_equal(outcome(frames, tmp_path), expected)
+
+
+def test_a_kept_graph_gives_its_own_files_only(frames, tmp_path):
+    outcome(frames, tmp_path)
+    found = SessionCache(tmp_path, open_bundle(BUNDLE).identity).find("adapt")
+    with pytest.raises(edgemem.BundleError, match="not a file of this kept graph"):
+        found.read(tmp_path / "other.bin")
 
 
 def test_an_engine_that_cannot_write_costs_a_warning_only(frames, tmp_path, monkeypatch, caplog):

@@ -1,0 +1,26 @@
+"""A thousand files that were altered: each is refused, or told of, or read as it was written."""
+
+from fuzzing.case import REFUSED, SAME
+from fuzzing.formats import FORMATS
+from fuzzing.run import failures, jobs, run
+
+CASES = 1000
+
+
+def test_no_altered_file_does_harm():
+    found = run(jobs(CASES, FORMATS), workers=2)
+    assert failures(found) == []
+    assert set(found) == set(FORMATS)
+    assert sum(entry.cases for entry in found.values()) >= CASES
+    # The edits reach the readers, and do not merely break every file.
+    for entry in found.values():
+        assert entry.outcomes[REFUSED] and entry.outcomes[SAME]
+
+
+def test_seed_makes_the_same_case_again(tmp_path):
+    for name, made in FORMATS.items():
+        folders = [tmp_path / f"{name}-{number}" for number in range(2)]
+        for folder in folders:
+            folder.mkdir()
+        one, two = map(made, folders)
+        assert [one.case(seed) for seed in range(20)] == [two.case(seed) for seed in range(20)]
