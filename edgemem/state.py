@@ -72,7 +72,8 @@ class State(StateFile):
         hashes = {name: _sha256(content) for name, content in contents.items()}
         counters, parts = json.dumps(snapshot.counters), json.dumps(hashes)
         if _numbers(counters) is None:
-            raise self._error("is given counters that could not be read again", "Report this")
+            reason = "was not written: a counter is no whole number below 2^53"
+            raise self._error(reason, "Report this as a fault of EdgeMem")
         with self.transaction():
             # What is old goes first: what is new then takes its place on the disk.
             self.rows(
