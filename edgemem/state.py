@@ -24,7 +24,7 @@ from edgemem.snapshot import Snapshot
 from edgemem.state_file import StateFile
 
 KEPT_VERSIONS = 2
-LARGEST = (1 << 53) - 1  # of a counter, with or without a minus
+LARGEST = (1 << 53) - 1  # of a counter; the least is -1
 REMEDY = "Delete the state file to start again from the bundle"
 
 
@@ -66,14 +66,15 @@ class State(StateFile):
         Inside `transaction` it is committed with the rest, at the end.
 
         Raises:
-            StateError: as `transaction`; or a counter is no whole number below 2^53.
+            StateError: as `transaction`; or a counter is not a number that is read again.
         """
         contents = {name: pack(arrays) for name, arrays in _grouped(snapshot.arrays).items()}
         hashes = {name: _sha256(content) for name, content in contents.items()}
         counters, parts = json.dumps(snapshot.counters), json.dumps(hashes)
         if _numbers(counters) is None:
-            reason = "was not written: a counter is no whole number below 2^53"
-            raise self._error(reason, "Report this as a fault of EdgeMem")
+            raise self._error(
+                "was not written: a counter is no number that it takes", "Report this"
+            )
         with self.transaction():
             # What is old goes first: what is new then takes its place on the disk.
             self.rows(
@@ -178,8 +179,11 @@ def _hashes(parts: Any) -> dict[str, str] | None:
 def _numbers(counters: Any) -> dict[str, int] | None:
     """Counters of a snapshot, by name; None where these are no counters."""
     found = _loaded(counters)
-    right = (type(number) is int and abs(number) <= LARGEST for number in found.values())
-    return found if all(right) else None
+    for name, number in found.items():
+        least = -LARGEST if name.startswith("guard.") else -1  # "checked so many updates ago"
+        if type(number) is not int or not least <= number <= LARGEST:
+            return None
+    return found
 
 
 def _loaded(text: Any) -> dict[str, Any]:

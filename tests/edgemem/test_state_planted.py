@@ -182,7 +182,7 @@ def planted(path, counters=None, parts=None):
 COUNTERS = [
     "[]", "null", "5", '"text"', "{", "[" * 30_000, '{"a":' * 30_000, '{"pending": "x"}',
     '{"pending": 0.5}', '{"steps": true}', '{"opened": []}', '{"guard.rung": null}',
-    '{"frames": NaN}', '{"frames": Infinity}', '{"steps": -9007199254740992}', '{"steps": 9007199254740992}',
+    '{"frames": NaN}', '{"frames": Infinity}', '{"steps": -5}', '{"steps": 9007199254740992}',
     '{"steps": 1' + "0" * 5000 + "}", '{"steps": 1e2}', "",
 ]  # fmt: skip
 DIGEST = "0" * 64
@@ -221,7 +221,7 @@ def test_such_values_in_all_snapshots_are_one_state_error(path):
             state.read()
 
 
-@pytest.mark.parametrize("counters", [{"n": 0.5}, {"n": -(1 << 53)}, {"n": 1 << 53}, {"n": True}])
+@pytest.mark.parametrize("counters", [{"n": 0.5}, {"n": -2}, {"n": 1 << 53}, {"n": True}])
 def test_what_could_not_be_read_again_is_not_written(path, counters):
     with closing(State(path, "bundle")) as state:
         with pytest.raises(edgemem.StateError, match="was not written"):
@@ -240,7 +240,7 @@ def test_a_sparse_file_gives_no_statement_more_time(path):
 
 
 def test_extreme_counters_come_back(path):
-    counters = {"guard.checked": -8, "steps": (1 << 53) - 1, "zero": 0}
+    counters = {"present": -1, "guard.checked": -8, "steps": (1 << 53) - 1, "zero": 0}
     with closing(State(path, "bundle")) as state:
         state.write(Snapshot({}, counters))
         assert state.read().counters == counters
