@@ -72,7 +72,9 @@ class State(StateFile):
         hashes = {name: _sha256(content) for name, content in contents.items()}
         counters, parts = json.dumps(snapshot.counters), json.dumps(hashes)
         if _numbers(counters) is None:
-            raise self._error("was not written: a counter is no number that it takes", "Report this")
+            raise self._error(
+                "was not written: a counter is no number that it takes", "Report this"
+            )
         with self.transaction():
             # What is old goes first: what is new then takes its place on the disk.
             self.rows(
