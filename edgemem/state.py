@@ -66,7 +66,7 @@ class State(StateFile):
         Inside `transaction` it is committed with the rest, at the end.
 
         Raises:
-            StateError: as `transaction`; or a counter is not a number that is read again.
+            StateError: as `transaction`; or a counter is no whole number from -1 to 2^53 - 1.
         """
         contents = {name: pack(arrays) for name, arrays in _grouped(snapshot.arrays).items()}
         hashes = {name: _sha256(content) for name, content in contents.items()}
