@@ -244,7 +244,7 @@ def test_a_file_that_may_not_grow_keeps_the_last_commit(tmp_path):
     assert read(path).counters == {"steps": 1}
 
 
-@pytest.mark.parametrize("number", [1 << 53, -(1 << 53), 0.5, "1", None, True, [1]])
+@pytest.mark.parametrize("number", [1 << 53, -2, 0.5, "1", None, True, [1]])
 def test_a_counter_that_would_not_be_read_again_is_not_written(tmp_path, number):
     path = tmp_path / "s.db"
     with closing(State(path, "bundle")) as state:

@@ -221,14 +221,6 @@ def test_such_values_in_all_snapshots_are_one_state_error(path):
             state.read()
 
 
-@pytest.mark.parametrize("counters", [{"n": 0.5}, {"n": -2}, {"n": 1 << 53}, {"n": True}])
-def test_what_could_not_be_read_again_is_not_written(path, counters):
-    with closing(State(path, "bundle")) as state:
-        with pytest.raises(edgemem.StateError, match="counters that could not be read again"):
-            state.write(Snapshot({}, counters))
-        assert state.read().counters == {"steps": 2}
-
-
 def test_a_sparse_file_gives_no_statement_more_time(path):
     os.truncate(path, 1 << 40)
     with closing(connected(path, read_only=True)) as database:

@@ -270,6 +270,7 @@ def test_any_damage_to_the_file_is_refused(tmp_path_factory, data):
 
 def test_files_that_are_not_there_or_not_ours_are_named(tmp_path, there):
     (tmp_path / "plain").write_bytes(safetensors.numpy.save({"a": np.ones(1)}))
-    for name in ("missing", "plain", "."):
-        with pytest.raises(edgemem.InputError, match="edgemem bank export"):
+    said = {"missing": "does not exist", "plain": "edgemem bank export", ".": "is a folder"}
+    for name, text in said.items():
+        with pytest.raises(edgemem.InputError, match=text):
             import_blocks(there, tmp_path / name)

@@ -1,4 +1,7 @@
-"""`python -m fuzzing`: many cases of every format, a table of what they led to."""
+"""Fuzzers of every file that EdgeMem reads: `python -m fuzzing`, or `make fuzz`.
+
+A case is a format and a seed: from these follow the edits, and from the edits the damaged file.
+"""
 
 import argparse
 import json
