@@ -110,11 +110,16 @@ class Handle:
             BlockingIOError, PermissionError: somebody else is (POSIX, Windows).
         """
         assert self._file is not None
-        owner = None if self._file.owner is None else self._file.owner()
-        if owner not in (None, self):
-            raise BlockingIOError
-        _lock(self._file.number)
-        self._file.owner = weakref.ref(self)
+        with _guard:  # the descriptor is shared, so the system would let another thread in
+            owner = None if self._file.owner is None else self._file.owner()
+            if owner not in (None, self):
+                raise BlockingIOError
+            self._file.owner = weakref.ref(self)
+            try:
+                _lock(self._file.number)
+            except OSError:
+                self._file.owner = None
+                raise
         with suppress(OSError):  # it is for a message alone
             _write(self._note, f"{os.getpid()}\n".encode())
 
@@ -135,7 +140,8 @@ class Handle:
             return
         if self._connection in file.connections:
             file.connections.remove(self._connection)
-        if file.owner is not None and file.owner() is self:
+        # None: the owner is this one, or was lost, for a lost object's references die before it.
+        if file.owner is not None and file.owner() in (None, self):
             if sys.platform != "win32":
                 # While it is still locked, so that nobody can lock what is about to vanish.
                 with suppress(OSError):  # what stays means nothing
@@ -143,7 +149,9 @@ class Handle:
             if file.number >= 0:
                 _unlock(file.number)
             file.owner = None
-        self._file = None  # last: what an interrupt cuts short is ended by the next call
+        with _guard:  # nobody may be given a descriptor that is just being closed
+            self._file = None  # last: what an interrupt cuts short is ended by the next call
+            del file
 
     def __del__(self) -> None:
         """Whoever is lost gives the file back."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from edgemem.bank.purge import purge
 from edgemem.block import Arrays, is_finite
+from edgemem.errors import StateError
 from edgemem.manifest import Manifest
 from edgemem.runtime.contract import prefixed
 from edgemem.runtime.guard import Guard
@@ -93,8 +96,39 @@ class Commits:
                 stays but this commit. `scrub` must follow.
 
         Raises:
-            StateError: the disk refuses; the last commit is still there.
+            StateError: the disk refuses, or a signal handler asks for a commit in the midst of
+                another; the last commit is still there.
         """
+        if self._is_writing():
+            raise StateError(
+                str(self._state.path),
+                "is being written: a signal came in the midst of a commit",
+                "Let the signal handler only note the signal, and call once the call that it "
+                "interrupted has returned",
+            )
+        self._write(contexts, events, why, more, cleared, between=between, alone=alone)
+
+    def _is_writing(self) -> bool:
+        """Whether this call came in the midst of a commit. Only the stack knows: whatever else notes
+        it can be left behind by an interrupt."""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            if frame.f_code is Commits._write.__code__ and frame.f_locals["self"] is self:
+                return True
+            frame = frame.f_back
+        return False
+
+    def _write(
+        self,
+        contexts: ContextMemory | None,
+        events: list[Event],
+        why: str,
+        more: Callable[[], Arrays],
+        cleared: Callable[[Arrays], Arrays] | None,
+        *,
+        between: bool,
+        alone: bool,
+    ) -> None:
         learner = self._learner
         self._state.take_back()
         self._mend(contexts, events)

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgemem.block import Arrays
-from edgemem.errors import StateError
+from edgemem.errors import EdgeMemError, StateError
 from edgemem.runtime.commits import Commits
 from edgemem.runtime.known_contexts import KnownContexts
 from edgemem.runtime.learner import Learner
+from edgemem.runtime.ownership import Turn
 from edgemem.runtime.result import Event
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from edgemem.state import State
 
 log = logging.getLogger(__name__)
+PATIENCE = 10.0  # seconds, at the end of the interpreter, for a call that still runs
 GO_ON = (
     "Mend that, such as by making room, and close it again; "
     "or give up what is not committed: runtime.rollback(), then close it"
@@ -44,9 +46,10 @@ class Keeper:
         contexts: KnownContexts,
         learner: Learner,
         behind: Background | None,
+        turn: Turn,
     ) -> None:
         self._state, self._commits, self._contexts = state, commits, contexts
-        self._learner, self._behind = learner, behind
+        self._learner, self._behind, self._turn = learner, behind, turn
         self._process = os.getpid()
         self.notices: list[Event] = []
         self.changed = self.closed = False
@@ -88,7 +91,7 @@ class Keeper:
             self._commits.write(
                 contexts, self.notices, why, self.teacher.arrays, cleared, alone=alone
             )
-            self.changed = False
+        self.changed = False
 
     def commit_if_due(self, events: list[Event]) -> None:
         """Commit what was learnt if a change of context, or the bound on what a power cut may
@@ -135,14 +138,27 @@ class Keeper:
     def lose(self) -> None:
         """Nobody has the runtime any more, or the interpreter ends: commit and close.
 
-        It may run on any thread, at any moment, so nothing is waited for. What a step in the
-        background has not finished is lost; a disk that refuses is told in the log. In a fork
-        nothing happens.
+        It may run on any thread, at any moment. Only a call is waited for that a thread still makes
+        while the interpreter ends, and not for ever. What a step in the background has not finished
+        is lost; a disk that refuses is told in the log. In a fork nothing happens.
         """
-        if self.closed or self._process != os.getpid():
+        if self._process != os.getpid():
+            return
+        if not self._turn.lock.acquire(timeout=PATIENCE):
+            log.warning("what was learnt since the last commit is lost: a call is still running")
             return
         try:
-            self.adaptation.take_learnt(self.notices)
+            if not self.closed:
+                self._lose()
+        finally:
+            self._turn.lock.release()
+
+    def _lose(self) -> None:
+        try:
+            try:
+                self.adaptation.take_learnt(self.notices)
+            except EdgeMemError as error:  # takes nothing else with it
+                log.warning("a step in the background failed: %s", error)
             if self.changed:
                 self.commit("lost")
         except Exception as error:  # noqa: BLE001 - there is no caller who could be told

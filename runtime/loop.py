@@ -102,7 +102,9 @@ class Runtime(Owned):
             self._graphs, self._learner, self._guard, self._ring, Schedule(adapt_when),
             self._commits, self._behind, self._known.get,
         )  # fmt: skip
-        self._keeper = Keeper(state, self._commits, self._known, self._learner, self._behind)
+        self._keeper = Keeper(
+            state, self._commits, self._known, self._learner, self._behind, self._turn
+        )
         self._teacher = Teacher(
             bundle, self._graphs, self._learner, self._ring, self._keeper.commit
         )
@@ -324,7 +326,7 @@ class Runtime(Owned):
                 committed. `rollback()` gives up what is not committed, so that it can be closed.
         """
         if not self._turn.forked:
-            with self._turn:
+            with self._turn.lock:
                 self._keeper.close()
 
     def __enter__(self) -> Runtime:

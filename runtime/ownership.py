@@ -15,31 +15,32 @@ Returned = TypeVar("Returned")
 
 
 class Turn:
-    """Held while a call runs: the next waits for it, and a fork of the process gets an error.
+    """Whose call may run. lock: held while a call runs, so that the next waits for it; taken by
+    `with`, which no interrupt can come between.
 
     Calls of the same thread nest, for a signal may call from within a call.
     """
 
     def __init__(self) -> None:
-        self._lock, self._process = threading.RLock(), os.getpid()
+        self.lock, self._process = threading.RLock(), os.getpid()
 
     @property
     def forked(self) -> bool:
         """Whether this process is a fork of the one that opened the runtime."""
         return self._process != os.getpid()
 
-    def __enter__(self) -> None:
-        # Before the lock, which a thread of the parent may have held when it forked.
+    def require_process(self) -> None:
+        """Before the lock, which a thread of the parent may have held when it forked.
+
+        Raises:
+            InputError: this process is a fork.
+        """
         if self.forked:
             raise InputError(
                 "runtime",
                 f"was opened by process {self._process}, of which this one is a fork",
                 "Open the bundle in the process that uses it, after the fork",
             )
-        self._lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
 
 
 class Owned:
@@ -63,7 +64,8 @@ def in_turn(
 
     @functools.wraps(method)
     def call(self: Any, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
-        with self._turn:
+        self._turn.require_process()
+        with self._turn.lock:
             return method(self, *args, **kwargs)
 
     return call

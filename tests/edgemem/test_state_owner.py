@@ -6,7 +6,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from contextlib import closing
+import threading
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ linux = pytest.mark.skipif(not lock.ON_DATABASE, reason="needs locks on the data
 # Says what became of opening a state in another process: its newest number, or the error.
 OTHER = """
 import sys
+import threading
 from edgemem import StateError
 from edgemem.state import Snapshot, State
 try:
@@ -54,6 +56,7 @@ print("parent", state.read().counters["n"])
 """
 READER = """
 import sys
+import threading
 from edgemem.state import State
 print(State(sys.argv[1], None, read_only=True).read().counters["n"])
 """
@@ -283,3 +286,73 @@ def test_what_is_no_regular_file_is_refused_and_waits_for_nobody(tmp_path):
         with pytest.raises(edgemem.StateError, match="not a plain file"):
             State(tmp_path / "s.db", "bundle", read_only=read_only)
     assert left(tmp_path) == ["s.db"]
+
+
+def test_of_two_threads_at_once_one_becomes_the_owner(tmp_path, monkeypatch):
+    both, opened, refused = threading.Barrier(2), [], []
+    take = lock._lock
+
+    def together(descriptor):
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # for the other, if that gets so far
+        take(descriptor)
+
+    def work():
+        try:
+            opened.append(State(tmp_path / "s.db", "bundle"))
+        except edgemem.StateError as error:
+            refused.append(str(error))
+
+    monkeypatch.setattr(lock, "_lock", together)
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(opened), len(refused)) == (1, 1) and "is locked" in refused[0]
+    opened[0].write(number(1))
+    opened[0].close()
+
+
+@posix
+def test_a_writer_lost_in_a_circle_gives_the_lock_back_while_a_reader_stays(tmp_path):
+    path = tmp_path / "s.db"
+    state = State(path, "bundle")
+    state.write(number(1))
+    with closing(State(path, None, read_only=True)) as reader:
+        state.itself = state
+        del state
+        gc.collect()
+        assert run(OTHER, path) == "2"
+        assert reader.read().counters == {"n": 2}
+
+
+@linux
+def test_nobody_is_given_a_descriptor_that_is_being_closed(tmp_path, monkeypatch):
+    path, close = tmp_path / "s.db", os.close
+    path.touch()
+    closed, go_on, found = threading.Event(), threading.Event(), []
+    first = lock.Handle(path, write=True)
+
+    def slowly(descriptor):
+        close(descriptor)
+        closed.set()
+        go_on.wait(60)
+
+    def again():
+        handle = lock.Handle(path, write=True)
+        found.append(handle.is_current())
+        handle.release()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", slowly)
+        threads = [threading.Thread(target=work) for work in (first.release, again)]
+        threads[0].start()
+        closed.wait(60)
+        patch.setattr(os, "close", close)
+        threads[1].start()
+        threads[1].join(0.5)  # it gets no further, or it is wrong
+        go_on.set()
+        for thread in threads:
+            thread.join()
+    assert found == [True]

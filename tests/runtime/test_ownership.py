@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from context_runs import BATCH, opened
 
 import edgemem
 from edgemem.demo import BUNDLE
+from edgemem.runtime import ownership
 from edgemem.state import State
 
 THREADS = 6
@@ -252,6 +254,7 @@ import sys
 import numpy as np
 import edgemem
 from edgemem.demo import BUNDLE
+from edgemem.runtime import ownership
 {setting}
 runtime = edgemem.open(BUNDLE, sys.argv[1], threads=1, background={background})
 for _ in range(5):
@@ -282,3 +285,139 @@ def test_the_end_of_the_interpreter_closes_a_runtime(tmp_path, setting, end, cod
     assert [file.name for file in tmp_path.iterdir()] == ["s.db"]
     steps = int(finished.stdout)
     assert steps <= kept(tmp_path / "s.db") <= 5 and (steps == 5 or background)
+
+
+STEPPING = """
+import sys, threading
+import numpy as np
+import edgemem
+from edgemem.demo import BUNDLE
+from edgemem.runtime import ownership
+runtime = edgemem.open(BUNDLE, sys.argv[1], threads=1)
+frames = np.random.default_rng(0).random((16, 1, 8, 8), np.float32)
+enough = threading.Event()
+
+def work():
+    flushes = 0
+    try:
+        while True:
+            runtime.step(frames)
+            runtime.flush()
+            print(runtime.counters["steps"], flush=True)
+            flushes += 1
+            if flushes == 5:
+                enough.set()
+    except edgemem.InputError:  # it is closed
+        pass
+
+threading.Thread(target=work, daemon=True).start()
+enough.wait()
+"""
+
+
+def test_the_end_of_the_interpreter_waits_for_a_thread_that_still_steps(tmp_path):
+    for number in range(4):
+        path = tmp_path / f"{number}.db"
+        finished = subprocess.run(
+            [sys.executable, "-c", STEPPING, str(path)], capture_output=True, text=True
+        )
+        assert (finished.returncode, finished.stderr) == (0, "")
+        assert kept(path) >= int(finished.stdout.split()[-1]) >= 5
+
+
+def test_an_interrupt_at_any_line_of_a_turn_gives_it_back_to_other_threads(digits_stream):
+    x = digits_stream[0][:3]
+
+    def interrupted(line):
+        """Whether predicting met an interrupt at this line of the module."""
+        left, seen = line, set()
+
+        def trace(frame, event, _):
+            nonlocal left
+            if frame.f_code.co_filename != ownership.__file__:
+                return None
+            # A `with` is traced again at its end, where Python takes no signal.
+            if event == "line" and (frame, frame.f_lineno) not in seen:
+                seen.add((frame, frame.f_lineno))
+                left -= 1
+                if left == 0:
+                    raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            runtime.predict(x)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    with opened() as runtime:
+        line = 1
+        while interrupted(line):
+            other = threading.Thread(target=runtime.predict, args=(x,), daemon=True)
+            other.start()
+            other.join(60)
+            assert not other.is_alive()
+            line += 1
+    assert line > 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("way", ["flush", "close"])
+def test_a_signal_handler_gets_an_error_in_the_midst_of_a_commit(
+    tmp_path, digits_stream, monkeypatch, way
+):
+    path, told, write = tmp_path / "s.db", [], State._drop_parts
+
+    def handler(*_):
+        try:
+            getattr(runtime, way)()
+        except edgemem.StateError as error:
+            told.append(str(error))
+
+    def in_the_midst(state, *needed):
+        signal.raise_signal(signal.SIGUSR1)
+        return write(state, *needed)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with opened(path) as runtime:
+            runtime.step(digits_stream[0][:BATCH])
+            with monkeypatch.context() as patch:
+                patch.setattr(State, "_drop_parts", in_the_midst)
+                runtime.flush()
+            assert len(told) == 1 and "a signal came in the midst of a commit" in told[0]
+            assert kept(path) == 1
+            runtime.step(digits_stream[0][:BATCH])
+            handler()  # the remedy: once the other call has returned
+            assert len(told) == 1 and kept(path) == 2
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_runtime_without_a_state_file_closes(digits_stream):
+    runtime = opened()
+    runtime.step(digits_stream[0][: BATCH + 3])
+    runtime.close()
+    with pytest.raises(edgemem.InputError, match="is closed"):
+        runtime.step(digits_stream[0][:BATCH])
+
+
+def test_a_lost_step_in_the_background_takes_nothing_else_with_it(
+    tmp_path, digits_stream, monkeypatch, caplog
+):
+    runtime = opened(tmp_path / "s.db", background=True, contexts=False)
+
+    def broken(*_):
+        raise edgemem.BundleError("step", "failed", "Export again")
+
+    monkeypatch.setattr(runtime._graphs, "adapt", broken)
+    runtime.step(digits_stream[0][:BATCH])
+    runtime._behind._running[2].exception()  # once it has failed
+    del runtime
+    gc.collect()
+    assert "a step in the background failed: step: failed" in caplog.text
+    with opened(tmp_path / "s.db", contexts=False) as again:
+        assert again.counters["frames"] == BATCH
