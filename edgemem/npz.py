@@ -126,7 +126,11 @@ class Npz:
             with archive.open(f"{name}.npy") as file:
                 header = read_header(file, stored)
             if header.columns:
-                raise ValueError("it is not in row order, as numpy.ascontiguousarray makes it")
+                raise InputError(
+                    f"{self.path}: {name}",
+                    "is stored column by column",
+                    f"Save it as {name}=numpy.ascontiguousarray(...)",
+                )
             with archive.open(f"{name}.npy") as file:
                 file.read(header.start)
                 yield file, header

@@ -13,6 +13,7 @@ import onnx
 import torch
 
 from edgemem.block import ArraySpec, BlockSpec, pack
+from edgemem.bundle import open_bundle
 from edgemem.errors import InputError
 from edgemem.export.calibrating import calibrated
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
@@ -169,6 +170,7 @@ def _export(
         (folder / MANIFEST).write_bytes(to_json(manifest))
         manifest = calibrated(folder, manifest, model, choices, report)
         (folder / MANIFEST).write_bytes(to_json(manifest))
+        open_bundle(folder)  # what a device would refuse is not written
     return parity
 
 

@@ -26,11 +26,13 @@ from edgemem.export.step import (
 )
 from edgemem.export.targets import check_targets
 from edgemem.manifest import FrameSpec
+from edgemem.manifest_checks import MOST_FRAME_BYTES
 from edgemem.models.adaptive import AdaptiveModel, Gradient, Learn
 from edgemem.printable import shown
+from edgemem.typed_json import LONGEST_TEXT
 
 KNOWN_COMPANIONS = 15  # beside a frame, where the block remembers statistics
-MOST_VALUES = 1 << 28  # of the frames of a step: 1 GB
+MOST_VALUES = MOST_FRAME_BYTES // 8  # of the frames of a step; a manifest allows two such batches
 LARGEST_RATE = 1e6
 LEARNING_RATES = {"sgd": 3e-4, "adam": 1e-4}
 # Part of these where too few source frames tell whether steps do harm; less where small batches
@@ -166,6 +168,10 @@ def functions_of(
         raise ExportError(
             "labels", f"are {len(choices.labels)} names for {classes} classes", "Name every class"
         )
+    for name in choices.labels or ():
+        if len(name) > LONGEST_TEXT:
+            reason = f"has more than {LONGEST_TEXT:,} characters"
+            raise ExportError(f"label {shown(name)}", reason, "Shorten it")
     rate = choices.learning_rate
     if rate is None:
         rate = LEARNING_RATES.get(str(choices.optimizer), 1e-3)

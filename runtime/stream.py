@@ -160,7 +160,7 @@ class Stream:
             raise InputError(thing, f"is not text ({error})", remedy) from error
         if len(different) > MOST_CONTEXTS:
             reason = f"has {len(different):,} names, and {MOST_CONTEXTS:,} are allowed"
-            raise InputError(thing, reason, remedy)
+            raise InputError(thing, reason, "Use one name for frames of one kind of place")
         return found
 
     def _column(self, name: str) -> NDArray[Any] | None:

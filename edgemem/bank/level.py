@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgemem.bank.cache import ByteCache
 from edgemem.bank.level_header import DTYPES, INDEX, REMEDY, read_header
 from edgemem.errors import BankError
+from edgemem.reading import require_file
 
 Row = NDArray[np.float32]
 Keys = NDArray[np.float32]
@@ -57,6 +58,7 @@ class Level:
         self, path: Path | str, *, elements: int | None = None, key_length: int | None = None
     ) -> None:
         self.path = Path(path)
+        require_file(self.path, BankError)  # opening a pipe would never end
         try:
             self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:

@@ -1,9 +1,9 @@
 """Optimised graphs, kept from one start to the next: an engine spends most of its start on them.
 
 The check sums find damage, not malice: the folder is for the user alone. What is checked is what is
-handed over: bytes, read once. One folder a graph: the
-optimised graph (for an NPU, what was compiled for it), its weights, and their check sums. What it
-was made for is part of its name, so another engine, processor or bundle never meets it.
+handed over: bytes, read once. One folder a graph: the optimised graph (for an NPU, what was compiled
+for it), its weights, and their check sums. What it was made for is part of its name, so another
+engine, processor or bundle never meets it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import onnxruntime
 
 from edgemem.errors import BundleError
 from edgemem.files import new_folder, sha256_file
+from edgemem.printable import printable
 from edgemem.typed_json import read_json
 
 GRAPH, WEIGHTS, SUMS = "graph.onnx", "weights.bin", "manifest.json"
@@ -62,7 +63,8 @@ class SessionCache:
         except FileNotFoundError:
             return None
         except (OSError, BundleError) as error:
-            log.warning("%s is damaged (%s) and will be made again", folder, error)
+            place = printable(str(folder))  # graphs are named by the bundle
+            log.warning("%s is damaged (%s) and will be made again", place, printable(str(error)))
             return None
 
     def keep(self, name: str, write: Callable[[Path], object]) -> None:
@@ -77,7 +79,8 @@ class SessionCache:
                 sums = {file.name: sha256_file(file) for file in draft.iterdir()}
                 (draft / SUMS).write_text(json.dumps(sums))
         except Exception as error:  # noqa: BLE001 - the engine has its own for a full disk
-            log.warning("the optimised %s is not kept (%s)", name, error)
+            reason = printable(str(error))
+            log.warning("the optimised %s is not kept (%s)", printable(name), reason)
 
     def _place(self, name: str) -> Path:
         return self._folder / f"{name}-{self._tag}"

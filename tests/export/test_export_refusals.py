@@ -1,6 +1,7 @@
 """When an export fails: a clear error, no bundle, nothing left behind, the old bundle untouched."""
 
 import errno
+import math
 import os
 import resource
 from dataclasses import replace
@@ -13,8 +14,10 @@ from torch import nn
 from edgemem.bundle import open_bundle
 from edgemem.errors import AttachError, ExportError, InputError
 from edgemem.export import Choices, export_bundle
+from edgemem.export.choices import check_choices
 from edgemem.export.lowering import convolution
 from edgemem.export.parity import STEPS, Parity
+from edgemem.manifest_checks import MOST_FRAME_BYTES
 from edgemem.models import attach
 from edgemem.models.networks.digits import Digits
 
@@ -195,6 +198,7 @@ def test_what_is_not_a_bundle_is_never_replaced(content, instant, tmp_path):
     ("choices", "message"),
     [
         (Choices(batch=1), "batch 1.*too small"),
+        (Choices(labels=("n" * 1025, *"123456789")), "label 'nnn.*more than 1,024 characters"),
         (Choices(gradient="half"), "gradient 'half'.*Use full or meta"),
         (Choices(objective="rotta"), "objective 'rotta'.*Use ecotta or likelihood_ratio"),
         (Choices(learn="some"), "learn 'some'.*Use all or norms"),
@@ -208,6 +212,13 @@ def test_wrong_choices_are_named_before_anything_is_traced(choices, message, tin
     with pytest.raises(ExportError, match=message):
         export_bundle(tiny(), tmp_path / "net.edgemem", choices)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_no_manifest_may_have_is_named_at_once(tiny):
+    model = tiny()
+    values = math.prod(model.attachment.input_shape)
+    with pytest.raises(ExportError, match="Use a smaller one"):
+        check_choices(model, Choices(batch=MOST_FRAME_BYTES // 8 // values + 1))
 
 
 def test_the_meta_gradient_cannot_train_the_affine_pairs(tiny, tmp_path):

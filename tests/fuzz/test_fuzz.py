@@ -1,5 +1,6 @@
 """A thousand files that were altered: each is refused, or told of, or read as it was written."""
 
+import pytest
 from fuzzing.case import REFUSED, SAME
 from fuzzing.formats import FORMATS
 from fuzzing.run import failures, jobs, run
@@ -15,6 +16,11 @@ def test_no_altered_file_does_harm():
     # The edits reach the readers, and do not merely break every file.
     for entry in found.values():
         assert entry.outcomes[REFUSED] and entry.outcomes[SAME]
+
+
+def test_cases_that_cannot_be_run_have_not_passed():
+    with pytest.raises(RuntimeError, match="cannot begin"):
+        run([("no such format", [1])], workers=1)
 
 
 def test_seed_makes_the_same_case_again(tmp_path):

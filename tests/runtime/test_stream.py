@@ -99,7 +99,7 @@ def test_a_stream_larger_than_a_chunk_is_not_read_at_once(tmp_path):
     [
         ({"x": frames("uint8", 0)}, "holds no frames"),
         ({"x": np.array(3)}, "not a plain array"),
-        ({"x": np.asfortranarray(frames("uint8"))}, "row order"),
+        ({"x": np.asfortranarray(frames("uint8"))}, "column by column"),
         ({"x": np.array([None] * 3)}, "Object arrays cannot be loaded"),
         ({"z": frames("uint8")}, "x.npy"),
         ({"x": frames("uint8"), "y": np.zeros(6, int)}, "has shape [6] for 7 frames"),

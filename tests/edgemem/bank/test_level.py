@@ -265,10 +265,17 @@ def test_a_file_of_another_bundle_is_refused(tmp_path):
         Level(path, elements=5)
     with pytest.raises(BankError, match="2 numbers in a key, not 3"):
         Level(path, key_length=3)
-    with pytest.raises(BankError, match="cannot be opened"):
+    with pytest.raises(BankError, match="does not exist"):
         Level(tmp_path / "none")
-    with pytest.raises(BankError):
+    with pytest.raises(BankError, match="is a folder"):
         Level(tmp_path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    path = tmp_path / "level-1.safetensors"
+    os.mkfifo(path)
+    with pytest.raises(BankError, match="is a pipe"):
+        Level(path)
 
 
 BAD_ARRAYS = {

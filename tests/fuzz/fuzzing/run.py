@@ -57,7 +57,10 @@ def jobs(cases, formats):
 
 
 def run(todo, workers, note=lambda done: None):
-    """Run jobs in worker processes; what was found, by format. note: called after each case."""
+    """Run jobs in worker processes; what was found, by format. note: called after each case.
+
+    Raises RuntimeError where cases could not be run.
+    """
     waiting, found, lock = queue.Queue(), {}, threading.Lock()
     for job in todo:
         found.setdefault(job[0], Found())
@@ -74,31 +77,43 @@ def run(todo, workers, note=lambda done: None):
                 entry.failures.append({"format": name, "seed": number, "why": words, **case})
             note(1)
 
-    threads = [threading.Thread(target=_serve, args=(waiting, count)) for _ in range(workers)]
+    broken = []
+
+    def serve():
+        try:
+            _serve(waiting, count)
+        except Exception as error:  # noqa: BLE001 - a thread would take it along to its end
+            broken.append(error)
+
+    threads = [threading.Thread(target=serve) for _ in range(workers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if broken:  # cases that were not run have not passed
+        raise broken[0]
     return found
 
 
 def _serve(waiting, count):
     """Give jobs to one process, and to another when a case has ended it."""
     process = None
-    while True:
-        try:
-            name, seeds = waiting.get_nowait()
-        except queue.Empty:
-            break
-        while seeds:
-            process = process or _Process()
-            answered = process.job(name, seeds, count)
-            seeds = seeds[answered:]
-            if seeds or process.ended:
-                process.close()
-                process = None
-    if process is not None:
-        process.close()
+    try:
+        while True:
+            try:
+                name, seeds = waiting.get_nowait()
+            except queue.Empty:
+                return
+            while seeds:
+                process = process or _Process()
+                answered = process.job(name, seeds, count)
+                seeds = seeds[answered:]
+                if seeds or process.ended:
+                    process.close()
+                    process = None
+    finally:
+        if process is not None:
+            process.close()
 
 
 class _Process:

@@ -198,3 +198,10 @@ def test_a_folder_that_cannot_be_written_costs_a_warning_only(frames, tmp_path, 
         np.testing.assert_array_equal(outcome(frames, place), outcome(frames, None))
     assert "is not kept" in caplog.text
     assert place.read_text() == "no folder"
+
+
+def test_names_of_a_bundle_are_harmless_in_the_log(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    SessionCache(tmp_path / "file", "a bundle").keep("predict\x1b[31m", lambda draft: None)
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "predict\\x1b[31m" in message and message.isprintable()
