@@ -9,10 +9,11 @@ import os
 import sys
 from pathlib import Path
 
-from edgemem.cli.show import print_table, progress
 from fuzzing.case import FAILED, OUTCOMES
 from fuzzing.formats import FORMATS
 from fuzzing.run import failures, jobs, run, table
+
+from edgemem.cli.show import print_table, progress
 
 FAILURES = Path("build/fuzz/failures.jsonl")
 SHOWN = 20
