@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +44,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         thing, most = f"threads={shown(self.threads)}", max(MOST_THREADS, 2 * (os.cpu_count() or 1))
-        if isinstance(self.threads, bool) or not isinstance(self.threads, Integral):
+        if isinstance(self.threads, bool) or not hasattr(self.threads, "__index__"):
             raise InputError(thing, "is no whole number", "Pass 0 for all cores")
         object.__setattr__(self, "threads", int(self.threads))  # of numpy, perhaps
         if self.threads < 0:
