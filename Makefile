@@ -15,7 +15,7 @@
 #      bench-new-classes | bench-new-classes-quick |
 #      bench-average | bench-average-quick | bench-turns
 #             what README and docs claim
-# make dist   wheel and sdist of the last commit, the same to the byte on every machine
+# make dist   wheel and sdist of the last commit, the same to the byte with the same tools
 
 PYTHON ?= python3
 DEMO := .venv-demo

@@ -115,6 +115,10 @@ def from_json(content: bytes, where: str) -> Manifest:
 
 def _check_seal(content: bytes, where: str) -> None:
     begin = BEGINNING.match(content)
+    if begin is None and content.startswith(b"{\r"):
+        raise BundleError(
+            where, "had its line ends changed", "Copy it as binary (git: *.edgemem/** -text)"
+        )
     if begin is None:
         raise BundleError(where, "does not begin with its check sum", REMEDY)
     if hashlib.sha256(content[begin.end() :]).hexdigest().encode() != begin[1]:

@@ -1,7 +1,8 @@
 """Reference frames: the same numbers on every machine, without storing them.
 
 A bundle holds what torch computed on these frames; `edgemem verify` computes it again. How far from
-that a device may be is said here, not by the bundle that is to be verified.
+that a device may be is said here. The bundle that is to be verified says only whether its kernels
+are in eight bits, which allows more.
 """
 
 from __future__ import annotations

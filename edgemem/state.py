@@ -25,7 +25,7 @@ from edgemem.state_file import StateFile
 
 KEPT_VERSIONS = 2
 LARGEST = (1 << 53) - 1  # of a counter; the least is -1
-REMEDY = "Delete the state file to start again from the bundle"
+REMEDY = "Delete the state file and the files beside it to start again"
 
 
 class State(StateFile):
@@ -66,7 +66,8 @@ class State(StateFile):
         Inside `transaction` it is committed with the rest, at the end.
 
         Raises:
-            StateError: as `transaction`; or a counter is no whole number from -1 to 2^53 - 1.
+            StateError: as `transaction`; or a counter is no whole number from -1 (of the guard: from
+                -(2^53 - 1)) to 2^53 - 1.
         """
         contents = {name: pack(arrays) for name, arrays in _grouped(snapshot.arrays).items()}
         hashes = {name: _sha256(content) for name, content in contents.items()}

@@ -35,7 +35,8 @@ _ROUND = 10_000  # steps of SQLite's machine
 
 
 class StepLimit:
-    """Ends a statement on the file at a path that takes too many steps. endless: whether it did."""
+    """Ends a statement on the file at a path that takes too many steps. endless: whether it did.
+    raised: what a signal handler raised meanwhile, which Python drops."""
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -44,14 +45,19 @@ class StepLimit:
     def begin(self) -> None:
         """Another statement begins."""
         self.endless, self._rounds = False, 0
+        self.raised: BaseException | None = None
 
     def round(self) -> bool:
         """Whether to end the statement: rows are bytes, and no row takes more steps than it has
         bytes. Holes of the file count nothing."""
-        self._rounds += 1
-        if self._rounds > 20:
-            size = _stored(self._path) + _stored(f"{self._path}-wal")
-            self.endless = self._rounds > 20 + size // _ROUND
+        try:
+            self._rounds += 1
+            if self._rounds > 20:
+                size = _stored(self._path) + _stored(f"{self._path}-wal")
+                self.endless = self._rounds > 20 + size // _ROUND
+        except BaseException as error:
+            self.raised = error
+            raise
         return self.endless
 
 
@@ -69,7 +75,7 @@ class Connection(sqlite3.Connection):
         except sqlite3.OperationalError as error:
             # Python drops what a signal raises while SQLite asks whether to go on.
             if str(error) == "interrupted" and self.limit is not None and not self.limit.endless:
-                raise KeyboardInterrupt from error
+                raise self.limit.raised or KeyboardInterrupt() from error
             raise
 
     def empties_log(self, seconds: float) -> bool:

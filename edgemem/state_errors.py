@@ -21,7 +21,7 @@ def refused(path: Path, error: Exception) -> StateError:
     return state_error(
         path,
         f"cannot be used ({error})",
-        "Choose a writable folder with free space, and open a state file only once",
+        "Choose a writable folder with free space on a local disk; open a state file only once",
     )
 
 
@@ -41,5 +41,5 @@ def explained(path: Path, database: Connection | None = None) -> Iterator[None]:
         raise state_error(
             path,
             f"is damaged or not a state file ({reason})",
-            "Pass another path or delete the file",
+            "Pass another path, or delete the file and those beside it",
         ) from error

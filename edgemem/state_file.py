@@ -258,7 +258,7 @@ class StateFile:
         if not emptied:
             raise self._error(
                 "is being read, so deleted bytes are still in its write-ahead log",
-                "Close the readers, then run: edgemem bank compact",
+                "Close the readers; the next commit empties it, or edgemem bank compact",
             )
 
     def _nbytes(self) -> int:

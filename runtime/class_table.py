@@ -196,7 +196,7 @@ def table_of(array: Array | None, manifest: Manifest, path: str) -> ClassTable:
         raise StateError(
             path,
             f"holds a table of classes that does not fit the bundle ({error})",
-            "Delete the state file to start again from the bundle",
+            "Delete the state file and the files beside it to start again",
         ) from error
 
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 10.0  # seconds, at the end of the interpreter, for a call that still runs
 GO_ON = (
     "Mend that, such as by making room, and close it again; "
-    "or give up what is not committed: runtime.rollback(), then close it"
+    "or give up what is not committed: runtime.rollback() and close it, or end the process"
 )
 
 

@@ -52,7 +52,7 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> Chec
         raise StateError(
             str(path),
             f"holds arrays that do not fit the bundle (its block: {reason})",
-            "Delete the state file to start again from the bundle",
+            "Delete the state file and the files beside it to start again",
         )
     for group, fits in _OTHERS.items():
         if not fits(stripped(group, arrays), manifest):

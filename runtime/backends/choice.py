@@ -44,13 +44,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         thing, most = f"threads={shown(self.threads)}", max(MOST_THREADS, 2 * (os.cpu_count() or 1))
-        if isinstance(self.threads, bool) or not isinstance(self.threads, int):
+        if isinstance(self.threads, bool) or not hasattr(self.threads, "__index__"):
             raise InputError(thing, "is no whole number", "Pass 0 for all cores")
+        object.__setattr__(self, "threads", int(self.threads))  # of numpy, perhaps
         if self.threads < 0:
             raise InputError(thing, "is negative", "Pass 0 for all cores")
         if self.threads > most:
             reason = f"is more than {most}, which take long to start and gain nothing here"
-            raise InputError(thing, reason, "Pass 0 for all cores")
+            raise InputError(thing, reason, f"Pass 0 for all cores, or at most {most}")
 
 
 @dataclass(frozen=True)

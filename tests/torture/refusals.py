@@ -146,9 +146,13 @@ def _on_small_disks(bundle, folder, most, told, calls):
                             f"{name}, {after} {kind} left",
                         )
                         told()
-        except PermissionError:
+        except _CannotMountError:
             row.skipped = "only root may mount a file system"
         yield row
+
+
+class _CannotMountError(Exception):
+    pass
 
 
 @contextmanager
@@ -157,7 +161,7 @@ def _mounted(place):
     options = f"size={SIZE},nr_inodes={INODES}"
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place]
     if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
-        raise PermissionError
+        raise _CannotMountError
     try:
         yield place
     finally:

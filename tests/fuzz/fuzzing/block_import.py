@@ -4,13 +4,14 @@ import hashlib
 import json
 import shutil
 
+from fuzzing import device, mutators
+from fuzzing.case import Case, Digest, Format
+
 from edgemem.bank.learnt import open_learnt
 from edgemem.bank.record import COLUMNS, seal
 from edgemem.bank.transfer import export_blocks, import_blocks
 from edgemem.bank.written import WrittenBlocks
 from edgemem.errors import EdgeMemError
-from fuzzing import device, mutators
-from fuzzing.case import Case, Digest, Format
 
 
 class ImportFormat(Format):

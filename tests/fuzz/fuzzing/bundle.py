@@ -8,6 +8,8 @@ from contextlib import suppress
 from unittest.mock import patch
 
 import numpy as np
+from fuzzing import device, mutators
+from fuzzing.case import Case, Digest, Format
 
 from edgemem.bank.level_header import LevelShape
 from edgemem.bank.level_writer import write_level
@@ -18,8 +20,6 @@ from edgemem.manifest_file import to_json
 from edgemem.runtime.backends.choice import Engine
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.verify import verify
-from fuzzing import device, mutators
-from fuzzing.case import Case, Digest, Format
 
 BEGIN = b'{\n "sha256": "'
 SEAL = len(BEGIN) + 64

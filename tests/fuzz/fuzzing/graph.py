@@ -7,13 +7,13 @@ from contextlib import suppress
 
 import numpy as np
 import onnx
+from fuzzing import device, mutators
+from fuzzing.bundle import read_manifest, sealed
+from fuzzing.case import Case, Digest, Format
 
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.runtime.loop import Runtime
-from fuzzing import device, mutators
-from fuzzing.bundle import read_manifest, sealed
-from fuzzing.case import Case, Digest, Format
 
 GRAPHS = ("predict.onnx", "key.onnx", "adapt.onnx")
 OPERATORS = (

@@ -4,13 +4,13 @@ import json
 import zlib
 
 import numpy as np
+from fuzzing import mutators
+from fuzzing.case import Case, Digest, Format
 
 from edgemem.bank.level_header import INDEX, LevelShape, encode_header
 from edgemem.bank.level_writer import write_level
 from edgemem.bank.shipped import ShippedBank
 from edgemem.bank.verify import verify_bank
-from fuzzing import mutators
-from fuzzing.case import Case, Digest, Format
 
 BRANCH, LENGTH, ELEMENTS = 3, 4, 6
 SHAPES = {

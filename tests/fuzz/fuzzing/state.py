@@ -4,11 +4,12 @@ import shutil
 import sqlite3
 from contextlib import contextmanager, suppress
 
-from edgemem.bank.written import WrittenBlocks
-from edgemem.errors import EdgeMemError
 from fuzzing import device, mutators
 from fuzzing.case import Case, Digest, Format
 from fuzzing.state_edits import CLASSES, document_of, edit_inside, scalar
+
+from edgemem.bank.written import WrittenBlocks
+from edgemem.errors import EdgeMemError
 
 KILLED = ("", "-wal", "-promised")  # files, by the end of their names
 TABLES = ("about", "snapshot", "part", "block", "payload", "used")

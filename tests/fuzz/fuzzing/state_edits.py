@@ -6,10 +6,10 @@ import sqlite3
 from contextlib import suppress
 
 import numpy as np
+from fuzzing import mutators
 
 from edgemem.bank.record import COLUMNS, seal
 from edgemem.block import pack
-from fuzzing import mutators
 
 CLASSES = {"classes": [[n, str(n), 0] for n in range(10)], "taught": []}
 

@@ -6,12 +6,12 @@ import zipfile
 
 import numpy as np
 import safetensors.numpy
+from fuzzing import device, mutators
+from fuzzing.case import Case, Digest, Format
 from numpy.lib import format as npy
 
 from edgemem.runtime.frames import checked
 from edgemem.runtime.stream import Stream
-from fuzzing import device, mutators
-from fuzzing.case import Case, Digest, Format
 
 FIELDS = (
     ("descr", ("<f4", "<f8", ">f4", "|u1", "|O", "<U9999", "|S0", "<c8", "|V8", "|b1", "<M8[s]", "x", "", 7)),

@@ -17,9 +17,10 @@ import traceback
 import warnings
 from pathlib import Path
 
-from edgemem.errors import EdgeMemError
 from fuzzing.case import FAILED, OTHER, REFUSED, SAME, TOLD, Case
 from fuzzing.formats import FORMATS
+
+from edgemem.errors import EdgeMemError
 
 LONGEST_CASE = 30  # seconds; a signal ends the process then, even in foreign code
 GO_ON = 4  # what one in so many has become is used further
