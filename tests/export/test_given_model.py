@@ -190,6 +190,7 @@ def test_a_rehearsal_refuses_as_the_export_would(make, lively, tmp_path):
     assert str(early.value) == str(late.value)
 
 
+@pytest.mark.slow
 def test_a_rehearsal_of_what_can_be_exported_says_nothing(lively):
     model = attach(lively(Digits(width=4)), ["layer1"], torch.zeros(2, 1, 8, 8))
     state = {name: value.clone() for name, value in model.state_dict().items()}

@@ -16,6 +16,8 @@ from edgemem.bundle import open_bundle
 from edgemem.export.weights import ALIGNMENT, FILE, INLINE_BYTES
 from edgemem.runtime.verify import verify
 
+pytestmark = pytest.mark.slow
+
 GRAPHS = ("predict", "adapt")
 RANDOM = {"Bernoulli", "Dropout", "Multinomial"}
 

@@ -225,7 +225,7 @@ def test_data_that_does_not_fit_is_refused_before_anything_changes(message, mode
 
 def test_a_loss_that_is_not_finite_ends_it(model, source):
     with pytest.raises(InputError, match=r"the loss is not finite.*Lower the learning rate"):
-        warm_up(model, *source, Recipe(epochs=1, batch_size=16, learning_rate=1e30))
+        warm_up(model, *source, Recipe(epochs=1, batch_size=16, learning_rate=1e6, momentum=1e6))
     assert not model.warm
 
 

@@ -167,6 +167,7 @@ def test_closing_commits_what_is_being_learnt(tmp_path, frames):
         )
 
 
+@pytest.mark.slow
 def test_contexts_are_followed_and_a_whole_stream_gets_better(frames):
     with np.load(STREAM) as stream:
         labels = stream["y"]

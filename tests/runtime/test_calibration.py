@@ -34,6 +34,7 @@ def with_rate(bundle, rate):
     return replace(bundle, manifest=replace(bundle.manifest, hyper_parameters=known))
 
 
+@pytest.mark.slow
 def test_a_rate_that_runs_away_is_not_kept(bundle, source):
     found = calibrate(with_rate(bundle, 300.0), source, frames=48, threads=1)
     assert found.rate < 300.0 and not found.trials[0].helps

@@ -51,6 +51,7 @@ def test_predict_fills_short_calls_with_the_frames_before_them(digits_stream, co
     np.testing.assert_array_equal(runtime.predict(x).logits, by_hand(runtime, x))
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(sizes, st.data())
 def test_predict_is_what_step_returns_next_and_changes_nothing(digits_stream, calls, data):
@@ -72,6 +73,7 @@ def test_predict_is_what_step_returns_next_and_changes_nothing(digits_stream, ca
     assert asked.counters == silent.counters
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(sizes)
 def test_the_counters_and_events_are_those_of_whole_batches(foggy_frames, calls):

@@ -52,6 +52,7 @@ def test_without_contexts_there_is_one_block(visits):
         assert {r.context for frames in visits for r in step_all(runtime, frames)} == {"generic"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["visits", "restless"])
 @pytest.mark.parametrize("cut", [3, 6, 8, 13, 17, 20])
 def test_closed_and_reopened_anywhere_it_continues_bit_for_bit(kind, cut, request, tmp_path):

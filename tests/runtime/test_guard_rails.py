@@ -227,7 +227,7 @@ def test_the_second_opinion_is_read_in_order_and_the_frozen_model_is_not(clear):
     x, y = clear
     window = (x[np.argsort(y, kind="stable")][:BATCH] / np.float32(255)).astype(np.float32)
     with opened() as runtime:
-        graphs, parameters = runtime._graphs, runtime.hyper_parameters
+        graphs, parameters = runtime._graphs, dict(runtime.hyper_parameters)
         frozen = graphs.frozen(window)
         np.testing.assert_array_equal(runtime.predict(window, frozen=True).logits, frozen)
         alone = graphs.frozen_read(window, parameters | {"label_order": 0.0}, {})

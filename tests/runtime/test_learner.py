@@ -181,9 +181,9 @@ def test_the_frozen_model_answers_where_the_block_fails_and_says_so():
         assert np.isfinite(frozen.logits).all() and frozen.events == ()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [3e38, -3e38])
 @pytest.mark.parametrize("name", ["alpha", "learning_rate", "momentum", "regularization_weight"])
-def test_a_hyper_parameter_made_non_finite_never_spoils_block_or_prediction(
+def test_a_hyper_parameter_out_of_all_reason_never_spoils_block_or_prediction(
     digits_stream, name, value
 ):
     x, _ = digits_stream

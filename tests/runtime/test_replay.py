@@ -34,6 +34,7 @@ def opened(**options):
     return edgemem.open(BUNDLE, threads=1, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 7, 16, 1000])
 def test_a_replay_measures_what_a_loop_over_the_frames_measures(stream, digits_stream, chunk):
     x, y = (array[:COUNT] for array in digits_stream)

@@ -62,6 +62,7 @@ def test_predict_changes_nothing(digits_stream):
     assert one.counters == other.counters
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
 def test_how_frames_are_split_into_calls_does_not_change_what_is_learnt(digits_stream, sizes):

@@ -98,6 +98,7 @@ def test_commits_that_are_not_synced_are_missed(bundle, count):
         assert rows[f"power cut, {kept} kept"].failures
 
 
+@pytest.mark.slow
 @in_finalisers
 def test_interrupts_leave_a_whole_file(bundle, count):
     calls = ("flush", "close")
@@ -152,6 +153,7 @@ def test_a_runtime_that_does_not_go_on_is_noticed(bundle, tmp_path, monkeypatch)
     assert not bench.faulted("flush", Interrupt(bench))[0].wrong  # with another file it goes on
 
 
+@pytest.mark.slow
 @compiled
 def test_disks_that_refuse_are_told_of_and_space_helps(bundle, count):
     rows = refusals.run(bundle, seed=1, most=3, told=count, calls=("flush", "open"))
