@@ -22,7 +22,8 @@ from fuzzing.formats import FORMATS
 
 from edgemem.errors import EdgeMemError
 
-LONGEST_CASE = 30  # seconds; a signal ends the process then, even in foreign code
+# Seconds of work, and of work and waiting: a signal ends the process then, even in foreign code.
+LONGEST_CASE, LONGEST_WAIT = 30, 300
 GO_ON = 4  # what one in so many has become is used further
 MOST_MEMORY = 512 << 20  # bytes more than before the first case
 ADDRESSES = 8 << 30  # bytes of address space more than then: what asks for more is refused
@@ -120,7 +121,8 @@ def main():
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the cases print is nobody's
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for end in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(end, signal.SIG_DFL)
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # spares the disk
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         worker, before = Worker(Path(folder)), 0
@@ -135,8 +137,10 @@ def main():
                 began = time.monotonic()
                 case = Case(**seed) if isinstance(seed, dict) else made.case(seed)
                 print(json.dumps(case.to_json()), file=answers, flush=True)
-                signal.alarm(LONGEST_CASE)
+                signal.setitimer(signal.ITIMER_PROF, LONGEST_CASE)
+                signal.alarm(LONGEST_WAIT)
                 outcome, words = worker.run(job["format"], case)
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.alarm(0)
                 grown = _peak() - before
                 if grown > MOST_MEMORY:
