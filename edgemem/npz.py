@@ -83,6 +83,8 @@ class Npz:
             found = archive.namelist()
             if len(set(found)) != len(found):
                 raise ValueError("two arrays of one name")
+            if len(found) != _entries(path):
+                raise ValueError("its list of names is damaged")
             for about in archive.infolist():  # compares the two places that hold each name:
                 archive.open(about).close()  # a damaged one would hide an array
         self.names = frozenset(n.removesuffix(".npy") for n in found if n.endswith(".npy"))
@@ -154,3 +156,11 @@ def _fill(file: IO[bytes], values: NDArray[Any]) -> None:
         if len(piece) != min(PIECE, len(content) - start):
             raise ValueError("it ends early")
         content[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
+
+
+def _entries(path: Path) -> int:
+    """How many names the end of a zip says that its list has. One that is damaged may hide others."""
+    with path.open("rb") as file:
+        file.seek(-22, 2)  # the record at the end; numpy writes no comment behind it
+        record = file.read()
+    return int.from_bytes(record[10:12], "little")

@@ -56,8 +56,8 @@ class State(StateFile):
         select = "SELECT version, counters, parts, sha256 FROM snapshot ORDER BY version DESC"
         rows = self._undamaged(select)
         if rows is not None and self._newest() not in (None, rows[0][0] if rows else 0):
-            yield Snapshot({}, {}, ("has lost its newest snapshot",))
-        for _, *row in [(0, "", "", "")] if rows is None else rows:
+            yield Snapshot({}, {}, ("has lost its newest snapshot, or the note of it",))
+        for row in [(0, "", "", "")] if rows is None else rows:
             yield self._snapshot(*row)
 
     def write(self, snapshot: Snapshot) -> None:
@@ -77,6 +77,7 @@ class State(StateFile):
                 "was not written: a counter is no number that it takes", "Report this"
             )
         with self.transaction():
+            ((version,),) = self.rows("SELECT coalesce(max(version), 0) + 1 FROM snapshot")
             # What is old goes first: what is new then takes its place on the disk.
             self.rows(
                 "DELETE FROM snapshot WHERE version <= (SELECT max(version) FROM snapshot) - ?",
@@ -87,20 +88,20 @@ class State(StateFile):
                 if digest not in here:
                     self.rows("INSERT INTO part (sha256, content) VALUES (?, ?)", digest, content)
             self.rows(
-                "INSERT INTO snapshot (version, written, counters, parts, sha256) VALUES "
-                "((SELECT coalesce(max(version), 0) + 1 FROM snapshot), ?, ?, ?, ?)",
-                time.time(), counters, parts, _seal(counters, parts),
+                "INSERT INTO snapshot (version, written, counters, parts, sha256) "
+                "VALUES (?, ?, ?, ?, ?)",
+                version, time.time(), counters, parts, _seal(version, counters, parts),
             )  # fmt: skip
             self.rows("INSERT OR REPLACE INTO about SELECT 'snapshot', max(version) FROM snapshot")
 
     def _newest(self) -> int | None:
         """The version of the newest snapshot, noted apart from it: damage can hide a row without a
-        trace. None where it was never noted, or damage took the note."""
+        trace. None where it was never noted; -1 where damage took the note."""
         found = self._undamaged("SELECT value FROM about WHERE name = 'snapshot'")
         try:
             return int(found[0][0]) if found else None
         except (ValueError, TypeError):
-            return None
+            return -1
 
     def drop_earlier(self) -> None:
         """Delete every snapshot but the newest; see `scrub` for their bytes in the log."""
@@ -108,10 +109,10 @@ class State(StateFile):
             self.rows("DELETE FROM snapshot WHERE version < (SELECT max(version) FROM snapshot)")
             self._drop_parts()
 
-    def _snapshot(self, counters: Any, parts: Any, digest: Any) -> Snapshot:
+    def _snapshot(self, version: Any, counters: Any, parts: Any, digest: Any) -> Snapshot:
         # Damage can change even the type of a column, and anybody can compute a hash.
         typed = isinstance(counters, str) and isinstance(parts, str)
-        if not typed or _seal(counters, parts) != digest:
+        if not typed or _seal(version, counters, parts) != digest:
             return Snapshot({}, {}, ("holds a damaged snapshot",))
         numbers, hashes = _numbers(counters), _hashes(parts)
         if numbers is None or hashes is None:
@@ -200,5 +201,5 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _seal(counters: str, parts: str) -> str:
-    return _sha256(f"{counters}\0{parts}".encode())
+def _seal(version: Any, counters: str, parts: str) -> str:
+    return _sha256(f"{version}\0{counters}\0{parts}".encode())

@@ -105,7 +105,7 @@ def goes_on(seen: Seen) -> bool:
     """Whether a frame is mostly of the class of the frame before, and not by chance."""
     if not seen.asked:
         return False
-    chance = float(np.square(seen.shares).sum())
+    chance = min(1.0, float(np.square(seen.shares).sum()))
     deviation = math.sqrt(chance * (1.0 - chance) / seen.asked)
     return seen.same > chance + DEVIATIONS * deviation
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from edgemem.block import Array, Arrays
 from edgemem.bundle import Bundle
-from edgemem.errors import InputError
-from edgemem.manifest import FILLED, LABELS
+from edgemem.errors import BundleError, InputError
+from edgemem.manifest import FILLED, LABELS, REMEDY
 from edgemem.runtime.backends.protocol import Backend, Graph
 from edgemem.runtime.contract import (
     READING,
@@ -144,8 +144,16 @@ class Graphs:
         return self._run(graph, window, feeds)
 
     def key(self, window: Frames) -> Array:
-        """The context key of a window."""
-        return self._run(self.open("key"), window, {})["key"]
+        """The context key of a window.
+
+        Raises:
+            BundleError: the graph gives another size than the manifest says.
+        """
+        key = self._run(self.open("key"), window, {})["key"]
+        if key.shape != (size := (self._bundle.manifest.key,)):
+            thing, reason = f"{self._bundle.path.name}: graph key", f"gives {list(key.shape)}"
+            raise BundleError(thing, f"{reason} numbers instead of {list(size)}", REMEDY)
+        return key
 
     def _run(self, graph: Graph, window: Frames, feeds: Arrays) -> Arrays:
         """All outputs; a graph for one batch size gets zeros after the frames, and is told."""

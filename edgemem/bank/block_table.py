@@ -155,9 +155,11 @@ class BlockTable:
         if not found:
             return Tally()
         try:
-            clock, rows, total = json.loads(found[0][0])
+            clock, rows, total, digest = json.loads(found[0][0])
             if not (type(clock) is type(rows) is int and 0 <= clock <= LARGEST and rows >= 0):
                 raise ValueError(clock)
+            if digest != sha256(f"{clock} {rows} {total}".encode()):
+                raise ValueError(digest)
             return Tally(clock, rows, int(total, 16))
         except (ValueError, TypeError, RecursionError) as error:
             raise self.miscounted() from error
@@ -205,7 +207,8 @@ class BlockTable:
         return f"{self._path}: block {block_id!r}"
 
     def _write(self, tally: Tally) -> None:
-        value = json.dumps([tally.clock, tally.rows, f"{tally.total:064x}"])
+        numbers = [tally.clock, tally.rows, f"{tally.total:064x}"]
+        value = json.dumps([*numbers, sha256(" ".join(map(str, numbers)).encode())])
         self.state.rows("INSERT OR REPLACE INTO about VALUES ('tally', ?)", value)
 
 

@@ -134,7 +134,10 @@ def read_blocks(path: Path, bundle: str) -> Iterator[tuple[Record, bytes]]:
                 "holds blocks of another bundle",
                 "Use it with the bundle that its device ran",
             )
-        for number, columns in enumerate(_rows(about["blocks"], path)):
+        rows = _rows(about["blocks"], path)
+        if len(list(file.keys())) != 2 * len(rows):
+            raise _damaged(path, "holds arrays of blocks that it does not list")
+        for number, columns in enumerate(rows):
             key, payload = _tensor(file, f"key.{number}"), _tensor(file, f"payload.{number}")
             if key is None or payload is None or not isinstance(columns, dict):
                 raise _damaged(path, f"block {number} is incomplete")

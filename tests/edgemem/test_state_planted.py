@@ -161,8 +161,8 @@ def test_settings_for_files_of_others_are_on(path, setting):
     assert ours == wanted and (ours != usual or setting == "mmap_size")
 
 
-def seal(counters, parts):
-    return hashlib.sha256(f"{counters}\0{parts}".encode()).hexdigest()
+def seal(version, counters, parts):
+    return hashlib.sha256(f"{version}\0{counters}\0{parts}".encode()).hexdigest()
 
 
 def planted(path, counters=None, parts=None):
@@ -174,7 +174,7 @@ def planted(path, counters=None, parts=None):
         new = old if counters is None else counters, old_parts if parts is None else parts
         database.execute(
             "UPDATE snapshot SET counters = ?, parts = ?, sha256 = ? WHERE version = ?",
-            (*new, seal(*new), version),
+            (*new, seal(version, *new), version),
         )
         database.commit()
 

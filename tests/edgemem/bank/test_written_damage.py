@@ -145,7 +145,6 @@ def test_values_that_cannot_be_are_refused_even_under_their_right_hash(path, ope
         "DELETE FROM block WHERE version = 3",
         "DELETE FROM block WHERE version = 1",
         "DELETE FROM about WHERE name = 'tally'",
-        "UPDATE about SET value = replace(value, '4', '5') WHERE name = 'tally'",
     ],
 )
 def test_rows_that_vanished_are_missed_until_somebody_accepts_it(path, opened, statement):
@@ -158,7 +157,7 @@ def test_rows_that_vanished_are_missed_until_somebody_accepts_it(path, opened, s
     assert record.version > 4
 
 
-@pytest.mark.parametrize("value", ["junk", "[]", "[1, 2]", "{}", b"\xff", 5, '[1, -1, "0"]'])
+@pytest.mark.parametrize("value", ["junk", "[]", "[1, 2]", "{}", b"\xff", 5, '[9, 4, "0", "0"]'])
 def test_a_damaged_tally_stops_writing_and_compacting_counts_anew(path, opened, value):
     execute(path, "UPDATE about SET value = ? WHERE name = 'tally'", value)
     blocks = opened()

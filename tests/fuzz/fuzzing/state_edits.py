@@ -11,6 +11,7 @@ from fuzzing import mutators
 from edgemem.bank.record import COLUMNS, seal
 from edgemem.block import pack
 
+UNREADABLE = (TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 CLASSES = {"classes": [[n, str(n), 0] for n in range(10)], "taught": []}
 
 
@@ -95,7 +96,7 @@ def _seal_all(database):
     for step in (_seal_parts, _seal_snapshots, _seal_blocks, _seal_tally):
         try:
             step(database)
-        except (sqlite3.Error, TypeError, ValueError, AttributeError, OverflowError, UnicodeError):
+        except (sqlite3.Error, *UNREADABLE):
             continue  # such an edit has taken away what the hash is of
 
 
@@ -117,9 +118,10 @@ def _seal_parts(database):
 
 
 def _seal_snapshots(database):
-    rows = database.execute("SELECT rowid, counters, parts FROM snapshot").fetchall()
-    for row, counters, parts in rows:
-        digest = hashlib.sha256(f"{counters}\0{parts}".encode("utf-8", "surrogatepass")).hexdigest()
+    rows = database.execute("SELECT rowid, version, counters, parts FROM snapshot").fetchall()
+    for row, *sealed in rows:
+        text = "\0".join(map(str, sealed))
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         database.execute("UPDATE snapshot SET sha256 = ? WHERE rowid = ?", (digest, row))
 
 
@@ -147,8 +149,10 @@ def _seal_blocks(database):
 def _seal_tally(database):
     digests = [digest for (digest,) in database.execute("SELECT sha256 FROM block")]
     total = sum(int(digest, 16) for digest in digests) % (1 << 256)
-    clock, _, _ = json.loads(scalar(database, "SELECT value FROM about WHERE name = 'tally'"))
-    value = json.dumps([clock, len(digests), f"{total:064x}"])
+    clock, *_ = json.loads(scalar(database, "SELECT value FROM about WHERE name = 'tally'"))
+    numbers = [clock, len(digests), f"{total:064x}"]
+    digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).hexdigest()
+    value = json.dumps([*numbers, digest])
     database.execute("UPDATE about SET value = ? WHERE name = 'tally'", (value,))
 
 

@@ -156,7 +156,7 @@ def _edited_members(members, edit):
     kind, *rest = edit
     if kind == "number":
         member = "x.npy"
-        content = dict(members)[member]
+        content = dict(members).get(member, b"\0" * 10)  # an edit before may have taken it away
         begin = 10 + int.from_bytes(content[8:10], "little")
         array = np.frombuffer(
             bytearray(content[begin:]), "<f4" if len(content) > 4000 else "|u1"
