@@ -125,7 +125,6 @@ def hide_newest(path):
     [
         hide_newest,
         lambda path: execute(path, "DELETE FROM snapshot WHERE version = 2"),
-        lambda path: execute(path, "UPDATE snapshot SET version = 9 WHERE version = 1"),
     ],
 )
 def test_a_newest_snapshot_that_is_gone_or_another_is_missed(tmp_path, lose):
@@ -137,6 +136,14 @@ def test_a_newest_snapshot_that_is_gone_or_another_is_missed(tmp_path, lose):
     assert found.damage == ("has lost its newest snapshot, or the note of it",)
     commit(path, 3)
     assert read(path).damage == () and read(path).counters == {"steps": 3}
+
+
+def test_an_old_snapshot_does_not_become_the_newest_by_its_number(tmp_path):
+    path = tmp_path / "s.db"
+    commit(path, 1, 2)
+    execute(path, "UPDATE snapshot SET version = 9 WHERE version = 1")
+    found = read(path)
+    assert found.counters == {"steps": 2} and "holds a damaged snapshot" in found.damage
 
 
 def test_an_only_snapshot_that_is_gone_is_no_new_file(tmp_path):
