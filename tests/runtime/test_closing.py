@@ -107,7 +107,7 @@ def test_a_rollback_gives_up_a_file_that_vanished(tmp_path, even_frames):
     runtime.flush()
     runtime.step(even_frames[:BATCH])
     path.unlink()
-    with pytest.raises(StateError, match=r"lost its file.*runtime\.rollback\(\), then close"):
+    with pytest.raises(StateError, match=r"lost its file.*runtime\.rollback\(\) and close"):
         runtime.close()
     runtime.rollback()
     runtime.close()
