@@ -1,7 +1,7 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
 # make test-all   the same, and the tests that take long
-# make torture    kills, power cuts, interrupts, full disks, 100,000 steps: half an hour alone
+# make torture    kills, power cuts, interrupts, full disks, 100,000 steps: up to an hour
 # make torture-quick  a few of each: about three minutes
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
