@@ -68,7 +68,7 @@ def frames_of(folder: Path, run: Run) -> tuple[NDArray[Any], NDArray[np.int64]]:
 def measure(folder: Path, run: Run) -> dict[str, Any]:
     """Whether each answer is right: frozen, without a step, by default; and events of guard rails."""
     import edgemem
-    from edgemem.runtime.result import RAILS
+    from edgemem.runtime.result import GUARD_RAILS
 
     x, y = frames_of(folder, run)
     bundle, found = folder / f"{run.network}-{run.batch}.edgemem", dict[str, Any]()
@@ -85,7 +85,7 @@ def measure(folder: Path, run: Run) -> dict[str, Any]:
                     else runtime.step(frames)
                 )
                 labels.append(answer.labels)
-                rails += sum(event.kind in RAILS for event in answer.events)
+                rails += sum(event.kind in GUARD_RAILS for event in answer.events)
         found[way] = (np.concatenate(labels) == y).astype(int).tolist()
         found[f"{way}, rails"] = rails
     return found

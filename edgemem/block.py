@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,82 @@ Array = NDArray[Any]
 Arrays = dict[str, Array]
 LARGEST_VALUE = 1e30  # in a block
 DTYPES = ("float32", "float16", "int8", "int64")
+
+
+class Block(Mapping[str, Array]):
+    """Arrays by name, as one value: nobody changes it, whoever wants another makes one.
+
+    Everything that adapts is a block; so are its parts, its changes, and the optimiser's slots.
+    Two blocks are equal only if they are the same object; `has_values_of` compares numbers.
+
+    Args:
+        arrays: become read-only, not copied.
+    """
+
+    __slots__ = ("_arrays",)
+    __hash__ = object.__hash__
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = dict(arrays)
+        for array in self._arrays.values():
+            array.flags.writeable = False
+
+    @classmethod
+    def named(cls, prefix: str, arrays: Mapping[str, Array]) -> Block:
+        """Of all arrays that carry a prefix in the graph contract, without it."""
+        start = f"{prefix}."
+        return cls({n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)})
+
+    def under(self, prefix: str) -> Arrays:
+        """The arrays under the names they have in the graph contract."""
+        return {f"{prefix}.{name}": array for name, array in self._arrays.items()}
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __add__(self, change: Mapping[str, Array]) -> Block:
+        """With a change of some or all arrays."""
+        # Scalars stay arrays, as engines want them.
+        return self.replace({name: np.asarray(self[name] + part) for name, part in change.items()})
+
+    def __sub__(self, other: Mapping[str, Array]) -> Block:
+        """Without what some or all arrays of another block hold."""
+        return self.replace({name: np.asarray(self[name] - part) for name, part in other.items()})
+
+    def replace(self, arrays: Mapping[str, Array]) -> Block:
+        """With other arrays in place of those of the same names."""
+        return Block(self._arrays | dict(arrays)) if arrays else self
+
+    def part(self, names: Iterable[str]) -> Block:
+        """Some of the arrays."""
+        return Block({name: self._arrays[name] for name in names})
+
+    def zeros(self) -> Block:
+        """Zeros of the same shapes: no change at all."""
+        return Block({name: np.zeros_like(array) for name, array in self._arrays.items()})
+
+    def has_values_of(self, other: Mapping[str, Array]) -> bool:
+        """Whether the other block has the same arrays with the same numbers."""
+        if self is other:
+            return True
+        return self.keys() == other.keys() and all(np.array_equal(other[n], self[n]) for n in self)
+
+    def is_finite(self) -> bool:
+        """Whether no array holds NaN or an infinity."""
+        return is_finite(self._arrays)
+
+    def is_sound(self) -> bool:
+        """Whether these are values of a block, see the function `is_sound`."""
+        return is_sound(self._arrays)
 
 
 @dataclass(frozen=True)
@@ -71,7 +147,7 @@ class BlockSpec:
             first += part.size
         return values
 
-    def unflatten(self, values: NDArray[np.float32]) -> Arrays:
+    def unflatten(self, values: NDArray[np.float32]) -> Block:
         """A block of its own memory from a vector [elements], as `flatten` makes one.
 
         Raises:
@@ -87,11 +163,11 @@ class BlockSpec:
             part = np.array(values[first : first + size], spec.dtype)
             arrays[spec.name] = part.reshape(spec.shape)
             first += size
-        return arrays
+        return Block(arrays)
 
-    def zero(self) -> Arrays:
+    def zero(self) -> Block:
         """The block that changes nothing."""
-        return {s.name: np.full(s.shape, s.zero, s.dtype) for s in self.arrays}
+        return Block({s.name: np.full(s.shape, s.zero, s.dtype) for s in self.arrays})
 
     def mismatch(self, arrays: Mapping[str, Array]) -> str | None:
         """Why the arrays are not a block of this kind, or None if they are."""

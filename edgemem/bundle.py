@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgemem.bank.folder import IN_BUNDLE, is_level, open_levels
-from edgemem.block import Arrays, is_finite, unpack
+from edgemem.block import Block, unpack
 from edgemem.checked_files import KnownFiles
 from edgemem.errors import BankError, BundleError
 from edgemem.files import inside, sha256_file, sha256_rest
@@ -35,7 +35,7 @@ class Bundle:
     path: Path
     manifest: Manifest
     identity: str
-    generic: Arrays
+    generic: Block
 
     @property
     def bank(self) -> Path | None:
@@ -189,13 +189,13 @@ def _packed(path: object, archive: str) -> BundleError:
     )
 
 
-def _read_generic(folder: Path, manifest: Manifest) -> Arrays:
+def _read_generic(folder: Path, manifest: Manifest) -> Block:
     name = manifest.generic_block
     thing = f"{folder.name}/{name}"
     content = _known(folder, manifest).read(folder / name)
-    arrays = unpack(content, thing, BundleError, REMEDY)
-    if reason := manifest.block.mismatch(arrays):
+    block = Block(unpack(content, thing, BundleError, REMEDY))
+    if reason := manifest.block.mismatch(block):
         raise BundleError(thing, reason, REMEDY)
-    if not is_finite(arrays):
+    if not block.is_finite():
         raise BundleError(thing, "holds NaN or infinite values", REMEDY)
-    return arrays
+    return block

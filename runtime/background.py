@@ -11,19 +11,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from edgemem.block import Arrays
-from edgemem.runtime.graphs import Frames
+from edgemem.block import Arrays, Block
+from edgemem.runtime.batch import Batch
 
 NICENESS = 10
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """A finished step. window: its frames. block: the one it started from. outputs: of `adapt`.
+    """A finished step. batch: its frames. block: the one it started from. outputs: of `adapt`.
     seconds: that it took."""
 
-    window: Frames
-    block: Arrays
+    batch: Batch
+    block: Block
     outputs: Arrays
     seconds: float
 
@@ -33,17 +33,18 @@ class Background:
 
     def __init__(self) -> None:
         self._worker = ThreadPoolExecutor(1, "edgemem-step", initializer=_yield_to_others)
-        self._running: tuple[Frames, Arrays, Future[tuple[Arrays, float]]] | None = None
+        self._running: tuple[Batch, Block, Future[tuple[Arrays, float]]] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a step has been started whose outcome was not taken."""
         return self._running is not None
 
-    def start(self, window: Frames, block: Arrays, step: Callable[[], Arrays]) -> None:
-        """Run a step; not while busy."""
+    def start(self, batch: Batch, block: Block, slots: Block) -> None:
+        """Run a step from a block; not while busy."""
         assert self._running is None
-        self._running = window, block, self._worker.submit(_timed, step)
+        future = self._worker.submit(_timed, lambda: batch.step(block, slots))
+        self._running = batch, block, future
 
     def take(self, *, wait: bool = False) -> Learnt | None:
         """The outcome of the step, once; None while it runs or where there is none.
@@ -53,8 +54,8 @@ class Background:
         """
         if self._running is None or not (wait or self._running[2].done()):
             return None
-        (window, block, future), self._running = self._running, None
-        return Learnt(window, block, *future.result())
+        (batch, block, future), self._running = self._running, None
+        return Learnt(batch, block, *future.result())
 
     def drop(self) -> None:
         """Wait for the step that runs, and forget it, whether or not it failed."""

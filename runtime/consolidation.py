@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.block import Arrays, BlockSpec
+from edgemem.block import Block, BlockSpec
+from edgemem.runtime.logits import Logits, entropies
 
 
 @dataclass(frozen=True)
@@ -36,40 +37,30 @@ class Outlook:
         return self.entropy <= other.entropy and self.agreement >= other.agreement
 
 
-Probe = Callable[[Arrays], Outlook]
+Probe = Callable[[Block], Outlook]
 
 
-def outlook(logits: NDArray[np.float32], frozen_labels: NDArray[np.int64]) -> Outlook:
+def outlook(logits: Logits, frozen_labels: NDArray[np.int64]) -> Outlook:
     """Outlook of logits [n, classes] beside the frozen model's labels [n]; NaN is worst."""
-    shifted = logits - logits.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    p = np.exp(log_p)
-    entropy = float(-(p * log_p).sum(1).mean() / np.log(max(2, logits.shape[1])))
+    entropy = float(entropies(logits).mean() / np.log(max(2, logits.shape[1])))
     agreement = float((logits.argmax(1) == frozen_labels).mean())
     if not np.isfinite(entropy + agreement):
         return Outlook(np.inf, 0.0)
     return Outlook(entropy, agreement)
 
 
-def shared_part(spec: BlockSpec, learnt: Arrays, contexts: int) -> Arrays:
+def shared_part(spec: BlockSpec, learnt: Block, contexts: int) -> Block:
     """The part of a change of a block that the root takes; only arrays that it takes of.
 
     Of so many contexts each gives as small a part, so that the root follows the mean of what they
     learn. Had it the sum, it would be trained as often as all of them together.
     """
-    return {
-        array.name: np.asarray(
-            np.asarray(array.root_share / contexts, array.dtype) * learnt[array.name]
-        )
-        for array in spec.arrays
-        if array.root_share
-    }
-
-
-def moved(arrays: Arrays, change: Arrays, sign: int = 1) -> Arrays:
-    """Arrays after a change of some of them, or after taking it back (sign = -1)."""
-    # Scalars stay arrays, as engines want them.
-    return arrays | {
-        name: np.asarray(arrays[name] + np.asarray(sign, value.dtype) * value)
-        for name, value in change.items()
-    }
+    return Block(
+        {
+            array.name: np.asarray(
+                np.asarray(array.root_share / contexts, array.dtype) * learnt[array.name]
+            )
+            for array in spec.arrays
+            if array.root_share
+        }
+    )

@@ -7,21 +7,20 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgemem.bank.record import Record
-from edgemem.block import Arrays, BlockSpec
+from edgemem.block import Array, Arrays, Block, BlockSpec
 from edgemem.runtime.contexts import NONE, Context, Contexts
-from edgemem.runtime.contract import prefixed
 
 COUNTERS = ("present", "rival", "votes", "opened")
 
 
-def to_arrays(contexts: Contexts, arrived: Arrays, spec: BlockSpec) -> Arrays:
+def to_arrays(contexts: Contexts, arrived: Block, spec: BlockSpec) -> Arrays:
     """Spreads of all contexts; key and count of the present one, whose leaf may have been written
     before they changed; and the shared arrays of the block that the visit began with."""
     known = sorted(contexts.known)
     spreads = [contexts.known[number].spread for number in known]
-    shared = {a.name: arrived[a.name] for a in spec.arrays if a.root_share}
+    shared = arrived.part(a.name for a in spec.arrays if a.root_share)
     present = contexts.known.get(contexts.present)
-    return prefixed("arrived", shared) | {
+    return shared.under("arrived") | {
         "contexts.number": np.array(known, np.int64),
         "contexts.spread": np.array(spreads, np.float64),
         "contexts.key": np.array([] if present is None else present.key, np.float32),
@@ -34,7 +33,7 @@ def to_counters(contexts: Contexts) -> dict[str, int]:
     return {name: getattr(contexts, name) for name in COUNTERS}
 
 
-def is_part(arrays: Arrays, spec: BlockSpec) -> bool:
+def is_part(arrays: Mapping[str, Array], spec: BlockSpec) -> bool:
     """Whether these are arrays of a block, some of them."""
     expected = {array.name: (array.shape, np.dtype(array.dtype)) for array in spec.arrays}
     return all(expected.get(name) == (a.shape, a.dtype) for name, a in arrays.items())

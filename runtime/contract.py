@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgemem.block import Arrays, BlockSpec
+from edgemem.block import BlockSpec
 from edgemem.errors import BundleError
 from edgemem.manifest import FILLED, LABELS, Manifest
 from edgemem.runtime.backends.protocol import Graph, TensorSpec
@@ -52,17 +52,6 @@ def check_key(graph: Graph, manifest: Manifest, thing: str) -> None:
     """Check a `key` graph against the manifest; raises BundleError as `check_predict`."""
     _check_inputs(graph, manifest, _filled(graph, manifest, thing), thing)
     _check_outputs(graph, ("key",), thing)
-
-
-def prefixed(prefix: str, arrays: Arrays) -> Arrays:
-    """Arrays under the names they have in a graph."""
-    return {f"{prefix}.{name}": array for name, array in arrays.items()}
-
-
-def stripped(prefix: str, arrays: Arrays) -> Arrays:
-    """The arrays of a graph that carry a prefix, without it."""
-    start = f"{prefix}."
-    return {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
 
 
 def _block_inputs(spec: BlockSpec, prefix: str) -> dict[str, TensorSpec]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgemem.block import Array
 from edgemem.runtime.contexts import Key, SourceKeys
-from edgemem.runtime.result import entropies
+from edgemem.runtime.logits import Logits, entropies
 
 MEMORY = 512.0  # frames over which keys and entropies average
 # Chosen in trials on networks that are right on 40 to 90 % of their frames: up to this distance,
@@ -48,7 +48,7 @@ class Seen:
         share, frames = _share(self.frames, batch)
         return replace(self, key=self.key + np.float32(share) * (key - self.key), frames=frames)
 
-    def with_answers(self, logits: NDArray[np.float32]) -> Seen:
+    def with_answers(self, logits: Logits) -> Seen:
         """After the frozen model's answers [n, classes] for a batch, in order of time."""
         share, asked = _share(self.asked, len(logits))
         labels, entropy = logits.argmax(1), float(entropies(logits).mean())
@@ -66,6 +66,21 @@ class Seen:
         """For a snapshot, [key + classes + 4]."""
         numbers = [self.frames, self.asked, self.entropy, self.same]
         return np.concatenate([self.key, self.shares, numbers]).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Familiarity:
+    """seen: of recent frames. looks: batches since the context began. holds: whether the frozen model
+    answers because frames are like the source's."""
+
+    seen: Seen
+    looks: int = 0
+    holds: bool = False
+
+    @property
+    def in_order(self) -> bool:
+        """Whether its answers are read in order, as the block's are."""
+        return goes_on(self.seen)
 
 
 def nothing_seen(key: int, classes: int) -> Seen:

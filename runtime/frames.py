@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from edgemem.block import Array
 from edgemem.errors import InputError
 from edgemem.manifest import FrameSpec
-from edgemem.runtime.result import Event
+from edgemem.runtime.result import Event, EventKind, Events
 
 # Beyond it the squares that every norm sums leave float32, and what comes of them is no number.
 LARGEST = 1e15
@@ -85,24 +85,22 @@ class RangeWatch:
         width = self._high - self._low
         self._width = np.where(width > 0, width, np.maximum(1.0, np.abs(self._low)))
 
-    def look(self, x: NDArray[np.float32]) -> list[Event]:
+    def look(self, x: NDArray[np.float32]) -> Events:
         """The event, where there is one to tell of frames as the graphs take them."""
         if self._told:
-            return []
+            return ()
         below, above = x < self._low - self._width, x > self._high + self._width
         axes = (0, *range(2, x.ndim))
         span = x.max(axes, keepdims=True) - x.min(axes, keepdims=True)
         narrow = bool((span * NARROW < self._width).all()) and bool((span > 0).any())
         if not narrow and (below | above).mean() < OUTSIDE:
-            return []
+            return ()
         self._told = True
-        return [
-            Event(
-                "range",
-                f"frames run from {x.min():.3g} to {x.max():.3g}, source frames ran from "
-                f"{self._low.min():.3g} to {self._high.max():.3g}; are they scaled alike?",
-            )
-        ]
+        text = (
+            f"frames run from {x.min():.3g} to {x.max():.3g}, source frames ran from "
+            f"{self._low.min():.3g} to {self._high.max():.3g}; are they scaled alike?"
+        )
+        return (Event(EventKind.RANGE, text),)
 
 
 def _sizes(spec: FrameSpec) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.block import Array, Arrays
+from edgemem.block import Array, Arrays, Block
 from edgemem.bundle import Bundle
 from edgemem.errors import BundleError, InputError
 from edgemem.manifest import FILLED, LABELS, REMEDY
@@ -18,11 +18,10 @@ from edgemem.runtime.contract import (
     check_key,
     check_learn,
     check_predict,
-    prefixed,
 )
+from edgemem.runtime.logits import Logits
 
 Frames = NDArray[np.float32]
-Logits = NDArray[np.float32]
 # Every other graph is a step.
 CHECKS = {"predict": check_predict, "key": check_key, "learn": check_learn}
 REMEDIES = {"learn": 'Open it with provider="cpu" to teach classes'}
@@ -79,16 +78,21 @@ class Graphs:
             self.opened[name] = graph
         return self.opened[name]
 
+    @property
+    def knows_keys(self) -> bool:
+        """Whether anything is known of context keys."""
+        return self._bundle.manifest.source is not None
+
     def open_step(self) -> Graph:
         """The graph that adapts; raises as `open`."""
         return self.open(self._step)
 
     def predict(
-        self, window: Frames, block: Arrays, hyper_parameters: Mapping[str, float]
+        self, window: Frames, block: Block, hyper_parameters: Mapping[str, float]
     ) -> Logits:
         """Logits of a window [n, ...]."""
         graph = self.open("predict")
-        feeds = {**prefixed("block", block), **_scalars(hyper_parameters, graph)}
+        feeds = {**block.under("block"), **_scalars(hyper_parameters, graph)}
         return self._run(graph, window, feeds)["logits"][: len(window)]
 
     def frozen(self, window: Frames) -> Logits:
@@ -96,13 +100,13 @@ class Graphs:
         return self.predict(window, self.zero, self.frozen_parameters)
 
     def frozen_taught(
-        self, window: Frames, hyper_parameters: Mapping[str, float], taught: Arrays
+        self, window: Frames, hyper_parameters: Mapping[str, float], taught: Block
     ) -> Logits:
         """Logits of the frozen model with arrays that were taught, in the way chosen to read them."""
         return self._frozen(window, self._reads, hyper_parameters, taught)
 
     def frozen_read(
-        self, window: Frames, hyper_parameters: Mapping[str, float], taught: Arrays
+        self, window: Frames, hyper_parameters: Mapping[str, float], taught: Block
     ) -> Logits:
         """The same, read as those of the block are in all that does not belong to the model."""
         return self._frozen(window, self._reads | READING, hyper_parameters, taught)
@@ -112,24 +116,24 @@ class Graphs:
         window: Frames,
         read: set[str],
         hyper_parameters: Mapping[str, float],
-        taught: Arrays,
+        taught: Block,
     ) -> Logits:
         reading = {name: hyper_parameters[name] for name in read & hyper_parameters.keys()}
-        return self.predict(window, self.zero | taught, self.frozen_parameters | reading)
+        return self.predict(window, self.zero.replace(taught), self.frozen_parameters | reading)
 
     def adapt(
-        self, window: Frames, block: Arrays, slots: Arrays, hyper_parameters: Mapping[str, float]
+        self, window: Frames, block: Block, slots: Block, hyper_parameters: Mapping[str, float]
     ) -> Arrays:
         """All outputs of one adaptation step on a full batch."""
         graph = self.open_step()
-        arrays = {**prefixed("block", block), **prefixed("opt", slots)}
+        arrays = {**block.under("block"), **slots.under("opt")}
         return graph.run({"x": window, **arrays, **_scalars(hyper_parameters, graph)})
 
     def learn(
         self,
         window: Frames,
         labels: NDArray[np.int64],
-        block: Arrays,
+        block: Block,
         hyper_parameters: Mapping[str, float],
     ) -> Arrays:
         """All outputs of `learn` on at most a batch of frames. labels: [n], -1 = a frame without.
@@ -140,7 +144,7 @@ class Graphs:
         graph, batch = self.open("learn"), self._bundle.manifest.frames.batch
         y = np.full(batch, -1, np.int64)
         y[: len(labels)] = labels
-        feeds = {LABELS: y, **prefixed("block", block), **_scalars(hyper_parameters, graph)}
+        feeds = {LABELS: y, **block.under("block"), **_scalars(hyper_parameters, graph)}
         return self._run(graph, window, feeds)
 
     def key(self, window: Frames) -> Array:

@@ -1,24 +1,26 @@
-"""Keeps what a runtime has learnt: commits it, and closes what the runtime holds, even a lost one."""
+"""Keeps a session: takes the next one, commits it, and closes what a runtime holds, even a lost one."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgemem.block import Arrays
 from edgemem.errors import EdgeMemError, StateError
-from edgemem.runtime.commits import Commits
-from edgemem.runtime.known_contexts import KnownContexts
-from edgemem.runtime.learner import Learner
+from edgemem.runtime.commits import Commit, Commits
+from edgemem.runtime.context_blocks import Arrival, settle
+from edgemem.runtime.context_files import ContextFiles
 from edgemem.runtime.ownership import Turn
-from edgemem.runtime.result import Event
+from edgemem.runtime.result import Event, EventKind, Events, tell
+from edgemem.runtime.ring import Ring
+from edgemem.runtime.schedule import Schedule
+from edgemem.runtime.session import Session
+from edgemem.runtime.shipped_rows import LAST_PATIENCE
+from edgemem.runtime.step import learn
 
 if TYPE_CHECKING:
-    from edgemem.runtime.adaptation import Adaptation
     from edgemem.runtime.background import Background
-    from edgemem.runtime.teacher import Teacher
     from edgemem.state import State
 
 log = logging.getLogger(__name__)
@@ -30,93 +32,114 @@ GO_ON = (
 
 
 class Keeper:
-    """Knows nothing of its runtime, which can therefore vanish while this ends its business.
+    """The one place where a session gives way to the next. Knows nothing of its runtime, which can
+    therefore vanish while this ends its business.
 
-    notices: what happened, to be told by the next call. changed: whether there is anything to
-    commit. teacher, adaptation: of the same runtime; set before anything is asked of this.
+    session: the present one. notices: what happened, to be told by the next call. changed: whether
+    there is anything to commit. closed: whether all is released. commits: None without a state file.
+    behind: runs steps; None = they run at once.
     """
-
-    teacher: Teacher
-    adaptation: Adaptation
 
     def __init__(
         self,
+        session: Session,
+        ring: Ring,
+        files: ContextFiles,
         state: State | None,
         commits: Commits | None,
-        contexts: KnownContexts,
-        learner: Learner,
         behind: Background | None,
+        schedule: Schedule,
         turn: Turn,
     ) -> None:
-        self._state, self._commits, self._contexts = state, commits, contexts
-        self._learner, self._behind, self._turn = learner, behind, turn
+        self.session, self.commits, self.behind, self.schedule = session, commits, behind, schedule
+        self._ring, self._files, self._state, self._turn = ring, files, state, turn
         self._process = os.getpid()
-        self.notices: list[Event] = []
+        self.notices: Events = ()
         self.changed = self.closed = False
 
-    def noticed(self) -> list[Event]:
+    def take(self, session: Session, events: Events = ()) -> Events:
+        """Go on with another session; what led to it, once it is in the log."""
+        request, before = session.contexts.request, self.session.contexts
+        if before.request is not None and before.request is not request:
+            before.request.cancel()
+        self.session = session
+        return tell(events)
+
+    def noticed(self) -> Events:
         """What is to be told, once."""
-        events, self.notices = self.notices, []
+        events, self.notices = self.notices, ()
         return events
 
-    def settle(self) -> None:
-        """Take what is being learnt, and what is being read.
+    def take_learnt(self, *, wait: bool = False) -> Events:
+        """Go on with what a step in the background learnt, unless its block was left meanwhile.
 
         Raises:
-            BundleError: the step in the background failed.
+            BundleError: the step failed.
         """
-        self.adaptation.take_learnt(self.notices, wait=True)
+        learnt = None if self.behind is None else self.behind.take(wait=wait)
+        if learnt is None:
+            return ()
+        self.schedule.spend(learnt.seconds)
+        if learnt.block is not self.session.block:
+            return ()
+        session, _, events = learn(self.session, learnt.batch, learnt.outputs, self._files)
+        return self.take(session, events)
+
+    def settle(self) -> None:
+        """Take what is being learnt, and what is being read; raises as `take_learnt`."""
+        self.notices += self.take_learnt(wait=True)
         self._settle_rows()
 
     def flush(self) -> None:
         """Commit everything; raises as `Runtime.flush`."""
         try:
-            self.adaptation.take_learnt(self.notices, wait=True)
+            self.notices += self.take_learnt(wait=True)
         finally:  # a step that failed takes nothing else with it
-            if self._commits is not None:
+            if self.commits is not None:
                 self._settle_rows()
-            self.commit("flush")
+            self.commit(Commit("flush"))
 
-    def commit(
-        self,
-        why: str,
-        cleared: Callable[[Arrays], Arrays] | None = None,
-        *,
-        alone: bool = False,
-    ) -> None:
-        """Write everything to the state file, if there is one. cleared: takes out of what is
-        written there what shall be forgotten. alone: delete all earlier snapshots."""
-        if self._commits is not None:
-            contexts = self._contexts.get()
-            self._commits.write(
-                contexts, self.notices, why, self.teacher.arrays, cleared, alone=alone
-            )
+    def commit(self, commit: Commit, session: Session | None = None) -> None:
+        """Write everything to the state file, if there is one, and go on from there.
+
+        session: another one, which takes the present one's place once it is committed.
+        """
+        session = self.session if session is None else session
+        if self.commits is not None:
+            recent = self._ring.last(0 if commit.clear else self._ring.count)
+            session, events = self.commits.write(session, recent, commit)
+            self.notices += tell(events)
+        self.take(session)
+        if (
+            commit.clear is not None
+        ):  # nobody knows which of the recent frames show what is forgotten
+            self._ring.clear()
         self.changed = False
 
-    def commit_if_due(self, events: list[Event]) -> None:
-        """Commit what was learnt if a change of context, or the bound on what a power cut may
-        cost, asks for it."""
-        if self._commits is None:
-            return
-        contexts = self._contexts.memory
-        why = self._commits.due(reading=contexts is not None and contexts.reading)
-        if why is None:
-            return
+    def commit_if_due(self) -> Events:
+        """Commit what was learnt if a change of context, or the bound on what a power cut may cost,
+        asks for it."""
+        why = None if self.commits is None else self.commits.due(self.session)
+        if self.commits is None or why is None:
+            return ()
         try:
-            self._commits.write(contexts, events, why, self.teacher.arrays, between=True)
+            session, events = self.commits.write(
+                self.session, self._ring.last(0), Commit(why, between=True)
+            )
         except StateError as error:  # predictions must not be lost with it
-            self._commits.put_off()
-            events.append(Event("unwritten", str(error)))
+            self.commits.put_off(self.session)
+            return (Event(EventKind.UNWRITTEN, str(error)),)
+        return self.take(session, events)
 
     def drop_frames(self) -> None:
         """Commit without recent frames, and leave none in the file; raises StateError."""
-        self.commit("frames are not kept", alone=True)
+        self.commit(Commit("frames are not kept", alone=True))
         self.scrub()
 
     def scrub(self) -> None:
         """Take what was cleared out of the log of the state file, too; raises StateError."""
-        if self._commits is not None:
-            self._commits.scrub()
+        if self.commits is not None:
+            self.commits.scrub()
 
     def close(self) -> None:
         """Flush what changed and close. What cannot be committed keeps it open; raises as
@@ -124,7 +147,7 @@ class Keeper:
         if self.closed:
             return
         try:
-            if self.changed or (self._behind is not None and self._behind.busy):
+            if self.changed or (self.behind is not None and self.behind.busy):
                 self.changed = True
                 self.flush()
         except StateError as error:
@@ -156,11 +179,11 @@ class Keeper:
     def _lose(self) -> None:
         try:
             try:
-                self.adaptation.take_learnt(self.notices)
+                self.take_learnt()
             except EdgeMemError as error:  # takes nothing else with it
                 log.warning("a step in the background failed: %s", error)
             if self.changed:
-                self.commit("lost")
+                self.commit(Commit("lost"))
         except Exception as error:  # noqa: BLE001 - there is no caller who could be told
             log.warning("what was learnt since the last commit is lost: %s", error)
         finally:
@@ -168,13 +191,18 @@ class Keeper:
 
     def _settle_rows(self) -> None:
         """Wait for shipped rows that are being read, but not for ever."""
-        if (contexts := self._contexts.get()) is not None:
-            self._learner.take(contexts.settle(self.notices))
+        arrival: Arrival = settle(self.session.contexts, self._files)
+        session = replace(self.session, contexts=arrival.contexts)
+        if arrival.block is not None:
+            session = session.taking(arrival.block, self._files.bundle)
+        self.notices += self.take(session, arrival.events)
 
     def _release(self, *, wait: bool) -> None:
-        if self._behind is not None:
-            self._behind.close(wait=wait)
-        self._contexts.close(wait=wait)
+        if self.behind is not None:
+            self.behind.close(wait=wait)
+        if (request := self.session.contexts.request) is not None:
+            request.cancel()
+        self._files.close(LAST_PATIENCE if wait else 0)
         if self._state is not None:
             self._state.close()
         self.closed = True  # last: what an interrupt cuts short is ended by the next call

@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.block import Array
+from edgemem.block import Array, Arrays, Block
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
-from edgemem.manifest import Plan
-from edgemem.runtime.adaptation import Adaptation
+from edgemem.manifest import Plan as StepPlan
+from edgemem.runtime import context_blocks, guard, taught_classes
 from edgemem.runtime.backends.protocol import Backend
+from edgemem.runtime.batch import Batch
 from edgemem.runtime.class_table import ClassInfo, Label, own_classes
-from edgemem.runtime.commits import Commits
-from edgemem.runtime.continuing import Continuing, Found
+from edgemem.runtime.commits import Commit, Commits
+from edgemem.runtime.context_blocks import GENERIC
+from edgemem.runtime.context_files import ContextFiles
+from edgemem.runtime.contexts import NONE
 from edgemem.runtime.frames import RangeWatch, checked
-from edgemem.runtime.graphs import Graphs, Logits
-from edgemem.runtime.guard import Guard
+from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.keeper import Keeper
-from edgemem.runtime.known_contexts import GENERIC, KnownContexts
 from edgemem.runtime.labels import Labels
-from edgemem.runtime.learner import Learner
-from edgemem.runtime.lookout import Lookout
+from edgemem.runtime.logits import Logits
+from edgemem.runtime.lookahead import LOOK, Companions, Lookahead
 from edgemem.runtime.ownership import Owned, in_turn
-from edgemem.runtime.result import Event, Result, make_result, tell
+from edgemem.runtime.result import Event, EventKind, Events, Result, make_result, tell
 from edgemem.runtime.ring import Ring
+from edgemem.runtime.saved_contexts import carried
+from edgemem.runtime.saved_session import Found, counted, find, resumed
 from edgemem.runtime.schedule import Schedule, When
+from edgemem.runtime.second_opinion import may_be_familiar
+from edgemem.runtime.session import Session, new_session
 from edgemem.runtime.settings import HyperParameters
+from edgemem.runtime.shipped_rows import LAST_PATIENCE
 from edgemem.runtime.snapshots import holds_frames
-from edgemem.runtime.teacher import Teacher
+from edgemem.runtime.step import answer, apply, decide
 
 if TYPE_CHECKING:
     from edgemem.runtime.backends.choice import Engine
     from edgemem.runtime.background import Background
-    from edgemem.runtime.context_memory import ContextMemory
     from edgemem.state import State
 
 
@@ -70,7 +77,7 @@ class Runtime(Owned):
         contexts: bool = True,
         keep_frames: bool = True,
         hyper_parameters: Mapping[str, float] | None = None,
-        plan: Plan | None = None,
+        plan: StepPlan | None = None,
         background: Backend | None = None,
         engine: Engine | None = None,
     ) -> None:
@@ -78,63 +85,42 @@ class Runtime(Owned):
         self.bundle, self._state = bundle, state
         self.plan, self.engine = plan, engine
         manifest, self._adapting = bundle.manifest, adapt
-        parameters = HyperParameters(manifest, hyper_parameters or {})
+        self._parameters = HyperParameters(manifest, hyper_parameters or {})
         step = "adapt" if plan is None else plan.graph
         self._graphs = Graphs(bundle, backend, step, background)
-        self._learner = Learner(bundle, self._graphs, parameters)
-        self._guard = Guard(bundle, self._graphs, self._learner, adapting=adapt)
-        self._behind: Background | None = None
+        behind: Background | None = None
         if background is not None:
             from edgemem.runtime.background import Background  # threads take a while to load
 
-            self._behind = Background()
+            behind = Background()
         self._range = RangeWatch(manifest.frames)
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
-        self._lookout = Lookout(bundle, self._graphs, self._ring)
-        follows = contexts and adapt and manifest.source is not None
-        self._known = KnownContexts(bundle, state, follows)
-        self._commits = None
-        if state is not None:
-            self._commits = Commits(
-                state, manifest, self._learner, self._ring, self._guard, keep_frames=keep_frames
-            )
-        self._adaptation = Adaptation(
-            self._graphs, self._learner, self._guard, self._ring, Schedule(adapt_when),
-            self._commits, self._behind, self._known.get,
-        )  # fmt: skip
+        self._companions = Companions(bundle)
+        self._files = ContextFiles(bundle, state)
+        commits = None if state is None else Commits(state, self._files, keep_frames=keep_frames)
+        session = new_session(bundle, follows=contexts and adapt and manifest.source is not None)
         self._keeper = Keeper(
-            state, self._commits, self._known, self._learner, self._behind, self._turn
-        )
-        self._teacher = Teacher(
-            bundle, self._graphs, self._learner, self._ring, self._keeper.commit
-        )
-        self._keeper.teacher, self._keeper.adaptation = self._teacher, self._adaptation
-        self._continuing = Continuing(
-            bundle, bundle.path if state is None else state.path, self._ring, self._learner,
-            self._guard, self._teacher, self._commits,
+            session, self._ring, self._files, state, commits, behind, Schedule(adapt_when),
+            self._turn,
         )  # fmt: skip
-        self._keeper.notices = [] if engine is None else engine.events()
+        self._keeper.notices = () if engine is None else engine.events()
         if state is not None or manifest.levels:  # to go on from, or that might be damaged
             try:
-                found = self._continuing.find(state)
-                self._keeper.notices += self._continuing.go_on(found, self._known.open())
-                if state is not None and not keep_frames and holds_frames(state.snapshots()):
-                    self._ring.clear()
-                    self._keeper.drop_frames()
+                self._resume(keep_frames=keep_frames)
             except BaseException:
-                self._known.close()
+                self._files.close(LAST_PATIENCE)
                 raise
         weakref.finalize(self, self._keeper.lose)
 
     @property
     def hyper_parameters(self) -> HyperParameters:
         """Scalars by name; change the values at will, to finite ones."""
-        return self._learner.hyper_parameters
+        return self._parameters
 
     @property
     def counters(self) -> dict[str, int]:
         """How often each thing happened since the state file was new."""
-        return self._learner.counters
+        return asdict(self._session.counters)
 
     @in_turn
     def predict(self, frames: Array, *, frozen: bool = False) -> Result:
@@ -148,14 +134,16 @@ class Runtime(Owned):
             InputError: frames that do not fit the bundle.
         """
         x = self._checked(frames)
-        events = self._range.look(x)
+        events = tell(self._range.look(x))
         if frozen:
             logits = [self._graphs.frozen(chunk) for chunk in self._chunks(x)]
             return self._result(logits, events, GENERIC)
         recent, logits = self._ring.last(self._ring.count), []
         for chunk in self._chunks(x):
             recent = np.concatenate([recent, chunk])[-self._ring.size :]
-            logits.append(self._between(recent, len(chunk), events))
+            found, more = self._between(recent, len(chunk))
+            logits.append(found)
+            events += tell(more)
         return self._result(logits, events)
 
     @in_turn
@@ -173,25 +161,16 @@ class Runtime(Owned):
             InputError: frames that do not fit the bundle; nothing changes then.
         """
         x, logits, position = self._checked(frames), [], 0
-        if self._adapting and len(x) >= self._ring.missing:
+        if self._adapting and len(x) >= self._missing:
             self._graphs.open_step()  # before anything changes
-        self._adaptation.take_learnt(self._keeper.notices)
-        events = self._keeper.noticed() + self._range.look(x)
+        learnt = self._keeper.take_learnt()
+        events = self._keeper.noticed() + learnt + tell(self._range.look(x))
         while position < len(x):
-            take = min(len(x) - position, self._ring.missing)
-            self._keeper.changed = True
-            due = self._ring.push(x[position : position + take])
-            self.counters["frames"] += take
-            position += take
-            if due:
-                self._lookout.reset()
-            if due and self._adapting:
-                logits.append(self._adaptation.adapt(events)[-take:])
-            else:
-                self._lookout.look(take, self._known.memory)
-                recent = self._ring.last(self._ring.count)
-                logits.append(self._between(recent, take, events))
-            self._keeper.commit_if_due(events)
+            part = x[position : position + self._missing]
+            position += len(part)
+            found, more = self._stepped(part)
+            logits.append(found)
+            events += more + self._keeper.commit_if_due()
         return self._result(logits, events)
 
     @in_turn
@@ -220,15 +199,20 @@ class Runtime(Owned):
                 bundle that learns no classes. Nothing changes then.
             StateError: the disk refuses. Nothing changes then.
         """
-        lesson = self._teacher.lesson(self._checked(frames), labels)
-        self._settle()
-        logits, learnt = self._teacher.learn(lesson, self._contexts)
-        return self._result([logits], [*self._keeper.noticed(), learnt])
+        x = self._checked(frames)
+        lesson = taught_classes.lesson(self._session, x, labels, self.bundle, self._graphs)
+        self._keeper.settle()
+        session, logits = taught_classes.learn(
+            self._settled, lesson, self._graphs, self._parameters, self._ring, self.bundle
+        )
+        self._keeper.commit(Commit("learnt"), session)
+        learnt = Event(EventKind.LEARNT, taught_classes.told(lesson), logging.DEBUG)
+        return self._result([logits], (*self._keeper.noticed(), learnt))
 
     @in_turn
     def classes(self) -> list[ClassInfo]:
         """All classes that are predicted, by number: the model's own, and those that were taught."""
-        return list(self._teacher.table.listed())
+        return list(self._session.all_classes(self.bundle).listed())
 
     @in_turn
     def forget_class(self, name: Label) -> None:
@@ -250,9 +234,10 @@ class Runtime(Owned):
                 in the log.
         """
         self._require_open()
-        self._settle()
-        self._teacher.forget(name, self._contexts)
-        self._lookout.reset()
+        self._keeper.settle()
+        forgotten = taught_classes.forget(self._settled, name, self.bundle)
+        session = replace(forgotten.session, pending=0, lookahead=Lookahead())
+        self._keeper.commit(Commit("forgot a class", clear=forgotten.clear), session)
         self._keeper.scrub()
 
     @in_turn
@@ -268,13 +253,9 @@ class Runtime(Owned):
             StateError: the disk refuses; nothing changes then.
         """
         self._require_open()
-        self._settle()
-        self._teacher.rename(old, new, self._contexts)
-
-    def _settle(self) -> None:
-        """Before classes change: take what is being learnt or read."""
         self._keeper.settle()
-        self._lookout.drop()
+        session = taught_classes.rename(self._settled, old, new, self.bundle)
+        self._keeper.commit(Commit("renamed a class"), session)
 
     @in_turn
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:
@@ -289,19 +270,16 @@ class Runtime(Owned):
         self._require_open()
         if to not in ("commit", "source", "zero"):
             raise InputError(f"rollback target {to!r}", "is unknown", "Use commit, source or zero")
-        found = self._continuing.find(self._state) if to == "commit" else Found()
-        if self._behind is not None:
-            self._behind.drop()  # what it learnt is rolled back, too
-        self._lookout.drop()
-        start = self._graphs.zero if to == "zero" else self.bundle.generic
+        path = self.bundle.path if self._state is None else self._state.path
+        found = find(self._state, self.bundle, path) if to == "commit" else Found()
+        if self._keeper.behind is not None:
+            self._keeper.behind.drop()  # what it learnt is rolled back, too
         if to == "commit" and self._state is not None:
-            self._keeper.notices += self._continuing.take_blocks(found, self._contexts)
+            session, events = self._resumed(found)
+            self._keeper.notices += self._keeper.take(session, events)
         else:
-            self._teacher.table = own_classes(self.bundle.manifest)
-            self._learner.take(start)
-            if self._contexts is not None:
-                self._contexts.reset(start)
-            self._guard.reset()
+            start = self._graphs.zero if to == "zero" else self.bundle.generic
+            self._keeper.take(self._started_from(start))
         self._keeper.changed = to != "commit"  # else the file has it already
 
     @in_turn
@@ -341,25 +319,138 @@ class Runtime(Owned):
         self.close()
 
     @property
-    def _contexts(self) -> ContextMemory | None:
-        return self._known.get()
+    def _session(self) -> Session:
+        return self._keeper.session
 
-    def _between(self, recent: NDArray[np.float32], n: int, events: list[Event]) -> Logits:
+    @property
+    def _settled(self) -> Session:
+        """The session once what was being learnt and read is taken: classes may change."""
+        return replace(self._session, lookahead=self._session.lookahead.dropped())
+
+    @property
+    def _missing(self) -> int:
+        """Frames until the next full batch."""
+        return self._ring.size - self._session.pending
+
+    def _batch(self, frames: Frames) -> Batch:
+        return Batch(frames, self._graphs, dict(self._parameters))
+
+    def _stepped(self, part: Frames) -> tuple[Logits, Events]:
+        """Logits of frames, at most as many as are missing in a full batch; from before the step that
+        follows if they fill one."""
+        keeper, n = self._keeper, len(part)
+        waiting = self._session.pending + n
+        full = waiting == self._ring.size
+        session = replace(self._session.counting(frames=n), pending=waiting % self._ring.size)
+        keeper.changed = True
+        self._ring.push(part)
+        keeper.take(replace(session, lookahead=Lookahead()) if full else session)
+        if full and self._adapting:
+            logits, events = self._adapted(self._batch(self._ring.last(self._ring.size)))
+            return logits[-n:], events
+        if not full:
+            keeper.take(replace(self._session, lookahead=self._looked_ahead(n)))
+        logits, events = self._between(self._ring.last(self._ring.count), n)
+        return logits, tell(events)
+
+    def _adapted(self, batch: Batch) -> tuple[Logits, Events]:
+        """Logits of a full batch; the session goes on from there, after a step if one is due."""
+        before, keeper = self._session, self._keeper
+        plan, outputs = decide(before, batch, self._files), None
+        events = keeper.take(plan.session, plan.events)
+        if keeper.commits is not None:
+            keeper.commits.moved |= plan.session.contexts.name != before.contexts.name
+        if plan.learns and self._is_due(plan.session):
+            if keeper.behind is None:
+                outputs = self._timed_step(plan.session, batch)
+            else:
+                events += self._step_behind(batch, keeper.behind)
+        session, logits, more = apply(self._session, plan, batch, outputs, self._files)
+        return logits, events + keeper.take(session, more)
+
+    def _is_due(self, session: Session) -> bool:
+        before = session.counters.frames // self._ring.size - 1  # full batches
+        return self._keeper.schedule.due(before, session.contexts.is_drifting(self._files))
+
+    def _timed_step(self, session: Session, batch: Batch) -> Arrays:
+        began = time.monotonic()
+        outputs = batch.step(session.block, session.slots)
+        self._keeper.schedule.spend(time.monotonic() - began)
+        return outputs
+
+    def _step_behind(self, batch: Batch, behind: Background) -> Events:
+        """Take what the last step learnt, and start the next one, if none is running."""
+        learnt = self._keeper.take_learnt()
+        if not behind.busy:
+            frames = batch.frames.copy()  # the ring goes on filling
+            behind.start(self._batch(frames), self._session.block, self._session.slots)
+        return learnt
+
+    def _looked_ahead(self, n: int) -> Lookahead:
+        """After n more frames in the ring, which fill no batch."""
+        contexts = self._session.contexts
+
+        def glimpse(noise: float) -> Block | None:
+            if contexts.policy.present == NONE:
+                return None
+            key = self._batch(self._ring.last(LOOK)).key
+            if key is None:
+                return None
+            return context_blocks.glimpse(contexts, key, noise, self._files)
+
+        return self._session.lookahead.after(n, self._ring.size, glimpse)
+
+    def _between(self, recent: Frames, n: int) -> tuple[Logits, Events]:
         """Logits of the last n of the most recent frames, which make no full batch to learn from."""
-        if self._guard.opinion.may_be_familiar(recent):
-            return self._learner.frozen(recent[-n:])
-        block, beside = self._lookout.chosen(self._learner.block, n)
-        return self._learner.answer(recent[-beside:], n, events, block)
+        session, batch = self._session, self._batch(recent)
+        if may_be_familiar(session, batch, self._files):
+            return batch.last(n).frozen(session.taught), ()
+        block, beside = self._companions.chosen(session.lookahead, session.block, n)
+        return answer(session, batch.last(beside), n, block)
 
-    def _result(
-        self, logits: list[Logits], events: list[Event], context: str | None = None
-    ) -> Result:
+    def _resume(self, *, keep_frames: bool) -> None:
+        """Go on from the state file, as far as there is one and it is intact."""
+        state, keeper = self._state, self._keeper
+        found = find(state, self.bundle, self.bundle.path if state is None else state.path)
+        if found.checked is not None:
+            self._ring.push(found.checked.frames)
+            keeper.take(counted(self._session, found.checked))
+            if keeper.commits is not None:
+                keeper.commits.step = self._session.counters.steps
+        session, events = self._resumed(found)
+        keeper.notices += keeper.take(session, events)
+        if state is not None and not keep_frames and holds_frames(state.snapshots()):
+            self._ring.clear()
+            keeper.take(replace(self._session, pending=0))
+            keeper.drop_frames()
+
+    def _resumed(self, found: Found) -> tuple[Session, Events]:
+        """The session of a commit."""
+        session, events = resumed(self._session, found, self._files, adapting=self._adapting)
+        commits, held = self._keeper.commits, found.checked
+        if commits is not None and not session.contexts.follows:
+            commits.carried = carried(*((held.arrays, held.counters) if held else ({}, {})))
+        return session, events
+
+    def _started_from(self, start: Block) -> Session:
+        """The session without anything learnt here."""
+        before = self._session
+        session = before.taking(start, self.bundle)
+        session = replace(
+            session,
+            classes=own_classes(self.bundle.manifest),
+            contexts=context_blocks.started_again(before.contexts, start, self._files),
+            lookahead=before.lookahead.dropped(),
+        )
+        return guard.starting_again(session, self._files)
+
+    def _result(self, logits: list[Logits], events: Events, context: str | None = None) -> Result:
         """context: whose block answered; None = the present one's."""
-        found = np.concatenate(logits)
+        found, contexts = np.concatenate(logits), self._session.contexts
         if wrong := len(found) - int(np.isfinite(found).all(1).sum()):
             text = f"{wrong} of {len(found)} answers are no numbers, not even the frozen model's"
-            tell(events, "overflow", text, logging.WARNING)
-        return make_result(found, context or self._known.name, events, self._known.drift)
+            events += tell((Event(EventKind.OVERFLOW, text, logging.WARNING),))
+        return make_result(found, context or contexts.name, events, contexts.drift)
 
     @property
     def bytes_written(self) -> int:

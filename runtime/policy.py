@@ -6,8 +6,7 @@ from enum import Enum
 
 import numpy as np
 
-from edgemem.block import Arrays, is_finite, is_sound
-from edgemem.runtime.contract import stripped
+from edgemem.block import Arrays, Block
 
 
 class Verdict(Enum):
@@ -27,8 +26,8 @@ def judge(outputs: Arrays) -> Verdict:
     """
     if not np.isfinite(outputs["logits"]).all() or not np.isfinite(outputs["stat.loss"]):
         return Verdict.RESTORE
-    following = stripped("next", outputs)
-    if not is_finite(following) or not is_sound(stripped("block", following)):
+    following = Block.named("next", outputs)
+    if not following.is_finite() or not Block.named("block", following).is_sound():
         return Verdict.SKIP
     if not outputs["stat.updated"]:
         return Verdict.UNRELIABLE

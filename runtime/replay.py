@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgemem.errors import InputError
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.memory import peak_rss_mb
-from edgemem.runtime.result import RAILS, Result
+from edgemem.runtime.result import GUARD_RAILS, Result
 from edgemem.runtime.stream import Stream
 from edgemem.runtime.visits import Returns, Visit, returns_of, visits_of
 
@@ -89,7 +89,7 @@ class _Record:
         self.drift[span] = np.nan if result.drift is None else result.drift
         for event in result.events:
             self.events[event.kind] = self.events.get(event.kind, 0) + 1
-            if event.kind in RAILS:
+            if event.kind in GUARD_RAILS:
                 self.rails.append(Rail(span.start, event.kind, event.message))
             if event.kind == "range":
                 self.notes.append(event.message)

@@ -3,45 +3,77 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-RAILS = ("skipped", "restored", "reset", "frozen", "recovered", "still")  # kinds of guard rails
+from edgemem.runtime.logits import Logits, entropies
+
 log = logging.getLogger(__name__)
+
+
+class EventKind(StrEnum):
+    """What can happen besides predicting."""
+
+    ADAPTED = "adapted"  # a step changed the block
+    LEARNT = "learnt"  # labelled frames changed it
+    FAMILIAR = (
+        "familiar"  # frames are like the source's: the frozen model answers, nothing is learnt
+    )
+    UNFAMILIAR = "unfamiliar"  # no longer: the block answers and learns
+    UNRELIABLE = "unreliable"  # the step found nothing to learn from
+    SKIPPED = (
+        "skipped"  # a step's block was thrown away, or none was made: something is wrong with it
+    )
+    RESTORED = "restored"  # the last good block came back
+    RESET = "reset"  # what the context learnt was dropped
+    FROZEN = "frozen"  # the frozen model answers instead, or has half of the answer and more
+    RECOVERED = "recovered"  # a block is trusted again
+    STILL = "still"  # frames without any difference
+    CONTEXT = "context"  # another context began
+    # A commit, a written block or a shipped row could not be read, or does not fit: an earlier one
+    # is taken, and without any it counts as zero.
+    DAMAGED = "damaged"
+    READING = "reading"  # shipped rows are not there yet; the generic block predicts
+    CONSOLIDATED = "consolidated"  # the root took its part of what a context learnt
+    REFUSED = "refused"  # it did not, for another context would suffer
+    EVICTED = "evicted"  # a written block had to make room
+    UNWRITTEN = "unwritten"  # the disk refused a commit; what was learnt stays in memory
+    FALLBACK = "fallback"  # an engine that was preferred fails; another one runs
+    RANGE = "range"  # frames are of another scale than source frames were; told once
+    # An answer holds values that are no numbers, whichever model gives it; its label means nothing.
+    OVERFLOW = "overflow"
+
+
+CHANGES = frozenset({EventKind.ADAPTED, EventKind.LEARNT})
+GUARD_RAILS = frozenset({
+    EventKind.SKIPPED, EventKind.RESTORED, EventKind.RESET, EventKind.FROZEN, EventKind.RECOVERED,
+    EventKind.STILL,
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Event:
     """Something that happened besides predicting.
 
-    kind: "adapted" (the block changed), "learnt" (labelled frames changed it), "familiar" (frames are
-    like the source's: the frozen model answers and nothing is learnt), "unfamiliar" (no longer: the
-    block answers and learns), "unreliable" (the step found nothing to learn from),
-    "skipped" (a step's block was thrown away, or none was made, for something is wrong with it),
-    "restored" (the last good block came back), "reset" (what the context learnt was dropped),
-    "frozen" (the frozen model answers instead, or has half of the answer and more), "recovered" (a
-    block is trusted again), "still"
-    (frames without any difference), "context" (another context began), "damaged" (a
-    commit, a written block or a shipped row could not be read, or does not fit: an earlier one is
-    taken, and without any it counts as zero), "reading" (shipped rows
-    are not there yet; the generic block predicts), "consolidated" (the root took its part of what a
-    context learnt), "refused" (it did not, for another context would suffer), "evicted" (a written
-    block had to make room), "unwritten" (the disk refused a commit; what was learnt stays in memory),
-    "fallback" (an engine that was preferred fails; another one runs), "range" (frames are of another
-    scale than source frames were; told once), "overflow" (an answer holds values that are no
-    numbers, whichever model gives it; its label means nothing).
+    kind: see `EventKind`; it compares equal to its text. level: of the line in the log.
     """
 
-    kind: str
+    kind: EventKind
     message: str
+    level: int = field(default=logging.INFO, repr=False, compare=False)
 
 
-def tell(events: list[Event], kind: str, message: str, level: int = logging.INFO) -> None:
-    """An event, and a line in the log."""
-    log.log(level, "%s: %s", kind, message)
-    events.append(Event(kind, message))
+Events = tuple[Event, ...]
+
+
+def tell(events: Events) -> Events:
+    """The same events, after a line in the log for each."""
+    for event in events:
+        log.log(event.level, "%s: %s", event.kind, event.message)
+    return events
 
 
 @dataclass(frozen=True)
@@ -56,27 +88,17 @@ class Result:
     contexts are not told apart.
     """
 
-    logits: NDArray[np.float32]
+    logits: Logits
     labels: NDArray[np.int64]
     entropy: NDArray[np.float32]
     context: str
     adapted: bool
-    events: tuple[Event, ...]
+    events: Events
     drift: float | None = None
 
 
-def make_result(
-    logits: NDArray[np.float32], context: str, events: list[Event], drift: float | None = None
-) -> Result:
+def make_result(logits: Logits, context: str, events: Events, drift: float | None = None) -> Result:
     """Complete logits [n, classes] to a result."""
-    adapted = any(event.kind in ("adapted", "learnt") for event in events)
+    adapted = any(event.kind in CHANGES for event in events)
     labels, entropy = logits.argmax(1), entropies(logits)
-    return Result(logits, labels, entropy, context, adapted, tuple(events), drift)
-
-
-def entropies(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Entropy of each prediction in nats, [n]."""
-    shifted = logits - logits.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    entropy: NDArray[np.float32] = -(np.exp(log_p) * log_p).sum(1)
-    return entropy
+    return Result(logits, labels, entropy, context, adapted, events, drift)

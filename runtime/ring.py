@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +9,7 @@ Frames = NDArray[np.float32]
 
 
 class Ring:
-    """Keeps the last `size` frames; counts those not yet used by an adaptation step, fewer than `size`.
+    """Keeps the last `size` frames. count: how many there are.
 
     Each frame is stored twice, `size` rows apart, so that any window is one contiguous view.
     """
@@ -21,35 +19,18 @@ class Ring:
         self._rows = np.zeros((2 * size, *shape), np.float32)
         self._next = 0
         self.count = 0
-        self.pending = 0
 
-    @property
-    def missing(self) -> int:
-        """Frames until the next adaptation step is due."""
-        return self.size - self.pending
-
-    def push(self, frames: Frames) -> bool:
-        """Add at most `missing` frames; whether a step is due now, for which all of them count."""
+    def push(self, frames: Frames) -> None:
+        """Add frames, at most `size`."""
         for frame in frames:
             self._rows[self._next] = self._rows[self._next + self.size] = frame
             self._next = (self._next + 1) % self.size
         self.count = min(self.count + len(frames), self.size)
-        # One assignment: an interrupt after it finds either all of a batch waiting, or none.
-        waiting = self.pending + len(frames)
-        self.pending = waiting % self.size
-        return waiting == self.size
 
-    def clear(self) -> Callable[[], None]:
-        """Forget all frames; what takes that back."""
-        rows, place, count, pending = self._rows.copy(), self._next, self.count, self.pending
+    def clear(self) -> None:
+        """Forget all frames."""
+        self.count = 0
         self._rows[:] = 0
-        self.count = self.pending = 0
-
-        def take_back() -> None:
-            self._rows[:] = rows
-            self._next, self.count, self.pending = place, count, pending
-
-        return take_back
 
     def last(self, n: int) -> Frames:
         """The n most recent frames, oldest first, as a view."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from edgemem.bank.shipped import ShippedBank
-from edgemem.block import Array, Arrays, BlockSpec
+from edgemem.block import Array, Block, BlockSpec
 from edgemem.errors import EdgeMemError
 
 PATIENCE = 0.05  # seconds; less than a step takes
@@ -31,7 +31,7 @@ class Rows:
     """
 
     path: tuple[int, ...] = ()
-    values: Arrays = field(default_factory=dict)
+    values: Block = field(default_factory=lambda: Block({}))
     faults: tuple[str, ...] = ()
 
 
@@ -39,8 +39,28 @@ NOTHING = Rows()
 Read = Callable[[], Rows]
 
 
+class Request:
+    """Rows that were asked for."""
+
+    def __init__(self) -> None:
+        self.future: Future[Rows] = Future()
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.future.cancel()
+
+    def answer(self, patience: float = PATIENCE) -> Rows | None:
+        """The rows, or None if they are not there after so many seconds."""
+        try:
+            return self.future.result(patience)
+        except ReadTimeoutError:
+            return None
+        except EdgeMemError as error:
+            return Rows(faults=(str(error),))
+
+
 class ShippedRows:
-    """Reads the rows of one bank, one request at a time.
+    """Reads the rows of one bank, one request after the other.
 
     Raises:
         BankError: levels that do not fit each other or the block.
@@ -51,12 +71,6 @@ class ShippedRows:
         self._queue: SimpleQueue[tuple[Future[Rows], Read] | None] = SimpleQueue()
         # A daemon: a read that never ends must not keep the process from ending.
         self._thread = threading.Thread(target=self._serve, name="edgemem-rows", daemon=True)
-        self._request: Future[Rows] | None = None
-
-    @property
-    def reading(self) -> bool:
-        """Whether an answer is still to come."""
-        return self._request is not None
 
     def has(self, path: tuple[int, ...]) -> bool:
         """Whether the bank has a path of these rows."""
@@ -67,36 +81,16 @@ class ShippedRows:
             and all(row // branch == parent for parent, row in pairwise(path))
         )
 
-    def ask(self, path: tuple[int, ...]) -> None:
+    def ask(self, path: tuple[int, ...]) -> Request:
         """Ask for the rows of a path that was taken before."""
-        self._submit(lambda: self._along(path))
+        return self._submit(lambda: self._along(path))
 
-    def ask_nearest(self, key: Array, reach: float) -> None:
+    def ask_nearest(self, key: Array, reach: float) -> Request:
         """Ask for the rows of the leaf nearest to a key, if it is within reach."""
-        self._submit(lambda: self._near(key, reach))
-
-    def cancel(self) -> None:
-        """Nobody waits for an answer any more."""
-        if self._request is not None:
-            self._request.cancel()
-        self._request = None
-
-    def answer(self, patience: float = PATIENCE) -> Rows | None:
-        """The rows asked for, or None if they are not there after so many seconds."""
-        if self._request is None:
-            return NOTHING
-        try:
-            found = self._request.result(patience)
-        except ReadTimeoutError:
-            return None
-        except EdgeMemError as error:
-            found = Rows(faults=(str(error),))
-        self._request = None
-        return found
+        return self._submit(lambda: self._near(key, reach))
 
     def close(self, patience: float = LAST_PATIENCE) -> None:
         """Close the files after the read under way; whoever closes waits only so long for it."""
-        self.cancel()
         if self._thread.ident is None:
             self._bank.close()
             return
@@ -104,12 +98,12 @@ class ShippedRows:
         if patience:  # whoever does not wait may be this very thread
             self._thread.join(patience)
 
-    def _submit(self, read: Read) -> None:
-        self.cancel()
+    def _submit(self, read: Read) -> Request:
         if self._thread.ident is None:
             self._thread.start()
-        self._request = Future()
-        self._queue.put((self._request, read))
+        request = Request()
+        self._queue.put((request.future, read))
+        return request
 
     def _serve(self) -> None:
         while (task := self._queue.get()) is not None:

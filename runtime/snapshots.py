@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemem.block import Array, Arrays, is_finite, is_sound
+from edgemem.block import Array, Arrays, Block
 from edgemem.errors import StateError
 from edgemem.manifest import Manifest
 from edgemem.runtime.class_table import TABLE, ClassTable, own_classes, table_of
 from edgemem.runtime.context_snapshot import is_part
-from edgemem.runtime.contract import stripped
 from edgemem.runtime.frames import bad_frames
 from edgemem.snapshot import Snapshot
 
@@ -31,9 +30,9 @@ class Checked:
 
     arrays: Arrays
     counters: Mapping[str, int]
-    block: Arrays
-    good: Arrays
-    slots: Arrays
+    block: Block
+    good: Block
+    slots: Block
     frames: Array
     pending: int
     table: ClassTable
@@ -47,7 +46,7 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> Chec
         StateError: there is no block to go on with.
     """
     arrays, counters, lost = dict(snapshot.arrays), snapshot.counters, list[str]()
-    block = stripped("block", arrays)
+    block = Block.named("block", arrays)
     if (reason := _block_fault(block, manifest)) is not None:
         raise StateError(
             str(path),
@@ -55,7 +54,7 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> Chec
             "Delete the state file and the files beside it to start again",
         )
     for group, fits in _OTHERS.items():
-        if not fits(stripped(group, arrays), manifest):
+        if not fits(Block.named(group, arrays), manifest):
             arrays = {n: a for n, a in arrays.items() if not n.startswith(f"{group}.")}
             lost.append(group)
     ring, pending = arrays.get("ring"), counters.get("pending", 0)
@@ -72,8 +71,8 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> Chec
         lost.append(CLASSES)
     return Checked(
         arrays, counters, block,
-        stripped("good", arrays) or block,
-        stripped("opt", arrays) or manifest.slots.zero(),
+        Block.named("good", arrays) or block,
+        Block.named("opt", arrays) or manifest.slots.zero(),
         unpacked_frames(ring, frames.uint8_scale), pending, table, tuple(lost),
     )  # fmt: skip
 
@@ -94,14 +93,14 @@ def require_readable(snapshot: Snapshot, manifest: Manifest, path: Path) -> None
         raise StateError(str(path), reason, remedy)
 
 
-def _block_fault(block: Arrays, manifest: Manifest) -> str | None:
+def _block_fault(block: Block, manifest: Manifest) -> str | None:
     reason = manifest.block.mismatch(block)
-    return reason or (None if is_sound(block) else "not finite")
+    return reason or (None if block.is_sound() else "not finite")
 
 
-def _fits_slots(slots: Arrays, manifest: Manifest) -> bool:
+def _fits_slots(slots: Block, manifest: Manifest) -> bool:
     """Whether the optimiser can go on with these; commits that nobody asked for have none."""
-    return not slots or (manifest.slots.mismatch(slots) is None and is_finite(slots))
+    return not slots or (manifest.slots.mismatch(slots) is None and slots.is_finite())
 
 
 def _fits_ring(ring: Array, manifest: Manifest) -> bool:
@@ -113,12 +112,12 @@ def _fits_ring(ring: Array, manifest: Manifest) -> bool:
 
 
 # Groups of arrays without which a runtime can go on, and when they fit.
-_OTHERS: dict[str, Callable[[Arrays, Manifest], bool]] = {
-    "good": lambda arrays, manifest: _block_fault(arrays, manifest) is None,
+_OTHERS: dict[str, Callable[[Block, Manifest], bool]] = {
+    "good": lambda part, manifest: _block_fault(part, manifest) is None,
     "opt": _fits_slots,
-    "arrived": lambda arrays, manifest: is_part(arrays, manifest.block) and is_sound(arrays),
-    "guard": lambda arrays, manifest: is_finite(arrays),
-    "contexts": lambda arrays, manifest: is_finite(arrays),
+    "arrived": lambda part, manifest: is_part(part, manifest.block) and part.is_sound(),
+    "guard": lambda part, manifest: part.is_finite(),
+    "contexts": lambda part, manifest: part.is_finite(),
 }
 
 
@@ -140,17 +139,3 @@ def unpacked_frames(frames: Array, scale: float) -> Array:
     if frames.dtype != np.uint8:
         return frames
     return np.asarray(frames.astype(np.float32) / np.float32(scale))
-
-
-def carried(arrays: Arrays, counters: Mapping[str, int]) -> Snapshot:
-    """What a runtime that tells no contexts apart keeps for one that does."""
-    names = [name for name in arrays if name.startswith("contexts.")]
-    return Snapshot(
-        {name: arrays[name] for name in names},
-        {"opened": counters["opened"], "present": -1} if "opened" in counters else {},
-    )
-
-
-def shared(block: Arrays, *others: Arrays) -> Arrays:
-    """The first of the others with the same values, or the block itself."""
-    return next((o for o in others if all(np.array_equal(o[n], block[n]) for n in block)), block)

@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgemem.block import Array, Arrays, BlockSpec
+from edgemem.block import Array, Block, BlockSpec
 from edgemem.runtime.graphs import Frames
+from edgemem.runtime.logits import Logits
 
-Logits = NDArray[np.float32]
 LEAST = 8  # frames on which the references must have agreed for a verdict
 MEMORY = 256.0  # such frames over which dissent averages
 # Sound blocks contradict both references on some hundredths of these frames; from a tenth on, steps
@@ -59,7 +58,7 @@ def names_one_class(logits: Logits) -> bool:
     return len(labels) > 1 and bool(np.bincount(labels).max() >= ONE_CLASS * len(labels))
 
 
-def farthest(spec: BlockSpec, source: Arrays, block: Arrays) -> float:
+def farthest(spec: BlockSpec, source: Block, block: Block) -> float:
     """How far the array that went farthest is from the source.
 
     Only arrays that learn count, not statistics. A kernel's distance is in lengths of the source's;

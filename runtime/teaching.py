@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgemem.block import Arrays, is_finite, is_sound
+from edgemem.block import Array, Block, is_finite
 from edgemem.errors import InputError
 from edgemem.runtime.class_table import ClassTable
-from edgemem.runtime.contract import stripped
-from edgemem.runtime.graphs import Frames, Graphs, Logits
-from edgemem.runtime.learner import Learner
+from edgemem.runtime.graphs import Frames, Graphs
+from edgemem.runtime.logits import Logits
 from edgemem.runtime.ring import Ring
 
 # One of so many frames that are learnt from together has a label. The others are companions:
 # frames of few classes alone would spoil statistics that are taken from them.
 LABELLED = 4
+Clear = Callable[[Block], Block]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class Lesson:
     table: ClassTable
 
 
-def teach(lesson: Lesson, graphs: Graphs, learner: Learner, ring: Ring) -> tuple[Arrays, Logits]:
+def teach(
+    lesson: Lesson, graphs: Graphs, block: Block, parameters: Mapping[str, float], ring: Ring
+) -> tuple[Block, Logits]:
     """The block after a lesson, and the logits of its frames; nothing changes.
 
     Frames are learnt in small groups, one after another; the logits of a group are from before it
@@ -38,16 +40,16 @@ def teach(lesson: Lesson, graphs: Graphs, learner: Learner, ring: Ring) -> tuple
     Raises:
         InputError: nothing finite comes of it.
     """
-    block, logits = learner.block, dict[int, Logits]()
+    logits = dict[int, Logits]()
     for group in groups(lesson.numbers, max(1, ring.size // LABELLED)):
         # Where nothing was met yet they have no companions: others of the lesson are of few classes.
         companions = ring.last(min(ring.size - len(group), ring.count))
         window = np.concatenate([companions, lesson.frames[group]])
         labels = np.full(len(window), -1, np.int64)
         labels[-len(group) :] = [lesson.numbers[place] for place in group]
-        outputs = graphs.learn(window, labels, block, learner.hyper_parameters)
-        found, block = outputs["logits"][: len(window)], stripped("next.block", outputs)
-        sound = is_finite({"": found, "loss": outputs["stat.loss"]}) and is_sound(block)
+        outputs = graphs.learn(window, labels, block, parameters)
+        found, block = outputs["logits"][: len(window)], Block.named("next.block", outputs)
+        sound = is_finite({"": found, "loss": outputs["stat.loss"]}) and block.is_sound()
         if not sound or not outputs["stat.updated"]:
             raise InputError(
                 "frames",
@@ -69,17 +71,17 @@ def groups(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
         yield order[first : first + size]
 
 
-def clearing(names: Sequence[str], number: int) -> Callable[[Arrays], Arrays]:
-    """What clears the row of a class in arrays of these names; the same arrays come back where it
-    is clear already."""
+def clearing(names: Sequence[str], number: int) -> Clear:
+    """What clears the row of a class in arrays of these names; the same block comes back where it is
+    clear already."""
 
-    def cleared(arrays: Arrays) -> Arrays:
-        changed: Arrays = {}
+    def clear(block: Block) -> Block:
+        changed: dict[str, Array] = {}
         for name in names:
-            array = arrays.get(name)
+            array = block.get(name)
             if array is not None and array.ndim and len(array) > number and array[number].any():
                 changed[name] = array.copy()
                 changed[name][number] = 0
-        return arrays | changed if changed else arrays
+        return block.replace(changed)
 
-    return cleared
+    return clear

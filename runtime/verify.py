@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from edgemem.block import Array
+from edgemem.block import Array, Block
 from edgemem.bundle import open_bundle
 from edgemem.errors import BundleError
 from edgemem.manifest import CLOSED, NPU
 from edgemem.reference import read_reference, reference_frames
 from edgemem.runtime.backends.choice import Settings, choose
-from edgemem.runtime.contract import stripped
 from edgemem.runtime.graphs import Graphs
 from edgemem.runtime.settings import HyperParameters
 
@@ -66,7 +65,7 @@ def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verifi
     found = {
         "frozen": graphs.frozen(frames),
         "adapt": outputs["logits"],
-        "adapted": graphs.predict(frames, stripped("next.block", outputs), parameters),
+        "adapted": graphs.predict(frames, Block.named("next.block", outputs), parameters),
     }
     differences = {n: _difference(v, reference.logits[n]) for n, v in found.items()}
     for name, difference in differences.items():

@@ -7,18 +7,18 @@ from dataclasses import replace
 
 from edgemem.bank.block_table import REMEDY, BlockTable
 from edgemem.bank.written import WrittenBlocks
-from edgemem.block import Arrays, unpack
+from edgemem.block import Block, unpack
 from edgemem.errors import StateError
 from edgemem.state import State
 
 
-def purge(state: State, cleared: Callable[[Arrays], Arrays], why: str) -> None:
+def purge(state: State, cleared: Callable[[Block], Block], why: str) -> None:
     """Write blocks again without what is to go, and delete the earlier versions that hold it.
 
     What the disk itself, a backup or an export keeps is out of reach; `state.scrub` empties the log.
 
     Args:
-        cleared: arrays without it; the same dictionary where they hold nothing of it.
+        cleared: a block without it; the same one where it holds nothing of it.
         why: for the provenance of what is written.
 
     Raises:
@@ -30,8 +30,8 @@ def purge(state: State, cleared: Callable[[Arrays], Arrays], why: str) -> None:
         if listing.damage:
             raise listing.damage[0]
         for record in listing.records:
-            _, arrays = written.read(record.id)
-            if (left := cleared(arrays)) is not arrays:
+            block = Block(written.read(record.id)[1])
+            if (left := cleared(block)) is not block:
                 written.put(
                     record.id,
                     left,
@@ -45,12 +45,12 @@ def purge(state: State, cleared: Callable[[Arrays], Arrays], why: str) -> None:
 
 
 def _holds(
-    table: BlockTable, name: str, version: object, cleared: Callable[[Arrays], Arrays]
+    table: BlockTable, name: str, version: object, cleared: Callable[[Block], Block]
 ) -> bool:
     """Whether a version has to go: it holds what shall, or nobody can tell."""
     try:
         _, payload = table.read(name, version)
-        arrays = unpack(payload, name, StateError, REMEDY)
+        block = Block(unpack(payload, name, StateError, REMEDY))
     except StateError:
         return True
-    return cleared(arrays) is not arrays
+    return cleared(block) is not block

@@ -21,7 +21,7 @@ from edgemem.runtime.backends.providers import (
     is_emulated,
     missing,
 )
-from edgemem.runtime.result import Event
+from edgemem.runtime.result import Event, EventKind, Events
 
 if TYPE_CHECKING:
     from edgemem.runtime.backends.session_cache import SessionCache
@@ -65,12 +65,13 @@ class Engine:
     passed_over: dict[str, str]
     failed: tuple[str, ...] = ()
 
-    def events(self) -> list[Event]:
+    def events(self) -> Events:
         """What failed and was replaced."""
-        return [
-            Event("fallback", f"{name} fails ({self.passed_over[name]}); {self.backend.name} runs")
+        text = "{} fails ({}); {} runs"
+        return tuple(
+            Event(EventKind.FALLBACK, text.format(name, self.passed_over[name], self.backend.name))
             for name in self.failed
-        ]
+        )
 
 
 def choose(

@@ -1,0 +1,104 @@
+"""Frames that go through the graphs together, and what the graphs say of them, each computed once.
+
+The answer to a frame may depend on the frames beside it, for statistics are taken over all of them.
+So a batch of some of the frames is another batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgemem.block import Array, Arrays, Block, is_finite
+from edgemem.runtime.graphs import Frames, Graphs
+from edgemem.runtime.logits import Logits
+
+NOTHING_TAUGHT = Block({})
+
+
+class Batch:
+    """Frames [n, ...] and their answers under any block.
+
+    parameters: hyper-parameters as they are for all of these answers.
+    """
+
+    def __init__(self, frames: Frames, graphs: Graphs, parameters: Mapping[str, float]) -> None:
+        self.frames = frames
+        self._graphs, self._parameters = graphs, parameters
+        self._logits = list[tuple[Block, Logits]]()
+        self._frozen = list[tuple[Block, Logits]]()
+        self._parts: dict[int, Batch] = {}
+        self._key: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    @property
+    def key(self) -> Array | None:
+        """Context key of the frames; None where it is not finite, or the bundle knows no keys."""
+        if self._key is None and self._graphs.knows_keys:
+            self._key = self._graphs.key(self.frames)
+        return self._key if self._key is not None and is_finite({"": self._key}) else None
+
+    def every(self, n: int) -> Batch:
+        """One of so many frames, together with no others."""
+        if n == 1:
+            return self
+        if n not in self._parts:
+            self._parts[n] = _Part(self, n)
+        return self._parts[n]
+
+    def last(self, n: int) -> Batch:
+        """The latest frames alone."""
+        return self if n >= len(self) else Batch(self.frames[-n:], self._graphs, self._parameters)
+
+    def logits(self, block: Block) -> Logits:
+        """Logits [n, classes] under a block, finite or not."""
+        known = _known(self._logits, block)
+        if known is None:
+            known = self._graphs.predict(self.frames, block, self._parameters)
+            self._logits.append((block, known))
+        return known
+
+    def works(self, block: Block) -> bool:
+        """Whether a block gives finite logits."""
+        return bool(np.isfinite(self.logits(block)).all())
+
+    def frozen(self, taught: Block = NOTHING_TAUGHT) -> Logits:
+        """Logits of the frozen model with what was taught; without, if that fails."""
+        known = _known(self._frozen, taught)
+        if known is None:
+            known = self._ask_frozen(taught)
+            self._frozen.append((taught, known))
+        return known
+
+    def frozen_in_order(self, taught: Block) -> Logits:
+        """Logits of the frozen model, read as those of a block are."""
+        return self._graphs.frozen_read(self.frames, self._parameters, taught)
+
+    def step(self, block: Block, slots: Block) -> Arrays:
+        """All outputs of one adaptation step from a block; nothing changes."""
+        return self._graphs.adapt(self.frames, block, slots, self._parameters)
+
+    def _ask_frozen(self, taught: Block) -> Logits:
+        if not taught:
+            return self._graphs.frozen(self.frames)
+        logits = self._graphs.frozen_taught(self.frames, self._parameters, taught)
+        return logits if np.isfinite(logits).all() else self.frozen()
+
+
+class _Part(Batch):
+    """Some frames of a batch. The frozen model answers each frame by itself, so whole and part have
+    the same answers of it."""
+
+    def __init__(self, whole: Batch, every: int) -> None:
+        super().__init__(whole.frames[::every], whole._graphs, whole._parameters)
+        self._whole, self._every = whole, every
+
+    def _ask_frozen(self, taught: Block) -> Logits:
+        return self._whole.frozen(taught)[:: self._every]
+
+
+def _known(answers: list[tuple[Block, Logits]], block: Block) -> Logits | None:
+    return next((found for asked, found in answers if asked.has_values_of(block)), None)
