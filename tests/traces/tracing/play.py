@@ -4,7 +4,6 @@ import hashlib
 import shutil
 from collections import Counter
 from contextlib import closing, contextmanager
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -26,7 +25,7 @@ class Player:
     def __init__(self, trace, folder, room):
         self._folder, self._room = folder, room
         self._bundle, self._state, self._runtime = _bundle(trace, folder, room), None, None
-        self._commit, self._runs = None, Counter()
+        self._commit, self._seen, self._runs = None, None, Counter()
 
     def play(self, call, threads=1):
         """What a call led to, as a trace notes it, and its logits (None without any)."""
@@ -37,7 +36,7 @@ class Player:
         if call["call"] == "open":
             arguments["threads"] = threads
         try:
-            with _counted(self._runs):
+            with np.errstate(all="ignore"), _counted(self._runs):
                 found = self._made(call["call"], arguments)
         except EdgeMemError as error:
             noted["raises"] = type(error).__name__
@@ -49,10 +48,8 @@ class Player:
                 noted["returns"] = found
         if self._runtime is not None:
             noted["counters"] = dict(self._runtime.counters)
-        if self._state is not None and self._state.exists():
-            commit = committed(self._state)
-            if commit != self._commit:
-                noted["commit"] = self._commit = commit
+        if (commit := self._newly_committed()) is not None:
+            noted["commit"] = commit
         if self._runs:
             noted["runs"] = dict(sorted(self._runs.items()))
         return noted, logits
@@ -61,6 +58,17 @@ class Player:
         """Close what a trace that was cut short has left open."""
         if self._runtime is not None:
             self._made("close", {})
+
+    def _newly_committed(self):
+        """What the state file holds, if that is not what it held after the call before."""
+        if self._state is None or not self._state.exists():
+            return None
+        files = [path for path in self._state.parent.iterdir() if path.is_file()]
+        seen = {(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+        if seen == self._seen:
+            return None
+        before, self._seen, self._commit = self._commit, seen, committed(self._state)
+        return None if self._commit == before else self._commit
 
     def _made(self, name, arguments):
         if name == "open":
