@@ -81,6 +81,9 @@ class Player:
             _hide(self._state, back=name == "show state")
             return None
         runtime = self._runtime
+        if name == "set":
+            runtime.hyper_parameters[arguments["name"]] = arguments["value"]
+            return None
         if name == "classes":
             return [[c.index, c.name, c.own, c.frames] for c in runtime.classes()]
         found = getattr(runtime, name)(**arguments)
