@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from edgemem.block import Block
 from edgemem.errors import EdgeMemError, StateError
 from edgemem.runtime.commits import Commit, Commits
 from edgemem.runtime.context_blocks import Arrival, settle
@@ -14,9 +15,12 @@ from edgemem.runtime.context_files import ContextFiles
 from edgemem.runtime.ownership import Turn
 from edgemem.runtime.result import Event, EventKind, Events, tell
 from edgemem.runtime.ring import Ring
+from edgemem.runtime.saved_contexts import carried
+from edgemem.runtime.saved_session import Found, counted, find, resumed, started_again
 from edgemem.runtime.schedule import Schedule
 from edgemem.runtime.session import Session
 from edgemem.runtime.shipped_rows import LAST_PATIENCE
+from edgemem.runtime.snapshots import holds_frames
 from edgemem.runtime.step import learn
 
 if TYPE_CHECKING:
@@ -85,10 +89,43 @@ class Keeper:
         session, _, events = learn(self.session, learnt.batch, learnt.outputs, self._files)
         return self.take(session, events)
 
-    def settle(self) -> None:
-        """Take what is being learnt, and what is being read; raises as `take_learnt`."""
+    def settled(self) -> Session:
+        """The session with what was being learnt and read, of which classes may change; raises as
+        `take_learnt`."""
         self.notices += self.take_learnt(wait=True)
         self._settle_rows()
+        return replace(self.session, lookahead=self.session.lookahead.dropped())
+
+    def resume(self, *, adapting: bool, keep_frames: bool) -> None:
+        """Go on from the state file, as far as there is one and it is intact. adapting: whether
+        batches are looked at at all.
+
+        Raises:
+            StateError: the file cannot be read, or frames cannot be deleted from it.
+        """
+        found = self._find()
+        if found.checked is not None:
+            self._ring.push(found.checked.frames)
+            self.take(counted(self.session, found.checked))
+            if self.commits is not None:
+                self.commits.step = self.session.counters.steps
+        self._take_saved(found, adapting=adapting)
+        if self._state is not None and not keep_frames and holds_frames(self._state.snapshots()):
+            self._ring.clear()
+            self.take(replace(self.session, pending=0))
+            self.commit(Commit("frames are not kept", alone=True))
+            self.scrub()
+
+    def go_back(self, *, adapting: bool) -> None:
+        """Go back to the last commit; raises StateError if the file cannot be read."""
+        found = self._find()
+        self._drop_learnt()
+        self._take_saved(found, adapting=adapting)
+
+    def start_again(self, start: Block) -> None:
+        """Go on from a block of which nothing was learnt here."""
+        self._drop_learnt()
+        self.take(started_again(self.session, start, self._files))
 
     def flush(self) -> None:
         """Commit everything; raises as `Runtime.flush`."""
@@ -130,11 +167,6 @@ class Keeper:
             self.commits.put_off(self.session)
             return (Event(EventKind.UNWRITTEN, str(error)),)
         return self.take(session, events)
-
-    def drop_frames(self) -> None:
-        """Commit without recent frames, and leave none in the file; raises StateError."""
-        self.commit(Commit("frames are not kept", alone=True))
-        self.scrub()
 
     def scrub(self) -> None:
         """Take what was cleared out of the log of the state file, too; raises StateError."""
@@ -188,6 +220,23 @@ class Keeper:
             log.warning("what was learnt since the last commit is lost: %s", error)
         finally:
             self._release(wait=False)
+
+    def _find(self) -> Found:
+        bundle = self._files.bundle
+        path = bundle.path if self._state is None else self._state.path
+        return find(self._state, bundle, path)
+
+    def _take_saved(self, found: Found, *, adapting: bool) -> None:
+        session, events = resumed(self.session, found, self._files, adapting=adapting)
+        if self.commits is not None and not session.contexts.follows:
+            held = found.checked
+            self.commits.carried = carried(*((held.arrays, held.counters) if held else ({}, {})))
+        self.notices += self.take(session, events)
+
+    def _drop_learnt(self) -> None:
+        """What a step in the background learnt is rolled back, too."""
+        if self.behind is not None:
+            self.behind.drop()
 
     def _settle_rows(self) -> None:
         """Wait for shipped rows that are being read, but not for ever."""

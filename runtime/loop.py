@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -13,36 +12,30 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.block import Array, Arrays, Block
+from edgemem.block import Array
 from edgemem.bundle import Bundle
 from edgemem.errors import InputError
 from edgemem.manifest import Plan as StepPlan
-from edgemem.runtime import context_blocks, guard, taught_classes
+from edgemem.runtime import taught_classes
 from edgemem.runtime.backends.protocol import Backend
-from edgemem.runtime.batch import Batch
-from edgemem.runtime.class_table import ClassInfo, Label, own_classes
+from edgemem.runtime.class_table import ClassInfo, Label
 from edgemem.runtime.commits import Commit, Commits
 from edgemem.runtime.context_blocks import GENERIC
 from edgemem.runtime.context_files import ContextFiles
-from edgemem.runtime.contexts import NONE
 from edgemem.runtime.frames import RangeWatch, checked
-from edgemem.runtime.graphs import Frames, Graphs
+from edgemem.runtime.graphs import Graphs
 from edgemem.runtime.keeper import Keeper
 from edgemem.runtime.labels import Labels
 from edgemem.runtime.logits import Logits
-from edgemem.runtime.lookahead import LOOK, Companions, Lookahead
+from edgemem.runtime.lookahead import Lookahead
 from edgemem.runtime.ownership import Owned, in_turn
 from edgemem.runtime.result import Event, EventKind, Events, Result, make_result, tell
 from edgemem.runtime.ring import Ring
-from edgemem.runtime.saved_contexts import carried
-from edgemem.runtime.saved_session import Found, counted, find, resumed
 from edgemem.runtime.schedule import Schedule, When
-from edgemem.runtime.second_opinion import may_be_familiar
 from edgemem.runtime.session import Session, new_session
 from edgemem.runtime.settings import HyperParameters
 from edgemem.runtime.shipped_rows import LAST_PATIENCE
-from edgemem.runtime.snapshots import holds_frames
-from edgemem.runtime.step import answer, apply, decide
+from edgemem.runtime.stepping import Stepping
 
 if TYPE_CHECKING:
     from edgemem.runtime.backends.choice import Engine
@@ -95,7 +88,6 @@ class Runtime(Owned):
             behind = Background()
         self._range = RangeWatch(manifest.frames)
         self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
-        self._companions = Companions(bundle)
         self._files = ContextFiles(bundle, state)
         commits = None if state is None else Commits(state, self._files, keep_frames=keep_frames)
         session = new_session(bundle, follows=contexts and adapt and manifest.source is not None)
@@ -103,10 +95,13 @@ class Runtime(Owned):
             session, self._ring, self._files, state, commits, behind, Schedule(adapt_when),
             self._turn,
         )  # fmt: skip
+        self._stepping = Stepping(
+            self._keeper, self._graphs, self._parameters, self._ring, self._files
+        )
         self._keeper.notices = () if engine is None else engine.events()
         if state is not None or manifest.levels:  # to go on from, or that might be damaged
             try:
-                self._resume(keep_frames=keep_frames)
+                self._keeper.resume(adapting=adapt, keep_frames=keep_frames)
             except BaseException:
                 self._files.close(LAST_PATIENCE)
                 raise
@@ -141,7 +136,7 @@ class Runtime(Owned):
         recent, logits = self._ring.last(self._ring.count), []
         for chunk in self._chunks(x):
             recent = np.concatenate([recent, chunk])[-self._ring.size :]
-            found, more = self._between(recent, len(chunk))
+            found, more = self._stepping.between(recent, len(chunk))
             logits.append(found)
             events += tell(more)
         return self._result(logits, events)
@@ -161,14 +156,14 @@ class Runtime(Owned):
             InputError: frames that do not fit the bundle; nothing changes then.
         """
         x, logits, position = self._checked(frames), [], 0
-        if self._adapting and len(x) >= self._missing:
+        if self._adapting and len(x) >= self._stepping.missing:
             self._graphs.open_step()  # before anything changes
         learnt = self._keeper.take_learnt()
         events = self._keeper.noticed() + learnt + tell(self._range.look(x))
         while position < len(x):
-            part = x[position : position + self._missing]
+            part = x[position : position + self._stepping.missing]
             position += len(part)
-            found, more = self._stepped(part)
+            found, more = self._stepping.step(part, adapting=self._adapting)
             logits.append(found)
             events += more + self._keeper.commit_if_due()
         return self._result(logits, events)
@@ -201,9 +196,8 @@ class Runtime(Owned):
         """
         x = self._checked(frames)
         lesson = taught_classes.lesson(self._session, x, labels, self.bundle, self._graphs)
-        self._keeper.settle()
         session, logits = taught_classes.learn(
-            self._settled, lesson, self._graphs, self._parameters, self._ring, self.bundle
+            self._keeper.settled(), lesson, self._graphs, self._parameters, self._ring, self.bundle
         )
         self._keeper.commit(Commit("learnt"), session)
         learnt = Event(EventKind.LEARNT, taught_classes.told(lesson), logging.DEBUG)
@@ -234,8 +228,7 @@ class Runtime(Owned):
                 in the log.
         """
         self._require_open()
-        self._keeper.settle()
-        forgotten = taught_classes.forget(self._settled, name, self.bundle)
+        forgotten = taught_classes.forget(self._keeper.settled(), name, self.bundle)
         session = replace(forgotten.session, pending=0, lookahead=Lookahead())
         self._keeper.commit(Commit("forgot a class", clear=forgotten.clear), session)
         self._keeper.scrub()
@@ -253,8 +246,7 @@ class Runtime(Owned):
             StateError: the disk refuses; nothing changes then.
         """
         self._require_open()
-        self._keeper.settle()
-        session = taught_classes.rename(self._settled, old, new, self.bundle)
+        session = taught_classes.rename(self._keeper.settled(), old, new, self.bundle)
         self._keeper.commit(Commit("renamed a class"), session)
 
     @in_turn
@@ -270,16 +262,10 @@ class Runtime(Owned):
         self._require_open()
         if to not in ("commit", "source", "zero"):
             raise InputError(f"rollback target {to!r}", "is unknown", "Use commit, source or zero")
-        path = self.bundle.path if self._state is None else self._state.path
-        found = find(self._state, self.bundle, path) if to == "commit" else Found()
-        if self._keeper.behind is not None:
-            self._keeper.behind.drop()  # what it learnt is rolled back, too
         if to == "commit" and self._state is not None:
-            session, events = self._resumed(found)
-            self._keeper.notices += self._keeper.take(session, events)
+            self._keeper.go_back(adapting=self._adapting)
         else:
-            start = self._graphs.zero if to == "zero" else self.bundle.generic
-            self._keeper.take(self._started_from(start))
+            self._keeper.start_again(self._graphs.zero if to == "zero" else self.bundle.generic)
         self._keeper.changed = to != "commit"  # else the file has it already
 
     @in_turn
@@ -321,128 +307,6 @@ class Runtime(Owned):
     @property
     def _session(self) -> Session:
         return self._keeper.session
-
-    @property
-    def _settled(self) -> Session:
-        """The session once what was being learnt and read is taken: classes may change."""
-        return replace(self._session, lookahead=self._session.lookahead.dropped())
-
-    @property
-    def _missing(self) -> int:
-        """Frames until the next full batch."""
-        return self._ring.size - self._session.pending
-
-    def _batch(self, frames: Frames) -> Batch:
-        return Batch(frames, self._graphs, dict(self._parameters))
-
-    def _stepped(self, part: Frames) -> tuple[Logits, Events]:
-        """Logits of frames, at most as many as are missing in a full batch; from before the step that
-        follows if they fill one."""
-        keeper, n = self._keeper, len(part)
-        waiting = self._session.pending + n
-        full = waiting == self._ring.size
-        session = replace(self._session.counting(frames=n), pending=waiting % self._ring.size)
-        keeper.changed = True
-        self._ring.push(part)
-        keeper.take(replace(session, lookahead=Lookahead()) if full else session)
-        if full and self._adapting:
-            logits, events = self._adapted(self._batch(self._ring.last(self._ring.size)))
-            return logits[-n:], events
-        if not full:
-            keeper.take(replace(self._session, lookahead=self._looked_ahead(n)))
-        logits, events = self._between(self._ring.last(self._ring.count), n)
-        return logits, tell(events)
-
-    def _adapted(self, batch: Batch) -> tuple[Logits, Events]:
-        """Logits of a full batch; the session goes on from there, after a step if one is due."""
-        before, keeper = self._session, self._keeper
-        plan, outputs = decide(before, batch, self._files), None
-        events = keeper.take(plan.session, plan.events)
-        if keeper.commits is not None:
-            keeper.commits.moved |= plan.session.contexts.name != before.contexts.name
-        if plan.learns and self._is_due(plan.session):
-            if keeper.behind is None:
-                outputs = self._timed_step(plan.session, batch)
-            else:
-                events += self._step_behind(batch, keeper.behind)
-        session, logits, more = apply(self._session, plan, batch, outputs, self._files)
-        return logits, events + keeper.take(session, more)
-
-    def _is_due(self, session: Session) -> bool:
-        before = session.counters.frames // self._ring.size - 1  # full batches
-        return self._keeper.schedule.due(before, session.contexts.is_drifting(self._files))
-
-    def _timed_step(self, session: Session, batch: Batch) -> Arrays:
-        began = time.monotonic()
-        outputs = batch.step(session.block, session.slots)
-        self._keeper.schedule.spend(time.monotonic() - began)
-        return outputs
-
-    def _step_behind(self, batch: Batch, behind: Background) -> Events:
-        """Take what the last step learnt, and start the next one, if none is running."""
-        learnt = self._keeper.take_learnt()
-        if not behind.busy:
-            frames = batch.frames.copy()  # the ring goes on filling
-            behind.start(self._batch(frames), self._session.block, self._session.slots)
-        return learnt
-
-    def _looked_ahead(self, n: int) -> Lookahead:
-        """After n more frames in the ring, which fill no batch."""
-        contexts = self._session.contexts
-
-        def glimpse(noise: float) -> Block | None:
-            if contexts.policy.present == NONE:
-                return None
-            key = self._batch(self._ring.last(LOOK)).key
-            if key is None:
-                return None
-            return context_blocks.glimpse(contexts, key, noise, self._files)
-
-        return self._session.lookahead.after(n, self._ring.size, glimpse)
-
-    def _between(self, recent: Frames, n: int) -> tuple[Logits, Events]:
-        """Logits of the last n of the most recent frames, which make no full batch to learn from."""
-        session, batch = self._session, self._batch(recent)
-        if may_be_familiar(session, batch, self._files):
-            return batch.last(n).frozen(session.taught), ()
-        block, beside = self._companions.chosen(session.lookahead, session.block, n)
-        return answer(session, batch.last(beside), n, block)
-
-    def _resume(self, *, keep_frames: bool) -> None:
-        """Go on from the state file, as far as there is one and it is intact."""
-        state, keeper = self._state, self._keeper
-        found = find(state, self.bundle, self.bundle.path if state is None else state.path)
-        if found.checked is not None:
-            self._ring.push(found.checked.frames)
-            keeper.take(counted(self._session, found.checked))
-            if keeper.commits is not None:
-                keeper.commits.step = self._session.counters.steps
-        session, events = self._resumed(found)
-        keeper.notices += keeper.take(session, events)
-        if state is not None and not keep_frames and holds_frames(state.snapshots()):
-            self._ring.clear()
-            keeper.take(replace(self._session, pending=0))
-            keeper.drop_frames()
-
-    def _resumed(self, found: Found) -> tuple[Session, Events]:
-        """The session of a commit."""
-        session, events = resumed(self._session, found, self._files, adapting=self._adapting)
-        commits, held = self._keeper.commits, found.checked
-        if commits is not None and not session.contexts.follows:
-            commits.carried = carried(*((held.arrays, held.counters) if held else ({}, {})))
-        return session, events
-
-    def _started_from(self, start: Block) -> Session:
-        """The session without anything learnt here."""
-        before = self._session
-        session = before.taking(start, self.bundle)
-        session = replace(
-            session,
-            classes=own_classes(self.bundle.manifest),
-            contexts=context_blocks.started_again(before.contexts, start, self._files),
-            lookahead=before.lookahead.dropped(),
-        )
-        return guard.starting_again(session, self._files)
 
     def _result(self, logits: list[Logits], events: Events, context: str | None = None) -> Result:
         """context: whose block answered; None = the present one's."""

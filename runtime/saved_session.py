@@ -13,6 +13,7 @@ import numpy as np
 from edgemem.block import Arrays, Block
 from edgemem.bundle import Bundle
 from edgemem.errors import StateError
+from edgemem.runtime import context_blocks, guard
 from edgemem.runtime.class_table import TABLE, ClassTable, own_classes
 from edgemem.runtime.context_files import ContextFiles
 from edgemem.runtime.familiar import Familiarity, seen_of
@@ -145,6 +146,17 @@ def resumed(
         session = _with_opinion(session, arrays, counters, bundle)
     text = (Event(EventKind.DAMAGED, text, logging.WARNING) for text in found.damage)
     return session, (*loaded.events, *text)
+
+
+def started_again(before: Session, start: Block, files: ContextFiles) -> Session:
+    """The session without anything that was learnt, going on from a block."""
+    session = replace(
+        before.taking(start, files.bundle),
+        classes=own_classes(files.bundle.manifest),
+        contexts=context_blocks.started_again(before.contexts, start, files),
+        lookahead=before.lookahead.dropped(),
+    )
+    return guard.starting_again(session, files)
 
 
 def counted(session: Session, checked: Checked) -> Session:
