@@ -1,0 +1,143 @@
+"""For tests of what uses a runtime: backends that answer as told, and a look at what was learnt.
+
+from edgemem.testing import WatchedBackend, open_with, session_of
+
+backend = WatchedBackend(open_backend(open_bundle(path), "cpu"))
+with open_with(path, backend) as runtime:
+    runtime.step(frames)
+    assert [call.graph for call in backend.calls] == ["key", "adapt"]
+    assert session_of(runtime).block.is_finite()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemem.block import Array, Arrays
+from edgemem.bundle import open_bundle
+from edgemem.manifest import Binding, Manifest
+from edgemem.runtime.backends.protocol import Backend, Graph, TensorSpec
+from edgemem.runtime.loop import Runtime
+from edgemem.runtime.session import Session
+from edgemem.state import State
+
+Answer = Mapping[str, float]
+
+
+def open_with(
+    bundle: Path | str, backend: Backend, state: Path | str | None = None, **options: Any
+) -> Runtime:
+    """Open a bundle with a backend of your own. options: those of `Runtime`; otherwise as
+    `edgemem.open`, and with its errors."""
+    opened = open_bundle(bundle)
+    kept = None if state is None else State(state, opened.identity)
+    try:
+        return Runtime(opened, backend, state=kept, **options)
+    except BaseException:
+        if kept is not None:
+            kept.close()
+        raise
+
+
+def session_of(runtime: Runtime) -> Session:
+    """All that changes in a runtime, as it is now."""
+    return runtime._keeper.session
+
+
+def put_session(runtime: Runtime, session: Session) -> None:
+    """Go on from another session, as if it had come about; the next commit writes it."""
+    runtime._keeper.take(session)
+    runtime._keeper.changed = True
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of a graph."""
+
+    graph: str
+    feeds: Mapping[str, Array]
+    outputs: Arrays
+
+
+class WatchedBackend:
+    """Another backend, whose calls are noted.
+
+    calls: all of them in order. change: given one, what its outputs are to be instead.
+    """
+
+    def __init__(
+        self, backend: Backend, change: Callable[[Call], Arrays] = lambda call: call.outputs
+    ) -> None:
+        self.name, self.target = backend.name, backend.target
+        self.calls: list[Call] = []
+        self.change, self._backend = change, backend
+
+    def open(self, path: Path, binding: Binding | None = None) -> Graph:
+        """A graph whose calls are noted under its file's name without suffix."""
+        return _WatchedGraph(path.name.split(".")[0], self._backend.open(path, binding), self)
+
+
+class _WatchedGraph:
+    def __init__(self, name: str, graph: Graph, backend: WatchedBackend) -> None:
+        self.inputs, self.outputs = graph.inputs, graph.outputs
+        self._name, self._graph, self._backend = name, graph, backend
+
+    def run(self, feeds: Mapping[str, Array]) -> Arrays:
+        """All outputs by name."""
+        call = Call(self._name, feeds, self._graph.run(feeds))
+        self._backend.calls.append(call)
+        return self._backend.change(call)
+
+
+class ScriptedBackend:
+    """Graphs without a network: `adapt` adds to every array what the script says; `predict` answers
+    with the mean of the block's first array.
+
+    Args:
+        manifest: of the bundle that is opened with it.
+        script: an answer for each step in turn: "add", what is added (1 without), "loss" and
+            "updated", those statistics, and "logits", what is added to the logits.
+        limit: a mean above it gives NaN: a block that fails although its values are finite.
+    """
+
+    name, target = "scripted", "onnx"
+
+    def __init__(self, manifest: Manifest, *script: Answer, limit: float = np.inf) -> None:
+        self._manifest, self._script, self._limit = manifest, list(script), limit
+
+    def open(self, path: Path, binding: Binding | None = None) -> Graph:
+        """The graph of that file."""
+        steps = None if path.name.startswith("predict") else self._script
+        return _ScriptedGraph(self._manifest, steps, self._limit)
+
+
+class _ScriptedGraph:
+    def __init__(self, manifest: Manifest, script: list[Answer] | None, limit: float) -> None:
+        self._script, self._limit, self._classes = script, limit, len(manifest.labels)
+        arrays = {f"block.{s.name}": s for s in manifest.block.arrays}
+        if script is not None:
+            arrays |= {f"opt.{s.name}": s for s in manifest.slots.arrays}
+        self._arrays = arrays
+        self.inputs = {n: TensorSpec(s.shape, s.dtype) for n, s in arrays.items()}
+        self.inputs["x"] = TensorSpec((None, *manifest.frames.shape), "float32")
+        self.outputs = ("logits", "key", *(f"next.{name}" for name in arrays))
+        self.outputs += tuple(f"stat.{name}" for name in manifest.stats)
+
+    def run(self, feeds: Mapping[str, Array]) -> Arrays:
+        """All outputs by name."""
+        answer: Answer = {"add": 1.0} if self._script is None else self._script.pop(0)
+        mean = feeds[next(iter(self._arrays))].mean()
+        mean = mean if mean <= self._limit else np.float32(np.nan)
+        logits = np.full((len(feeds["x"]), self._classes), mean + answer.get("logits", 0))
+        outputs = {"logits": logits.astype(np.float32), "key": np.zeros(1, np.float32)}
+        for name in self._arrays:
+            outputs[f"next.{name}"] = feeds[name] + np.float32(answer.get("add", 0))
+        stats = {"loss": 1.0, "updated": 1.0} | {
+            name: value for name, value in answer.items() if name in ("loss", "updated")
+        }
+        return outputs | {f"stat.{name}": np.float32(value) for name, value in stats.items()}
