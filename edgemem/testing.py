@@ -100,8 +100,10 @@ class WatchedBackend:
         self.change, self._backend = change, backend
 
     def open(self, path: Path, binding: Binding | None = None) -> Graph:
-        """A graph whose calls are noted under its file's name without suffix."""
-        name = path.name.split(".")[0]
+        """A graph whose calls are noted under its file's name without suffix; or its own, where the
+        file holds several."""
+        name = "" if binding is None else binding.signature
+        name = name or path.name.split(".")[0]
         self.opened[name] = self._backend.open(path, binding)
         return _WatchedGraph(name, self.opened[name], self)
 
