@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections import Counter
 from contextlib import closing, contextmanager
+from threading import get_ident
 from unittest.mock import patch
 
 import numpy as np
@@ -50,8 +51,8 @@ class Player:
             noted["counters"] = dict(self._runtime.counters)
         if (commit := self._newly_committed()) is not None:
             noted["commit"] = commit
-        if self._runs:
-            noted["runs"] = dict(sorted(self._runs.items()))
+        if runs := {kind: count for kind, count in sorted(self._runs.items()) if count}:
+            noted["runs"] = runs
         return noted, logits
 
     def end(self):
@@ -152,13 +153,14 @@ def _hide(state, *, back):
 
 @contextmanager
 def _counted(runs):
-    """Count the runs of graphs, by kind."""
-    run = onnxruntime.InferenceSession.run
+    """Count the runs of graphs that the caller waits for, by kind."""
+    run, caller = onnxruntime.InferenceSession.run, get_ident()
 
     def counted(session, outputs, feeds, *rest):
         names = {value.name for value in session.get_outputs()}
         kind = "key" if "key" in names else "learn" if "y" in feeds else "predict"
-        runs["adapt" if "stat.updated" in names and "y" not in feeds else kind] += 1
+        kind = "adapt" if kind == "predict" and "stat.updated" in names else kind
+        runs[kind] += get_ident() == caller
         return run(session, outputs, feeds, *rest)
 
     with patch.object(onnxruntime.InferenceSession, "run", counted):
