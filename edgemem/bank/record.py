@@ -57,7 +57,6 @@ class Record:
         count: batches, or whatever the caller counts, that the block stands for.
         created: seconds since 1970 by the device's clock; for people, nothing depends on it.
         nbytes: bytes of the payload.
-        used: the write at which it was last used; on the same scale as `version`.
     """
 
     id: str
@@ -70,7 +69,6 @@ class Record:
     provenance: Provenance
     nbytes: int
     payload_sha256: str
-    used: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values, for JSON; the key as its length."""
@@ -123,7 +121,7 @@ def checked(record: Record, thing: str, error: type[EdgeMemError] = InputError) 
     return record
 
 
-def from_row(row: tuple[Any, ...], used: Any = 0) -> Record | None:
+def from_row(row: tuple[Any, ...]) -> Record | None:
     """The record of a row with the values of `COLUMNS`, or None if the row is damaged."""
     types = (str, str, int, int, bytes, int, int, str, int, str, str)
     if len(row) != len(types) or any(type(v) is not t for v, t in zip(row, types, strict=True)):
@@ -135,7 +133,6 @@ def from_row(row: tuple[Any, ...], used: Any = 0) -> Record | None:
         record = Record(
             name, path, version, parent, np.frombuffer(key, "<f4").astype(np.float32), count,
             created, Provenance(**json.loads(origin)), nbytes, digest,
-            max(used if type(used) is int else 0, version),
         )  # fmt: skip
         # A right hash does not make the values right: the file may have been made by anyone.
         return checked(record, "row")
