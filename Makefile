@@ -8,7 +8,7 @@
 # make fuzz   every kind of file altered, 100,000 times, and what reading it leads to
 # make test-oldest | test-newest   make test's tests with the oldest or newest packages allowed
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
-# make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
+# make bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
 #      bench-adaptation | bench-adaptation-quick | bench-targets |
 #      bench-class-incremental | bench-class-incremental-quick |
@@ -27,7 +27,7 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test test-all fuzz test-arm64 test-litert test-npu \
 	test-oldest test-newest dist torture torture-quick \
-	bench-cifar bench-step bench-memory bench-stream \
+	bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
@@ -86,9 +86,6 @@ else
 	EDGEMEM_NPU_BUNDLE=$(TARGETS)/npu.edgemem EDGEMEM_INT8_BUNDLE=$(TARGETS)/int8.edgemem \
 		$(NPU)/bin/python -m pytest --confcutdir tests/targets tests/targets/test_npu.py
 endif
-
-bench-cifar: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/cifar10c.py
 
 bench-step: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/step_cost.py

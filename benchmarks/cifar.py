@@ -45,12 +45,6 @@ def load_cifar10(
         return images, labels[f"y_{split}"].astype(np.int64)
 
 
-def load_classes(folder: Path) -> tuple[str, ...]:
-    """The ten class names, by label."""
-    with np.load(folder / "cifar10" / "labels.npz") as labels:
-        return tuple(str(name) for name in labels["classes"])
-
-
 def load_test_jpeg(folder: Path) -> NDArray[np.uint8]:
     """The test images after a lossy JPEG file, in the order of the test split."""
     with np.load(folder / "cifar10" / "test_jpeg.npz") as stored:

@@ -11,7 +11,7 @@ Logits = NDArray[np.float32]
 SHARES = 1000  # a share is a whole number of these, so that a state file keeps it exactly
 LEAST_SHARE = 0.2  # below it, a second forward pass is not worth its time
 NEWEST = 0.5  # weight of a batch against those before it
-# Chosen in trials; `python benchmarks/second_opinion.py` measures others.
+# Chosen in trials.
 EQUAL = 1.8  # times the frozen model's mean entropy: both answer alike
 SHARPNESS = 4.0
 FAR = 1.0  # root mean square of a whitened key, 1 for source batches: half the odds

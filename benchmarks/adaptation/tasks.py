@@ -115,7 +115,7 @@ class Images:
     def warmed(self, *, quick: bool) -> Path:
         """See `Task`."""
         recipe, frames = Recipe(epochs=1 if quick else 3), 3200 if quick else 25_600
-        return warmed_checkpoint(self.data, recipe, frames, depth=self.depth)
+        return warmed_checkpoint(self.data, recipe, frames, self.depth)
 
 
 @dataclass(frozen=True)
