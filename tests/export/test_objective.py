@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from adaptation.peers.roid import soft_likelihood_ratio
 from torch.distributions import Categorical
 
+from benchmarks.adaptation.peers.roid import soft_likelihood_ratio
 from edgemem.export.objective import OBJECTIVES, ecotta, likelihood_ratio, tent
 from edgemem.models import Output
 
