@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.adaptation.streams import by_slots
 from benchmarks.shared.cifar import data_folder
-from benchmarks.shared.report import save_json, setting, setting_text, whole
+from benchmarks.shared.report import command_line, save_json, setting, setting_text, whole
 from edgemem.cli.show import print_table, progress
 
 NETWORKS = ("narrow", "wide", "patterns", "speech")
@@ -165,13 +165,11 @@ def draw(path: Path, found: dict[Run, dict[str, float]]) -> None:
 
 def main() -> None:
     """Measure, print, save."""
-    example = "example: python -m benchmarks.average --quick"
-    parser = argparse.ArgumentParser(description=__doc__, epilog=example)
-    parser.add_argument("--quick", action="store_true", help="two small networks, one seed")
+    parser = command_line(
+        __doc__, "benchmarks.average --quick", quick="two small networks, one seed"
+    )
     parser.add_argument("--seeds", type=whole, help="of the streams; default 3")
     parser.add_argument("--jobs", type=whole, default=2, help="runs at a time; default 2")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     options, data = parser.parse_args(), data_folder()
     if options.run is not None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.bank.fetch import make_bank
 from benchmarks.bank.fetch_worker import figures, timed
-from benchmarks.shared.report import save_json, setting, setting_text
+from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.bank.cache import ByteCache
 from edgemem.bank.folder import open_levels
 from edgemem.bank.level import Level
@@ -37,7 +37,6 @@ DRIFTS = {
     "local drift": (0.9, 0.08, 0.02),
 }
 COLOURS = {"hierarchical": "#3a7ebf", "flat": "#d1495b"}
-EXAMPLE = "example: python -m benchmarks.bank.drift --quick --json drift.json"
 
 
 def walk(drift: tuple[float, float, float], branch: int, switches: int, seed: int) -> list[int]:
@@ -189,12 +188,13 @@ def draw(path: Path, found: dict[str, dict[str, Any]]) -> None:
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options; `--quick` only changes defaults."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--quick", action="store_true", help="512 leaves instead of 4,096")
+    parser = command_line(
+        __doc__,
+        "benchmarks.bank.drift --quick --json drift.json",
+        quick="512 leaves instead of 4,096",
+    )
     parser.add_argument("--switches", type=int, help="of each walk; default 1000, quick 200")
     parser.add_argument("--folder", type=Path, help="where to make the banks; default temporary")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     options.switches = options.switches or (200 if options.quick else 1000)
     return options

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.shared.report import save_json, setting, setting_text
+from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.bank.folder import level_path
 from edgemem.bank.level_header import LevelShape
 from edgemem.bank.level_writer import write_level
@@ -33,7 +33,6 @@ LEVELS, ELEMENTS, KEY_LENGTH = 3, 28_672, 384
 BANKS = {0.05: 7, 0.1: 9, 1.0: 20, 8.0: 41}  # GB: children of a node
 LEAVES = (4, 16)  # of the bank whose descent is measured: 65,536 leaves
 RATIO, DESCENT_US, GROWTH_MB = 1.2, 200.0, 16.0
-EXAMPLE = "example: python -m benchmarks.bank.fetch --quick --json bank.json"
 
 
 def bytes_of(branch: int, levels: int, elements: int) -> int:
@@ -147,12 +146,13 @@ def draw(path: Path, results: dict[str, dict[str, Any]]) -> None:
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options; `--quick` only changes defaults."""
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--quick", action="store_true", help="banks of 0.05 and 0.1 GB only")
+    parser = command_line(
+        __doc__,
+        "benchmarks.bank.fetch --quick --json bank.json",
+        quick="banks of 0.05 and 0.1 GB only",
+    )
     parser.add_argument("--repeats", type=int, help="timed fetches; default 1000, quick 200")
     parser.add_argument("--folder", type=Path, help="where to make the banks; default temporary")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     options.repeats = options.repeats or (200 if options.quick else 1000)
     return options

@@ -6,17 +6,15 @@ All forms of one operator compute the same, which is checked; they take turns.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.shared.report import save_json, setting, setting_text
+from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.cli.show import print_table, progress
 
 N, C, SIZE = 64, 32, 32
@@ -234,13 +232,12 @@ def measure(forms: dict[str, Form], repeats: int, threads: int) -> dict[str, flo
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python -m benchmarks.cost.lowering_forms --quick"
+    parser = command_line(
+        __doc__,
+        "benchmarks.cost.lowering_forms --quick",
+        quick="3 repetitions instead of 25",
+        threads=2,
     )
-    parser.add_argument("--quick", action="store_true", help="3 repetitions instead of 25")
-    parser.add_argument("--threads", type=int, default=2, help="default 2")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args()
     found, repeats = {}, 3 if options.quick else 25
     with progress("operators") as bar:

@@ -7,7 +7,6 @@ process is its largest resident set.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from benchmarks.cost.step_cost_model import (
     write_frozen,
     write_steps,
 )
-from benchmarks.shared.report import save_json, setting, setting_text
+from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.cli.show import print_table, progress
 
 CHILD = Path(__file__).with_name("memory_worker.py")
@@ -135,14 +134,12 @@ def draw(path: Path, found: Found) -> None:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: python -m benchmarks.cost.memory --quick --json m.json",
+    parser = command_line(
+        __doc__,
+        "benchmarks.cost.memory --quick --json m.json",
+        quick="ResNet-20 instead of WRN-40-2",
+        threads=2,
     )
-    parser.add_argument("--quick", action="store_true", help="ResNet-20 instead of WRN-40-2")
-    parser.add_argument("--threads", type=int, default=2, help="default 2")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args()
     name, threads = "ResNet-20" if options.quick else "WRN-40-2", options.threads
     parts: dict[str, Callable[[Path], Found]] = {

@@ -9,7 +9,6 @@ it was exported from.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cost.step_cost_model import NETWORKS, adaptive_model, network, write_steps
-from benchmarks.shared.report import save_json, setting, setting_text
+from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.cli.show import print_table, progress
 
 NETWORK, BATCH = "WRN-40-2", 64
@@ -232,13 +231,8 @@ def draw(path: Path, found: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python -m benchmarks.cost.method_memory --json m.json"
-    )
-    parser.add_argument("--threads", type=int, default=2, help="default 2")
+    parser = command_line(__doc__, "benchmarks.cost.method_memory --json m.json", threads=2)
     parser.add_argument("--count", metavar="METHOD", help="count one method in this process")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args()
     if options.count:
         import torch

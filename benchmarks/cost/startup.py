@@ -6,7 +6,6 @@ code is kept, as it is wherever a package was installed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.shared.report import save_json, setting, setting_text
+from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.cli.show import print_table
 from edgemem.demo import BUNDLE
 
@@ -65,13 +64,11 @@ def seconds(name: str, cache: str) -> float:
 
 def main() -> None:
     """Measure in turn, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: python -m benchmarks.cost.startup --quick --json s.json",
+    parser = command_line(
+        __doc__,
+        "benchmarks.cost.startup --quick --json s.json",
+        quick="3 repetitions instead of 25",
     )
-    parser.add_argument("--quick", action="store_true", help="3 repetitions instead of 25")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args()
     repeats = 3 if options.quick else 25
     with tempfile.TemporaryDirectory(prefix="edgemem-") as cache:

@@ -24,7 +24,7 @@ from benchmarks.cost.step_cost_model import (
     write_frozen,
     write_steps,
 )
-from benchmarks.shared.report import save_json, setting, setting_text
+from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.cli.show import print_table, progress
 
 if TYPE_CHECKING:
@@ -164,22 +164,18 @@ def draw(path: Path, results: dict[str, Times]) -> None:
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options; `--quick` only changes defaults."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: python -m benchmarks.cost.step_cost --quick --json s.json",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="one network (ResNet-20), batch 16 only"
+    parser = command_line(
+        __doc__,
+        "benchmarks.cost.step_cost --quick --json s.json",
+        quick="one network (ResNet-20), batch 16 only",
+        threads=2,
     )
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="default all")
     parser.add_argument(
         "--learn", choices=("all", "norms"), default="all",
         help="of the meta networks: everything, or scales and shifts of norms; default all",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=2, help="default 2")
     parser.add_argument("--repeats", type=int, help="timed calls of each; default 15, quick 5")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args(arguments)
     options.repeats = options.repeats or (5 if options.quick else 15)
     options.networks = options.networks or (["ResNet-20"] if options.quick else list(NETWORKS))

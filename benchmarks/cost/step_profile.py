@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections import defaultdict
@@ -19,7 +18,7 @@ from benchmarks.cost.step_cost_model import (
     write_frozen,
     write_steps,
 )
-from benchmarks.shared.report import save_json, setting, setting_text
+from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.cli.show import print_table
 
 RUNS = 15
@@ -70,14 +69,9 @@ def kind(event: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python -m benchmarks.cost.step_profile --batch 16"
-    )
+    parser = command_line(__doc__, "benchmarks.cost.step_profile --batch 16", threads=2)
     parser.add_argument("--network", choices=NETWORKS, default="WRN-40-2")
     parser.add_argument("--batch", type=int, default=64, help="default 64")
-    parser.add_argument("--threads", type=int, default=2, help="default 2")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args()
     found = {}
     with tempfile.TemporaryDirectory(prefix="edgemem-") as text:

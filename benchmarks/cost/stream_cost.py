@@ -6,7 +6,6 @@ demo's kind of stream, random frames whose contexts change. Latency is that of c
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 import edgemem
 from benchmarks.cost.step_cost_model import HP, NETWORKS, adaptive_model
-from benchmarks.shared.report import save_json, setting, setting_text
+from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.cli.show import print_table, progress
 
 BATCH = 16
@@ -121,13 +120,9 @@ def main() -> None:
     """Measure, print, save."""
     from edgemem.export import Choices, export_bundle
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python -m benchmarks.cost.stream_cost --quick"
+    parser = command_line(
+        __doc__, "benchmarks.cost.stream_cost --quick", quick="3 rounds instead of 15", threads=2
     )
-    parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15")
-    parser.add_argument("--threads", type=int, default=2, help="default 2")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args()
     rounds, batches = (3 if options.quick else 15), 20
     with tempfile.TemporaryDirectory(prefix="edgemem-") as text, progress("rounds") as bar:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 import edgemem
-from benchmarks.shared.report import save_json, setting, setting_text, whole
+from benchmarks.shared.report import command_line, save_json, setting, setting_text, whole
 from edgemem.cli.show import print_table
 from edgemem.demo import BUNDLE
 from edgemem.runtime.ownership import Owned, in_turn
@@ -41,12 +39,8 @@ def seconds(call: Callable[[], object], calls: int) -> float:
 
 def main() -> None:
     """Measure in turn, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python -m benchmarks.cost.turn_cost --json turn.json"
-    )
+    parser = command_line(__doc__, "benchmarks.cost.turn_cost --json turn.json")
     parser.add_argument("--rounds", type=whole, default=51, help="default 51")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args()
     idle = Idle()
     with edgemem.open(BUNDLE, threads=1) as runtime:

@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from benchmarks.engines.model import BATCH, NETWORK, STATISTICS, write_forms
-from benchmarks.shared.report import save_json, setting, setting_text
+from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.cli.show import Stages, print_table, progress
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -225,14 +225,8 @@ def draw(path: Path, found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example: python -m benchmarks.engines.compare --json engines.json",
-    )
-    parser.add_argument("--threads", type=int, default=2, help="default 2")
+    parser = command_line(__doc__, "benchmarks.engines.compare --json engines.json", threads=2)
     parser.add_argument("--repeats", type=int, default=15, help="timed steps of each; default 15")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     try:

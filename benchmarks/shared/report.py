@@ -16,6 +16,24 @@ from typing import Any
 PACKAGES = ("edgemem", "numpy", "onnxruntime", "torch", "onnx")
 
 
+def command_line(
+    about: str | None, example: str, *, quick: str | None = None, threads: int | None = None
+) -> argparse.ArgumentParser:
+    """The options that benchmarks share.
+
+    about: docstring of the module. quick: what `--quick` does, where there is one. threads: the
+    default of `--threads`, likewise.
+    """
+    parser = argparse.ArgumentParser(description=about, epilog=f"example: python -m {example}")
+    if quick is not None:
+        parser.add_argument("--quick", action="store_true", help=quick)
+    if threads is not None:
+        parser.add_argument("--threads", type=int, default=threads, help=f"default {threads}")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there too")
+    parser.add_argument("--out", type=Path, default=Path("results"), metavar="FOLDER")
+    return parser
+
+
 def setting(**choices: Any) -> dict[str, Any]:
     """What a reader needs to know to judge or repeat the figures; choices: those of this run."""
     return {
