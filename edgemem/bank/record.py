@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.errors import EdgeMemError, InputError
+from edgemem.errors import InputError
 
 COLUMNS = (
     "id", "path", "version", "parent", "key", "count",
@@ -96,11 +96,11 @@ def seal(values: tuple[Any, ...]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def checked(record: Record, thing: str, error: type[EdgeMemError] = InputError) -> Record:
+def checked(record: Record, thing: str) -> Record:
     """The record, if all its values are ones that may be stored.
 
     Raises:
-        error: which one is not.
+        InputError: which one is not.
     """
     key, provenance = record.key, record.provenance
     valid = {
@@ -117,7 +117,7 @@ def checked(record: Record, thing: str, error: type[EdgeMemError] = InputError) 
         "why": provenance.why.isprintable() and len(provenance.why) <= 1000,
     }
     if wrong := next((name for name, fine in valid.items() if not fine), None):
-        raise error(thing, f"has a {wrong} that cannot be stored", "See docs/bundle-format.md")
+        raise InputError(thing, f"has a {wrong} that cannot be stored", "See docs/bundle-format.md")
     return record
 
 
