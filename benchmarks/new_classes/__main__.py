@@ -147,7 +147,7 @@ def report(
     print(text)
     for group in groups:
         draw(group, options.out / PICTURES / picture(group))
-    command = f"python -m class_incremental.device {shlex.join(options.words)}".strip()
+    command = f"python -m benchmarks.new_classes {shlex.join(options.words)}".strip()
     (options.out / PAGE).write_text(page(groups, costs, blocks, text, command))
     found = {
         "benchmark": "new_classes", "setting": about, "costs": costs, "blocks": blocks,
