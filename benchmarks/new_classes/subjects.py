@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from build_demo import PARTS as IMAGE_PARTS
 from build_demo import SOURCE_FRAMES, drift, load_frames
-from build_demo import train as train_images
 from numpy.typing import NDArray
+from plain_training import train as plainly_trained
 from torch import nn
 
 from benchmarks.adaptation.kept import REPOSITORY
@@ -106,7 +106,8 @@ def images(contexts: Sequence[str]) -> list[Subject]:
 
     def train() -> nn.Module:
         torch.manual_seed(0)
-        return train_images(digits(OWN), frames[chosen], source[1])
+        x = torch.from_numpy(frames[chosen]).float() / 255
+        return plainly_trained(digits(OWN), x, source[1], epochs=40, batch=50)
 
     settings = {"own": own, "frames": SOURCE_FRAMES}
     frozen = _kept("half-digits", settings, digits(OWN), train)
