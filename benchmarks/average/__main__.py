@@ -35,7 +35,6 @@ FRAMES, WINDOW = 2000, 500
 SETTLED = 500  # frames before the first window counts
 GOAL = -1.0  # points
 NO_DATA = "skipped: no data; set EDGEMEM_DATA to a folder with cifar10/, cifar10c/ and fsdd/"
-Right = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
