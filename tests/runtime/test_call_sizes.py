@@ -9,7 +9,7 @@ from scipy.special import entr, softmax
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE, STREAM
-from edgemem.runtime.result import entropies
+from edgemem.runtime.logits import entropies
 
 BATCH = open_bundle(BUNDLE).manifest.frames.batch
 sizes = st.lists(st.integers(1, 2 * BATCH + 3), min_size=1, max_size=8)

@@ -15,7 +15,7 @@ from edgemem.runtime import context_memory
 from edgemem.runtime.guard import CHECK_EVERY
 from edgemem.runtime.ladder import Rung
 from edgemem.runtime.opinion import blended
-from edgemem.runtime.result import entropies
+from edgemem.runtime.logits import entropies
 from edgemem.state import State
 
 CAT, DOG, COW = 2, 3, 4

@@ -15,7 +15,7 @@ from edgemem.runtime.opinion import (
     frozen_share,
     used,
 )
-from edgemem.runtime.result import entropies
+from edgemem.runtime.logits import entropies
 
 CLASSES = 5
 
