@@ -14,8 +14,8 @@ from edgemem.bundle import open_bundle
 from edgemem.runtime import context_memory
 from edgemem.runtime.guard import CHECK_EVERY
 from edgemem.runtime.ladder import Rung
-from edgemem.runtime.opinion import blended
 from edgemem.runtime.logits import entropies
+from edgemem.runtime.opinion import blended
 from edgemem.state import State
 
 CAT, DOG, COW = 2, 3, 4
