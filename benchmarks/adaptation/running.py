@@ -59,7 +59,8 @@ class RunningBundle:
             hyper_parameters=way.hyper_parameters,
         )
         if factor != 1:
-            self._runtime.hyper_parameters["learning_rate"] *= factor
+            rate = factor * self._runtime.hyper_parameters["learning_rate"]
+            self._runtime.hyper_parameters.set(learning_rate=rate)
         self._names = way.contexts
 
     def answer(self, frames: Frames) -> Labels:

@@ -330,7 +330,7 @@ def test_own_classes_forget_what_they_were_taught(bundle, options):
     with opened(bundle, **options) as runtime:
         expected = runtime.predict(frames_of(0, 3)).logits
         runtime.learn(frames_of(0, 3), [0] * 3)
-        runtime.hyper_parameters["prior_weight"] = 0.0
+        runtime.hyper_parameters.set(prior_weight=0.0)
         runtime.forget_class("left")
         runtime._learner.block["shift"][:] = 0
         np.testing.assert_array_equal(runtime.predict(frames_of(0, 3)).logits, expected)
@@ -391,7 +391,7 @@ def test_a_lesson_that_overflows_is_refused_and_changes_nothing(bundle):
     with opened(bundle) as runtime:
         runtime.learn(frames_of(DOG, 2), ["dog"] * 2)
         before = everything(runtime)
-        runtime.hyper_parameters["learn_rate"] = 3e38
+        runtime.hyper_parameters.set(learn_rate=3e38)
         with pytest.raises(InputError, match="give nothing finite"):
             runtime.learn(frames_of(CAT, 1), ["cat"])
         assert everything(runtime) == before

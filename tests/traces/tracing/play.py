@@ -82,7 +82,7 @@ class Player:
             return None
         runtime = self._runtime
         if name == "set":
-            runtime.hyper_parameters[arguments["name"]] = arguments["value"]
+            runtime.hyper_parameters.set({arguments["name"]: arguments["value"]})
             return None
         if name == "classes":
             return [[c.index, c.name, c.own, c.frames] for c in runtime.classes()]
