@@ -53,8 +53,7 @@ class RunningBundle:
             bundle,
             state,
             adapt=way.adapt,
-            adapt_when=way.adapt_when,
-            contexts=way.contexts,
+            options=edgemem.Options(adapt_when=way.adapt_when, contexts=way.contexts),
             threads=threads,
             hyper_parameters=way.hyper_parameters,
         )

@@ -103,7 +103,9 @@ def process(path: str, budget: str, threads: str) -> dict[str, Any]:
     imports = peak_rss_mb()
     least = min(plan.bytes for plan in open_bundle(path).manifest.plans)
     limit = least if budget == "least" else None
-    with edgemem.open(path, threads=int(threads), memory_budget=limit) as runtime:
+    with edgemem.open(
+        path, threads=int(threads), options=edgemem.Options(memory_budget=limit)
+    ) as runtime:
         frames = runtime.bundle.manifest.frames
         x = np.random.default_rng(0).random((frames.batch, *frames.shape), np.float32)
         for _ in range(RUNS):

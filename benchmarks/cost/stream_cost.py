@@ -22,15 +22,15 @@ BATCH = 16
 NAME = "ResNet-20"
 WAYS: dict[str, dict[str, Any]] = {
     "predict only": {"adapt": False},
-    "a step on every batch": {"adapt_when": 1},
-    "on one in 2": {"adapt_when": 2},
-    "on one in 5": {"adapt_when": 5},
-    "on one in 10": {"adapt_when": 10},
+    "a step on every batch": {"options": edgemem.Options(adapt_when=1)},
+    "on one in 2": {"options": edgemem.Options(adapt_when=2)},
+    "on one in 5": {"options": edgemem.Options(adapt_when=5)},
+    "on one in 10": {"options": edgemem.Options(adapt_when=10)},
 }
 LATENCIES: dict[str, dict[str, Any]] = {
     "predict only": {"adapt": False, "threads": 1},
     "step in front": {"threads": 1},
-    "step in the background": {"background": True, "threads": 1},
+    "step in the background": {"options": edgemem.Options(background=True), "threads": 1},
 }
 
 

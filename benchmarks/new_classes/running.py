@@ -32,7 +32,7 @@ class Way:
     """How a device of ours is opened. strangers: whether it meets classes before they are taught.
     teaches: False = it meets the same frames without labels, and learns no class."""
 
-    options: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, Any] = field(default_factory=dict)
     strangers: bool = False
     teaches: bool = True
 
@@ -40,7 +40,7 @@ class Way:
 UNTAUGHT, STILL = f"{OURS}, nothing taught", f"{OURS}, no unlabelled steps"
 WAYS = {
     OURS: Way(),
-    f"{OURS}, prototypes alone": Way({"read": "prototypes"}),
+    f"{OURS}, prototypes alone": Way({"options": edgemem.Options(read="prototypes", cache=GRAPHS)}),
     f"{OURS}, no gradient": Way({"hyper_parameters": {"learn_rate": 0.0}}),
     STILL: Way({"adapt": False}),
     f"{OURS}, strangers in the stream": Way(strangers=True),
@@ -64,7 +64,8 @@ def run_ours(subject: Subject, made: Course, shots: int, way: Way) -> tuple[Accu
     scores, took, written, sizes = [], [], [], []
     with tempfile.TemporaryDirectory(prefix="edgemem-") as text:
         path = Path(text) / "device.db"
-        with edgemem.open(subject.bundle, path, threads=1, cache=GRAPHS, **way.options) as device:
+        choices = {"options": edgemem.Options(cache=GRAPHS), **way.choices}
+        with edgemem.open(subject.bundle, path, threads=1, **choices) as device:
             for number, (met, lesson) in enumerate(zip(stages, made.lessons, strict=True)):
                 for batch in batches(met):
                     device.step(frames[batch])

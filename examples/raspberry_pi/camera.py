@@ -82,8 +82,10 @@ def opened(options: argparse.Namespace) -> edgemem.Runtime:
     return edgemem.open(
         options.bundle,
         options.state,
-        adapt_when=int(when) if when and when.isdigit() else when,
-        memory_budget=options.memory_budget,
+        options=edgemem.Options(
+            adapt_when=int(when) if when and when.isdigit() else when,
+            memory_budget=options.memory_budget,
+        ),
         threads=options.threads,
     )
 
