@@ -8,7 +8,7 @@ import re
 import sys
 from json import loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -19,6 +19,7 @@ from edgemem.version import VERSION
 
 if TYPE_CHECKING:
     from edgemem.manifest import Manifest
+    from edgemem.runtime.options import Provider
     from edgemem.runtime.stream import Stream
 
 BundlePath = Annotated[Path, typer.Argument(help="Folder written by edgemem export.")]
@@ -85,6 +86,7 @@ def run(
     from edgemem.bundle import open_bundle
     from edgemem.runtime.frames import checked
     from edgemem.runtime.replay import replay
+    from edgemem.runtime.options import Provider
     from edgemem.runtime.stream import Stream
     from edgemem.stopping import stopping
 
@@ -111,7 +113,7 @@ def run(
             ),
             hyper_parameters=values,
             threads=threads,
-            provider=provider,
+            provider=cast("Provider", provider),  # checked there
         ) as runtime,
         progress("frames") as bar,
     ):
