@@ -86,7 +86,6 @@ def run(
     from edgemem.bundle import open_bundle
     from edgemem.runtime.frames import checked
     from edgemem.runtime.replay import replay
-    from edgemem.runtime.options import Provider
     from edgemem.runtime.stream import Stream
     from edgemem.stopping import stopping
 
