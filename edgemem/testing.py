@@ -1,11 +1,12 @@
 """For tests of what uses a runtime: backends that answer as told, and a look at what was learnt.
 
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.testing import WatchedBackend, open_with, session_of
 
-backend = WatchedBackend(open_backend(open_bundle(path), "cpu"))
+backend = WatchedBackend(OnnxRuntimeBackend())
 with open_with(path, backend) as runtime:
     runtime.step(frames)
-    assert [call.graph for call in backend.calls] == ["key", "adapt"]
+    assert "adapt" in [call.graph for call in backend.calls]
     assert session_of(runtime).block.is_finite()
 """
 
