@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections import Counter
 from contextlib import closing, contextmanager
+from dataclasses import fields
 from threading import get_ident
 from unittest.mock import patch
 
@@ -17,6 +18,7 @@ from edgemem.bank.written import WrittenBlocks
 from edgemem.errors import EdgeMemError
 from edgemem.state import State
 
+OPTIONS = {field.name for field in fields(edgemem.Options)}
 FRAMES = ("step", "predict", "learn")  # calls that return predictions
 
 
@@ -75,7 +77,10 @@ class Player:
             state = arguments.pop("state", None)
             self._state = None if state is None else self._room / state
             self._commit = None
-            self._runtime = edgemem.open(self._bundle, self._state, **arguments)
+            options = {name: arguments.pop(name) for name in OPTIONS & arguments.keys()}
+            self._runtime = edgemem.open(
+                self._bundle, self._state, options=edgemem.Options(**options), **arguments
+            )
             return None
         if name in ("hide state", "show state"):
             _hide(self._state, back=name == "show state")
