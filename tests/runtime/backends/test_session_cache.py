@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import onnxruntime
 import pytest
+from opening import opened_with
 
 import edgemem
 from edgemem.bundle import open_bundle
@@ -24,7 +25,7 @@ def frames():
 
 
 def outcome(frames, cache):
-    with edgemem.open(BUNDLE, threads=1, cache=cache) as runtime:
+    with opened_with(BUNDLE, threads=1, cache=cache) as runtime:
         logits = [runtime.step(frames[i : i + BATCH]).logits for i in range(0, len(frames), BATCH)]
         return np.concatenate(logits)
 
