@@ -74,7 +74,7 @@ def test_verify_names_every_fault_and_ends_with_2(bank):
     assert "as it was written" in out
     path = bank / "level-2.safetensors"
     with Level(path) as level:
-        places = [level._begin["blocks"] + 20 * row for row in (3, 9)] + [level._begin["count"]]
+        places = [level.begin["blocks"] + 20 * row for row in (3, 9)] + [level.begin["count"]]
     content = bytearray(path.read_bytes())
     for place in places:
         content[place] ^= 1

@@ -155,9 +155,9 @@ def test_a_damaged_row_is_refused_and_its_neighbours_are_read(tmp_path, place):
     path, _, _, blocks = make(tmp_path, LevelShape(1, 4, 2, 6, "int8"))
     with Level(path) as level:
         offset = {
-            "block": level._begin["blocks"] + 2 * 6 + 3,
-            "scale": level._begin["scale"] + 2 * 4 + 3,
-            "crc": level._begin["crc"] + 2 * 4,
+            "block": level.begin["blocks"] + 2 * 6 + 3,
+            "scale": level.begin["scale"] + 2 * 4 + 3,
+            "crc": level.begin["crc"] + 2 * 4,
         }[place]
     flip(path, offset)
     out = np.empty(6, np.float32)
@@ -179,7 +179,7 @@ def flip(path, offset):
 def test_a_damaged_key_is_not_a_number_and_its_neighbours_are_read(tmp_path):
     path, keys, _, _ = make(tmp_path, LevelShape(2, 3, 4, 0))
     with Level(path) as level:
-        offset = level._begin["keys"] + 4 * 4 * 4 + 2
+        offset = level.begin["keys"] + 4 * 4 * 4 + 2
     flip(path, offset)
     with Level(path) as level:
         found = level.children_keys(1)

@@ -36,7 +36,7 @@ def make(folder, storage="float32", depth=3, branch=BRANCH):
 def flip(path, array, index):
     """Flip a bit of an array of a level file."""
     with Level(path) as level:
-        place = level._begin[array] + index
+        place = level.begin[array] + index
     with path.open("r+b") as file:
         file.seek(place)
         byte = file.read(1)[0]
