@@ -15,6 +15,7 @@
 #      bench-new-classes | bench-new-classes-quick |
 #      bench-average | bench-average-quick | bench-turns
 #             what README and docs claim
+# make docs   the site of docs/ in build/site, with the reference of Python and of the commands
 # make dist   wheel and sdist of the last commit, the same to the byte with the same tools
 
 PYTHON ?= python3
@@ -22,10 +23,11 @@ DEMO := .venv-demo
 TEST := .venv-test
 LITERT := .venv-litert
 NPU := .venv-npu
+DOCS := .venv-docs
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all fuzz test-arm64 test-litert test-npu \
+.PHONY: demo docs test test-all fuzz test-arm64 test-litert test-npu \
 	test-oldest test-newest dist torture torture-quick \
 	bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
@@ -49,12 +51,15 @@ test: $(TEST)/installed
 test-all: test
 	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow
 
+docs: $(DOCS)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
 fuzz: $(TEST)/installed
 	PYTHONPATH=tests/fuzz $(TEST)/bin/python -m fuzzing --json build/fuzz/figures.json
 
 torture: $(TEST)/installed
 	OMP_NUM_THREADS=1 $(TEST)/bin/python tests/torture/run.py --json results/torture.json \
-		--plot docs/reliability.png
+		--plot docs/benchmarks/images/reliability.png
 
 torture-quick: $(TEST)/installed
 	OMP_NUM_THREADS=1 $(TEST)/bin/python tests/torture/run.py --quick --json results/torture.json
@@ -109,19 +114,19 @@ bench-method-memory: $(TEST)/installed
 	$(TEST)/bin/python benchmarks/method_memory.py
 
 bench-adaptation: $(TEST)/installed
-	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation --out docs
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation --out docs/benchmarks
 
 bench-adaptation-quick: $(TEST)/installed
 	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation --quick
 
 bench-class-incremental: $(TEST)/installed
-	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental --out docs
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental --out docs/benchmarks
 
 bench-class-incremental-quick: $(TEST)/installed
 	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental --quick
 
 bench-new-classes: $(TEST)/installed
-	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental.device --out docs
+	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental.device --out docs/benchmarks
 
 bench-new-classes-quick: $(TEST)/installed
 	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental.device --quick
@@ -161,6 +166,12 @@ $(TEST)/installed: pyproject.toml constraints.txt
 	$(TEST)/bin/python $(INSTALL) --editable '.[dev]'
 	touch $@
 
+$(DOCS)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python $(INSTALL) 'setuptools>=77'
+	$(DOCS)/bin/python $(INSTALL) --editable '.[docs]'
+	touch $@
+
 $(LITERT)/installed: pyproject.toml tests/targets/constraints-litert.txt
 	$(PYTHON) -m venv $(LITERT)
 	$(LITERT)/bin/python -m pip install --quiet 'setuptools>=77'
@@ -175,4 +186,4 @@ $(NPU)/installed: pyproject.toml tests/targets/constraints-npu.txt
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) .venv-oldest .venv-newest $(LITERT) $(NPU) build dist results *.egg-info
+	rm -rf $(DEMO) $(TEST) $(DOCS) .venv-oldest .venv-newest $(LITERT) $(NPU) build dist results *.egg-info

@@ -1,6 +1,6 @@
 """The manifest of a bundle: what `manifest.json` holds.
 
-The byte-level format is docs/bundle-format.md.
+The byte-level format is docs/formats/bundle.md.
 """
 
 from __future__ import annotations

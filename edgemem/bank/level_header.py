@@ -1,6 +1,6 @@
 """The header of a level file: which arrays lie where, checked before anything relies on it.
 
-A level file is plain safetensors. `docs/bank-format.md` describes it byte by byte.
+A level file is plain safetensors. `docs/formats/bank.md` describes it byte by byte.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def _nothing(bundle: Bundle, provider: str, passed_over: dict[str, str]) -> Inpu
         remedy = f"Export it with --target {known.export}" if here else f"Needed: {known.needs}"
         return InputError(f"provider {provider!r}", passed_over[provider], remedy)
     targets = [PROVIDERS[n].export for n, reason in passed_over.items() if "--target" in reason]
-    remedy = "Install onnxruntime, or LiteRT: docs/targets.md says how"
+    remedy = "Install onnxruntime, or LiteRT: docs/benchmarks/targets.md says how"
     if targets:
         remedy = f"Export it with --target {','.join(sorted(targets))}"
     reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())

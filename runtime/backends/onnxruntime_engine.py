@@ -99,7 +99,7 @@ class OnnxRuntimeGraph:
 
 
 class OnnxRuntimeBackend:
-    """Opens sessions with one set of options, which docs/performance.md gives reasons for.
+    """Opens sessions with one set of options, which docs/benchmarks/performance.md gives reasons for.
 
     threads: 0 = onnxruntime's choice, which is all cores. profile: "latency", or "memory", where
     weights stay in the mapped file and nothing is kept from one run to the next. cache: where
