@@ -3,7 +3,6 @@
 - `build/site-packages/edgemem`: the packages as they are installed, for the reference reads sources there.
 - `reference/commands.md`: what `edgemem --help` and the help of every command print.
 - README files of examples, and pages of the root, with links that still lead somewhere.
-- The list of decisions, from the decisions' own titles.
 """
 
 from __future__ import annotations
@@ -49,9 +48,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     from mkdocs.structure.files import File
 
     commands = File.generated(config, "reference/commands.md", content=commands_page())
-    decisions = File.generated(config, "decisions/index.md", content=decisions_page())
-    for file in (commands, decisions):
-        files.append(file)
+    files.append(commands)
     for source, place in TAKEN.items():
         files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
     return files
@@ -112,16 +109,3 @@ def helps(command: click.Command, name: str) -> list[tuple[str, str]]:
     for below, part in getattr(command, "commands", {}).items():
         found += helps(part, f"{name} {below}")
     return found
-
-
-def decisions_page() -> str:
-    """Titles of all decisions, by room."""
-    page = ["# Decisions", "", "One page for each: what was decided, and why.", ""]
-    for room in sorted((ROOT / "docs" / "decisions").iterdir()):
-        if room.is_dir():
-            page += [f"## {room.name.replace('-', ' ').capitalize()}", ""]
-            for record in sorted(room.glob("*.md")):
-                title = record.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-                page.append(f"- [{title}]({room.name}/{record.name})")
-            page.append("")
-    return "\n".join(page)
