@@ -99,8 +99,8 @@ def read_mammoth(path: Path, run: int = -1) -> AccuracyMatrix:
 def read_table(path: Path, *, percent: bool = False) -> AccuracyMatrix:
     """From lines of numbers with commas between them, as spreadsheets and `numpy.savetxt` write.
 
-    Line i holds the accuracies after task i. Cells above the diagonal may be empty, `nan`, `none` or
-    `-`, or be left out. percent: whether values run to 100.
+    Line i holds the accuracies after task i. Cells above the diagonal may be empty, `nan`, `none`
+    or `-`, or be left out. percent: whether values run to 100.
 
     Raises:
         InputError: missing, a cell that is no number, or see `from_rows`.

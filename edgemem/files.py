@@ -53,6 +53,8 @@ def write_file(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write beside, flush, fsync, rename, fsync the folder: the old file stays until the end.
 
     Args:
+        path: of the file.
+        content: all of it.
         private: readable by its owner alone, for what was learnt on a device; else by all.
 
     Raises:
@@ -87,8 +89,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     An existing folder at `path` is replaced only then; after an error nothing is left behind.
 
     Raises:
-        InputError: something else than a folder is there; the parent folder is missing, read-only or
-            full.
+        InputError: something else than a folder is there; the parent folder is missing, read-only
+            or full.
     """
     import shutil
     import tempfile

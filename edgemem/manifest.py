@@ -34,8 +34,10 @@ class FrameSpec:
 
 @dataclass(frozen=True)
 class HyperParameter:
-    """A scalar input of the graphs. frozen: its value that, with the zero block, gives the
-    frozen model."""
+    """A scalar input of the graphs.
+
+    frozen: its value that, with the zero block, gives the frozen model.
+    """
 
     default: float
     frozen: float

@@ -17,8 +17,10 @@ ALIKE = 1e-3  # differences below it are rounding
 
 
 class Loss(NamedTuple):
-    """value: scalar to minimise. update: scalar bool, False = leave everything as it is.
-    stats: scalars to watch, by name."""
+    """value: scalar to minimise.
+
+    update: scalar bool, False = leave everything as it is. stats: scalars to watch, by name.
+    """
 
     value: Tensor
     update: Tensor
@@ -131,8 +133,10 @@ def prototype_relation(classes: int) -> Objective:
 
 
 def statistics(classes: int) -> Objective:
-    """Nothing: a step without a backward pass, for processors that cannot run one. What the block
-    remembers still moves: moments of every norm and the class prior."""
+    """Nothing: a step without a backward pass, for processors that cannot run one.
+
+    What the block remembers still moves: moments of every norm and the class prior.
+    """
     return replace(tent(classes), name="statistics", learns=False)
 
 

@@ -98,8 +98,8 @@ def check_parity(
 ) -> tuple[Parity, Arrays]:
     """Compare written graphs with torch.
 
-    engine: runs `predict` and `adapt`. exercise: hyper-parameters under which a step surely updates.
-    Returns the figures, and torch's outputs for the reference file.
+    engine: runs `predict` and `adapt`. exercise: hyper-parameters under which a step surely
+    updates. Returns the figures, and torch's outputs for the reference file.
     """
     inputs = {name: value.clone() for name, value in adapt.inputs.items()}
     inputs |= {f"hp.{name}": torch.tensor(value) for name, value in exercise.items()}
@@ -289,8 +289,11 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def _slots(found: Arrays, expected: Arrays) -> dict[str, float]:
-    """Largest difference of every slot, relative to that slot; those of almost nothing but rounding
-    noise are relative to a small part of the largest slot of their kind."""
+    """Largest difference of every slot, relative to that slot.
+
+    Those of almost nothing but rounding noise are relative to a small part of the largest slot of
+    their kind.
+    """
     largest: dict[str, float] = {}
     sizes = {n: float(np.abs(v).max()) for n, v in expected.items() if n.startswith("next.opt.")}
     for name, size in sizes.items():
@@ -311,8 +314,10 @@ def _least(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, f
 
 
 def _difference(found: Array, expected: Array) -> float:
-    """Largest difference, relative to the largest expected value where that is above one; logits of
-    classes that are not there do not count for large."""
+    """Largest difference, relative to the largest expected value where that is above one.
+
+    Logits of classes that are not there do not count for large.
+    """
     if expected.size == 0:
         return 0.0
     if not (np.isfinite(found).all() and np.isfinite(expected).all()):

@@ -21,7 +21,7 @@ def wrong(message: str) -> str | None:
     if not lines:
         return None  # git refuses an empty message itself
     if len(lines[0]) > LONGEST:
-        return f"the subject has {len(lines[0])} characters, more than {LONGEST}: say it in fewer words"
+        return f"the subject has {len(lines[0])} characters, more than {LONGEST}"
     if len(lines) > 1 and lines[1]:
         return "the second line is not empty: leave it so, between subject and body"
     return None

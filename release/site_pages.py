@@ -1,8 +1,8 @@
 """Hooks of mkdocs: what the site has beside docs/ (see mkdocs.yml).
 
-- `build/site-packages/edgemem`: the packages as they are installed, for the reference reads sources there.
-- `reference/commands.md`: what `edgemem --help` and the help of every command print.
-- README files of examples, and pages of the root, with links that still lead somewhere.
+- `build/site-packages/edgemem`: the packages as they are installed, for the reference reads sources
+there. - `reference/commands.md`: what `edgemem --help` and the help of every command print. -
+README files of examples, and pages of the root, with links that still lead somewhere.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links to where files are in the site; one to a file that is not there becomes its name."""
+    """Lead links to where files are in the site.
+
+    One to a file that is not there becomes its name.
+    """
     sources = {place: source for source, place in TAKEN.items()}
     path = page.file.src_uri
     return relinked(markdown, sources.get(path, f"docs/{path}"), path)

@@ -42,10 +42,11 @@ def open(  # noqa: PLR0913 - each is one choice, by name
         bundle: folder written by `edgemem export`.
         state: file to keep what is learnt in, made if missing; None = forget on close.
         adapt: False = predict only, whatever `step` is given.
-        adapt_when: None = as the bundle says, which is 1 unless it was tuned; n = the step runs on one full batch in n; "drift" = while the present context is
-            young, or when its key moves further than it usually does; "2s/min" = as long as steps
-            take no more than so many seconds of a minute. For a budget of energy, divide joules by
-            the watts that the device draws more while it adapts. Contexts are followed always.
+        adapt_when: None = as the bundle says, which is 1 unless it was tuned; n = the step runs on
+            one full batch in n; "drift" = while the present context is young, or when its key moves
+            further than it usually does; "2s/min" = as long as steps take no more than so many
+            seconds of a minute. For a budget of energy, divide joules by the watts that the device
+            draws more while it adapts. Contexts are followed always.
         contexts: keep a block for each context, where the bundle was warmed up. False = one block
             for all; statistics that a block remembers are then stale whenever the context changes.
         keep_frames: False = no frame is ever written to the state file, and those that it holds are
@@ -74,8 +75,9 @@ def open(  # noqa: PLR0913 - each is one choice, by name
     Raises:
         BundleError: the bundle is missing, damaged or altered.
         StateError: the state file is damaged, of another bundle, or cannot be written.
-        InputError: an unknown hyper-parameter, one that is not finite, an unknown `read` or value of
-            `adapt_when`, a number of threads that no engine should start, a memory budget that no plan fits, or a provider that cannot be used here.
+        InputError: an unknown hyper-parameter, one that is not finite, an unknown `read` or value
+            of `adapt_when`, a number of threads that no engine should start, a memory budget that
+            no plan fits, or a provider that cannot be used here.
     """
     # These refuse what they do not know, before anything is opened.
     Settings(threads)

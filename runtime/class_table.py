@@ -132,8 +132,11 @@ class ClassTable:
         return replace(self, names={**self.names, number: name})
 
     def covering(self, rows: Array) -> ClassTable:
-        """With a name for each class that a block knows and the table does not: blocks that were
-        imported come without names. rows: of an array [capacity, ...], zero where not taught."""
+        """With a name for each class that a block knows and the table does not.
+
+        Blocks that were imported come without names. rows: of an array [capacity, ...], zero where
+        not taught.
+        """
         names = dict(self.names)
         for number in np.flatnonzero(rows.reshape(len(rows), -1).any(1)).tolist():
             if number not in names:

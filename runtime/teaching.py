@@ -40,7 +40,7 @@ def teach(lesson: Lesson, graphs: Graphs, learner: Learner, ring: Ring) -> tuple
     """
     block, logits = learner.block, dict[int, Logits]()
     for group in groups(lesson.numbers, max(1, ring.size // LABELLED)):
-        # Where nothing was met yet they have no companions: others of the lesson are of few classes.
+        # Where nothing was met yet they have no companions: others of a lesson are of few classes.
         companions = ring.last(min(ring.size - len(group), ring.count))
         window = np.concatenate([companions, lesson.frames[group]])
         labels = np.full(len(window), -1, np.int64)
@@ -70,8 +70,10 @@ def groups(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def clearing(names: Sequence[str], number: int) -> Callable[[Arrays], Arrays]:
-    """What clears the row of a class in arrays of these names; the same arrays come back where it
-    is clear already."""
+    """What clears the row of a class in arrays of these names.
+
+    The same arrays come back where it is clear already.
+    """
 
     def cleared(arrays: Arrays) -> Arrays:
         changed: Arrays = {}

@@ -46,6 +46,8 @@ def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verifi
     """Check a bundle completely, and compute its reference outputs again.
 
     Args:
+        path: of the bundle.
+        threads: of the engine; 0 = all cores.
         provider: see `edgemem.open`.
 
     Raises:

@@ -51,8 +51,11 @@ def visits_of(
     """The visits of a stream, in order.
 
     Args:
-        contexts: [n], the true name of every frame's context. used: [n], the name that the runtime
-            gave it, or None. wrong, frozen_wrong: [n] or None. first: how many frames are the first.
+        contexts: [n], the true name of every frame's context.
+        used: [n], the name that the runtime gave it, or None.
+        wrong: [n], whether the answer was, or None.
+        frozen_wrong: [n], the same of the frozen model.
+        first: how many frames are the first.
     """
     known: dict[str, set[str]] = {}
     found: list[Visit] = []

@@ -15,9 +15,11 @@ from edgemem.state import State
 def purge(state: State, cleared: Callable[[Arrays], Arrays], why: str) -> None:
     """Write blocks again without what is to go, and delete the earlier versions that hold it.
 
-    What the disk itself, a backup or an export keeps is out of reach; `state.scrub` empties the log.
+    What the disk itself, a backup or an export keeps is out of reach; `state.scrub` empties the
+    log.
 
     Args:
+        state: whose written blocks are gone through.
         cleared: arrays without it; the same dictionary where they hold nothing of it.
         why: for the provenance of what is written.
 

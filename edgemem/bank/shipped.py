@@ -38,8 +38,10 @@ class Fetched:
 
 
 class ShippedBank:
-    """The levels of a folder. Level 1 is pinned in memory, unless it takes more than `cache_bytes`
-    and 32 MiB; of the others, `cache_bytes` are kept.
+    """The levels of a folder.
+
+    Level 1 is pinned in memory, unless it takes more than `cache_bytes` and 32 MiB; of the others,
+    `cache_bytes` are kept.
 
     Memory does not depend on the size of the bank. For one thread; with `prefetch`, a second one
     reads the siblings of the last leaf into the cache.

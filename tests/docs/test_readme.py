@@ -1,4 +1,4 @@
-"""README keeps its promises: it is short, its program prints what it says, its figures are measured."""
+"""README keeps its promises: it is short, its program runs, its figures are measured."""
 
 import contextlib
 import io
