@@ -30,9 +30,10 @@ Figure = float | None
 class AccuracyMatrix:
     """Accuracies of a sequence of tasks.
 
-    values: float64 [tasks, tasks], from 0 to 1, NaN where nothing was measured; that is allowed
-    above the diagonal only, for tasks not learnt yet. untrained: float64 [tasks], of a model that
-    has learnt nothing, or None.
+    Attributes:
+        values: float64 [tasks, tasks], from 0 to 1, NaN where nothing was measured; that is allowed
+            above the diagonal only, for tasks not learnt yet.
+        untrained: float64 [tasks], of a model that has learnt nothing, or None.
 
     Raises:
         InputError: other shapes, values out of range, or missing ones up to the diagonal.

@@ -28,8 +28,9 @@ LEFT_BY_OTHERS = ("readme.md", "thumbs.db", "desktop.ini")
 class Bundle:
     """A verified bundle.
 
-    identity: SHA-256 of the manifest, which holds the hashes of all other files.
-    generic: the block as exported; it belongs to no context and is always there.
+    Attributes:
+        identity: SHA-256 of the manifest, which holds the hashes of all other files.
+        generic: the block as exported; it belongs to no context and is always there.
     """
 
     path: Path

@@ -32,8 +32,9 @@ PIECE = 1 << 20
 class Header:
     """What a file says of an array.
 
-    start: of its values, in bytes from where the header begins. columns: whether they are stored
-    column by column.
+    Attributes:
+        start: of its values, in bytes from where the header begins.
+        columns: whether they are stored column by column.
     """
 
     shape: tuple[int, ...]

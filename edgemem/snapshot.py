@@ -11,7 +11,9 @@ from edgemem.block import Arrays
 class Snapshot:
     """What one commit holds.
 
-    counters: plain numbers by name. damage: what of it, or of later ones, is lost, in words.
+    Attributes:
+        counters: plain numbers by name.
+        damage: what of it, or of later ones, is lost, in words.
     """
 
     arrays: Arrays

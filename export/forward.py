@@ -23,8 +23,10 @@ Arrays = dict[str, Tensor]
 class Function:
     """A pure function with named inputs and outputs, ready to trace.
 
-    inputs: name -> example value, in order. outputs: names, in order.
-    dynamic_batch: whether x may hold any number of frames.
+    Attributes:
+        inputs: name -> example value, in order.
+        outputs: names, in order.
+        dynamic_batch: whether x may hold any number of frames.
     """
 
     inputs: Arrays

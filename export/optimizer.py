@@ -15,7 +15,8 @@ Arrays = dict[str, Tensor]
 class Optimizer:
     """slots: block -> slots at zero, by name.
 
-    update: (block, gradients, slots, hyper-parameters) -> (next block, next slots).
+    Attributes:
+        update: (block, gradients, slots, hyper-parameters) -> (next block, next slots).
     """
 
     name: str

@@ -36,17 +36,19 @@ Engine = Mapping[str, Call]  # by graph
 class Parity:
     """Largest differences, absolute, or relative to the largest value of an output above one.
 
-    frozen: zero block and source statistics against the model that was given, on reference frames
-    and, after a warm-up, on frames of its source (logits).
-    predict: `predict` against torch. first_step: every output of `adapt` but slots against torch.
-    slots: first step's optimiser slots (the gradient, for SGD), each relative to its own largest
-    value, however small; a wrong gradient can hide in the absolute figures.
-    batches: reference batches tried until every output had stayed within its limit on one. Where
-    some ReLU sits on its kink, the gradients before it are off by a jump in one of the two fp32
-    computations; large networks have such a ReLU somewhere in most batches. Outputs of a wrong
-    graph are off on all of them.
-    after_steps: block values after `steps` consecutive steps, of which `updated` changed it.
-    predict_equals_adapt: whether both graphs gave bit-equal logits.
+    Attributes:
+        frozen: zero block and source statistics against the model that was given, on reference
+            frames and, after a warm-up, on frames of its source (logits).
+        predict: `predict` against torch.
+        first_step: every output of `adapt` but slots against torch.
+        slots: first step's optimiser slots (the gradient, for SGD), each relative to its own
+            largest value, however small; a wrong gradient can hide in the absolute figures.
+        batches: reference batches tried until every output had stayed within its limit on one.
+            Where some ReLU sits on its kink, the gradients before it are off by a jump in one of
+            the two fp32 computations; large networks have such a ReLU somewhere in most batches.
+            Outputs of a wrong graph are off on all of them.
+        after_steps: block values after `steps` consecutive steps, of which `updated` changed it.
+        predict_equals_adapt: whether both graphs gave bit-equal logits.
     """
 
     frozen: float

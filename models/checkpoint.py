@@ -73,7 +73,9 @@ def check_writable(out: Path) -> None:
 class Taken:
     """Which weights of a file were taken.
 
-    plain: whether the file holds nothing else. others: what else there matches the model, too.
+    Attributes:
+        plain: whether the file holds nothing else.
+        others: what else there matches the model, too.
     """
 
     name: str

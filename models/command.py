@@ -35,7 +35,8 @@ MOST_THREADS = 1024
 class AttachSettings:
     """Options of `attach` as text; None = not given.
 
-    norm_affine: None = what the step can train.
+    Attributes:
+        norm_affine: None = what the step can train.
     """
 
     parts: str | None

@@ -31,9 +31,12 @@ RIDGE = 1e-4  # keeps the map finite where two numbers of the key always agree
 class SourceKeys:
     """mean: [k] float32.
 
-    whitening: [k, k] float32, with distances as root mean squares: the distance of two keys is the
-    length of whitening @ (a - b). novelty: a distance. entropy: mean of the frozen model's
-    predictions in nats; entropy_deviation: over frames.
+    Attributes:
+        whitening: [k, k] float32, with distances as root mean squares: the distance of two keys is
+            the length of whitening @ (a - b).
+        novelty: a distance.
+        entropy: mean of the frozen model's predictions in nats.
+        entropy_deviation: over frames.
     """
 
     mean: NDArray[np.float32]

@@ -26,8 +26,11 @@ WRAPPED = (("_orig_mod",), ("_orig_mod", "module"))
 class Found:
     """A state dict that matches.
 
-    where: the keys that lead to it. prefix: what its names began with. left: how many tensors
-    beside have other names. averaged: whether it is a mean over training, as EMA and SWA keep them.
+    Attributes:
+        where: the keys that lead to it.
+        prefix: what its names began with.
+        left: how many tensors beside have other names.
+        averaged: whether it is a mean over training, as EMA and SWA keep them.
     """
 
     where: tuple[str, ...]

@@ -26,7 +26,8 @@ SAME = 1e-3  # relative: above it, a value is another one
 class NormUse:
     """How one norm is used. runs: how often in a pass. within: only as a module.
 
-    rows: of its input for each frame, one frame after another; None where rows are not so.
+    Attributes:
+        rows: of its input for each frame, one frame after another; None where rows are not so.
     """
 
     layer: nn.Module
@@ -41,8 +42,9 @@ class NormUse:
 class Trial:
     """norms: those on which the answer depends, in order of their first run.
 
-    classifier: the linear layer that answers, if there is one. rows: of the watched modules, as in
-    `NormUse`.
+    Attributes:
+        classifier: the linear layer that answers, if there is one.
+        rows: of the watched modules, as in `NormUse`.
     """
 
     norms: tuple[NormUse, ...]

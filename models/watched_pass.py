@@ -19,8 +19,10 @@ from edgemem.models.norm_calls import DEFAULT_EPS, marks_of, norm_call
 class Run:
     """One run of one norm.
 
-    within: by its own layer's forward, called as a module. gate: a factor of what it gives, one;
-    the answer has a slope in it where it depends on the norm.
+    Attributes:
+        within: by its own layer's forward, called as a module.
+        gate: a factor of what it gives, one; the answer has a slope in it where it depends on the
+            norm.
     """
 
     layer: nn.Module
@@ -35,7 +37,9 @@ class Run:
 class Pass:
     """What ran in one pass, in order.
 
-    inputs: of the watched modules. linear: layers that answer [n, classes], with their outputs.
+    Attributes:
+        inputs: of the watched modules.
+        linear: layers that answer [n, classes], with their outputs.
     """
 
     runs: list[Run] = field(default_factory=list)

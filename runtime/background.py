@@ -21,7 +21,11 @@ NICENESS = 10
 class Learnt:
     """A finished step.
 
-    window: its frames. block: the one it started from. outputs: of `adapt`. seconds: that it took.
+    Attributes:
+        window: its frames.
+        block: the one it started from.
+        outputs: of `adapt`.
+        seconds: that it took.
     """
 
     window: Frames

@@ -36,8 +36,10 @@ Answers = dict[str, NDArray[np.bool_]]  # whether each is right, by segment
 class Trial:
     """One rate beside no step, on the same frames.
 
-    gain: in accuracy, mean over orders of labels; deviation: of chance in it. orders: gain by
-    order.
+    Attributes:
+        gain: in accuracy, mean over orders of labels.
+        deviation: of chance in it.
+        orders: gain by order.
     """
 
     rate: float

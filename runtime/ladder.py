@@ -29,8 +29,10 @@ MOST_RELAPSES = 8
 class Ladder:
     """rung: where it stands.
 
-    calm: how many checks in a row have passed there. relapses: how often learning has led to an
-    alarm lately; calm times on the ground make up for them.
+    Attributes:
+        calm: how many checks in a row have passed there.
+        relapses: how often learning has led to an alarm lately; calm times on the ground make up
+            for them.
     """
 
     rung: Rung = Rung.LEARN

@@ -16,21 +16,24 @@ log = logging.getLogger(__name__)
 class Event:
     """Something that happened besides predicting.
 
-    kind: "adapted" (the block changed), "learnt" (labelled frames changed it), "familiar" (frames
-    are like the source's: the frozen model answers and nothing is learnt), "unfamiliar" (no longer:
-    the block answers and learns), "unreliable" (the step found nothing to learn from), "skipped" (a
-    step's block was thrown away, or none was made, for something is wrong with it), "restored" (the
-    last good block came back), "reset" (what the context learnt was dropped), "frozen" (the frozen
-    model answers instead, or has half of the answer and more), "recovered" (a block is trusted
-    again), "still" (frames without any difference), "context" (another context began), "damaged" (a
-    commit, a written block or a shipped row could not be read, or does not fit: an earlier one is
-    taken, and without any it counts as zero), "reading" (shipped rows are not there yet; the
-    generic block predicts), "consolidated" (the root took its part of what a context learnt),
-    "refused" (it did not, for another context would suffer), "evicted" (a written block had to make
-    room), "unwritten" (the disk refused a commit; what was learnt stays in memory), "fallback" (an
-    engine that was preferred fails; another one runs), "range" (frames are of another scale than
-    source frames were; told once), "overflow" (an answer holds values that are no numbers,
-    whichever model gives it; its label means nothing).
+    Attributes:
+        kind: "adapted" (the block changed), "learnt" (labelled frames changed it), "familiar"
+            (frames are like the source's: the frozen model answers and nothing is learnt),
+            "unfamiliar" (no longer: the block answers and learns), "unreliable" (the step found
+            nothing to learn from), "skipped" (a step's block was thrown away, or none was made, for
+            something is wrong with it), "restored" (the last good block came back), "reset" (what
+            the context learnt was dropped), "frozen" (the frozen model answers instead, or has half
+            of the answer and more), "recovered" (a block is trusted again), "still" (frames without
+            any difference), "context" (another context began), "damaged" (a commit, a written block
+            or a shipped row could not be read, or does not fit: an earlier one is taken, and
+            without any it counts as zero), "reading" (shipped rows are not there yet; the generic
+            block predicts), "consolidated" (the root took its part of what a context learnt),
+            "refused" (it did not, for another context would suffer), "evicted" (a written block had
+            to make room), "unwritten" (the disk refused a commit; what was learnt stays in memory),
+            "fallback" (an engine that was preferred fails; another one runs), "range" (frames are
+            of another scale than source frames were; told once), "overflow" (an answer holds values
+            that are no numbers, whichever model gives it; its label means nothing).
+        message: what happened, in a sentence for people.
     """
 
     kind: str
@@ -47,12 +50,15 @@ def tell(events: list[Event], kind: str, message: str, level: int = logging.INFO
 class Result:
     """Predictions for n frames, all made before any update on them.
 
-    logits: [n, classes] float32; about -1e4 for a class that is not open. labels: [n] int64, the
-    argmax. entropy: [n] float32, in nats.
-    context: name of the context whose block was used. adapted: whether the block changed in this
-    call. events: what else happened, in order. drift: distance of the last full batch from its
-    context, in units in which a batch of source data is about one from the source; None where
-    contexts are not told apart.
+    Attributes:
+        logits: [n, classes] float32; about -1e4 for a class that is not open.
+        labels: [n] int64, the argmax.
+        entropy: [n] float32, in nats.
+        context: name of the context whose block was used.
+        adapted: whether the block changed in this call.
+        events: what else happened, in order.
+        drift: distance of the last full batch from its context, in units in which a batch of source
+            data is about one from the source; None where contexts are not told apart.
     """
 
     logits: NDArray[np.float32]

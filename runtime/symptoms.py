@@ -29,8 +29,9 @@ FARTHEST = 1.1  # see `farthest`; the zero block, which may be asked for, is at 
 class Evidence:
     """From checks of a block beside two references, in a decaying sum.
 
-    agreed: frames on which the references agree. against: those of them on which the block
-    contradicts both.
+    Attributes:
+        agreed: frames on which the references agree.
+        against: those of them on which the block contradicts both.
     """
 
     agreed: float = 0.0

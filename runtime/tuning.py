@@ -69,8 +69,11 @@ class Errors:
 class Tuned:
     """What was chosen, and how well it does.
 
-    before, after: errors of the bundle's own values and of the choice, on draws that did not choose
-    it. trials: how many choices were tried.
+    Attributes:
+        before: errors of the bundle's own values and of the choice, on draws that did not choose
+            it.
+        after: errors of the bundle's own values and of the choice, on draws that did not choose it.
+        trials: how many choices were tried.
     """
 
     choice: Choice

@@ -26,8 +26,12 @@ HALF_TOLERANCE = 0.1
 class Verification:
     """Largest differences from what torch computed at export, relative to the largest logit.
 
-    frozen: the frozen model. adapt: the logits of an adaptation step. adapted: the logits after
-    it, which depend on every updated array. engine: what computed. limit: of the differences.
+    Attributes:
+        frozen: the frozen model.
+        adapt: the logits of an adaptation step.
+        adapted: the logits after it, which depend on every updated array.
+        engine: what computed.
+        limit: of the differences.
     """
 
     files: int

@@ -16,9 +16,11 @@ Wrong = NDArray[np.bool_]
 class Visit:
     """One stay in a context of the stream.
 
-    number: 1 for the first visit to this context. first_error: of its first frames alone, two
-    steps of them. recognised: part of its frames that got a name which an earlier visit got; None
-    at the first, or where contexts are not told apart. Errors are fractions, None without labels.
+    Attributes:
+        number: 1 for the first visit to this context.
+        first_error: of its first frames alone, two steps of them.
+        recognised: part of its frames that got a name which an earlier visit got; None at the
+            first, or where contexts are not told apart. Errors are fractions, None without labels.
     """
 
     context: str

@@ -35,8 +35,12 @@ INDEX = ("parent", "count", "keys", "scale", "key_crc", "crc")
 class LevelShape:
     """What determines the size of a level file.
 
-    number: 1 for the level below the root. branch: children of a node. key_length: numbers of a
-    key. elements: numbers of a block. storage: float32, float16 or int8.
+    Attributes:
+        number: 1 for the level below the root.
+        branch: children of a node.
+        key_length: numbers of a key.
+        elements: numbers of a block.
+        storage: float32, float16 or int8.
     """
 
     number: int

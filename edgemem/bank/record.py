@@ -29,8 +29,11 @@ PATH = re.compile(r"(?:(?:0|[1-9]\d{0,15})(?:/(?:0|[1-9]\d{0,15}))*(?:/\+)?|\+)?
 class Provenance:
     """Where a block comes from.
 
-    bundle: identity of the bundle. steps: adaptation steps in it. mean_entropy: of the predictions
-    while it was learnt, in nats. why: why it was written, for people.
+    Attributes:
+        bundle: identity of the bundle.
+        steps: adaptation steps in it.
+        mean_entropy: of the predictions while it was learnt, in nats.
+        why: why it was written, for people.
     """
 
     bundle: str

@@ -28,7 +28,10 @@ MOST_REPORTS = 1000
 class Fetched:
     """What a fetch found. values: float32 [elements], the sum of the rows along the path.
 
-    path, distances: as in Descent. faults: readable texts about rows that count as zero.
+    Attributes:
+        path: as in Descent.
+        distances: as in Descent.
+        faults: readable texts about rows that count as zero.
     """
 
     path: tuple[int, ...]

@@ -74,8 +74,12 @@ class Recipe:
 class Progress:
     """Where learning is: steps done of steps in all, and means over the last 50 steps.
 
-    loss: the weighted sum. contrastive, prototype, relation: its terms, without weights. accuracy:
-    on the batches themselves, among the classes of the task.
+    Attributes:
+        loss: the weighted sum.
+        contrastive: its terms, without weights.
+        prototype: its terms, without weights.
+        relation: its terms, without weights.
+        accuracy: on the batches themselves, among the classes of the task.
     """
 
     step: int

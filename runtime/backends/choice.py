@@ -58,8 +58,11 @@ class Settings:
 class Engine:
     """What was chosen.
 
-    provider: its name. why: for people. passed_over: what was preferred, and why it does not run;
-    among them what is here and failed (`failed`).
+    Attributes:
+        provider: its name.
+        why: for people.
+        passed_over: what was preferred, and why it does not run; among them what is here and failed
+            (`failed`).
     """
 
     provider: str

@@ -32,8 +32,9 @@ class Graph(Protocol):
 class Backend(Protocol):
     """An inference engine.
 
-    name: what it is and where it runs, for people. target: the set of a bundle's graphs that it
-    runs.
+    Attributes:
+        name: what it is and where it runs, for people.
+        target: the set of a bundle's graphs that it runs.
     """
 
     name: str
