@@ -28,10 +28,8 @@ PROBE_EVERY = 2  # one of so many frames of a batch takes part in the probe of a
 
 
 class Adaptation:
-    """Adapts the block of a learner to the frames of a ring.
-
-    behind: runs the steps; None = they run at once.
-    """
+    """Adapts the block of a learner to the frames of a ring. behind: runs the steps; None = they
+    run at once."""
 
     def __init__(
         self,

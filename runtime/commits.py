@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from edgemem.runtime.result import Event
     from edgemem.state import State
 
-# What a power cut may cost, whatever the context does: so many steps, and what was learnt in so
-# many seconds. This comes before the next rule.
+# What a power cut may cost, whatever the context does: so many steps, and what was learnt in so many
+# seconds. This comes before the next rule.
 MOST_STEPS, MOST_SECONDS = 64, 60.0
 # Flash wears out. On a change of context a commit comes at most so often in steps, and only if all
 # commits together stay below so many bytes per 1,000 frames.
@@ -33,12 +33,9 @@ STEPS, BYTES = 16, 1 << 20
 
 
 class Commits:
-    """Writes what a learner and its surroundings have learnt.
-
-    step: the last commit's. carried: what it passes on unread, for a runtime that tells contexts
-    apart. moved: whether the context changed since. clock: seconds that only grow. keep_frames:
-    whether recent frames are written.
-    """
+    """Writes what a learner and its surroundings have learnt. step: the last commit's. carried: what
+    it passes on unread, for a runtime that tells contexts apart. moved: whether the context changed
+    since. clock: seconds that only grow. keep_frames: whether recent frames are written."""
 
     def __init__(
         self,
@@ -72,10 +69,7 @@ class Commits:
         return "context change" if self.moved and fits and not reading else None
 
     def put_off(self) -> None:
-        """The disk refuses.
-
-        Try again when as much as a power cut may cost has been learnt again.
-        """
+        """The disk refuses: try again when as much as a power cut may cost has been learnt again."""
         self.step, self._time = self._learner.counters["steps"], self.clock()
 
     def write(
@@ -89,14 +83,10 @@ class Commits:
         between: bool = False,
         alone: bool = False,
     ) -> None:
-        """Commit, all or nothing; `contexts` are settled.
-
-        What opening would refuse gives way to what is sound, which is told, and is never written.
+        """Commit, all or nothing; `contexts` are settled. What opening would refuse gives way to
+        what is sound, which is told, and is never written.
 
         Args:
-            contexts: whose root and leaves are written; None where there are none.
-            events: what is told is added to these.
-            why: for the provenance of written blocks.
             more: arrays for the snapshot.
             alone: delete all earlier snapshots; `scrub` must follow.
             between: a commit that nobody asked for. It spares the flash: recent frames, the
@@ -119,10 +109,8 @@ class Commits:
         self._write(contexts, events, why, more, cleared, between=between, alone=alone)
 
     def _is_writing(self) -> bool:
-        """Whether this call came in the midst of a commit.
-
-        Only the stack knows: whatever else notes it can be left behind by an interrupt.
-        """
+        """Whether this call came in the midst of a commit. Only the stack knows: whatever else notes
+        it can be left behind by an interrupt."""
         frame: FrameType | None = sys._getframe()
         while frame is not None:
             if frame.f_code is Commits._write.__code__ and frame.f_locals["self"] is self:

@@ -58,10 +58,8 @@ class ContextMemory:
 
     @property
     def drift(self) -> float:
-        """Distance of the last key from the present context.
-
-        A source batch is about one from the mean of the source.
-        """
+        """Distance of the last key from the present context; a source batch is about one from the
+        mean of the source."""
         return self.contexts.drift
 
     @property
@@ -78,10 +76,7 @@ class ContextMemory:
         """Follow the key of a batch; the block to go on with, or None to stay with the present.
 
         Args:
-            key: of the batch, as the graph gives it.
-            block: the one in use.
-            probe: judges a block by the frames of this batch.
-            events: what is told is added to these.
+            block: the one in use. probe: judges a block by the frames of this batch.
         """
         before, was_reading = self.contexts, self.reading
         normal = self._source.normal(key)
@@ -105,9 +100,8 @@ class ContextMemory:
         return self._generic if arrived is None else arrived
 
     def glimpse(self, key: Array, noise: float) -> Arrays | None:
-        """The block for a few frames with this key, if they are clearly of another context.
-
-        None where they may be of the present one. Nothing changes.
+        """The block for a few frames with this key, where they are clearly not of the present
+        context; None where they may be. Nothing changes.
 
         noise: how many times as far as that of a full batch such a key scatters.
         """
@@ -126,10 +120,9 @@ class ContextMemory:
     def fall_backs(
         self, without_steps: Arrays, taught: Arrays
     ) -> list[tuple[Arrays, Callable[[], None]]]:
-        """Blocks for a present context whose own has failed, nearest first.
-
-        Each with what makes it the context's own: the root gets nothing of what was learnt on the
-        way there. Nothing of other contexts is lost by any of them.
+        """Blocks for a present context whose own has failed, nearest first, each with what makes
+        it the context's own: the root gets nothing of what was learnt on the way there. Nothing of
+        other contexts is lost by any of them.
 
         without_steps: the block in use without what steps have learnt.
         taught: arrays that labelled frames have changed, of the block in use; all of them get it.
@@ -227,10 +220,8 @@ class ContextMemory:
             tell(events, "evicted", f"{PREFIX}{number} had to make room")
 
     def counters(self) -> dict[str, int]:
-        """For the snapshot, after `write`.
-
-        Where rows are still being read the visit is not told: it begins anew.
-        """
+        """For the snapshot, after `write`. Where rows are still being read the visit is not told:
+        it begins anew."""
         told = replace(self.contexts, present=NONE) if self.reading else self.contexts
         return to_counters(told) | self._versions(told.present)
 
@@ -327,10 +318,8 @@ class ContextMemory:
         return block | {name: self.root[name] for name in self._teaching.arrays}
 
     def _root_from(self, block: Arrays, taught: Collection[str]) -> None:
-        """Take what was taught while contexts were not told apart.
-
-        The root has all of it then, so leaves give up their part, which would count twice.
-        """
+        """Take what was taught while contexts were not told apart. The root has all of it then, so
+        leaves give up their part, which would count twice."""
         told = {name: block[name] for name in taught}
         if all(np.array_equal(self.root[name], told[name]) for name in told):
             return
@@ -367,10 +356,8 @@ class ContextMemory:
         return moved(self.root, self._rows.values)
 
     def _ask_rows(self) -> None:
-        """Ask for the rows of the present context.
-
-        By its path, or, as long as that is unknown, by its key.
-        """
+        """Ask for the rows of the present context: by its path, or, as long as that is unknown,
+        by its key."""
         self._rows, present = NOTHING, self.contexts.present
         if self._shipped is None:
             return

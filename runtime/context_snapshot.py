@@ -15,11 +15,8 @@ COUNTERS = ("present", "rival", "votes", "opened")
 
 
 def to_arrays(contexts: Contexts, arrived: Arrays, spec: BlockSpec) -> Arrays:
-    """What a snapshot holds of contexts, as arrays.
-
-    Spreads of all contexts; key and count of the present one, whose leaf may have been written
-    before they changed; and the shared arrays of the block that the visit began with.
-    """
+    """Spreads of all contexts; key and count of the present one, whose leaf may have been written
+    before they changed; and the shared arrays of the block that the visit began with."""
     known = sorted(contexts.known)
     spreads = [contexts.known[number].spread for number in known]
     shared = {a.name: arrived[a.name] for a in spec.arrays if a.root_share}

@@ -64,10 +64,8 @@ class ContextStore:
         self.kept.root, self.kept.why_root = root, why
 
     def leaf(self, number: int, events: list[Event]) -> Arrays:
-        """The leaf of a known context.
-
-        If that is damaged, which is told, its newest sound version, and zero without any.
-        """
+        """The leaf of a known context; if that is damaged, which is told, its newest sound version,
+        and zero without any."""
         if number in self.kept.leaves:
             return self.kept.leaves[number]
         found = self._newest(f"{PREFIX}{number}", events)
@@ -120,10 +118,8 @@ class ContextStore:
         self.set_root(root, "" if is_generic else "rolled back")
 
     def version(self, number: int | None) -> int | None:
-        """Version of the written leaf of a context (None: of the root).
-
-        0 if there is none, None if the number is damaged.
-        """
+        """Version of the written leaf of a context (None: of the root); 0 if there is none, None if
+        the number is damaged."""
         name = ROOT_ID if number is None else f"{PREFIX}{number}"
         try:
             return 0 if self._written is None else self._written.version(name)
@@ -139,8 +135,7 @@ class ContextStore:
     ) -> list[int]:
         """Write what changed, inside a transaction; numbers of contexts that had to make room.
 
-        `committed` must follow when the transaction has ended well; until then nothing changes
-        here.
+        `committed` must follow when the transaction has ended well; until then nothing changes here.
         """
         if self._written is None:
             return []
@@ -200,10 +195,8 @@ class ContextStore:
         return self._spec.mismatch(arrays) is None and is_sound(arrays)
 
     def _newest(self, name: str, events: list[Event]) -> tuple[int, Arrays] | None:
-        """The newest sound version of root or leaf, and its place among all (0: the current one).
-
-        None without any. What is not current is told.
-        """
+        """The newest sound version of root or leaf, and its place among all (0: the current one);
+        None without any. What is not current is told."""
         found = None
         if self._written is not None:
             versions = self._written.intact(name)

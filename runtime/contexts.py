@@ -28,11 +28,8 @@ FAR = 1e12  # further away than this nothing is told apart, and squares stay in 
 
 @dataclass(frozen=True)
 class SourceKeys:
-    """mean: [k].
-
-    whitening: [k, k]. novelty: the distance beyond which a key is of no context. entropy: mean of
-    the frozen model's predictions, in nats; entropy_deviation: over frames.
-    """
+    """mean: [k]. whitening: [k, k]. novelty: the distance beyond which a key is of no context.
+    entropy: mean of the frozen model's predictions, in nats; entropy_deviation: over frames."""
 
     mean: Key
     whitening: Key
@@ -41,10 +38,8 @@ class SourceKeys:
     entropy_deviation: float = 0.0
 
     def normal(self, key: Key) -> Key:
-        """A finite key in coordinates in which the distance is that of the policy.
-
-        At most `FAR` from the source's mean.
-        """
+        """A finite key in coordinates in which the distance is that of the policy, at most `FAR`
+        from the source's mean."""
         with np.errstate(over="ignore", invalid="ignore"):
             found: Key = self.whitening @ (key - self.mean)
         if np.abs(found).max(initial=0.0) <= FAR / max(1, len(found)):
@@ -56,10 +51,8 @@ class SourceKeys:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """A context: its number, its mean key (normal), and how far its keys lie from that.
-
-    How many batches it has seen, and their mean squared distance from the key.
-    """
+    """A context: its number, its mean key (normal), how many batches it has seen, and their mean
+    squared distance from the key."""
 
     number: int
     key: Key
@@ -109,9 +102,8 @@ def drifting(contexts: Contexts, novelty: float) -> bool:
 
 
 def elsewhere(contexts: Contexts, key: Key, novelty: float) -> int | None:
-    """The context that a (normal) key speaks for, where that is clearly not the present one.
-
-    Its number, or NONE for one that is not known; None where the present one may hold.
+    """The context that a (normal) key speaks for, clearly not the present one: its number, or NONE
+    for one that is not known; None where the present one may hold.
 
     novelty: for keys of few frames, larger than that of batches.
     """

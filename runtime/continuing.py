@@ -27,11 +27,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Found:
-    """What there is to go on from.
-
-    checked: the newest commit that can be taken; None without any. damage: what was passed over, in
-    words.
-    """
+    """What there is to go on from. checked: the newest commit that can be taken; None without any.
+    damage: what was passed over, in words."""
 
     checked: Checked | None = None
     damage: tuple[str, ...] = ()
@@ -50,9 +47,8 @@ class Continuing:
     commits: Commits | None
 
     def find(self, state: State | None) -> Found:
-        """The newest commit with a sound block; nothing changes.
-
-        And the names of its classes, if any commit has those.
+        """The newest commit with a sound block, and the names of its classes if any commit has
+        those; nothing changes.
 
         Raises:
             StateError: the file cannot be read at present.
@@ -99,10 +95,8 @@ class Continuing:
         return self.take_blocks(found, contexts)
 
     def take_blocks(self, found: Found, contexts: ContextMemory | None) -> list[Event]:
-        """Take the blocks that a commit holds; nothing changes if the file cannot be read.
-
-        Raises as `go_on`.
-        """
+        """Take the blocks that a commit holds; nothing changes if the file cannot be read. Raises
+        as `go_on`."""
         checked, generic, learner = found.checked, self.bundle.generic, self.learner
         changed, noticed = None, list[Event]()
         # Equal blocks become one object again: `Learner` must not try the same values twice.

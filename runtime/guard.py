@@ -42,11 +42,8 @@ class Finding:
 
 
 class Guard:
-    """Watches the block of a learner.
-
-    ladder: where it stands. opinion: whether the frozen model answers in its place, or beside it.
-    adapting: whether batches are looked at at all.
-    """
+    """Watches the block of a learner. ladder: where it stands. opinion: whether the frozen model
+    answers in its place, or beside it. adapting: whether batches are looked at at all."""
 
     def __init__(self, bundle: Bundle, graphs: Graphs, learner: Learner, *, adapting: bool) -> None:
         self._adapting = adapting
@@ -109,11 +106,8 @@ class Guard:
     def second_opinion(
         self, window: Frames, key: Array | None, own: Logits, events: list[Event]
     ) -> Logits:
-        """The logits [n, classes] to answer a full batch with.
-
-        The block's own, or those of block and frozen model together; what is found holds for the
-        frames after it, too.
-        """
+        """The logits [n, classes] to answer a full batch with: the block's own, or those of block
+        and frozen model together; what is found holds for the frames after it, too."""
         if self.ladder.rung is Rung.FROZEN:
             return self._learner.frozen(window)
         answered = self.opinion.on(window, key, own, events)
@@ -123,10 +117,8 @@ class Guard:
     def may_learn(
         self, window: Frames, contexts: ContextMemory | None, events: list[Event]
     ) -> bool:
-        """Check the block in use if that is due; whether a step may follow.
-
-        On a batch that nothing was learnt from. Does what the ladder says.
-        """
+        """Check the block in use if that is due, on a batch that nothing was learnt from, and do
+        what the ladder says; whether a step may follow."""
         updates = self._learner.counters["updates"]
         if self.ladder.rung is Rung.LEARN and updates - self._checked < self._pause:
             return True

@@ -1,7 +1,4 @@
-"""Keeps what a runtime has learnt.
-
-It commits that, and closes what the runtime holds, even a lost one.
-"""
+"""Keeps what a runtime has learnt: commits it, and closes what the runtime holds, even a lost one."""
 
 from __future__ import annotations
 
@@ -87,11 +84,8 @@ class Keeper:
         *,
         alone: bool = False,
     ) -> None:
-        """Write everything to the state file, if there is one.
-
-        cleared: takes out of what is written there what shall be forgotten. alone: delete all
-        earlier snapshots.
-        """
+        """Write everything to the state file, if there is one. cleared: takes out of what is
+        written there what shall be forgotten. alone: delete all earlier snapshots."""
         if self._commits is not None:
             contexts = self._contexts.get()
             self._commits.write(
@@ -100,10 +94,8 @@ class Keeper:
         self.changed = False
 
     def commit_if_due(self, events: list[Event]) -> None:
-        """Commit what was learnt if that is due.
-
-        A change of context, or the bound on what a power cut may cost, asks for it.
-        """
+        """Commit what was learnt if a change of context, or the bound on what a power cut may
+        cost, asks for it."""
         if self._commits is None:
             return
         contexts = self._contexts.memory
@@ -127,10 +119,8 @@ class Keeper:
             self._commits.scrub()
 
     def close(self) -> None:
-        """Flush what changed and close.
-
-        What cannot be committed keeps it open; raises as `Runtime.close`.
-        """
+        """Flush what changed and close. What cannot be committed keeps it open; raises as
+        `Runtime.close`."""
         if self.closed:
             return
         try:

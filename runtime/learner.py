@@ -75,10 +75,8 @@ class Learner:
         return logits if np.isfinite(logits).all() else self._graphs.frozen(window)
 
     def with_frozen(self, own: Logits, window: Frames, share: float) -> Logits:
-        """The block's logits [n, classes] of the last frames of a window.
-
-        Blended with those of the frozen model.
-        """
+        """The block's logits [n, classes] of the last frames of a window, blended with those of
+        the frozen model."""
         return blended(own, self.frozen_in_order(window)[-len(own) :], share)
 
     def frozen_in_order(self, window: Frames) -> Logits:

@@ -70,11 +70,8 @@ class Lookout:
             self._borrowed = other
 
     def chosen(self, block: Arrays, n: int) -> tuple[Arrays, int]:
-        """The block that answers n new frames, and how many frames should go through it.
-
-        The block is the learner's or another. The frames are the latest, these included, if there
-        are as many.
-        """
+        """The block that answers n new frames, the learner's or another, and how many of the latest
+        frames, these included, should go through it, if there are as many."""
         if not self._frames.companions:
             return block, n
         if self._borrowed is not None:

@@ -227,10 +227,7 @@ class Runtime(Owned):
 
     @in_turn
     def classes(self) -> list[ClassInfo]:
-        """All classes that are predicted, by number.
-
-        The model's own, and those that were taught.
-        """
+        """All classes that are predicted, by number: the model's own, and those that were taught."""
         return list(self._teacher.table.listed())
 
     @in_turn
@@ -348,10 +345,7 @@ class Runtime(Owned):
         return self._known.get()
 
     def _between(self, recent: NDArray[np.float32], n: int, events: list[Event]) -> Logits:
-        """Logits of the last n of the most recent frames.
-
-        These make no full batch to learn from.
-        """
+        """Logits of the last n of the most recent frames, which make no full batch to learn from."""
         if self._guard.opinion.may_be_familiar(recent):
             return self._learner.frozen(recent[-n:])
         block, beside = self._lookout.chosen(self._learner.block, n)

@@ -96,11 +96,8 @@ class SecondOpinion:
         return key if is_finite({"": key}) else None
 
     def is_familiar(self, window: Frames, key: Array | None, events: list[Event]) -> bool:
-        """Whether this batch goes on what is like the source's; takes note of it.
-
-        Where classes were taught nothing is: the source has none of them. Nor is a batch without a
-        key.
-        """
+        """Whether this batch goes on what is like the source's; takes note of it. Where classes
+        were taught nothing is: the source has none of them. Nor is a batch without a key."""
         before = self._learner.familiar
         found = key is not None and self._goes_on(window, key, before)
         if found and not before:
@@ -111,10 +108,8 @@ class SecondOpinion:
         return found
 
     def may_be_familiar(self, few: Frames) -> bool:
-        """Whether the first frames of all, too few for a batch, may be the source's.
-
-        Statistics that are taken from so few are worse than the source's then.
-        """
+        """Whether the first frames of all, too few for a batch, may be the source's. Statistics that
+        are taken from so few are worse than the source's then."""
         size = self._bundle.manifest.frames.batch
         if not self._companions or not self._may_be or len(few) >= size:
             return False
@@ -138,11 +133,9 @@ class SecondOpinion:
         return is_as_certain(self._seen, source, before)
 
     def on(self, window: Frames, key: Array | None, own: Logits, events: list[Event]) -> Logits:
-        """The answer [n, classes] to a full batch: the block's logits, or both models' together.
-
-        The frozen model's have a part where they deserve a share. Statistics of the source no batch
-        can spoil; without its keys nothing is known of it.
-        """
+        """The block's logits [n, classes] of a full batch, together with the frozen model's where
+        these deserve a share. Statistics of the source no batch can spoil; without its keys nothing
+        is known of it."""
         self._batches += 1
         if not self._companions or key is None:
             return own

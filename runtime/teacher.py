@@ -1,7 +1,4 @@
-"""Classes that are taught on the device: learnt, forgotten, renamed.
-
-Each as a whole or not at all.
-"""
+"""Classes that are taught on the device: learnt, forgotten, renamed; each as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -97,9 +94,8 @@ class Teacher:
         return logits, Event("learnt", self._told(lesson))
 
     def forget(self, label: Label, contexts: ContextMemory | None) -> None:
-        """Forget what was taught of a class, everywhere, and commit that.
-
-        Nobody knows which of the recent frames show it, so all of them go.
+        """Forget what was taught of a class, everywhere, and commit that. Nobody knows which of the
+        recent frames show it, so all of them go.
 
         Raises:
             InputError: see `Runtime.forget_class`.
