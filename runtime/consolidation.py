@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.block import Arrays, BlockSpec
+from edgemem.runtime.result import log_softmax
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ Probe = Callable[[Arrays], Outlook]
 
 def outlook(logits: NDArray[np.float32], frozen_labels: NDArray[np.int64]) -> Outlook:
     """Outlook of logits [n, classes] beside the frozen model's labels [n]; NaN is worst."""
-    shifted = logits - logits.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    log_p = log_softmax(logits)
     p = np.exp(log_p)
     entropy = float(-(p * log_p).sum(1).mean() / np.log(max(2, logits.shape[1])))
     agreement = float((logits.argmax(1) == frozen_labels).mean())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.runtime.result import entropies
+from edgemem.runtime.result import entropies, log_softmax
 
 Logits = NDArray[np.float32]
 SHARES = 1000  # a share is a whole number of these, so that a state file keeps it exactly
 LEAST_SHARE = 0.2  # below it, a second forward pass is not worth its time
 NEWEST = 0.5  # weight of a batch against those before it
-# Chosen in trials; `python benchmarks/second_opinion.py` measures others.
+# Chosen in trials.
 EQUAL = 1.8  # times the frozen model's mean entropy: both answer alike
 SHARPNESS = 4.0
 FAR = 1.0  # root mean square of a whitened key, 1 for source batches: half the odds
@@ -46,16 +46,10 @@ def blended(own: Logits, frozen: Logits, share: float) -> Logits:
     """Logarithms of the probabilities [n, classes] of both models together."""
     if share in (0.0, 1.0):
         return frozen if share else own
-    both = np.logaddexp(_log_softmax(own) + np.log1p(-share), _log_softmax(frozen) + np.log(share))
+    both = np.logaddexp(log_softmax(own) + np.log1p(-share), log_softmax(frozen) + np.log(share))
     result: Logits = both.astype(np.float32)
     return result
 
 
 def _rounded(share: float) -> float:
     return round(SHARES * share) / SHARES
-
-
-def _log_softmax(logits: Logits) -> NDArray[np.float32]:
-    shifted = logits - logits.max(1, keepdims=True)
-    found: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return found

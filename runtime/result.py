@@ -79,9 +79,15 @@ def make_result(
     return Result(logits, labels, entropy, context, adapted, tuple(events), drift)
 
 
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logarithms of the probabilities of logits [n, classes], each row by itself."""
+    shifted = logits - logits.max(1, keepdims=True)
+    log_p: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return log_p
+
+
 def entropies(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Entropy of each prediction in nats, [n]."""
-    shifted = logits - logits.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    log_p = log_softmax(logits)
     entropy: NDArray[np.float32] = -(np.exp(log_p) * log_p).sum(1)
     return entropy

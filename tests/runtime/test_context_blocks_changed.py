@@ -94,7 +94,7 @@ def test_a_damaged_root_gives_way_to_its_newest_intact_version(damage, visits, t
     state = tmp_path / "s.db"
     before = learnt(state, visits * 2)
     with written(state) as blocks:
-        newest, intact, *older = [record.version for record in blocks.history("root")]
+        newest, intact, *older = blocks._table.versions("root")
         payload = blocks._table.read("root", intact)[1]
         expected = unpack(payload, "root", StateError, "")
     with closing(sqlite3.connect(state)) as database, database:
