@@ -22,8 +22,9 @@ from edgemem.runtime.logits import Logits, entropies
 class Outlook:
     """How a block does on the frames of a probe, without labels.
 
-    entropy: mean, as a share of the entropy of a guess. agreement: share of frames with the frozen
-    model's label.
+    Attributes:
+        entropy: mean, as a share of the entropy of a guess.
+        agreement: share of frames with the frozen model's label.
     """
 
     entropy: float

@@ -23,9 +23,15 @@ CLASSES = "classes"  # among what is lost: names that people gave
 class Checked:
     """What a snapshot holds that can be gone on from.
 
-    arrays, counters: those of the snapshot that fit. good: the last sound block. slots: the
-    optimiser's. frames: the recent ones [n, ...]. pending: how many of them wait for a step.
-    table: of classes. lost: parts that do not fit, in words; for each there is what a new start has.
+    Attributes:
+        arrays: those of the snapshot that fit.
+        counters: those of the snapshot that fit.
+        good: the last sound block.
+        slots: the optimiser's.
+        frames: the recent ones [n, ...].
+        pending: how many of them wait for a step.
+        table: of classes.
+        lost: parts that do not fit, in words; for each there is what a new start has.
     """
 
     arrays: Arrays

@@ -1,4 +1,7 @@
-"""Symptoms of a block gone astray, or of frames that spoil it; as pure functions, without labels."""
+"""Symptoms of a block gone astray, or of frames that spoil it.
+
+Pure functions, without labels.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,12 @@ FARTHEST = 1.1  # see `farthest`; the zero block, which may be asked for, is at 
 
 @dataclass(frozen=True)
 class Evidence:
-    """From checks of a block beside two references, in a decaying sum. agreed: frames on which the
-    references agree. against: those of them on which the block contradicts both."""
+    """From checks of a block beside two references, in a decaying sum.
+
+    Attributes:
+        agreed: frames on which the references agree.
+        against: those of them on which the block contradicts both.
+    """
 
     agreed: float = 0.0
     against: float = 0.0
