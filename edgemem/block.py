@@ -187,8 +187,10 @@ class BlockSpec:
 
 
 def is_sound(arrays: Mapping[str, Array]) -> bool:
-    """Whether these are values of a block: neither NaN nor an infinity, nor so large that the sum
-    of a few blocks might become one."""
+    """Whether these are values of a block: neither NaN nor infinite, nor too large.
+
+    Too large are those of which the sum of a few blocks might become infinite.
+    """
     # NaN is neither above nor below anything.
     return all(
         float(array.max()) <= LARGEST_VALUE and float(array.min()) >= -LARGEST_VALUE

@@ -32,8 +32,10 @@ Answer = Mapping[str, float]
 def open_with(
     bundle: Path | str, backend: Backend, state: Path | str | None = None, **options: Any
 ) -> Runtime:
-    """Open a bundle with a backend of your own. options: those of `Runtime`; otherwise as
-    `edgemem.open`, and with its errors."""
+    """Open a bundle with a backend of your own.
+
+    options: those of `Runtime`; otherwise as `edgemem.open`, and with its errors.
+    """
     opened = open_bundle(bundle)
     kept = None if state is None else State(state, opened.identity)
     try:
@@ -95,8 +97,10 @@ class _WatchedGraph:
 
 
 class ScriptedBackend:
-    """Graphs without a network: `adapt` adds to every array what the script says; `predict` answers
-    with the mean of the block's first array.
+    """Graphs without a network.
+
+    `adapt` adds to every array what the script says; `predict` answers with the mean of the block's
+    first array.
 
     Args:
         manifest: of the bundle that is opened with it.

@@ -70,8 +70,10 @@ class ContextBlocks:
 
     @property
     def drift(self) -> float | None:
-        """Distance of the last key from the present context; a source batch is about one from the
-        mean of the source. None where contexts are not told apart."""
+        """Distance of the last key from the present context; None without contexts.
+
+        A source batch is about one from the mean of the source.
+        """
         return self.policy.drift if self.follows else None
 
     def is_drifting(self, files: ContextFiles) -> bool:
@@ -99,7 +101,11 @@ def arrive(
     """Follow the key of a batch to the block of its context.
 
     Args:
-        block: the one in use. probe: judges a block by the frames of this batch.
+        before: the contexts as they were.
+        key: of the batch, finite.
+        block: the one in use.
+        probe: judges a block by the frames of this batch.
+        files: where blocks and rows are read.
     """
     novelty = files.source.novelty
     policy = follow(before.policy, files.source.normal(key), novelty, CAPACITY)
@@ -129,8 +135,10 @@ def arrive(
 def rows_arrived(
     contexts: ContextBlocks, files: ContextFiles, patience: float = PATIENCE
 ) -> Arrival:
-    """Go on with the block of the present context, if its shipped rows are there, or none are to
-    come. patience: seconds to wait for them."""
+    """Go on with the block of the present context, unless its shipped rows are still to come.
+
+    patience: seconds to wait for them.
+    """
     contexts, asked, events = _answered(contexts, patience)
     if contexts.reading:
         text = f"rows of {contexts.name} are on the way; generic block"
@@ -150,8 +158,7 @@ def settle(contexts: ContextBlocks, files: ContextFiles) -> Arrival:
 
 
 def glimpse(contexts: ContextBlocks, key: Array, noise: float, files: ContextFiles) -> Block | None:
-    """The block for a few frames with this key, where they are clearly not of the present context;
-    None where they may be.
+    """The block for a few frames that are clearly not of the present context; else None.
 
     noise: how many times as far as that of a full batch such a key scatters.
     """
@@ -168,9 +175,10 @@ def glimpse(contexts: ContextBlocks, key: Array, noise: float, files: ContextFil
 def fall_backs(
     contexts: ContextBlocks, without_steps: Block, taught: Block, files: ContextFiles
 ) -> Iterator[tuple[Block, ContextBlocks]]:
-    """Blocks for a present context whose own has failed, nearest first, each with the contexts in
-    which it is the context's own: the root gets nothing of what was learnt on the way there.
-    Nothing of other contexts is lost by any of them.
+    """Blocks for a present context whose own has failed, nearest first.
+
+    Each comes with the contexts in which it is the context's own: the root gets nothing of what was
+    learnt on the way there. Nothing of other contexts is lost by any of them.
 
     without_steps: the block in use without what steps have learnt.
     taught: arrays that labelled frames have changed, of the block in use; all of them get it.
@@ -264,8 +272,10 @@ def _asking(contexts: ContextBlocks, files: ContextFiles) -> ContextBlocks:
 
 
 def _answered(contexts: ContextBlocks, patience: float) -> tuple[ContextBlocks, bool, Events]:
-    """With the rows that were asked for, if they are there; whether any were asked for; and what is
-    wrong with them."""
+    """With the rows that were asked for, if they are there.
+
+    Beside it whether any were asked for, and what is wrong with them.
+    """
     if contexts.request is None:
         return contexts, False, ()
     rows = contexts.request.answer(patience)

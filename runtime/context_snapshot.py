@@ -14,8 +14,11 @@ COUNTERS = ("present", "rival", "votes", "opened")
 
 
 def to_arrays(contexts: Contexts, arrived: Block, spec: BlockSpec) -> Arrays:
-    """Spreads of all contexts; key and count of the present one, whose leaf may have been written
-    before they changed; and the shared arrays of the block that the visit began with."""
+    """Spreads of all contexts, key and count of the present one, and how its visit began.
+
+    Its leaf may have been written before key and count changed. Of the block with which the visit
+    began these are the arrays that contexts share.
+    """
     known = sorted(contexts.known)
     spreads = [contexts.known[number].spread for number in known]
     shared = arrived.part(a.name for a in spec.arrays if a.root_share)

@@ -72,8 +72,11 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """seen: of recent frames. looks: batches since the context began. holds: whether the frozen model
-    answers because frames are like the source's."""
+    """seen: of recent frames.
+
+    looks: batches since the context began. holds: whether the frozen model answers because frames
+    are like the source's.
+    """
 
     seen: Seen
     looks: int = 0

@@ -205,7 +205,7 @@ class Runtime(Owned):
 
     @in_turn
     def classes(self) -> list[ClassInfo]:
-        """All classes that are predicted, by number: the model's own, and those that were taught."""
+        """All classes that are predicted, by number: the model's own, and those taught."""
         return list(self._session.all_classes(self.bundle).listed())
 
     @in_turn

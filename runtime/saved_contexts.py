@@ -27,8 +27,10 @@ class LoadedContexts:
 
 
 def saved_contexts(contexts: ContextBlocks, files: ContextFiles) -> Snapshot:
-    """For a commit, after its blocks were written. Where rows are still being read the visit is not
-    told: it begins anew."""
+    """For a commit, after its blocks were written.
+
+    Where rows are still being read the visit is not told: it begins anew.
+    """
     policy = contexts.policy
     told = replace(policy, present=NONE) if contexts.reading else policy
     arrays = to_arrays(policy, contexts.arrived, files.bundle.manifest.block)
@@ -104,8 +106,10 @@ def _versions(present: int, files: ContextFiles) -> dict[str, int]:
 def _root_from(
     contexts: ContextBlocks, block: Block, taught: Collection[str], files: ContextFiles
 ) -> ContextBlocks:
-    """With what was taught while contexts were not told apart. The root has all of it then, so
-    leaves give up their part, which would count twice."""
+    """With what was taught while contexts were not told apart.
+
+    The root has all of it then, so leaves give up their part, which would count twice.
+    """
     root, told = contexts.root, block.part(taught)
     if all(np.array_equal(root[name], told[name]) for name in told):
         return contexts

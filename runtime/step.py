@@ -1,7 +1,7 @@
 """One full batch: what is decided of it, and what becomes of the session when its step has run.
 
-`decide` follows the context and checks the block; `apply` takes what a step learnt, or what is right
-instead, and answers. Both are functions from values to values; between them runs the step.
+`decide` follows the context and checks the block; `apply` takes what a step learnt, or what is
+right instead, and answers. Both are functions from values to values; between them runs the step.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ FROZEN = Event(
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a full batch leads to. session: with the block of its context. learns: whether a step may
-    follow. judged: whether what the block answers is judged beside the frozen model."""
+    """What a full batch leads to.
+
+    session: with the block of its context. learns: whether a step may follow. judged: whether what
+    the block answers is judged beside the frozen model.
+    """
 
     session: Session
     events: Events
