@@ -67,9 +67,7 @@ class Companions:
         teaching = bundle.manifest.teaching
         taught = () if teaching is None else teaching.arrays
         self._remembers = [
-            a.name
-            for a in bundle.manifest.block.arrays
-            if not a.root_share and a.name not in taught
+            a.name for a in bundle.manifest.block.arrays if not a.learns and a.name not in taught
         ]
         self._known: tuple[Block, bool] | None = None
 

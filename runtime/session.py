@@ -101,7 +101,7 @@ class Session:
     def without_steps(self, bundle: Bundle) -> Block:
         """The block in use with what it remembers, but with nothing that followed a gradient."""
         arrays = bundle.manifest.block.arrays
-        return bundle.generic.replace(self.block.part(a.name for a in arrays if not a.root_share))
+        return bundle.generic.replace(self.block.part(a.name for a in arrays if not a.learns))
 
     def taking(self, block: Block, bundle: Bundle) -> Session:
         """Going on with another block; the optimiser starts afresh."""

@@ -12,7 +12,6 @@ from edgemem.block import Array, Arrays, Block
 from edgemem.errors import StateError
 from edgemem.manifest import Manifest
 from edgemem.runtime.class_table import TABLE, ClassTable, own_classes, table_of
-from edgemem.runtime.context_snapshot import is_part
 from edgemem.runtime.frames import bad_frames
 from edgemem.snapshot import Snapshot
 
@@ -121,7 +120,6 @@ def _fits_ring(ring: Array, manifest: Manifest) -> bool:
 _OTHERS: dict[str, Callable[[Block, Manifest], bool]] = {
     "good": lambda part, manifest: _block_fault(part, manifest) is None,
     "opt": _fits_slots,
-    "arrived": lambda part, manifest: is_part(part, manifest.block) and part.is_sound(),
     "guard": lambda part, manifest: part.is_finite(),
     "contexts": lambda part, manifest: part.is_finite(),
 }

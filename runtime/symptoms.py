@@ -71,7 +71,7 @@ def farthest(spec: BlockSpec, source: Block, block: Block) -> float:
     Only arrays that learn count, not statistics. A kernel's distance is in lengths of the source's;
     the root mean square of a scale's or shift's is taken as it is, for one is their natural unit.
     """
-    names = [array.name for array in spec.arrays if array.root_share]
+    names = [array.name for array in spec.arrays if array.learns]
     return max((_moved(source[name], block[name]) for name in names), default=0.0)
 
 
