@@ -1,11 +1,12 @@
 """For tests of what uses a runtime: backends that answer as told, and a look at what was learnt.
 
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.testing import WatchedBackend, open_with, session_of
 
-backend = WatchedBackend(open_backend(open_bundle(path), "cpu"))
+backend = WatchedBackend(OnnxRuntimeBackend())
 with open_with(path, backend) as runtime:
     runtime.step(frames)
-    assert [call.graph for call in backend.calls] == ["key", "adapt"]
+    assert "adapt" in [call.graph for call in backend.calls]
     assert session_of(runtime).block.is_finite()
 """
 
@@ -22,6 +23,8 @@ from edgemem.block import Array, Arrays
 from edgemem.bundle import open_bundle
 from edgemem.manifest import Binding, Manifest
 from edgemem.runtime.backends.protocol import Backend, Graph, TensorSpec
+from edgemem.runtime.batch import Batch
+from edgemem.runtime.frames import checked
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.session import Session
 from edgemem.state import State
@@ -57,6 +60,24 @@ def put_session(runtime: Runtime, session: Session) -> None:
     runtime._keeper.changed = True
 
 
+def batch_of(runtime: Runtime, frames: Array) -> Batch:
+    """Frames as the runtime takes them, to ask its graphs about under any block; they are not noted
+    as frames that came in.
+
+    Raises:
+        InputError: frames that do not fit the bundle.
+    """
+    taken = checked(frames, runtime.bundle.manifest.frames)
+    return Batch(taken, runtime._graphs, dict(runtime.hyper_parameters))
+
+
+def wait_for_step(runtime: Runtime) -> None:
+    """Until the step in the background has finished, if one runs. The next call takes what it
+    learnt, or tells why it failed."""
+    if (behind := runtime._keeper.behind) is not None:
+        behind.wait()
+
+
 @dataclass(frozen=True)
 class Call:
     """One run of a graph."""
@@ -69,19 +90,25 @@ class Call:
 class WatchedBackend:
     """Another backend, whose calls are noted.
 
-    calls: all of them in order. change: given one, what its outputs are to be instead.
+    opened: its graphs by name. calls: all of them in order. change: given one, what its outputs are
+    to be instead.
     """
 
     def __init__(
         self, backend: Backend, change: Callable[[Call], Arrays] = lambda call: call.outputs
     ) -> None:
         self.name, self.target = backend.name, backend.target
+        self.opened: dict[str, Graph] = {}
         self.calls: list[Call] = []
         self.change, self._backend = change, backend
 
     def open(self, path: Path, binding: Binding | None = None) -> Graph:
-        """A graph whose calls are noted under its file's name without suffix."""
-        return _WatchedGraph(path.name.split(".")[0], self._backend.open(path, binding), self)
+        """A graph whose calls are noted under its file's name without suffix; or its own, where the
+        file holds several."""
+        name = "" if binding is None else binding.signature
+        name = name or path.name.split(".")[0]
+        self.opened[name] = self._backend.open(path, binding)
+        return _WatchedGraph(name, self.opened[name], self)
 
 
 class _WatchedGraph:
@@ -141,7 +168,7 @@ class _ScriptedGraph:
         logits = np.full((len(feeds["x"]), self._classes), mean + answer.get("logits", 0))
         outputs: Arrays = {"logits": logits.astype(np.float32), "key": np.zeros(1, np.float32)}
         for name in self._arrays:
-            outputs[f"next.{name}"] = feeds[name] + np.float32(answer.get("add", 0))
+            outputs[f"next.{name}"] = np.asarray(feeds[name] + np.float32(answer.get("add", 0)))
         stats = {"loss": 1.0, "updated": 1.0} | {
             name: value for name, value in answer.items() if name in ("loss", "updated")
         }

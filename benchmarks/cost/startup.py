@@ -33,7 +33,8 @@ session.run(None, feeds)
 """
 STEP = f"""
 import sys, numpy, edgemem
-runtime = edgemem.open(sys.argv[1], threads=2, cache=sys.argv[2] or None)
+options = edgemem.Options(cache=sys.argv[2] or None)
+runtime = edgemem.open(sys.argv[1], threads=2, options=options)
 runtime.step({FRAMES})
 """
 CODE = {  # name -> code, arguments
