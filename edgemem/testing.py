@@ -22,7 +22,11 @@ from edgemem.block import Array, Arrays
 from edgemem.bundle import open_bundle
 from edgemem.manifest import Binding, Manifest
 from edgemem.runtime.backends.protocol import Backend, Graph, TensorSpec
+from edgemem.runtime.batch import Batch
+from edgemem.runtime.frames import checked
 from edgemem.runtime.loop import Runtime
+from edgemem.runtime.result import Events
+from edgemem.runtime.ring import Ring
 from edgemem.runtime.session import Session
 from edgemem.state import State
 
@@ -49,10 +53,44 @@ def session_of(runtime: Runtime) -> Session:
     return runtime._keeper.session
 
 
+def notices_of(runtime: Runtime) -> Events:
+    """What happened between calls, and the next one will tell."""
+    return runtime._keeper.notices
+
+
+def ring_of(runtime: Runtime) -> Ring:
+    """The frames that a runtime holds in memory."""
+    return runtime._ring
+
+
+def state_of(runtime: Runtime) -> State:
+    """Its open state file; opened without one it has none."""
+    assert runtime._state is not None
+    return runtime._state
+
+
 def put_session(runtime: Runtime, session: Session) -> None:
     """Go on from another session, as if it had come about; the next commit writes it."""
     runtime._keeper.take(session)
     runtime._keeper.changed = True
+
+
+def batch_of(runtime: Runtime, frames: Array) -> Batch:
+    """Frames as the runtime takes them, to ask its graphs about under any block; they are not noted
+    as frames that came in.
+
+    Raises:
+        InputError: frames that do not fit the bundle.
+    """
+    taken = checked(frames, runtime.bundle.manifest.frames)
+    return Batch(taken, runtime._graphs, dict(runtime.hyper_parameters))
+
+
+def wait_for_step(runtime: Runtime) -> None:
+    """Until the step in the background has finished, if one runs. The next call takes what it
+    learnt, or tells why it failed."""
+    if (behind := runtime._keeper.behind) is not None:
+        behind.wait()
 
 
 @dataclass(frozen=True)
@@ -67,19 +105,23 @@ class Call:
 class WatchedBackend:
     """Another backend, whose calls are noted.
 
-    calls: all of them in order. change: given one, what its outputs are to be instead.
+    opened: its graphs by name. calls: all of them in order. change: given one, what its outputs are
+    to be instead.
     """
 
     def __init__(
         self, backend: Backend, change: Callable[[Call], Arrays] = lambda call: call.outputs
     ) -> None:
         self.name, self.target = backend.name, backend.target
+        self.opened: dict[str, Graph] = {}
         self.calls: list[Call] = []
         self.change, self._backend = change, backend
 
     def open(self, path: Path, binding: Binding | None = None) -> Graph:
         """A graph whose calls are noted under its file's name without suffix."""
-        return _WatchedGraph(path.name.split(".")[0], self._backend.open(path, binding), self)
+        name = path.name.split(".")[0]
+        self.opened[name] = self._backend.open(path, binding)
+        return _WatchedGraph(name, self.opened[name], self)
 
 
 class _WatchedGraph:

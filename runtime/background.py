@@ -57,11 +57,15 @@ class Background:
         (batch, block, future), self._running = self._running, None
         return Learnt(batch, block, *future.result())
 
-    def drop(self) -> None:
-        """Wait for the step that runs, and forget it, whether or not it failed."""
+    def wait(self) -> None:
+        """Until the step that runs has finished or failed; its outcome is still to be taken."""
         if self._running is not None:
             self._running[2].exception()
-            self._running = None
+
+    def drop(self) -> None:
+        """Wait for the step that runs, and forget it, whether or not it failed."""
+        self.wait()
+        self._running = None
 
     def close(self, *, wait: bool = True) -> None:
         """Drop the step that runs. wait: for its end."""

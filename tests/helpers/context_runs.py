@@ -8,6 +8,7 @@ import edgemem
 from edgemem.bank.written import WrittenBlocks
 from edgemem.demo import BUNDLE
 from edgemem.state import State
+from edgemem.testing import session_of
 
 BATCH = 16
 
@@ -37,7 +38,7 @@ def events(results, kind):
 
 def known(runtime):
     """Names of the contexts that a runtime knows."""
-    return {f"context-{number}" for number in runtime._contexts.contexts.known}
+    return {f"context-{number}" for number in session_of(runtime).contexts.policy.known}
 
 
 @contextmanager
