@@ -10,11 +10,10 @@ from edgemem.block import unpack
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.reference import reference_frames
-from edgemem.runtime.backends.protocol import TensorSpec
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.verify import verify
-from edgemem.testing import ring_of, session_of
+from edgemem.testing import ScriptedBackend, ring_of, session_of
 
 
 def open_demo(**options):
@@ -138,51 +137,13 @@ def test_a_huge_learning_rate_never_leaves_a_broken_block(digits_stream):
     assert all(np.isfinite(array).all() for array in session_of(runtime).block.values())
 
 
-class FakeGraph:
-    """Answers from a script instead of a model."""
-
-    def __init__(self, manifest, script):
-        arrays = [(f"block.{s.name}", s) for s in manifest.block.arrays]
-        arrays += [(f"opt.{s.name}", s) for s in manifest.slots.arrays]
-        self.inputs = {name: TensorSpec(s.shape, s.dtype) for name, s in arrays if script}
-        if not script:
-            self.inputs = {n: TensorSpec(s.shape, s.dtype) for n, s in arrays if n[0] == "b"}
-        self.inputs["x"] = TensorSpec((None, *manifest.frames.shape), "float32")
-        stats = [f"stat.{name}" for name in manifest.stats]
-        nexts = [f"next.{n}" for n in self.inputs if n != "x"]
-        self.outputs = ("logits", "key", *(nexts if script else []), *(stats if script else []))
-        self.script = script
-
-    def run(self, feeds):
-        logits = np.ones((len(feeds["x"]), 10), np.float32)
-        outputs = {"logits": logits, "key": np.zeros(1, np.float32)}
-        if not self.script:
-            return outputs
-        loss, value = self.script.pop(0)
-        for name in self.outputs:
-            if name.startswith("next."):
-                outputs[name] = feeds[name[5:]] + np.float32(value)
-            elif name.startswith("stat."):
-                outputs[name] = np.float32(1.0)
-        return outputs | {"stat.loss": np.float32(loss)}
-
-
-class FakeBackend:
-    name, target = "fake", "onnx"
-
-    def __init__(self, manifest, script):
-        self.manifest, self.script = manifest, script
-
-    def open(self, path, binding=None):
-        return FakeGraph(self.manifest, self.script if path.name == "adapt.onnx" else None)
-
-
 def test_bad_blocks_are_skipped_and_good_ones_restored(digits_stream):
     x, _ = digits_stream
     bundle = open_bundle(BUNDLE)
     bundle = replace(bundle, manifest=replace(bundle.manifest, source=None))  # no graph of keys
-    script = [(1.0, 1.0), (1.0, 1.0), (1.0, np.nan), (np.nan, 1.0), (np.nan, 1.0)]
-    runtime = Runtime(bundle, FakeBackend(bundle.manifest, script), contexts=False)
+    script = [{}, {}, {"add": np.nan}, {"loss": np.nan}, {"loss": np.nan}]
+    script = [{"add": 1.0, **answer} for answer in script]
+    runtime = Runtime(bundle, ScriptedBackend(bundle.manifest, *script), contexts=False)
     name = bundle.manifest.block.arrays[0].name
     source, moves, kinds = bundle.generic[name], [], []
     for start in range(0, 80, 16):
