@@ -118,8 +118,10 @@ class WatchedBackend:
         self.change, self._backend = change, backend
 
     def open(self, path: Path, binding: Binding | None = None) -> Graph:
-        """A graph whose calls are noted under its file's name without suffix."""
-        name = path.name.split(".")[0]
+        """A graph whose calls are noted under its file's name without suffix; or its own, where the
+        file holds several."""
+        name = "" if binding is None else binding.signature
+        name = name or path.name.split(".")[0]
         self.opened[name] = self._backend.open(path, binding)
         return _WatchedGraph(name, self.opened[name], self)
 
@@ -165,8 +167,9 @@ class _ScriptedGraph:
         if script is not None:
             arrays |= {f"opt.{s.name}": s for s in manifest.slots.arrays}
         self._arrays = arrays
-        self.inputs = {n: TensorSpec(s.shape, s.dtype) for n, s in arrays.items()}
-        self.inputs["x"] = TensorSpec((None, *manifest.frames.shape), "float32")
+        frames = TensorSpec((None, *manifest.frames.shape), "float32")
+        specs = {n: TensorSpec(s.shape, s.dtype) for n, s in arrays.items()}
+        self.inputs: Mapping[str, TensorSpec] = {**specs, "x": frames}
         self.outputs = ("logits", "key", *(f"next.{name}" for name in arrays))
         self.outputs += tuple(f"stat.{name}" for name in manifest.stats)
 
@@ -176,10 +179,12 @@ class _ScriptedGraph:
         mean = feeds[next(iter(self._arrays))].mean()
         mean = mean if mean <= self._limit else np.float32(np.nan)
         logits = np.full((len(feeds["x"]), self._classes), mean + answer.get("logits", 0))
-        outputs = {"logits": logits.astype(np.float32), "key": np.zeros(1, np.float32)}
+        outputs: Arrays = {"logits": logits.astype(np.float32), "key": np.zeros(1, np.float32)}
         for name in self._arrays:
-            outputs[f"next.{name}"] = feeds[name] + np.float32(answer.get("add", 0))
+            outputs[f"next.{name}"] = np.asarray(feeds[name] + np.float32(answer.get("add", 0)))
         stats = {"loss": 1.0, "updated": 1.0} | {
             name: value for name, value in answer.items() if name in ("loss", "updated")
         }
-        return outputs | {f"stat.{name}": np.float32(value) for name, value in stats.items()}
+        return outputs | {
+            f"stat.{name}": np.asarray(value, np.float32) for name, value in stats.items()
+        }

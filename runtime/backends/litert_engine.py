@@ -73,7 +73,8 @@ class LiteRtGraph:
             raise BundleError(
                 self._thing, f"fails to run ({error})", "Export the bundle again"
             ) from error
-        return {name: values[f"output_{k}"] for k, name in enumerate(self.outputs)}
+        # LiteRT gives numpy's scalars where an output has no dimension.
+        return {name: np.asarray(values[f"output_{k}"]) for k, name in enumerate(self.outputs)}
 
 
 class LiteRtBackend:

@@ -9,6 +9,7 @@ import edgemem
 from edgemem.export import Choices, export_bundle
 from edgemem.models import attach
 from edgemem.models.networks import digits
+from edgemem.testing import session_of
 
 pytestmark = pytest.mark.slow
 
@@ -34,10 +35,10 @@ def test_the_graph_has_no_backward_pass(bundle):
 def test_only_what_is_remembered_moves(bundle):
     frames = np.random.default_rng(0).random((8, 1, 8, 8)).astype(np.float32)
     with edgemem.open(bundle, threads=1) as runtime:
-        before = runtime._learner.block
+        before = session_of(runtime).block
         assert "learning_rate" not in runtime.hyper_parameters
         assert runtime.step(frames).adapted
-        after = runtime._learner.block
+        after = session_of(runtime).block
     moved = {name for name in before if not np.array_equal(before[name], after[name])}
     assert moved and all("remembered" in name for name in moved)
     assert {name for name in before if "remembered" in name} - moved <= {"remembered_evenness"}

@@ -2,15 +2,20 @@
 
 import os
 import threading
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import edgemem
+from edgemem.block import Block
 from edgemem.demo import BUNDLE, STREAM
 from edgemem.runtime import background as behind_module
 from edgemem.runtime.background import Background
+from edgemem.runtime.batch import Batch
+from edgemem.runtime.commits import Commit
+from edgemem.runtime.graphs import Graphs
+from edgemem.testing import put_session, session_of, wait_for_step
 
 BATCH = 16
 
@@ -31,29 +36,15 @@ def runtime():
 @pytest.fixture
 def gate(monkeypatch):
     """Steps wait until this event is set."""
-    event, start = threading.Event(), Background.start
+    event, step = threading.Event(), Batch.step
 
-    def held(self, window, block, step):
-        def wait():
-            event.wait(60)
-            return step()
+    def held(self, block, slots):
+        event.wait(60)
+        return step(self, block, slots)
 
-        start(self, window, block, wait)
-
-    monkeypatch.setattr(Background, "start", held)
+    monkeypatch.setattr(Batch, "step", held)
     yield event
     event.set()
-
-
-def finished(runtime):
-    deadline = time.monotonic() + 60
-    while not runtime._behind._running[2].done():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def blocks(runtime):
-    return {name: value.copy() for name, value in runtime._learner.block.items()}
 
 
 @pytest.mark.usefixtures("no_opinion")
@@ -67,13 +58,12 @@ def test_a_call_does_not_wait_for_the_step_and_predicts_as_without_it(runtime, g
 
 def test_what_was_learnt_is_used_by_the_next_call_and_equals_a_step_in_front(runtime, frames):
     runtime.step(frames[:BATCH])
-    finished(runtime)
+    wait_for_step(runtime)
     found = runtime.step(frames[BATCH : BATCH + 1])
     assert found.adapted
     with edgemem.open(BUNDLE, threads=1, contexts=False) as front:
         front.step(frames[:BATCH])
-        for name, value in front._learner.block.items():
-            np.testing.assert_array_equal(runtime._learner.block[name], value)
+        assert session_of(runtime).block.has_values_of(session_of(front).block)
 
 
 def test_frames_that_come_while_a_step_waits_are_not_mixed_into_it(runtime, gate, frames):
@@ -84,8 +74,7 @@ def test_frames_that_come_while_a_step_waits_are_not_mixed_into_it(runtime, gate
     runtime.flush()
     with edgemem.open(BUNDLE, threads=1, contexts=False) as front:
         front.step(frames[:BATCH])
-        for name, value in front._learner.block.items():
-            np.testing.assert_array_equal(runtime._learner.block[name], value)
+        assert session_of(runtime).block.has_values_of(session_of(front).block)
 
 
 def broken(*_):
@@ -96,9 +85,9 @@ def test_a_step_that_fails_takes_nothing_else_with_it(tmp_path, monkeypatch, fra
     state = tmp_path / "s.db"
     runtime = edgemem.open(BUNDLE, state, threads=1, background=True, contexts=False)
     runtime.step(frames[:BATCH])
-    finished(runtime)
+    wait_for_step(runtime)
     runtime.step(frames[BATCH : BATCH + 1])
-    monkeypatch.setattr(runtime._graphs, "adapt", broken)
+    monkeypatch.setattr(Graphs, "adapt", broken)
     runtime.step(frames[BATCH + 1 : 2 * BATCH])
     with pytest.raises(edgemem.BundleError):
         runtime.close()
@@ -108,19 +97,18 @@ def test_a_step_that_fails_takes_nothing_else_with_it(tmp_path, monkeypatch, fra
 
 
 def test_a_rollback_works_after_a_step_that_failed(runtime, monkeypatch, frames):
-    monkeypatch.setattr(runtime._graphs, "adapt", broken)
+    monkeypatch.setattr(Graphs, "adapt", broken)
     runtime.step(frames[:BATCH])
-    finished(runtime)
+    wait_for_step(runtime)
     runtime.rollback("zero")
-    for name, value in runtime._graphs.zero.items():
-        np.testing.assert_array_equal(runtime._learner.block[name], value)
+    assert session_of(runtime).block.has_values_of(runtime.bundle.manifest.block.zero())
 
 
 def test_closing_right_after_a_commit_keeps_what_is_being_learnt(tmp_path, gate, frames):
     state = tmp_path / "s.db"
     runtime = edgemem.open(BUNDLE, state, threads=1, background=True, contexts=False)
     runtime.step(frames[:BATCH])
-    runtime._keeper.commit("context change")
+    runtime._keeper.commit(Commit("context change"))
     gate.set()
     runtime.close()
     with edgemem.open(BUNDLE, state, threads=1, contexts=False) as again:
@@ -140,19 +128,18 @@ def test_a_rollback_also_drops_what_is_being_learnt(runtime, gate, frames):
     gate.set()
     runtime.rollback("source")
     runtime.step(frames[BATCH : BATCH + 3])
-    for name, value in runtime.bundle.generic.items():
-        np.testing.assert_array_equal(runtime._learner.block[name], value)
+    assert session_of(runtime).block.has_values_of(runtime.bundle.generic)
 
 
 def test_a_step_whose_block_was_left_is_dropped(runtime, gate, frames):
     runtime.step(frames[:BATCH])
-    runtime._learner.take(blocks(runtime))  # as when another context is taken
+    session = session_of(runtime)
+    other = Block({name: array.copy() for name, array in session.block.items()})
+    put_session(runtime, session.taking(other, runtime.bundle))  # as when another context is taken
     gate.set()
-    finished(runtime)
-    before = blocks(runtime)
+    wait_for_step(runtime)
     assert not runtime.step(frames[BATCH : BATCH + 1]).adapted
-    for name, value in before.items():
-        np.testing.assert_array_equal(runtime._learner.block[name], value)
+    assert session_of(runtime).block is other
 
 
 def test_closing_commits_what_is_being_learnt(tmp_path, frames):
@@ -161,10 +148,7 @@ def test_closing_commits_what_is_being_learnt(tmp_path, frames):
         runtime.step(frames[:BATCH])
     with edgemem.open(BUNDLE, state, threads=1, contexts=False) as again:
         assert again.counters["updates"] == 1
-        assert not np.array_equal(
-            np.concatenate([v.ravel() for v in again._learner.block.values()]),
-            np.concatenate([v.ravel() for v in again.bundle.generic.values()]),
-        )
+        assert not session_of(again).block.has_values_of(again.bundle.generic)
 
 
 @pytest.mark.slow
@@ -175,8 +159,7 @@ def test_contexts_are_followed_and_a_whole_stream_gets_better(frames):
         found = []
         for start in range(0, 1920, BATCH):
             found.append(runtime.step(frames[start : start + BATCH]).labels)
-            if runtime._behind.busy:
-                finished(runtime)  # this stream comes faster than any camera
+            wait_for_step(runtime)  # this stream comes faster than any camera
         assert runtime.counters["updates"] > 50
         error = np.mean(np.concatenate(found) != labels[:1920])
         frozen = np.mean(runtime.predict(frames[:1920], frozen=True).labels != labels[:1920])
@@ -184,9 +167,9 @@ def test_contexts_are_followed_and_a_whole_stream_gets_better(frames):
 
 
 def test_an_error_of_the_step_reaches_the_caller(runtime, monkeypatch, frames):
-    monkeypatch.setattr(runtime._graphs, "adapt", broken)
+    monkeypatch.setattr(Graphs, "adapt", broken)
     runtime.step(frames[:BATCH])
-    finished(runtime)
+    wait_for_step(runtime)
     with pytest.raises(edgemem.BundleError, match="adapt.onnx"):
         runtime.step(frames[BATCH : BATCH + 1])
     monkeypatch.undo()
@@ -197,11 +180,12 @@ def test_an_error_of_the_step_reaches_the_caller(runtime, monkeypatch, frames):
 def test_the_thread_of_steps_yields_to_others_and_the_rest_does_not():
     own, found = os.getpriority(os.PRIO_PROCESS, 0), []
     background = Background()
-    background.start(
-        np.zeros((1,), np.float32),
-        {},
-        lambda: found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())) or {},
-    )
+
+    def step(block, slots):
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return {}
+
+    background.start(SimpleNamespace(step=step), Block({}), Block({}))
     assert background.take(wait=True).outputs == {}
     background.close()
     assert found == [min(own + behind_module.NICENESS, 19)] or found == [behind_module.NICENESS]

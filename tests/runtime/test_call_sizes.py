@@ -9,7 +9,9 @@ from scipy.special import entr, softmax
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE, STREAM
-from edgemem.runtime.result import entropies
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
+from edgemem.runtime.logits import entropies
+from edgemem.testing import WatchedBackend, batch_of, open_with, session_of
 
 BATCH = open_bundle(BUNDLE).manifest.frames.batch
 sizes = st.lists(st.integers(1, 2 * BATCH + 3), min_size=1, max_size=8)
@@ -32,11 +34,8 @@ def by_hand(runtime, x):
     for start in range(0, len(x), BATCH):
         stop = min(start + BATCH, len(x))
         window = x[max(0, stop - BATCH) : stop]
-        parts.append(
-            runtime._graphs.predict(window, runtime._learner.block, runtime.hyper_parameters)[
-                start - stop :
-            ]
-        )
+        logits = batch_of(runtime, window).logits(session_of(runtime).block)
+        parts.append(logits[start - stop :])
     return np.concatenate(parts)
 
 
@@ -61,10 +60,11 @@ def test_predict_is_what_step_returns_next_and_changes_nothing(digits_stream, ca
     start = 0
     for size in calls:
         # Beyond the next step the block changes within the call; up to there both must agree.
-        frames = x[start : start + min(size, asked._ring.missing)]
+        missing = BATCH - session_of(asked).pending
+        frames = x[start : start + min(size, missing)]
         start += len(frames)
         asked.predict(x[data.draw(st.integers(0, 4000)) :][: data.draw(st.integers(1, 40))])
-        full = len(frames) == asked._ring.missing  # the batch itself then says how to answer it
+        full = len(frames) == missing  # the batch itself then says how to answer it
         before = asked.predict(frames).logits
         found = asked.step(frames).logits
         np.testing.assert_array_equal(silent.step(frames).logits, found)
@@ -101,10 +101,9 @@ def test_frames_one_by_one_teach_what_one_heap_teaches(foggy_frames):
         assert single.step(frame).logits.shape == (1, 10)
     heap.step(x[: 5 * BATCH])
     assert single.counters == heap.counters and single.counters["steps"] == 5
-    for name, array in heap._learner.block.items():
-        np.testing.assert_array_equal(single._learner.block[name], array)
-    for name, array in heap._learner.slots.items():
-        np.testing.assert_array_equal(single._learner.slots[name], array)
+    found, expected = session_of(single), session_of(heap)
+    assert found.block.has_values_of(expected.block)
+    assert found.slots.has_values_of(expected.slots)
 
 
 def test_a_heap_is_predicted_with_the_block_of_its_time(digits_stream):
@@ -128,12 +127,13 @@ def test_the_first_frames_ever_are_predicted_at_once(digits_stream):
 
 def test_without_adaptation_step_is_predict_and_the_block_never_changes(digits_stream):
     x, _ = digits_stream
-    runtime, other = opened(adapt=False), opened()
+    backend = WatchedBackend(OnnxRuntimeBackend(1))
+    runtime, other = open_with(BUNDLE, backend, adapt=False), opened()
     np.testing.assert_array_equal(
         runtime.step(x[: 3 * BATCH + 4]).logits, other.predict(x[: 3 * BATCH + 4]).logits
     )
     assert runtime.counters["frames"] == 3 * BATCH + 4 and runtime.counters["steps"] == 0
-    assert "adapt" not in runtime._graphs.opened
+    assert "predict" in backend.opened and "adapt" not in backend.opened
 
 
 def test_the_result_describes_its_own_logits(digits_stream):

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemem.block import ArraySpec, BlockSpec
-from edgemem.runtime.consolidation import Outlook, moved, outlook, shared_part
+from edgemem.block import ArraySpec, Block, BlockSpec
+from edgemem.runtime.consolidation import Outlook, outlook, shared_part
 
 SHARES = st.floats(-1, 1)
 
@@ -53,13 +53,13 @@ def test_the_root_takes_only_its_share_and_it_can_be_taken_back():
             ArraySpec("b", (), "float32"),
         )
     )
-    learnt = {"a": np.float32([1, 2]), "b": np.asarray(np.float32(3))}
+    learnt = Block({"a": np.float32([1, 2]), "b": np.asarray(np.float32(3))})
     part = shared_part(spec, learnt, 1)
     assert list(part) == ["a"]
     np.testing.assert_array_equal(part["a"], np.float32([0.75, 1.5]))
     np.testing.assert_array_equal(shared_part(spec, learnt, 3)["a"], np.float32([0.25, 0.5]))
-    root = {"a": np.float32([1, 1]), "b": np.asarray(np.float32(1))}
-    after = moved(root, part)
+    root = Block({"a": np.float32([1, 1]), "b": np.asarray(np.float32(1))})
+    after = root + part
     np.testing.assert_array_equal(after["a"], np.float32([1.75, 2.5]))
     assert after["b"] is root["b"]
-    np.testing.assert_array_equal(moved(after, part, -1)["a"], root["a"])
+    np.testing.assert_array_equal((after - part)["a"], root["a"])

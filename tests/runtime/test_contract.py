@@ -17,8 +17,6 @@ from edgemem.runtime.contract import (
     check_adapt,
     check_learn,
     check_predict,
-    prefixed,
-    stripped,
 )
 
 MANIFEST = open_bundle(BUNDLE).manifest
@@ -114,11 +112,6 @@ def test_a_step_for_another_number_of_frames_is_refused():
     graph = right("adapt")
     graph.inputs["x"] = TensorSpec((8, *MANIFEST.frames.shape), "float32")
     refused("adapt", graph, f"adapts on 8 frames, not {MANIFEST.frames.batch}")
-
-
-def test_prefixes_come_off_as_they_went_on():
-    arrays = {"a": np.zeros(1), "block.b": np.zeros(1)}
-    assert stripped("block", prefixed("block", arrays) | {"blocks.c": 0, "opt.a": 0}) == arrays
 
 
 def rewritten(path, change):

@@ -1,17 +1,27 @@
 """Guard rails: each fires on a stream made to break it, and what comes after is no worse."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import edgemem
+from edgemem.block import Block
+from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE, STREAM
 from edgemem.errors import InputError
-from edgemem.runtime.guard import CHECK_EVERY
-from edgemem.runtime.ladder import Rung
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
+from edgemem.runtime.context_files import ContextFiles
+from edgemem.runtime.graphs import Graphs
+from edgemem.runtime.guard import CHECK_EVERY, starting_again
+from edgemem.runtime.ladder import Ladder, Rung
 from edgemem.runtime.opinion import blended, used
 from edgemem.runtime.second_opinion import HALF
+from edgemem.runtime.session import Share, Watch
+from edgemem.runtime.step import answer, own_logits
+from edgemem.testing import batch_of, put_session, session_of
 
-BATCH = 16
+BATCH, NO_SHARE = 16, Share()
 
 
 @pytest.fixture(scope="module")
@@ -47,27 +57,33 @@ def error(results, labels):
 def spoil(runtime, change):
     """As if steps had led there: the block in use after a change of every array that learns."""
     spec = runtime.bundle.manifest.block
-    learns = {a.name for a in spec.arrays if a.root_share}
-    block = runtime._learner.block
-    runtime._learner.block = {
-        name: change(name, array).astype(array.dtype) if name in learns else array
-        for name, array in block.items()
-    }
-    runtime._learner.counters["updates"] += CHECK_EVERY
+    session = session_of(runtime)
+    learns = session.block.part(a.name for a in spec.arrays if a.root_share)
+    changed = {name: change(name, array).astype(array.dtype) for name, array in learns.items()}
+    block = session.block.replace(changed)
+    put_session(runtime, replace(session, block=block).counting(updates=CHECK_EVERY))
+
+
+def stand(runtime, watch, share=NO_SHARE):
+    """As if the guard rails had come to stand there, on frames of which nothing is familiar."""
+    session = starting_again(session_of(runtime), ContextFiles(runtime.bundle, None))
+    put_session(runtime, replace(session, watch=watch, share=share))
 
 
 def collapse(runtime, x):
     """Spoil the block, at no great distance, until it names one class, mostly a wrong one."""
-    sound, frozen = runtime._learner.block, runtime.predict(x, frozen=True).labels
-    windows = np.split(x.astype(np.float32) / 255, len(x) // BATCH)
+    sound, frozen = session_of(runtime), runtime.predict(x, frozen=True).labels
+    windows = np.split(x, len(x) // BATCH)
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        runtime._learner.block = sound
+        put_session(runtime, sound)
         spoil(runtime, lambda name, array, rng=rng: array + rng.normal(0, 0.9, array.shape)
               if array.ndim == 1 else array)  # fmt: skip
-        labels = np.concatenate([runtime._learner.own(window, []).argmax(1) for window in windows])
+        found = session_of(runtime)
+        answers = [own_logits(found.block, found, batch_of(runtime, x))[0] for x in windows]
+        labels = np.concatenate(answers).argmax(1)
         if np.bincount(labels).max() >= 0.9 * len(x) and (labels != frozen).mean() > 0.6:
-            return runtime._learner.block
+            return found.block
     raise AssertionError("no such block was found")
 
 
@@ -75,11 +91,11 @@ def test_a_block_that_drifts_away_is_left_for_the_last_good_one(clear):
     x, _ = clear
     with opened() as runtime:
         run(runtime, x[: BATCH * 9])
-        good = runtime._learner.good
+        good = session_of(runtime).good
         spoil(runtime, lambda name, array: array * 3 + 1)
         found = runtime.step(x[:BATCH])
         assert "drifted" in messages([found], "restored")[0]
-        assert runtime._learner.block is good and not found.adapted
+        assert session_of(runtime).block is good and not found.adapted
         after = run(runtime, x[BATCH : 5 * BATCH])
         assert messages(after, "recovered") and after[-1].adapted
 
@@ -106,7 +122,7 @@ def test_all_in_one_class_is_noticed_and_the_frozen_model_is_not_contradicted(cl
         for start in range(BATCH, 12 * BATCH, BATCH):
             found.append(runtime.step(x[start : start + BATCH]))
         assert messages(found, "skipped") or messages(found, "restored") or messages(found, "reset")
-        assert runtime._learner.block is not bad
+        assert session_of(runtime).block is not bad
 
 
 def test_a_stuck_sensor_teaches_nothing(clear):
@@ -114,9 +130,9 @@ def test_a_stuck_sensor_teaches_nothing(clear):
     still = np.repeat(x[:1], 4 * BATCH, axis=0)
     with opened() as runtime:
         run(runtime, x[:BATCH])
-        block = runtime._learner.block
+        block = session_of(runtime).block
         results = run(runtime, still)
-        assert runtime._learner.block is block
+        assert session_of(runtime).block is block
         assert len(messages(results, "still")) == 4
         assert all(result.labels.shape == (BATCH,) for result in results)
         assert run(runtime, x[BATCH : 2 * BATCH])[0].adapted
@@ -148,9 +164,9 @@ def test_the_adapted_model_answers_again_when_it_is_certain(clear, stream):
     other, _, context = stream
     with opened() as runtime:
         burst = run(runtime, x[y == 1][: 4 * BATCH])
-        assert messages(burst, "frozen") and runtime._guard.opinion.share >= HALF
+        assert messages(burst, "frozen") and session_of(runtime).share.of_frozen >= HALF
         results = run(runtime, other[context == "fog"][: 20 * BATCH])
-        assert messages(results, "recovered") and used(runtime._guard.opinion.share) == 0
+        assert messages(results, "recovered") and used(session_of(runtime).share.of_frozen) == 0
 
 
 def test_a_frozen_model_that_is_wrong_with_certainty_gets_no_share_far_from_the_source(stream):
@@ -166,23 +182,22 @@ def test_single_frames_are_answered_with_the_share_of_the_last_batch(clear):
     x, y = clear
     with opened() as runtime:
         run(runtime, x[y == 1][: 2 * BATCH])
-        share = used(runtime._guard.opinion.share)
+        share = used(session_of(runtime).share.of_frozen)
         assert share > 0
-        window = runtime._ring.last(BATCH)
-        own = runtime._learner.own(window, [])
-        read = runtime._graphs.frozen_read(window, runtime.hyper_parameters, {})
-        expected = blended(own, read, share)[-1]
-        found = runtime._learner.answer(window, 1, [])
+        batch, session = batch_of(runtime, x[y == 1][BATCH : 2 * BATCH]), session_of(runtime)
+        read = batch.frozen_in_order(Block({}))
+        expected = blended(batch.logits(session.block), read, share)[-1]
+        found, _ = answer(session, batch, 1)
         np.testing.assert_allclose(found[0], expected, atol=1e-5)
 
 
 def test_a_stream_without_frames_changes_nothing():
     with opened() as runtime:
-        block, counters = runtime._learner.block, dict(runtime.counters)
+        block, counters = session_of(runtime).block, runtime.counters
         empty = np.zeros((0, *runtime.bundle.manifest.frames.shape), np.uint8)
         with pytest.raises(InputError, match="no frames|empty|0 frames"):
             runtime.step(empty)
-        assert runtime._learner.block is block and runtime.counters == counters
+        assert session_of(runtime).block is block and runtime.counters == counters
 
 
 @pytest.mark.slow
@@ -198,7 +213,7 @@ def test_the_frozen_rung_answers_as_the_frozen_model_until_checks_pass(clear):
     x, _ = clear
     with opened() as runtime:
         run(runtime, x[:BATCH])
-        runtime._guard.load({}, {"guard.rung": int(Rung.FROZEN)})
+        stand(runtime, Watch(Ladder(Rung.FROZEN)))
         answers = []
         for start in range(BATCH, 6 * BATCH, BATCH):
             frames = x[start : start + BATCH]
@@ -213,23 +228,23 @@ def test_a_state_file_keeps_the_rung(rung, clear, tmp_path):
     x, _ = clear
     with opened(state=tmp_path / "s.db") as runtime:
         run(runtime, x[:BATCH])
-        runtime._guard.load({}, {"guard.rung": int(rung), "guard.checked": 1, "guard.share": 250})
-        runtime._keeper.changed = True
+        stand(runtime, Watch(Ladder(rung), checked=1), Share(0.25))
     with opened(state=tmp_path / "s.db") as runtime:
-        assert runtime._guard.ladder.rung is rung
-        assert runtime._learner.frozen_share == (1.0 if rung is Rung.FROZEN else 0.25)
+        assert session_of(runtime).watch.ladder.rung is rung
+        assert session_of(runtime).frozen_share == (1.0 if rung is Rung.FROZEN else 0.25)
         runtime.rollback("source")
-        assert runtime._guard.ladder.rung is Rung.LEARN
-        assert runtime._learner.frozen_share == 0
+        assert session_of(runtime).watch.ladder.rung is Rung.LEARN
+        assert session_of(runtime).frozen_share == 0
 
 
 def test_the_second_opinion_is_read_in_order_and_the_frozen_model_is_not(clear):
     x, y = clear
     window = (x[np.argsort(y, kind="stable")][:BATCH] / np.float32(255)).astype(np.float32)
     with opened() as runtime:
-        graphs, parameters = runtime._graphs, dict(runtime.hyper_parameters)
+        parameters = dict(runtime.hyper_parameters)
+        graphs = Graphs(open_bundle(BUNDLE), OnnxRuntimeBackend(1))
         frozen = graphs.frozen(window)
         np.testing.assert_array_equal(runtime.predict(window, frozen=True).logits, frozen)
-        alone = graphs.frozen_read(window, parameters | {"label_order": 0.0}, {})
+        alone = graphs.frozen_read(window, parameters | {"label_order": 0.0}, Block({}))
         np.testing.assert_array_equal(alone, frozen)
-        assert not np.allclose(graphs.frozen_read(window, parameters, {}), frozen, atol=0.1)
+        assert not np.allclose(graphs.frozen_read(window, parameters, Block({})), frozen, atol=0.1)

@@ -2,19 +2,23 @@
 
 import sqlite3
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from context_runs import written
-from teachable import BATCH, CAPACITY, OWN, frames_of, stream_of, write_bundle
+from context_runs import blocks_of
+from teachable import BATCH, CAPACITY, FEATURES, OWN, frames_of, stream_of, write_bundle
 
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import InputError, StateError
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.labels import checked_labels
+from edgemem.runtime.loop import Runtime
 from edgemem.runtime.teaching import groups
 from edgemem.state import State
+from edgemem.testing import put_session, session_of
 
 CAT, DOG, COW = 2, 3, 4
 
@@ -48,15 +52,11 @@ def table(runtime):
 
 def everything(runtime):
     """All that learning could change, in memory."""
-    learner = runtime._learner
-    arrays = [*learner.block.values(), *learner.good.values(), *learner.slots.values()]
-    if runtime._contexts is not None:
-        store = runtime._contexts._store.kept
-        arrays += [
-            *store.root.values(),
-            *(a for n in store.leaves for a in store.leaves[n].values()),
-        ]
-    return b"".join(np.asarray(array).tobytes() for array in arrays), runtime.classes()
+    session = session_of(runtime)
+    kept = session.contexts.kept
+    blocks = [session.block, session.good, session.slots, kept.root, *kept.leaves.values()]
+    arrays = [np.asarray(array) for block in blocks for array in block.values()]
+    return b"".join(array.tobytes() for array in arrays), runtime.classes()
 
 
 def test_a_few_frames_open_a_class_and_nothing_else_is_called_so(bundle, options):
@@ -93,10 +93,12 @@ def test_more_frames_than_a_batch_are_learnt_in_groups(bundle):
     x, y = stream_of([CAT, DOG, COW], 3 * BATCH + 1)
     with opened(bundle, hyper_parameters={"learn_rate": 0.0}) as runtime:
         result = runtime.learn(x, y)
-        frames = runtime._learner.block["prototypes.frames"]
+        frames = session_of(runtime).block["prototypes.frames"]
         np.testing.assert_array_equal(frames, np.bincount(y, minlength=CAPACITY))
         sums = [x[y == number].sum(0) for number in (CAT, DOG, COW)]
-        np.testing.assert_allclose(runtime._learner.block["prototypes.sums"][2:], sums, rtol=1e-5)
+        np.testing.assert_allclose(
+            session_of(runtime).block["prototypes.sums"][2:], sums, rtol=1e-5
+        )
         # A group's logits are from before it: the first knows nothing, the last everything.
         assert (result.labels[:3] < len(OWN)).all() and (result.labels[-3:] == y[-3:]).all()
         assert (runtime.predict(x).labels == y).all()
@@ -110,10 +112,10 @@ def test_groups_take_classes_in_turn():
 def test_without_a_gradient_a_block_takes_running_means_alone(bundle):
     with opened(bundle, hyper_parameters={"learn_rate": 0.0}) as runtime:
         runtime.learn(frames_of(CAT, 3), ["cat"] * 3)
-        assert not runtime._learner.block["shift"].any()
+        assert not session_of(runtime).block["shift"].any()
     with opened(bundle) as runtime:
         runtime.learn(frames_of(CAT, 3), ["cat"] * 3)
-        assert runtime._learner.block["shift"].any()
+        assert session_of(runtime).block["shift"].any()
 
 
 def test_ways_to_read(bundle):
@@ -266,20 +268,18 @@ def test_a_refused_commit_changes_nothing(call, bundle, options, tmp_path, monke
 
 def rows_of(runtime, number):
     """Bytes of the prototype of a class, in whatever is in use."""
-    learner = runtime._learner
-    blocks = [learner.block, learner.good]
-    if runtime._contexts is not None:
-        kept = runtime._contexts._store.kept
-        blocks += [kept.root, *kept.leaves.values()]
+    session = session_of(runtime)
+    kept = session.contexts.kept
+    blocks = [session.block, session.good, kept.root, *kept.leaves.values()]
     rows = [block["prototypes.sums"][number] for block in blocks]
     return {row.tobytes() for row in rows if row.any()}
 
 
 def rows_on_disk(path, number):
     """The same, of all versions of all written blocks and of the snapshots."""
-    with written(path) as blocks:
-        arrays = [blocks.read(r.id)[1]["prototypes.sums"] for r in blocks.listing().records]
-        snapshot = blocks._state.read().arrays
+    arrays = [block["prototypes.sums"] for _, block in blocks_of(path).values()]
+    with closing(State(path, None)) as state:
+        snapshot = state.read().arrays
     arrays += [snapshot[f"{name}.prototypes.sums"] for name in ("block", "good")]
     return {array[number].tobytes() for array in arrays if array[number].any()}
 
@@ -332,7 +332,9 @@ def test_own_classes_forget_what_they_were_taught(bundle, options):
         runtime.learn(frames_of(0, 3), [0] * 3)
         runtime.hyper_parameters["prior_weight"] = 0.0
         runtime.forget_class("left")
-        runtime._learner.block["shift"][:] = 0
+        session = session_of(runtime)
+        still = session.block.replace({"shift": np.zeros(FEATURES, np.float32)})
+        put_session(runtime, replace(session, block=still))
         np.testing.assert_array_equal(runtime.predict(frames_of(0, 3)).logits, expected)
         with pytest.raises(InputError, match="nothing was taught of it"):
             runtime.forget_class("left")
@@ -353,14 +355,15 @@ def test_forget_and_rename_refuse_what_is_not_there(bundle):
 
 def test_a_damaged_block_stops_forgetting(bundle, tmp_path):
     path = tmp_path / "s.db"
-    with opened(bundle, path) as runtime:
+    state = State(path, open_bundle(bundle).identity)
+    with Runtime(open_bundle(bundle), OnnxRuntimeBackend(1), state=state) as runtime:
         for away in (0, 1):
             step_all(runtime, stream_of([0, 1], 3 * BATCH, away=away)[0])
             runtime.learn(frames_of(CAT, 3), ["cat"] * 3)
-        (row,) = runtime._state.rows(
+        (row,) = state.rows(
             "SELECT row FROM block WHERE id = 'context-1' ORDER BY version DESC LIMIT 1"
         )[0]
-        runtime._state.rows("UPDATE payload SET content = x'00' WHERE row = ?", row)
+        state.rows("UPDATE payload SET content = x'00' WHERE row = ?", row)
         before = everything(runtime)
         with pytest.raises(StateError, match="block 'context-1': is damaged"):
             runtime.forget_class("cat")
@@ -401,25 +404,26 @@ def test_a_table_that_does_not_fit_gives_way_to_the_one_before_it(bundle, tmp_pa
     path = tmp_path / "s.db"
     with opened(bundle, path) as runtime:
         runtime.learn(frames_of(CAT, 3), ["cat"] * 3)
-    with written(path) as blocks:
-        snapshot = blocks._state.read()
+    with closing(State(path, None)) as state:
+        snapshot = state.read()
         snapshot.arrays["classes.table"] = np.frombuffer(b"{}", np.uint8)
-        blocks._state.write(snapshot)
+        state.write(snapshot)
     with opened(bundle, path) as runtime:
         assert table(runtime)[CAT] == ("cat", 3)
-        (event,) = runtime._keeper.notices
-        assert event.kind == "damaged" and "classes of a commit does not fit" in event.message
+        events = runtime.step(frames_of(CAT)).events
+        (event,) = [event for event in events if event.kind == "damaged"]
+        assert "classes of a commit does not fit" in event.message
 
 
 def test_a_snapshot_without_a_table_names_what_its_block_knows(bundle, tmp_path):
     path = tmp_path / "s.db"
     with opened(bundle, path) as runtime:
         runtime.learn(frames_of(CAT, 3), ["cat"] * 3)
-    with written(path) as blocks:
-        snapshot = blocks._state.read()
+    with closing(State(path, None)) as state:
+        snapshot = state.read()
         del snapshot.arrays["classes.table"]
-        blocks._state.write(snapshot)
-        blocks._state.write(snapshot)  # neither of the two that are kept has names
+        state.write(snapshot)
+        state.write(snapshot)  # neither of the two that are kept has names
     with opened(bundle, path) as runtime:
         assert table(runtime)[CAT] == ("class-2", 0)
         runtime.rename_class("class-2", "cat")

@@ -1,6 +1,7 @@
 """Labelled and unlabelled frames in turn: neither undoes what the other taught."""
 
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,14 @@ import edgemem
 from edgemem.bank.learnt import open_learnt
 from edgemem.bank.transfer import export_blocks, import_blocks
 from edgemem.bundle import open_bundle
-from edgemem.runtime import context_memory
+from edgemem.runtime import context_blocks
 from edgemem.runtime.guard import CHECK_EVERY
 from edgemem.runtime.ladder import Rung
+from edgemem.runtime.logits import entropies
+from edgemem.runtime.lookahead import Companions, Lookahead
 from edgemem.runtime.opinion import blended
-from edgemem.runtime.result import entropies
 from edgemem.state import State
+from edgemem.testing import batch_of, put_session, session_of
 
 CAT, DOG, COW = 2, 3, 4
 SUMS = "prototypes.sums"
@@ -78,13 +81,13 @@ def test_a_class_is_known_in_every_context_and_best_where_it_was_taught(bundle, 
     with opened(bundle, tmp_path / "s.db") as runtime:
         step_all(runtime, stream_of([0, 1], 4 * BATCH)[0])
         runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
-        here = runtime._learner.block
+        here = session_of(runtime).block
         x, y = stream_of([0, 1, CAT], 4 * BATCH, 1, away=1)
         results = step_all(runtime, x)
         assert results[-1].context != "context-1" and right(results[1:], y[BATCH:]) == 1.0
-        np.testing.assert_allclose(runtime._learner.block[SUMS], 0.5 * here[SUMS], rtol=1e-6)
+        np.testing.assert_allclose(session_of(runtime).block[SUMS], 0.5 * here[SUMS], rtol=1e-6)
         step_all(runtime, stream_of([0, 1, CAT], 2 * BATCH, 2)[0])
-        np.testing.assert_allclose(runtime._learner.block[SUMS], here[SUMS], rtol=1e-6)
+        np.testing.assert_allclose(session_of(runtime).block[SUMS], here[SUMS], rtol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -92,7 +95,8 @@ def test_the_root_takes_the_share_that_the_bundle_says(share, tmp_path):
     with opened(write_bundle(tmp_path / "t.edgemem", root_share=share)) as runtime:
         step_all(runtime, stream_of([0, 1], 2 * BATCH)[0])
         runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
-        root, block = runtime._contexts.root, runtime._learner.block
+        session = session_of(runtime)
+        root, block = session.contexts.root, session.block
         np.testing.assert_array_equal(root[SUMS], share * block[SUMS])
         assert not root["shift"].any() and block["shift"].any()
 
@@ -100,8 +104,8 @@ def test_the_root_takes_the_share_that_the_bundle_says(share, tmp_path):
 def test_before_any_context_the_root_takes_all(bundle):
     with opened(bundle) as runtime:
         runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
-        expected = runtime._learner.block
-        for name, array in runtime._contexts.root.items():
+        expected = session_of(runtime).block
+        for name, array in session_of(runtime).contexts.root.items():
             np.testing.assert_allclose(array, expected[name], rtol=1e-6)
         x, y = stream_of([0, 1, CAT], 2 * BATCH)
         assert right(step_all(runtime, x), y) == 1.0
@@ -111,15 +115,15 @@ def test_what_contexts_leave_is_consolidated_without_what_was_taught(bundle):
     with opened(bundle) as runtime:
         step_all(runtime, stream_of([0, 1], 4 * BATCH, away=1)[0])
         runtime.learn(frames_of(CAT, 4, away=1), ["cat"] * 4)
-        taught = runtime._contexts.root[SUMS]
+        taught = session_of(runtime).contexts.root[SUMS]
         results = step_all(runtime, stream_of([0, 1, CAT], 4 * BATCH, 1, away=2)[0])
         assert events(results, "consolidated")
-        np.testing.assert_array_equal(runtime._contexts.root[SUMS], taught)
-        assert runtime._contexts.root["shift"].any()
+        np.testing.assert_array_equal(session_of(runtime).contexts.root[SUMS], taught)
+        assert session_of(runtime).contexts.root["shift"].any()
 
 
 def test_a_context_that_is_evicted_takes_no_class_with_it(bundle, monkeypatch):
-    monkeypatch.setattr(context_memory, "CAPACITY", 2)
+    monkeypatch.setattr(context_blocks, "CAPACITY", 2)
     with opened(bundle) as runtime:
         step_all(runtime, stream_of([0, 1], 3 * BATCH)[0])
         runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
@@ -130,10 +134,12 @@ def test_a_context_that_is_evicted_takes_no_class_with_it(bundle, monkeypatch):
         assert results[-1].context not in ("context-1", "generic")
 
 
-def spoiled(runtime):
-    """As if steps had led far away."""
-    runtime._learner.block = {**runtime._learner.block, "shift": np.full(6, 50, np.float32)}
-    runtime._learner.counters["updates"] += CHECK_EVERY
+def spoil(runtime, *, good=False):
+    """As if steps had led far away. good: and as if nothing had been found wrong with that."""
+    session = session_of(runtime)
+    block = session.block.replace({"shift": np.full(6, 50, np.float32)})
+    session = replace(session, block=block, good=block if good else session.good)
+    put_session(runtime, session.counting(updates=CHECK_EVERY))
 
 
 @pytest.mark.parametrize("contexts", [True, False])
@@ -141,19 +147,17 @@ def test_guard_rails_keep_what_was_taught(bundle, contexts):
     with opened(bundle, contexts=contexts) as runtime:
         step_all(runtime, stream_of([0, 1], 4 * BATCH)[0])
         runtime.learn(np.concatenate([frames_of(CAT, 4), frames_of(DOG, 4)]), [CAT] * 4 + [DOG] * 4)
-        taught, kinds = runtime._learner.block[SUMS], set()
+        taught, kinds = session_of(runtime).block[SUMS], set()
         x, y = stream_of([CAT, DOG], BATCH, 1)
         for climb in range(12):
-            spoiled(runtime)
-            if climb > 3:
-                runtime._learner.good = runtime._learner.block
+            spoil(runtime, good=climb > 3)
             result = runtime.step(x)
             kinds |= {event.kind for event in result.events}
-            np.testing.assert_allclose(runtime._learner.block[SUMS], taught, rtol=1e-6)
-            if runtime._guard.ladder.rung is Rung.FROZEN:
+            np.testing.assert_allclose(session_of(runtime).block[SUMS], taught, rtol=1e-6)
+            if session_of(runtime).watch.ladder.rung is Rung.FROZEN:
                 assert (result.labels == y).all()
         assert kinds >= {"restored", "reset", "frozen"}
-        assert not runtime._learner.block["remembered_prior"].any()
+        assert not session_of(runtime).block["remembered_prior"].any()
 
 
 def test_taught_classes_are_no_symptom(bundle):
@@ -162,7 +166,7 @@ def test_taught_classes_are_no_symptom(bundle):
         runtime.learn(np.concatenate([frames_of(CAT, 4), frames_of(DOG, 4)]), [CAT] * 4 + [DOG] * 4)
         x, y = stream_of([CAT, DOG], 20 * BATCH)
         results = step_all(runtime, x)
-        assert right(results, y) == 1.0 and runtime._guard.ladder.rung is Rung.LEARN
+        assert right(results, y) == 1.0 and session_of(runtime).watch.ladder.rung is Rung.LEARN
         for kind in ("skipped", "restored", "reset", "frozen"):
             assert not events(results, kind)
 
@@ -171,8 +175,9 @@ def test_a_block_that_fails_on_the_spot_falls_back_to_one_that_knows_the_classes
     with opened(bundle) as runtime:
         step_all(runtime, stream_of([0, 1], 4 * BATCH)[0])
         runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
-        bad = {**runtime._learner.block, "shift": np.full(6, np.nan, np.float32)}
-        runtime._learner.block = runtime._learner.good = bad
+        session = session_of(runtime)
+        bad = session.block.replace({"shift": np.full(6, np.nan, np.float32)})
+        put_session(runtime, replace(session, block=bad, good=bad))
         x, y = stream_of([0, 1, CAT], BATCH, 1)
         results = step_all(runtime, x)
         assert events(results, "restored") and right(results, y) == 1.0
@@ -184,7 +189,7 @@ def test_only_predict_frozen_is_the_frozen_model(bundle):
         before = runtime.predict(x, frozen=True).logits
         runtime.learn(x, ["cat"] * 4)
         np.testing.assert_array_equal(runtime.predict(x, frozen=True).logits, before)
-        assert (runtime._learner.frozen(x).argmax(1) == CAT).all()
+        assert (batch_of(runtime, x).frozen(session_of(runtime).taught).argmax(1) == CAT).all()
 
 
 def test_rollback_takes_the_classes_with_the_block(bundle, tmp_path):
@@ -222,7 +227,7 @@ def test_what_one_block_for_all_was_taught_every_context_knows(bundle, tmp_path)
             x, y = stream_of([0, 1, CAT, DOG], 3 * BATCH, 2, away)
             assert right(step_all(runtime, x)[1:], y[BATCH:]) == 1.0
         # A context's prior is no part of what was taught.
-        assert not runtime._contexts.root["remembered_prior"].any()
+        assert not session_of(runtime).contexts.root["remembered_prior"].any()
 
 
 def test_contexts_off_and_on_again_count_no_lesson_twice(bundle, tmp_path):
@@ -230,13 +235,19 @@ def test_contexts_off_and_on_again_count_no_lesson_twice(bundle, tmp_path):
     with opened(bundle, path) as runtime:
         step_all(runtime, stream_of([0, 1], 3 * BATCH)[0])
         runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
-        before = runtime._learner.block["prototypes.frames"].copy()
+        before = session_of(runtime).block["prototypes.frames"]
     for _ in range(3):
         with opened(bundle, path, contexts=False) as runtime:
             step_all(runtime, x)
         with opened(bundle, path) as runtime:
             step_all(runtime, x)
-            np.testing.assert_allclose(runtime._learner.block["prototypes.frames"], before)
+            np.testing.assert_allclose(session_of(runtime).block["prototypes.frames"], before)
+
+
+def borrow(runtime):
+    """As if the latest frames had been found to be of another context."""
+    session = session_of(runtime)
+    put_session(runtime, replace(session, lookahead=Lookahead(borrowed=session.block)))
 
 
 @pytest.mark.parametrize("to", ["source", "zero", "commit"])
@@ -244,26 +255,26 @@ def test_a_borrowed_block_is_dropped_when_another_is_taken(bundle, to):
     with opened(bundle) as runtime:
         step_all(runtime, stream_of([0, 1], 3 * BATCH)[0])
         runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
-        runtime._lookout._borrowed = runtime._learner.block
+        borrow(runtime)
         runtime.rollback(to)
-        assert runtime._lookout._borrowed is None
+        assert session_of(runtime).lookahead.borrowed is None
 
 
 def test_a_borrowed_block_is_dropped_when_classes_change(bundle):
     with opened(bundle) as runtime:
         step_all(runtime, stream_of([0, 1], 3 * BATCH)[0])
         runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
-        runtime._lookout._borrowed = runtime._learner.block
+        borrow(runtime)
         runtime.forget_class("cat")
-        assert runtime._lookout._borrowed is None
+        assert session_of(runtime).lookahead.borrowed is None
 
 
 def test_taught_classes_do_not_say_that_a_context_is_known(bundle):
     with opened(bundle) as runtime:
         runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
-        assert not runtime._lookout.knows(runtime._learner.block)
+        assert not Companions(runtime.bundle).knows(session_of(runtime).block)
         step_all(runtime, stream_of([0, 1], BATCH)[0])
-        assert runtime._lookout.knows(runtime._learner.block)
+        assert Companions(runtime.bundle).knows(session_of(runtime).block)
 
 
 def test_classes_that_are_not_open_are_no_trouble_to_answers_of_both_models():
@@ -286,7 +297,7 @@ def test_blocks_that_move_to_another_device_keep_their_classes_but_not_the_names
         import_blocks(state, tmp_path / "blocks.safetensors")
     with opened(bundle, tmp_path / "other.db") as runtime:
         x, y = stream_of([0, 1, CAT], 2 * BATCH)
-        assert {SUMS, "prototypes.frames"} <= set(runtime._learner.carries)
+        assert {SUMS, "prototypes.frames"} <= set(session_of(runtime).classes.taught)
         assert right(step_all(runtime, x), y) == 1.0
         assert names(runtime)[CAT] == "class-2"
         runtime.learn(frames_of(DOG, 2), ["dog"] * 2)

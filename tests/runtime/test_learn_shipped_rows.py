@@ -10,8 +10,8 @@ import edgemem
 from edgemem.bank.build import build_bank
 from edgemem.bank.ship import ship
 from edgemem.bank.shipped import ShippedBank
-from edgemem.runtime import context_memory
-from edgemem.runtime.shipped_rows import ShippedRows
+from edgemem.runtime import context_blocks, keeper
+from edgemem.testing import session_of
 
 CAT, SUMS = 2, "prototypes.sums"
 
@@ -40,20 +40,20 @@ def test_the_leaf_has_the_rest_and_rows_have_nothing(bundle, tmp_path):
     path = tmp_path / "s.db"
     with edgemem.open(bundle, path, threads=1) as runtime:
         step_all(runtime, stream_of([0, 1], 3 * BATCH)[0])
-        assert runtime._contexts._rows.path
+        assert session_of(runtime).contexts.rows.path
         runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
-        expected = dict(runtime._learner.block)
-        np.testing.assert_array_equal(runtime._contexts.root[SUMS], 0.5 * expected[SUMS])
+        expected = session_of(runtime).block
+        np.testing.assert_array_equal(session_of(runtime).contexts.root[SUMS], 0.5 * expected[SUMS])
     with edgemem.open(bundle, path, threads=1) as runtime:
         for name, array in expected.items():
-            np.testing.assert_array_equal(runtime._learner.block[name], array)
+            np.testing.assert_array_equal(session_of(runtime).block[name], array)
         for away in (1, 0):
             x, y = stream_of([0, 1, CAT], 3 * BATCH, 1, away)
             results = step_all(runtime, x)
             assert (results[-1].labels == y[-BATCH:]).all()
-        np.testing.assert_allclose(runtime._learner.block[SUMS], expected[SUMS], rtol=1e-5)
+        np.testing.assert_allclose(session_of(runtime).block[SUMS], expected[SUMS], rtol=1e-5)
         runtime.forget_class("cat")
-        assert not any(runtime._learner.block[name][CAT].any() for name in TAUGHT)
+        assert not any(session_of(runtime).block[name][CAT].any() for name in TAUGHT)
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -65,22 +65,22 @@ def test_what_is_taught_while_rows_are_read_is_every_contexts(bundle, later, tmp
         return sum_rows(bank, path, faults)
 
     monkeypatch.setattr(ShippedBank, "sum_rows", hang)
-    monkeypatch.setattr(context_memory, "LAST_PATIENCE", 0.1)
-    monkeypatch.setattr(ShippedRows.close, "__defaults__", (0.1,))
+    for module in (context_blocks, keeper):
+        monkeypatch.setattr(module, "LAST_PATIENCE", 0.1)
     path = tmp_path / "s.db"
     with edgemem.open(bundle, path, threads=1) as runtime:
         runtime.learn(frames_of(0, 2), ["left"] * 2)
         step_all(runtime, stream_of([0, 1], 2 * BATCH)[0])
-        assert runtime._contexts.reading
+        assert session_of(runtime).contexts.reading
         runtime.learn(frames_of(CAT, 4), ["cat"] * 4)
-        taught = runtime._learner.block[SUMS]
-        assert runtime._contexts.reading and taught[CAT].any() and taught[0].any()
-        np.testing.assert_array_equal(runtime._contexts.root[SUMS], taught)
+        taught = session_of(runtime).block[SUMS]
+        assert session_of(runtime).contexts.reading and taught[CAT].any() and taught[0].any()
+        np.testing.assert_array_equal(session_of(runtime).contexts.root[SUMS], taught)
         if later:
             ready.set()
             x, y = stream_of([0, 1, CAT], 2 * BATCH, 1)
             assert (step_all(runtime, x)[-1].labels == y[-BATCH:]).all()
-            np.testing.assert_array_equal(runtime._learner.block[SUMS], taught)
+            np.testing.assert_array_equal(session_of(runtime).block[SUMS], taught)
     ready.set()
     with edgemem.open(bundle, path, threads=1) as runtime:
         x, y = stream_of([0, 1, CAT], 2 * BATCH, 1)

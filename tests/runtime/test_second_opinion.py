@@ -1,6 +1,7 @@
 """On frames like the source's the frozen model answers and nothing is learnt; elsewhere it does not."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,14 @@ from teachable import BATCH as FEW
 from teachable import frames_of, stream_of, write_bundle
 
 import edgemem
+from edgemem.block import Block
 from edgemem.demo import BUNDLE, STREAM
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
+from edgemem.runtime.context_files import ContextFiles
 from edgemem.runtime.opinion import frozen_share
+from edgemem.runtime.second_opinion import second_opinion
+from edgemem.runtime.step import answer, own_logits
+from edgemem.testing import WatchedBackend, batch_of, open_with, session_of
 
 BATCH = 16
 
@@ -116,24 +123,24 @@ def test_a_state_file_goes_on_where_it_was(frames, tmp_path):
 def test_a_rollback_forgets_what_was_seen(frames):
     with opened() as runtime:
         run(runtime, frames["clear"][0][: 8 * BATCH])
-        assert runtime._learner.familiar
+        assert session_of(runtime).familiarity.holds
         runtime.rollback("source")
-        assert not runtime._learner.familiar
+        assert not session_of(runtime).familiarity.holds
 
 
 def test_frames_of_another_context_are_not_answered_as_familiar_ones(frames):
-    """Between batches the lookout may find a block for frames that are no longer familiar."""
+    """Between batches the lookahead may find a block for frames that are no longer familiar."""
     x, _ = frames["fog"]
     with opened() as runtime:
         run(runtime, frames["clear"][0][: 8 * BATCH])
-        learner, window = runtime._learner, (x[:BATCH] / np.float32(255)).astype(np.float32)
-        assert learner.familiar
-        other = {name: array.copy() for name, array in learner.block.items()}
-        found = learner.answer(window, 2, [], other)
-        np.testing.assert_array_equal(found, learner.own(window, [], other)[-2:])
+        session, batch = session_of(runtime), batch_of(runtime, x[:BATCH])
+        assert session.familiarity.holds
+        other = Block({name: array.copy() for name, array in session.block.items()})
+        found, _ = answer(session, batch, 2, other)
+        np.testing.assert_array_equal(found, own_logits(other, session, batch)[0][-2:])
         np.testing.assert_allclose(
-            learner.answer(window, 2, [], learner.block),
-            runtime.predict(window[-2:], frozen=True).logits,
+            answer(session, batch, 2, session.block)[0],
+            runtime.predict(x[BATCH - 2 : BATCH], frozen=True).logits,
             atol=1e-5,
         )
 
@@ -143,10 +150,10 @@ def test_who_does_not_adapt_is_answered_by_the_block_whatever_was_found_before(f
     with opened(state=tmp_path / "s.db") as runtime:
         run(runtime, fog)  # something is learnt
         run(runtime, frames["clear"][0][: 12 * BATCH])
-        assert runtime._learner.familiar
+        assert session_of(runtime).familiarity.holds
     with opened(state=tmp_path / "s.db", adapt=False) as runtime:
-        window = (fog / np.float32(255)).astype(np.float32)
-        expected = runtime._learner.own(window, [])
+        session = session_of(runtime)
+        expected, _ = own_logits(session.block, session, batch_of(runtime, fog))
         np.testing.assert_array_equal(runtime.step(fog).logits, expected)
         runtime.rollback("commit")
         np.testing.assert_array_equal(runtime.step(fog).logits, expected)
@@ -156,37 +163,42 @@ def test_a_share_of_another_context_is_not_averaged_with_one_of_this(frames):
     fog = frames["fog"][0][:BATCH]
     with opened() as runtime:
         run(runtime, frames["clear"][0][: 8 * BATCH])
-        opinion, learner = runtime._guard.opinion, runtime._learner
-        opinion.share = (
-            0.9  # of the context before this one, whose frames were familiar from the first
-        )
-        window = (fog / np.float32(255)).astype(np.float32)
-        own, frozen = learner.own(window, []), learner.frozen(window)
-        key = opinion.key(window)
-        opinion.on(window, key, own, [])
-        assert opinion.share == frozen_share(own, frozen, opinion._distance(key)) < 0.4
+        batch, files = batch_of(runtime, fog), ContextFiles(runtime.bundle, None)
+        # Of the context before this one, whose frames were familiar from the first.
+        before = replace(session_of(runtime).share, of_frozen=0.9)
+        session = replace(session_of(runtime), share=before)
+        own, frozen = batch.logits(session.block), batch.frozen()
+        session, _, _ = second_opinion(session, batch, own, files)
+        distance = float(np.sqrt((files.source.normal(batch.key) ** 2).mean()))
+        assert session.share.of_frozen == frozen_share(own, frozen, distance) < 0.4
 
 
 def test_where_classes_were_taught_nothing_is_familiar_from_that_moment_on(tmp_path):
     known, _ = stream_of([0, 1], FEW)
     bundle = write_bundle(tmp_path / "t.edgemem", entropy=(0.1, 1.0))
     with edgemem.open(bundle, threads=1) as runtime:
-        assert "familiar" in kinds([runtime.step(known)]) and runtime._learner.familiar
+        assert "familiar" in kinds([runtime.step(known)]) and session_of(runtime).familiarity.holds
         new = frames_of(2, 5)
         assert "unfamiliar" not in kinds([runtime.learn(new, ["cat"] * 5)])
-        expected = runtime._learner.own(new, [])
-        np.testing.assert_array_equal(runtime._learner.answer(new, 5, []), expected)
+        session, batch = session_of(runtime), batch_of(runtime, new)
+        expected, _ = own_logits(session.block, session, batch)
+        np.testing.assert_array_equal(answer(session, batch, 5)[0], expected)
         told = [event.message for event in runtime.step(known).events if event.kind == "unfamiliar"]
-        assert len(told) == 1 and "taught" in told[0] and not runtime._learner.familiar
+        assert len(told) == 1 and "taught" in told[0] and not session_of(runtime).familiarity.holds
 
 
-def test_a_batch_without_a_finite_key_is_not_familiar(frames, monkeypatch):
-    x = frames["clear"][0]
-    with opened() as runtime:
+def without_key(call):
+    return {**call.outputs, "key": np.full_like(call.outputs["key"], np.nan)}
+
+
+def test_a_batch_without_a_finite_key_is_not_familiar(frames):
+    x, backend = frames["clear"][0], WatchedBackend(OnnxRuntimeBackend(1))
+    with open_with(BUNDLE, backend) as runtime:
         run(runtime, x[: 8 * BATCH])
-        monkeypatch.setattr(runtime._guard.opinion, "key", lambda window: None)
+        assert session_of(runtime).familiarity.holds
+        backend.change = lambda call: without_key(call) if call.graph == "key" else call.outputs
         assert "unfamiliar" in kinds([runtime.step(x[8 * BATCH : 9 * BATCH])])
-        assert not runtime._learner.familiar
+        assert not session_of(runtime).familiarity.holds
 
 
 def test_a_bundle_may_say_that_its_frozen_model_does_not_answer(frames, tmp_path):

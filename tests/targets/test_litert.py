@@ -13,6 +13,7 @@ from edgemem.bundle import open_bundle
 from edgemem.demo import STREAM
 from edgemem.runtime.backends.litert_engine import LiteRtBackend
 from edgemem.runtime.verify import verify
+from edgemem.testing import session_of
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: make test-litert")
 if "EDGEMEM_LITERT_BUNDLE" not in os.environ:
@@ -53,8 +54,9 @@ def test_a_stream_is_answered_and_learnt_from_as_by_onnxruntime(frames):
             np.testing.assert_allclose(found.logits, expected.logits, **WITHIN)
             assert found.context == expected.context
         assert one.counters == other.counters and one.counters["updates"] == 40
-        for name, array in one._learner.block.items():
-            np.testing.assert_allclose(other._learner.block[name], array, **WITHIN, err_msg=name)
+        found = session_of(other).block
+        for name, array in session_of(one).block.items():
+            np.testing.assert_allclose(found[name], array, **WITHIN, err_msg=name)
 
 
 @pytest.mark.parametrize("count", range(1, BATCH + 1))

@@ -13,8 +13,10 @@ import pytest
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import STREAM
+from edgemem.runtime.backends.choice import Settings, open_backend
 from edgemem.runtime.backends.providers import QNN_PACKAGE, qnn_devices
 from edgemem.runtime.verify import verify
+from edgemem.testing import WatchedBackend, open_with
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip(QNN_PACKAGE, reason="onnxruntime-qnn is not installed: make test-npu")
@@ -95,8 +97,10 @@ def test_the_runtime_adapts_on_the_npu_when_asked_and_on_no_emulator_by_itself(f
 
 def test_what_was_compiled_is_kept_loaded_again_and_checked(frames, tmp_path):
     def outcome():
-        with opened(cache=tmp_path / "compiled") as runtime:
-            return runtime.step(frames[:BATCH]).logits, dict(runtime._graphs.opened)
+        settings = Settings(1, cache=tmp_path / "compiled")
+        backend = WatchedBackend(open_backend(open_bundle(BUNDLE), "qnn", settings))
+        with open_with(BUNDLE, backend) as runtime:
+            return runtime.step(frames[:BATCH]).logits, backend.opened
 
     first, _ = outcome()
     again, graphs = outcome()
@@ -113,9 +117,12 @@ def test_rounded_kernels_run_there_but_for_what_makes_them_of_frames(frames):
     """The very first rounding, of the frames themselves, stays on the CPU."""
     found = verify(INT8, threads=1, provider="qnn")
     assert max(found.frozen, found.adapt, found.adapted) <= found.limit == 0.1
-    with edgemem.open(INT8, provider="qnn", threads=1) as runtime:
+    backend = WatchedBackend(open_backend(open_bundle(INT8), "qnn", Settings(1)))
+    with open_with(INT8, backend) as runtime:
         assert runtime.step(frames[:BATCH]).adapted
-        for name in ("predict", "adapt"):
-            nodes = runtime._graphs.opened[name].nodes if name in runtime._graphs.opened else {}
-            assert nodes.get("CPUExecutionProvider", 0) <= 1, (name, nodes)
-        assert runtime._graphs.opened["adapt"].nodes["QNNExecutionProvider"] > 100
+    nodes = {name: graph.nodes for name, graph in backend.opened.items()}
+    (step,) = (name for name in nodes if name.startswith("adapt"))
+    for name, taken in nodes.items():
+        if name == step or name.startswith("predict"):
+            assert taken.get("CPUExecutionProvider", 0) <= 1, (name, taken)
+    assert nodes[step]["QNNExecutionProvider"] > 100

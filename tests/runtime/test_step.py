@@ -1,6 +1,7 @@
 """What the runtime does when a step goes wrong, driven by a backend that answers from a script."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ import pytest
 import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
-from edgemem.runtime.backends.protocol import TensorSpec
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.policy import Verdict, judge
 from edgemem.state import State
+from edgemem.testing import ScriptedBackend, session_of
 
 GOOD = {"add": 1.0}
 UNRELIABLE = {"updated": 0.0}
@@ -20,55 +21,11 @@ BAD_LOSS = {"add": 1.0, "loss": np.nan}
 BAD_LOGITS = {"add": 1.0, "logits": np.inf}
 
 
-class ScriptedGraph:
-    """`adapt` adds to every array what the script says; `predict` answers with the block's mean.
-
-    A mean above `limit` gives NaN instead: a block that fails although its values are finite.
-    """
-
-    def __init__(self, manifest, script, limit):
-        self.script, self.limit, self.classes = script, limit, len(manifest.labels)
-        arrays = {f"block.{s.name}": s for s in manifest.block.arrays}
-        if script is not None:
-            arrays |= {f"opt.{s.name}": s for s in manifest.slots.arrays}
-        self.arrays = arrays
-        self.inputs = {n: TensorSpec(s.shape, s.dtype) for n, s in arrays.items()}
-        self.inputs["x"] = TensorSpec((None, *manifest.frames.shape), "float32")
-        self.outputs = ("logits", "key", *(f"next.{name}" for name in arrays))
-        self.outputs += tuple(f"stat.{name}" for name in manifest.stats)
-
-    def run(self, feeds):
-        answer = GOOD if self.script is None else self.script.pop(0)
-        mean = feeds[next(iter(self.arrays))].mean()
-        mean = mean if mean <= self.limit else np.float32(np.nan)
-        logits = np.full((len(feeds["x"]), self.classes), mean + answer.get("logits", 0))
-        outputs = {"logits": logits.astype(np.float32), "key": np.zeros(1, np.float32)}
-        for name in self.arrays:
-            outputs[f"next.{name}"] = feeds[name] + np.float32(answer.get("add", 0))
-        stats = {"stat.loss": 1.0, "stat.updated": 1.0} | {
-            f"stat.{name}": value for name, value in answer.items() if name in ("loss", "updated")
-        }
-        return outputs | {name: np.float32(value) for name, value in stats.items()}
-
-
-class ScriptedBackend:
-    """The test double of an inference engine."""
-
-    name, target = "scripted", "onnx"
-
-    def __init__(self, *script, limit=np.inf):
-        self.manifest = open_bundle(BUNDLE).manifest
-        self.script, self.limit = list(script), limit
-
-    def open(self, path, binding=None):
-        script = self.script if path.name == "adapt.onnx" else None
-        return ScriptedGraph(self.manifest, script, self.limit)
-
-
 def opened(*script, limit=np.inf, state=None):
     bundle = open_bundle(BUNDLE)
     bundle = replace(bundle, manifest=replace(bundle.manifest, source=None))  # no graph of keys
-    return Runtime(bundle, ScriptedBackend(*script, limit=limit), state=state, contexts=False)
+    backend = ScriptedBackend(bundle.manifest, *script, limit=limit)
+    return Runtime(bundle, backend, state=state, contexts=False)
 
 
 def batch(runtime):
@@ -80,7 +37,7 @@ def batch(runtime):
 def moved(runtime):
     """How far the block is from the source."""
     name = runtime.bundle.manifest.block.arrays[0].name
-    return round(float((runtime._learner.block[name] - runtime.bundle.generic[name]).mean()), 3)
+    return round(float((session_of(runtime).block[name] - runtime.bundle.generic[name]).mean()), 3)
 
 
 def steps(runtime, count):
@@ -111,9 +68,10 @@ def steps(runtime, count):
 )
 def test_a_step_is_judged_by_what_is_not_finite(answer, verdict):
     runtime = opened()
-    graph = ScriptedGraph(runtime.bundle.manifest, [answer], np.inf)
-    feeds = {name: np.zeros(spec.shape, spec.dtype) for name, spec in graph.arrays.items()}
-    assert judge(graph.run({"x": batch(runtime), **feeds})) is verdict
+    manifest = runtime.bundle.manifest
+    graph = ScriptedBackend(manifest, answer).open(Path("adapt.onnx"))
+    arrays = {**manifest.block.zero().under("block"), **manifest.slots.zero().under("opt")}
+    assert judge(graph.run({"x": batch(runtime), **arrays})) is verdict
 
 
 def test_a_non_finite_block_is_thrown_away_and_the_present_one_stays():
@@ -127,18 +85,19 @@ def test_a_non_finite_block_is_thrown_away_and_the_present_one_stays():
 def test_a_skipped_step_clears_the_optimiser():
     runtime = opened(GOOD, BAD_NEXT)
     steps(runtime, 1)
-    assert all((slot == 1).all() for slot in runtime._learner.slots.values())
+    assert all((slot == 1).all() for slot in session_of(runtime).slots.values())
     steps(runtime, 1)
-    assert all((slot == 0).all() for slot in runtime._learner.slots.values())
+    assert all((slot == 0).all() for slot in session_of(runtime).slots.values())
 
 
 def test_an_unreliable_step_changes_neither_block_nor_optimiser():
     runtime = opened(GOOD, UNRELIABLE)
     steps(runtime, 1)
-    block, slots = runtime._learner.block, runtime._learner.slots
+    before = session_of(runtime)
     kinds, _ = steps(runtime, 1)
     assert kinds == [("unreliable",)] and runtime.counters["unreliable"] == 1
-    assert runtime._learner.block is block and runtime._learner.slots is slots
+    after = session_of(runtime)
+    assert after.block is before.block and after.slots is before.slots
 
 
 @pytest.mark.parametrize("bad", [BAD_LOSS, BAD_LOGITS])
@@ -193,7 +152,7 @@ def test_a_hyper_parameter_out_of_all_reason_never_spoils_block_or_prediction(
         runtime.hyper_parameters[name] = value
         result = runtime.step(x[64:128])
         assert np.isfinite(result.logits).all() and result.events
-        assert all(np.isfinite(array).all() for array in runtime._learner.block.values())
-        assert all(np.isfinite(array).all() for array in runtime._learner.slots.values())
+        assert session_of(runtime).block.is_finite()
+        assert session_of(runtime).slots.is_finite()
         runtime.hyper_parameters[name] = usual
         assert runtime.step(x[128:192]).adapted
