@@ -1,6 +1,7 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
 # make test-all   the same, and the tests that take long
+# make test-benchmarks   tests of benchmarks/, which are a package of their own
 # make torture    kills, power cuts, interrupts, full disks, 100,000 steps: up to an hour
 # make torture-quick  a few of each: about three minutes
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
@@ -8,7 +9,7 @@
 # make fuzz   every kind of file altered, 100,000 times, and what reading it leads to
 # make test-oldest | test-newest   make test's tests with the oldest or newest packages allowed
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
-# make bench-cifar | bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
+# make bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
 #      bench-adaptation | bench-adaptation-quick | bench-targets |
 #      bench-class-incremental | bench-class-incremental-quick |
@@ -25,9 +26,9 @@ NPU := .venv-npu
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all fuzz test-arm64 test-litert test-npu \
+.PHONY: demo test test-all test-benchmarks fuzz test-arm64 test-litert test-npu \
 	test-oldest test-newest dist torture torture-quick \
-	bench-cifar bench-step bench-memory bench-stream \
+	bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
@@ -37,17 +38,20 @@ demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
 
 # Two workers on two cores: threads of their own would be in each other's way.
-test test-all: export OMP_NUM_THREADS := 1
+test test-all test-benchmarks: export OMP_NUM_THREADS := 1
 
 test: $(TEST)/installed
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	sh tests/typecheck.sh $(TEST)
-	$(TEST)/bin/pytest -n 2 --dist loadfile -m "not slow"
+	$(TEST)/bin/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/benchmarks
 	sh tests/empty_environment.sh $(TEST)
 
-test-all: test
-	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow
+test-all: test test-benchmarks
+	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow --ignore tests/benchmarks
+
+test-benchmarks: $(TEST)/installed
+	$(TEST)/bin/pytest -n 2 --dist loadfile tests/benchmarks
 
 fuzz: $(TEST)/installed
 	PYTHONPATH=tests/fuzz $(TEST)/bin/python -m fuzzing --json build/fuzz/figures.json
@@ -87,66 +91,63 @@ else
 		$(NPU)/bin/python -m pytest --confcutdir tests/targets tests/targets/test_npu.py
 endif
 
-bench-cifar: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/cifar10c.py
-
 bench-step: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/step_cost.py
+	$(TEST)/bin/python -m benchmarks.cost.step_cost
 
 bench-memory: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/memory.py
+	$(TEST)/bin/python -m benchmarks.cost.memory
 
 bench-stream: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/stream_cost.py
+	$(TEST)/bin/python -m benchmarks.cost.stream_cost
 
 bench-startup: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/startup.py
+	$(TEST)/bin/python -m benchmarks.cost.startup
 
 bench-engines: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/engines.py
+	$(TEST)/bin/python -m benchmarks.engines.compare
 
 bench-method-memory: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/method_memory.py
+	$(TEST)/bin/python -m benchmarks.cost.method_memory
 
 bench-adaptation: $(TEST)/installed
-	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation --out docs
+	$(TEST)/bin/python -m benchmarks.adaptation --out docs
 
 bench-adaptation-quick: $(TEST)/installed
-	PYTHONPATH=benchmarks $(TEST)/bin/python -m adaptation --quick
+	$(TEST)/bin/python -m benchmarks.adaptation --quick
 
 bench-class-incremental: $(TEST)/installed
-	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental --out docs
+	$(TEST)/bin/python -m benchmarks.class_incremental --out docs
 
 bench-class-incremental-quick: $(TEST)/installed
-	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental --quick
+	$(TEST)/bin/python -m benchmarks.class_incremental --quick
 
 bench-new-classes: $(TEST)/installed
-	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental.device --out docs
+	$(TEST)/bin/python -m benchmarks.new_classes --out docs
 
 bench-new-classes-quick: $(TEST)/installed
-	PYTHONPATH=benchmarks $(TEST)/bin/python -m class_incremental.device --quick
+	$(TEST)/bin/python -m benchmarks.new_classes --quick
 
 bench-average: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/average_networks.py
+	$(TEST)/bin/python -m benchmarks.average
 
 bench-average-quick: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/average_networks.py --quick
+	$(TEST)/bin/python -m benchmarks.average --quick
 
 bench-turns: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/turn_cost.py
+	$(TEST)/bin/python -m benchmarks.cost.turn_cost
 
 # After test-litert and test-npu, with the bundles that these made; what is not there is left out.
 bench-targets:
 	test ! -d $(TARGETS)/litert.edgemem || \
-		$(LITERT)/bin/python benchmarks/targets.py $(TARGETS)/litert.edgemem
-	test ! -d $(TARGETS)/npu.edgemem || $(NPU)/bin/python benchmarks/targets.py $(TARGETS)/npu.edgemem
-	test ! -d $(TARGETS)/int8.edgemem || $(NPU)/bin/python benchmarks/targets.py $(TARGETS)/int8.edgemem
+		$(LITERT)/bin/python -m benchmarks.engines.targets $(TARGETS)/litert.edgemem
+	test ! -d $(TARGETS)/npu.edgemem || $(NPU)/bin/python -m benchmarks.engines.targets $(TARGETS)/npu.edgemem
+	test ! -d $(TARGETS)/int8.edgemem || $(NPU)/bin/python -m benchmarks.engines.targets $(TARGETS)/int8.edgemem
 
 bench-bank: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/bank_fetch.py
+	$(TEST)/bin/python -m benchmarks.bank.fetch
 
 bench-drift: $(TEST)/installed
-	$(TEST)/bin/python benchmarks/bank_drift.py
+	$(TEST)/bin/python -m benchmarks.bank.drift
 
 $(DEMO)/installed: pyproject.toml release/device-requirements.txt
 	$(PYTHON) -m venv $(DEMO)

@@ -27,7 +27,7 @@ from edgemem.errors import (
 from edgemem.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from edgemem.runtime import ClassInfo, Event, Result, Runtime, open
+    from edgemem.runtime import ClassInfo, Event, EventKind, Options, Result, Runtime, open
 
 __all__ = [
     "AttachError",
@@ -37,9 +37,11 @@ __all__ = [
     "ClassInfo",
     "EdgeMemError",
     "Event",
+    "EventKind",
     "ExportError",
     "InputError",
     "MissingExtraError",
+    "Options",
     "Result",
     "Runtime",
     "StateError",
@@ -49,7 +51,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("ClassInfo", "Event", "Result", "Runtime", "open"):
+    if name in ("ClassInfo", "Event", "EventKind", "Options", "Result", "Runtime", "open"):
         from edgemem import runtime
 
         return getattr(runtime, name)

@@ -51,10 +51,6 @@ class Bundle:
         """The bytes of a listed file that is no level; raises BundleError if it was changed."""
         return self.files.read(self.path / name)
 
-    def graph_path(self, name: str) -> Path:
-        """Where a graph for onnxruntime lies."""
-        return self.path / self.manifest.graphs[name]
-
 
 def open_bundle(path: Path | str) -> Bundle:
     """Open a bundle after checking version, paths, sizes, hashes and the generic block.

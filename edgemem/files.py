@@ -50,7 +50,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def write_file(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Write beside, flush, fsync, rename, fsync the folder: the old file stays until the end.
+    """Write a file as `new_file` does.
 
     Args:
         private: readable by its owner alone, for what was learnt on a device; else by all.
@@ -60,17 +60,32 @@ def write_file(path: Path, content: bytes, *, private: bool = False) -> None:
             full.
     """
     with explain_write_errors(path):
-        import tempfile
-
         if path.exists() and not path.is_file():
             raise _in_the_way(path, "a plain file")
+    with new_file(path, private=private) as file:
+        file.write(content)
 
+
+@contextmanager
+def new_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """Yield a file beside `path`, to write and read; it becomes `path` when the block ends without
+    error: flush, fsync, rename, fsync the folder. The old file stays until the end.
+
+    Args:
+        private: as in `write_file`.
+
+    Raises:
+        InputError: the folder is missing, read-only or full.
+    """
+    import tempfile
+
+    with explain_write_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             if not private:  # as mkstemp makes it
                 os.fchmod(handle, 0o644)
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
+            with os.fdopen(handle, "w+b") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).replace(path)

@@ -53,6 +53,22 @@ def check_picture(path: Path) -> None:
         pass
 
 
+def new_figure(size: tuple[float, float]) -> Any:
+    """An empty figure of matplotlib of that many inches, for files alone.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "plot") from error
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
 def drawn(text: str) -> str:
     """Text of others as it is drawn: harmless, short, and no formula."""
     return printable(text)[:LONGEST_NAME].replace("$", r"\$")
@@ -88,15 +104,8 @@ def plot_errors(
         MissingExtraError: matplotlib is not installed.
         InputError: the file cannot be written.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plot") from error
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
     told_apart = used is not None and drift is not None
-    figure = Figure(figsize=(10, 5.2 if told_apart else 4), layout="constrained")
+    figure = new_figure((10, 5.2 if told_apart else 4))
     panels = {"height_ratios": [3, 1]} if told_apart else {}
     rows = figure.subplots(
         2 if told_apart else 1, 1, sharex=True, squeeze=False, gridspec_kw=panels

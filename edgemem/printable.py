@@ -8,6 +8,7 @@ from __future__ import annotations
 
 # Joiners are part of how some languages are written, and change no order.
 HARMLESS = "\u200c\u200d"
+LONGEST = 60  # of a value in a message
 
 
 def printable(text: str) -> str:
@@ -21,13 +22,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else _spelled(c) for c in text)
 
 
-def shown(value: object, longest: int = 60) -> str:
+def shown(value: object) -> str:
     """A value as Python writes it, for the message of an error: harmless, and no longer than that."""
     try:
         text = printable(repr(value))
     except Exception:  # noqa: BLE001 - whatever a value does when it is asked for its text
         text = f"a {type(value).__name__}"
-    return text if len(text) <= longest else f"{text[:longest]}…"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _spelled(character: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from edgemem.state_connection import Connection
 
 APPLICATION_ID = 0x45444D4D  # "EDMM", so that other SQLite files are recognised
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE snapshot (
@@ -36,7 +36,6 @@ CREATE TABLE block (
     sha256 TEXT NOT NULL
 );
 CREATE TABLE payload (row INTEGER PRIMARY KEY, content BLOB NOT NULL);
-CREATE TABLE used (id TEXT PRIMARY KEY, clock INTEGER NOT NULL);
 """
 
 

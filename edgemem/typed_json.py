@@ -94,11 +94,11 @@ class Value:
             )
         return Value(self.plain[name], place, self.door)
 
-    def object(self, most: int = MOST_ENTRIES, least: int = 0) -> dict[str, Value]:
+    def object(self, most: int = MOST_ENTRIES) -> dict[str, Value]:
         """Every value of an object by its key."""
         if not isinstance(self.plain, dict):
             self.refuse("is not an object")
-        self._bounded(least, most)
+        self._bounded(0, most)
         for key in self.plain:
             Value(key, f"{self.path}, key", self.door).text()
         return {key: self.field(key) for key in self.plain}

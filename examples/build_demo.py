@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from plain_training import train
 from sklearn.datasets import load_digits
 
 from edgemem.export import Choices, export_bundle
@@ -35,19 +35,6 @@ def load_frames():
     frames = np.round(data.images * (255 / 16)).astype(np.uint8)[:, None]
     order = np.random.default_rng(0).permutation(len(frames))
     return frames[order], data.target[order].astype(np.int64)
-
-
-def train(model, frames, labels, epochs=40):
-    """Ordinary training on clean digits."""
-    x, y = torch.from_numpy(frames).float() / 255, torch.from_numpy(labels)
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    for _ in range(epochs):
-        for index in torch.randperm(len(x)).split(50):
-            loss = F.cross_entropy(model.train()(x[index]), y[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return model.eval()
 
 
 def drift(x, context, rng):
@@ -93,7 +80,8 @@ def main():
     torch.set_num_threads(1)
     frames, labels = load_frames()
     source, held = slice(0, SOURCE_FRAMES), slice(SOURCE_FRAMES, None)
-    model = train(digits(), frames[source], labels[source])
+    x = torch.from_numpy(frames[source]).float() / 255
+    model = train(digits(), x, labels[source], epochs=40, batch=50)
 
     adaptive = attach(model, PARTS, torch.zeros(2, 1, 8, 8), statistics="remembered")
     warm_up(adaptive, frames[source], labels[source], Recipe(epochs=20, batch_size=20))

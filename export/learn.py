@@ -31,6 +31,7 @@ from edgemem.manifest import CLOSED, FILLED, LABELS
 from edgemem.models import remembered
 from edgemem.models.adaptive import AdaptiveModel, Gradient
 from edgemem.models.classifier import features_of
+from edgemem.models.prototypes.losses import divergences
 
 # learn_rate: of the gradient step; 0 leaves only what is added to prototypes.
 HYPER_PARAMETERS = {"learn_rate": 1e-3, "relation_weight": 1.0, "relation_temperature": 0.1}
@@ -139,9 +140,7 @@ def _relation_distance(
     known = reading.known(old)
     rows = present.unsqueeze(1) > 0
     was, now = (
-        torch.log_softmax(
-            torch.where(rows, f @ reading.directions(b).T / hp["relation_temperature"], CLOSED), 0
-        )
+        torch.where(rows, f @ reading.directions(b).T / hp["relation_temperature"], CLOSED)
         for f, b in ((before, old), (embedded, old | taught))
     )
-    return ((was.exp() * (was - now)).sum(0) * known).sum() / known.sum()
+    return (divergences(was, now) * known).sum() / known.sum()

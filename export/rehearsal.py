@@ -14,7 +14,7 @@ from edgemem.export.way_out import with_way_out
 from edgemem.models.adaptive import AdaptiveModel
 
 
-def rehearse(model: AdaptiveModel, choices: Choices | None = None) -> ExportError | None:
+def rehearse(model: AdaptiveModel) -> ExportError | None:
     """Trace the graphs that `edgemem export` will make of `model` once it is warm.
 
     Returns the error of the full gradient, where only the meta gradient can be exported.
@@ -22,11 +22,11 @@ def rehearse(model: AdaptiveModel, choices: Choices | None = None) -> ExportErro
     Raises:
         ExportError: neither can.
     """
-    choices = choices or Choices()
+    choices = Choices()
     try:
         _trace(model, choices)
     except ExportError as error:
-        if choices.gradient != "full" or next(model.meta_networks(), None) is None:
+        if next(model.meta_networks(), None) is None:
             raise
         try:
             _trace(model, replace(choices, gradient="meta"))

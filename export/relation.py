@@ -18,6 +18,7 @@ from edgemem.export.objective import HyperParameters, Loss
 from edgemem.export.reading import Reading
 from edgemem.models.adaptive import AdaptiveModel, Output
 from edgemem.models.classifier import features_of
+from edgemem.models.prototypes.losses import divergences
 
 
 def relation_distance(
@@ -34,11 +35,10 @@ def relation_distance(
     for the others; None = all.
     """
     unit = functional.normalize(prototypes, dim=1)
-    old, new = (
-        torch.log_softmax(functional.normalize(f, dim=1) @ unit.T / temperature, 0)
-        for f in (teacher, features)
+    before, after = (
+        functional.normalize(f, dim=1) @ unit.T / temperature for f in (teacher, features)
     )
-    distances = (old.exp() * (old - new)).sum(0)
+    distances = divergences(before, after)
     return distances.mean() if opened is None else (distances * opened).sum() / opened.sum()
 
 

@@ -109,7 +109,7 @@ class Runtime(Owned):
 
     @property
     def hyper_parameters(self) -> HyperParameters:
-        """Scalars by name; change the values at will, to finite ones."""
+        """Scalars by name; `set` changes them, at once and for all calls to come."""
         return self._parameters
 
     @property
@@ -314,7 +314,8 @@ class Runtime(Owned):
         if wrong := len(found) - int(np.isfinite(found).all(1).sum()):
             text = f"{wrong} of {len(found)} answers are no numbers, not even the frozen model's"
             events += tell((Event(EventKind.OVERFLOW, text, logging.WARNING),))
-        return make_result(found, context or contexts.name, events, contexts.drift)
+        names = self._session.all_classes(self.bundle).names
+        return make_result(found, context or contexts.name, events, contexts.drift, names)
 
     @property
     def bytes_written(self) -> int:

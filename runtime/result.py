@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -81,7 +82,7 @@ class Result:
     """Predictions for n frames, all made before any update on them.
 
     logits: [n, classes] float32; about -1e4 for a class that is not open. labels: [n] int64, the
-    argmax. entropy: [n] float32, in nats.
+    argmax. names: [n], of the classes with these labels. entropy: [n] float32, in nats.
     context: name of the context whose block was used. adapted: whether the block changed in this
     call. events: what else happened, in order. drift: distance of the last full batch from its
     context, in units in which a batch of source data is about one from the source; None where
@@ -94,11 +95,19 @@ class Result:
     context: str
     adapted: bool
     events: Events
-    drift: float | None = None
+    drift: float | None
+    names: tuple[str, ...]
 
 
-def make_result(logits: Logits, context: str, events: Events, drift: float | None = None) -> Result:
-    """Complete logits [n, classes] to a result."""
+def make_result(
+    logits: Logits,
+    context: str,
+    events: Events,
+    drift: float | None,
+    names: Mapping[int, str],
+) -> Result:
+    """Complete logits [n, classes] to a result. names: of classes, by number."""
     adapted = any(event.kind in CHANGES for event in events)
     labels, entropy = logits.argmax(1), entropies(logits)
-    return Result(logits, labels, entropy, context, adapted, events, drift)
+    named = tuple(names.get(label, str(label)) for label in labels.tolist())
+    return Result(logits, labels, entropy, context, adapted, events, drift, named)

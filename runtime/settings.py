@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 
 from edgemem.errors import InputError
 from edgemem.manifest import Manifest
@@ -32,15 +32,14 @@ def read_parameters(manifest: Manifest, read: str | None) -> dict[str, float]:
     return manifest.teaching.reads[read]
 
 
-class HyperParameters(MutableMapping[str, float]):
-    """The scalars of a bundle by name: values can be changed, names cannot.
+class HyperParameters(Mapping[str, float]):
+    """The scalars of a bundle by name; to be read like a dict, and changed by `set`.
 
     Args:
         chosen: values in place of the bundle's defaults.
 
     Raises:
-        InputError: here and on setting, a name that the bundle does not have, or a value that is no
-            finite number in single precision; on deleting, always.
+        InputError: as `set`, or `chosen` is no mapping.
     """
 
     def __init__(self, manifest: Manifest, chosen: Mapping[str, float]) -> None:
@@ -49,22 +48,28 @@ class HyperParameters(MutableMapping[str, float]):
             raise InputError(
                 f"hyper_parameters={shown(chosen)}", "are no dict", 'Pass such as {"alpha": 0.5}'
             )
-        self.update(chosen)
+        self.set(chosen)
+
+    def set(self, values: Mapping[str, float] | None = None, /, **more: float) -> None:
+        """Change some values, by name; all of them or, where one is wrong, none.
+
+        Raises:
+            InputError: a name that the bundle does not have, or a value that is no finite number in
+                single precision.
+        """
+        checked = {}
+        for name, value in {**(values or {}), **more}.items():
+            if name not in self._values:
+                raise InputError(
+                    f"hyper-parameter {shown(name)}",
+                    "is unknown to this bundle",
+                    f"It has {', '.join(sorted(self._values)) or 'none'}",
+                )
+            checked[name] = finite_number(f"hyper-parameter {name!r}", value)
+        self._values |= checked
 
     def __getitem__(self, name: str) -> float:
         return self._values[name]
-
-    def __setitem__(self, name: str, value: float) -> None:
-        if name not in self._values:
-            raise InputError(
-                f"hyper-parameter {shown(name)}",
-                "is unknown to this bundle",
-                f"It has {', '.join(sorted(self._values)) or 'none'}",
-            )
-        self._values[name] = finite_number(f"hyper-parameter {name!r}", value)
-
-    def __delitem__(self, name: str) -> None:
-        raise InputError(f"hyper-parameter {shown(name)}", "cannot go", "Set it to 0")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

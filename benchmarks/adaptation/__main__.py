@@ -20,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cifar import data_folder
-from report import save_json, setting, setting_text, whole
 
-from adaptation.kept import kept, run_path
-from adaptation.measures import Wrong, measures
-from adaptation.methods import (
+from benchmarks.adaptation.kept import REPOSITORY, kept, run_path
+from benchmarks.adaptation.measures import Wrong, measures
+from benchmarks.adaptation.methods import (
     METHODS,
     OURS,
     SHIPPED,
@@ -35,10 +33,12 @@ from adaptation.methods import (
     named,
     with_factor,
 )
-from adaptation.protocols import RETURNING, Protocol, pool_contexts, protocols
-from adaptation.shipping import write_shipped
-from adaptation.show import PICTURES, Runs, draw, markdown, show
-from adaptation.streams import VISIT, Builder, Stream
+from benchmarks.adaptation.protocols import RETURNING, Protocol, pool_contexts, protocols
+from benchmarks.adaptation.shipping import write_shipped, write_tuned
+from benchmarks.adaptation.show import PICTURES, Runs, draw, markdown, show
+from benchmarks.adaptation.streams import VISIT, Builder, Stream
+from benchmarks.shared.cifar import data_folder
+from benchmarks.shared.report import save_json, setting, setting_text, whole
 from edgemem.cli.show import percent, progress
 from edgemem.errors import EdgeMemError
 
@@ -64,8 +64,8 @@ class Run:
 
 def prepare(data: Path, options: argparse.Namespace, folder: Path) -> None:
     """Frames, source data and streams, a folder for each task."""
-    from adaptation.setups import write_pool, write_setup
-    from adaptation.tasks import task_of
+    from benchmarks.adaptation.setups import write_pool, write_setup
+    from benchmarks.adaptation.tasks import task_of
 
     tasks = sorted({run.task for run in options.runs})
     wanted = {name: pool_contexts(list(options.chosen.values()), name) for name in tasks}
@@ -93,9 +93,8 @@ def prepare_bundles(
     data: Path, options: argparse.Namespace, folder: Path, runs: Sequence[Run]
 ) -> None:
     """The bundles that these runs open."""
-    from adaptation.setups import write_bundles
-    from adaptation.tasks import task_of
-    from adaptation.tuned import write_tuned
+    from benchmarks.adaptation.setups import write_bundles
+    from benchmarks.adaptation.tasks import task_of
 
     ways = [(run, OURS[named(run.method)[0]]) for run in runs if named(run.method)[0] in OURS]
     for task in sorted({run.task for run, _ in ways}):
@@ -128,10 +127,9 @@ def make(folder: Path, run: Run, threads: int, path: Path) -> str | None:
     if path.exists():
         return None
     words = (folder / run.task, run.method, run.protocol, run.seed, threads, path)
-    benchmarks = Path(__file__).resolve().parents[1]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(benchmarks)}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(REPOSITORY)}
     finished = subprocess.run(
-        [sys.executable, "-m", "adaptation.worker", *map(str, words)],
+        [sys.executable, "-m", "benchmarks.adaptation.worker", *map(str, words)],
         check=False, capture_output=True, text=True, env=environment,
     )  # fmt: skip
     return finished.stderr[-2000:] if finished.returncode else None
@@ -168,8 +166,10 @@ def stream_path(folder: Path, run: Run) -> Path:
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options; `--quick` only changes defaults."""
-    example = "example: python -m adaptation --quick --protocols continual --methods EdgeMem Tent"
-    parser = argparse.ArgumentParser(prog="adaptation", description=__doc__, epilog=example)
+    example = "example: python -m benchmarks.adaptation --quick --protocols continual --methods EdgeMem Tent"
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.adaptation", description=__doc__, epilog=example
+    )
     add: Callable[..., Any] = parser.add_argument
     add("--quick", action="store_true", help="a few of all, few frames, a short warm-up")
     add(
@@ -268,7 +268,7 @@ def report(runs: Runs, options: argparse.Namespace) -> None:
     choices = f"{options.frames} frames per context, {seeds}, batch 64"
     print(setting_text(about, choices))
     options.out.mkdir(parents=True, exist_ok=True)
-    command = f"python -m adaptation {shlex.join(options.words)}".strip()
+    command = f"python -m benchmarks.adaptation {shlex.join(options.words)}".strip()
     page = markdown(runs, setting_text(about, choices), command)
     (options.out / "results.md").write_text(page)
     found = {"benchmark": "adaptation", "setting": about, "results": runs}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptation.streams import Stream
+from benchmarks.adaptation.streams import Stream
 
 WINDOW = 500  # frames of the worst window
 FIRST = 2  # batches after a change of context

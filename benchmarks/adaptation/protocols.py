@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from adaptation import streams
-from adaptation.methods import DEEPER, LASTING, MEMORIES, MOST, REPEATED, SINGLE, SPOKEN, SWEPT
-from adaptation.streams import CLEAN, LEVELS, Builder, Stream
+from benchmarks.adaptation import streams
+from benchmarks.adaptation.methods import (
+    DEEPER,
+    LASTING,
+    MEMORIES,
+    MOST,
+    REPEATED,
+    SINGLE,
+    SPOKEN,
+    SWEPT,
+)
+from benchmarks.adaptation.streams import CLEAN, LEVELS, Builder, Stream
 
 CORRUPTIONS = (
     "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur",

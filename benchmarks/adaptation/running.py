@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptation.methods import OURS, PEERS, SHIPPED, WARM, Ours, named
+from benchmarks.adaptation.methods import OURS, PEERS, SHIPPED, WARM, Ours, named
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from adaptation.peers.base import Method
+    from benchmarks.adaptation.peers.base import Method
 
 Frames = NDArray[Any]
 Labels = NDArray[np.int64]
@@ -53,13 +53,13 @@ class RunningBundle:
             bundle,
             state,
             adapt=way.adapt,
-            adapt_when=way.adapt_when,
-            contexts=way.contexts,
+            options=edgemem.Options(adapt_when=way.adapt_when, contexts=way.contexts),
             threads=threads,
             hyper_parameters=way.hyper_parameters,
         )
         if factor != 1:
-            self._runtime.hyper_parameters["learning_rate"] *= factor
+            rate = factor * self._runtime.hyper_parameters["learning_rate"]
+            self._runtime.hyper_parameters.set(learning_rate=rate)
         self._names = way.contexts
 
     def answer(self, frames: Frames) -> Labels:
@@ -93,14 +93,14 @@ class RunningPeer:
     def __init__(self, folder: Path, name: str, seed: int, threads: int) -> None:
         import torch
 
-        from adaptation.setups import Setup
+        from benchmarks.adaptation.setups import Setup
 
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
         setup, (name, factor) = Setup(folder), named(name)
         network = setup.warm() if name in WARM else setup.frozen()
         name = WARM.get(name, name)
-        peer = importlib.import_module(f"adaptation.peers.{PEERS[name]}").PEERS[name]
+        peer = importlib.import_module(f"benchmarks.adaptation.peers.{PEERS[name]}").PEERS[name]
         rate = factor * peer.learning_rate
         self._method: Method = peer.make(network, setup.source(), rate)
         self._window: list[Tensor] = []

@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from warm_cache import cache_path
 
-from adaptation.peers.base import Source
-from adaptation.peers.ecotta import warm_up as ecotta_warm_up
-from adaptation.streams import pool_path
-from adaptation.tasks import Task, task_of
+from benchmarks.adaptation.peers.base import Source
+from benchmarks.adaptation.peers.ecotta import warm_up as ecotta_warm_up
+from benchmarks.adaptation.streams import pool_path
+from benchmarks.adaptation.tasks import Task, task_of
+from benchmarks.shared.warm_cache import cache_path
 from edgemem.export import Choices, export_bundle
 from edgemem.models import AdaptiveModel, Normalization, attach, load_adaptive
 from edgemem.models.adaptive import SOURCE

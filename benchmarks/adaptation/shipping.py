@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 
 import edgemem
-from adaptation.protocols import Protocol
-from adaptation.streams import Builder
-from adaptation.worker import Pool
+from benchmarks.adaptation.protocols import Protocol
+from benchmarks.adaptation.streams import Builder
+from benchmarks.adaptation.worker import Pool
 from edgemem.bank.build import build_bank
 from edgemem.bank.learnt import learnt_opener
 from edgemem.bank.ship import ship
 from edgemem.bank.transfer import export_blocks
 from edgemem.bundle import open_bundle
+from edgemem.cli.tune import tune
 from edgemem.state import State
 
 LEVELS, BRANCH, SEED = 2, 4, 1000
@@ -41,3 +42,10 @@ def write_shipped(folder: Path, name: str, protocol: Protocol) -> None:
         learnt = learnt_opener(bundle, [other / "blocks.safetensors"])
         build_bank(learnt, other / "bank", levels=LEVELS, branch=BRANCH)
         ship(other / "bank", bundle.path, folder / "bundles" / f"shipped, {name}.edgemem")
+
+
+def write_tuned(folder: Path) -> None:
+    """Tune the default bundle of a prepared folder by the source frames that peers may use."""
+    bundles = folder / "bundles"
+    out = bundles / "tuned.edgemem"
+    tune(bundles / "remembered.edgemem", source=folder / "source.npz", out=out, threads=1)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptation.measures import Wrong
-from adaptation.streams import Stream
+from benchmarks.adaptation.measures import Wrong
+from benchmarks.adaptation.streams import Stream
 from edgemem.cli.show import print_table
 
 SMOOTHED = 500  # frames

@@ -10,18 +10,26 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from cifar import MEAN, STD, frost_folder, load_cifar10, load_test_jpeg
-from cifar10c_model import PARTS as IMAGE_PARTS
-from cifar10c_model import Depth, frozen_model, warmed_checkpoint
-from corruptions import corrupt
 from numpy.typing import NDArray
-from speech import BANDS, STEPS, TRAINING, load_speech, network, other_voices, trained
 from torch import nn
-from warm_cache import cache_path, cached_warm_up
 
-from adaptation.peers.augment import image_view, sound_view, warm_up_view
-from adaptation.protocols import SPEAKERS
-from adaptation.streams import CLEAN, SPEECH_BATCH
+from benchmarks.adaptation.protocols import SPEAKERS
+from benchmarks.adaptation.streams import CLEAN, SPEECH_BATCH
+from benchmarks.shared.cifar import MEAN, STD, frost_folder, load_cifar10, load_test_jpeg
+from benchmarks.shared.corruptions import corrupt
+from benchmarks.shared.resnets import PARTS as IMAGE_PARTS
+from benchmarks.shared.resnets import Depth, frozen_model, warmed_checkpoint
+from benchmarks.shared.speech import (
+    BANDS,
+    STEPS,
+    TRAINING,
+    load_speech,
+    network,
+    other_voices,
+    trained,
+)
+from benchmarks.shared.views import image_view, sound_view, warm_up_view
+from benchmarks.shared.warm_cache import cache_path, cached_warm_up
 from edgemem.models import AdaptiveModel, Normalization, Recipe, attach
 from edgemem.models.checkpoint import read_tensors, write_tensors
 
@@ -115,7 +123,7 @@ class Images:
     def warmed(self, *, quick: bool) -> Path:
         """See `Task`."""
         recipe, frames = Recipe(epochs=1 if quick else 3), 3200 if quick else 25_600
-        return warmed_checkpoint(self.data, recipe, frames, depth=self.depth)
+        return warmed_checkpoint(self.data, recipe, frames, self.depth)
 
 
 @dataclass(frozen=True)

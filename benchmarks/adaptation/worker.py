@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from adaptation.kept import keep
-from adaptation.measures import known
-from adaptation.methods import OURS, named
-from adaptation.running import Running, running
-from adaptation.streams import CLEAN, Stream, pool_path
+from benchmarks.adaptation.kept import keep
+from benchmarks.adaptation.measures import known
+from benchmarks.adaptation.methods import OURS, named
+from benchmarks.adaptation.running import Running, running
+from benchmarks.adaptation.streams import CLEAN, Stream, pool_path
 from edgemem.runtime.memory import peak_rss_mb
 
 SOURCE_FRAMES = 1024  # of the error on source frames after the stream

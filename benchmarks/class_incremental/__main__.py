@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cifar import data_folder
-from report import save_json, setting, setting_text, whole
 
-from class_incremental.kept import keep, kept, matrix_path, run_path
-from class_incremental.methods import METHODS, Numbers
-from class_incremental.page import page
-from class_incremental.peers.base import Diverged
-from class_incremental.running import READINGS, Outcome, run
-from class_incremental.show import (
+from benchmarks.class_incremental.kept import keep, kept, matrix_path, run_path
+from benchmarks.class_incremental.methods import METHODS, Numbers
+from benchmarks.class_incremental.page import page
+from benchmarks.class_incremental.peers.base import Diverged
+from benchmarks.class_incremental.running import READINGS, Outcome, run
+from benchmarks.class_incremental.show import (
     PICTURES,
     Outcomes,
     Tried,
@@ -34,7 +32,9 @@ from class_incremental.show import (
     sweep_table,
     table,
 )
-from class_incremental.split import Dataset, Setting, load, split
+from benchmarks.class_incremental.split import Dataset, Setting, load, split
+from benchmarks.shared.cifar import data_folder
+from benchmarks.shared.report import save_json, setting, setting_text, whole
 from edgemem.accuracy import figures, write_accuracy
 from edgemem.cli.show import percent, progress
 from edgemem.errors import EdgeMemError
@@ -116,8 +116,10 @@ def _final(outcome: Outcome) -> str:
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options; `--quick` and `--long` choose other settings."""
-    example = "example: python -m class_incremental --quick --methods PRD LwF"
-    parser = argparse.ArgumentParser("class_incremental", description=__doc__, epilog=example)
+    example = "example: python -m benchmarks.class_incremental --quick --methods PRD LwF"
+    parser = argparse.ArgumentParser(
+        "benchmarks.class_incremental", description=__doc__, epilog=example
+    )
     add: Callable[..., Any] = parser.add_argument
     add("--quick", action="store_true", help="5 x 2 with few images and epochs, one seed, no sweep")
     add("--long", action="store_true", help="20 tasks of CIFAR-100 on a GPU, no sweep")
@@ -193,7 +195,7 @@ def report(
     seeds = "1 seed" if options.seeds == 1 else f"{options.seeds} seeds"
     text = setting_text(about, f"{seeds}, {options.threads} thread(s)")
     print(text)
-    command = f"python -m class_incremental {shlex.join(options.words)}".strip()
+    command = f"python -m benchmarks.class_incremental {shlex.join(options.words)}".strip()
     options.out.mkdir(parents=True, exist_ok=True)
     written = page(found, tried, text, command, SWEEP_SEED)
     (options.out / "class-incremental-results.md").write_text(written)

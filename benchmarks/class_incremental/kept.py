@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from cache import cache_home, code_meaning, digest
 
-from class_incremental.methods import METHODS
-from class_incremental.running import READINGS, Outcome
-from class_incremental.split import Setting, Task
+from benchmarks.class_incremental.methods import METHODS
+from benchmarks.class_incremental.running import READINGS, Outcome
+from benchmarks.class_incremental.split import Setting, Task
+from benchmarks.shared.cache import cache_home, code_meaning, digest
 from edgemem.accuracy import read_accuracy, write_accuracy
 
 REPOSITORY = Path(__file__).resolve().parents[2]

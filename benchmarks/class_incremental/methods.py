@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from class_incremental.peers.base import Classifier, Learner, Start
-from class_incremental.peers.icarl import ICaRL
-from class_incremental.peers.prototypes import ContrastiveMeans, Prototypes
-from class_incremental.peers.regularised import EWC, LwF
-from class_incremental.peers.replay import DER, ER
+from benchmarks.class_incremental.peers.base import Classifier, Learner, Start
+from benchmarks.class_incremental.peers.icarl import ICaRL
+from benchmarks.class_incremental.peers.prototypes import ContrastiveMeans, Prototypes
+from benchmarks.class_incremental.peers.regularised import EWC, LwF
+from benchmarks.class_incremental.peers.replay import DER, ER
 from edgemem.models.prototypes import Recipe
 
 Numbers = Mapping[str, float]

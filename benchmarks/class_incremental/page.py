@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from class_incremental.running import READINGS
-from class_incremental.show import (
+from benchmarks.class_incremental.running import READINGS
+from benchmarks.class_incremental.show import (
     PICTURES,
     Outcomes,
     Tried,
@@ -16,7 +16,7 @@ from class_incremental.show import (
     sweep_table,
     table,
 )
-from class_incremental.split import Setting
+from benchmarks.class_incremental.split import Setting
 
 INTRODUCTION = """# New classes one task after another: the tables
 

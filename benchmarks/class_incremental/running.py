@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from class_incremental.methods import JOINT, METHODS
-from class_incremental.network import encoder
-from class_incremental.peers.base import Learner, Start
-from class_incremental.split import Setting, Task, merged
+from benchmarks.class_incremental.methods import JOINT, METHODS
+from benchmarks.class_incremental.network import encoder
+from benchmarks.class_incremental.peers.base import Learner, Start
+from benchmarks.class_incremental.split import Setting, Task, merged
 from edgemem.accuracy import AccuracyMatrix, from_rows
 from edgemem.models.prototypes import Recipe
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from class_incremental.methods import JOINT, METHODS, OURS, REPLAY_RIVAL, Numbers
-from class_incremental.running import READINGS, Outcome
-from class_incremental.split import Setting
+from benchmarks.class_incremental.methods import JOINT, METHODS, OURS, REPLAY_RIVAL, Numbers
+from benchmarks.class_incremental.running import READINGS, Outcome
+from benchmarks.class_incremental.split import Setting
 from edgemem.accuracy import AccuracyMatrix, figures
 from edgemem.cli.show import print_table
 

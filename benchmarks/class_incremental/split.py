@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from cifar import load_cifar10
 from numpy.typing import NDArray
 
+from benchmarks.shared.cifar import load_cifar10
 from edgemem.models.data import Frames, load_dataset
 
 Dataset = tuple[Frames, NDArray[np.int64]]

@@ -19,8 +19,7 @@ from edgemem.state import State
 
 HISTORY = 4
 REMEDY = "Run edgemem bank rollback for an earlier version, or edgemem bank forget"
-_HEAD = ", ".join(f"block.{name}" for name in COLUMNS)
-_JOIN = "FROM block LEFT JOIN used ON used.id = block.id"
+_HEAD = ", ".join(COLUMNS)
 _MODULUS = 1 << 256
 
 
@@ -58,8 +57,8 @@ class BlockTable:
     def scan(self) -> list[tuple[str, Any, str, Record | None]]:
         """Id, version, hash and record of every row; no record where the row is damaged."""
         return [
-            (row[0], row[2], row[-2], from_row(row[:-1], row[-1]))
-            for row in self.state.rows(f"SELECT {_HEAD}, used.clock {_JOIN}")
+            (row[0], row[2], row[-1], from_row(row))
+            for row in self.state.rows(f"SELECT {_HEAD} FROM block")
         ]
 
     def read(self, block_id: str, version: Any) -> tuple[Record, bytes]:
@@ -69,8 +68,8 @@ class BlockTable:
             StateError: it is damaged.
         """
         row = next((r for r, v in self._rows_of(block_id) if v == version), None)
-        found = self.state.rows(f"SELECT {_HEAD}, used.clock {_JOIN} WHERE block.row = ?", row)
-        record = from_row(found[0][:-1], found[0][-1]) if found else None
+        found = self.state.rows(f"SELECT {_HEAD} FROM block WHERE row = ?", row)
+        record = from_row(found[0]) if found else None
         # Compared once more: a damaged page can lead to the intact row of another block.
         if record is None or (record.id, record.version) != (block_id, version):
             raise self.damaged(block_id)
@@ -112,25 +111,6 @@ class BlockTable:
                 total = (tally.total - total_of(digest for (digest,) in gone)) % _MODULUS
                 tally = Tally(tally.clock, max(0, tally.rows - len(gone)), total)
             self._write(tally)
-
-    def forget(self, block_id: str) -> None:
-        """Delete all versions of a block and every note of it."""
-        with self.state.transaction():
-            self.delete(block_id, self.versions(block_id))
-            self.state.rows("DELETE FROM used WHERE id = ?", block_id)
-
-    def touch(self, block_ids: Iterable[str]) -> None:
-        """Note that blocks were used now."""
-        with self.state.transaction():
-            tally = self.tally()
-            clock = tally.clock + 1
-            self._write(Tally(clock, tally.rows, tally.total))
-            for name in block_ids:
-                self.state.rows(
-                    "INSERT OR REPLACE INTO used SELECT id, ? FROM block WHERE id = ? LIMIT 1",
-                    clock,
-                    name,
-                )
 
     def sizes(self) -> dict[tuple[str, int], int]:
         """Bytes of the arrays by id and version."""

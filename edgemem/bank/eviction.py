@@ -8,7 +8,7 @@ from edgemem.bank.record import Record
 
 
 def worth(count: int, age: int, nbytes: int) -> float:
-    """How much a block deserves its bytes: often used, recently used and small is best.
+    """How much a block deserves its bytes: that stands for much, recently written and small is best.
 
     Greedy-dual-size-frequency (Cherkasova 1998) with the age as a divisor: `age` is counted in
     writes to the state file, not in seconds, because clocks of devices go backwards.
@@ -29,13 +29,13 @@ def least_first(
     Args:
         records: current versions; what belongs to none of their blocks stays.
         stored: id and version of all there is.
-        clock: the present on the scale of `Record.used`.
+        clock: the present on the scale of `Record.version`.
         keep: ids whose current version stays.
     """
     current = {record.id: record.version for record in records}
     for version, name in sorted((version, name) for name, version in stored):
         if version < current.get(name, 0):
             yield name, version
-    for record in sorted(records, key=lambda r: worth(r.count, clock - r.used, r.nbytes)):
+    for record in sorted(records, key=lambda r: worth(r.count, clock - r.version, r.nbytes)):
         if record.id not in keep:
             yield record.id, record.version

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ Keys = NDArray[np.float32]
 MOST_VALUE = 1e37  # a row of each of 32 levels, added, is still a float32
 PAGE_ROWS = 1024
 PAGES_BYTES = 1 << 20
+CHUNK_BYTES = 4 << 20
 # Reads only what is in memory; 0 where the system cannot tell.
 READY = getattr(os, "RWF_NOWAIT", 0)
 
@@ -149,11 +149,11 @@ class Level:
         self._read(found, self._begin[name] + first * one)
         return found
 
-    def columns(self, name: str, chunk: int = 1 << 22) -> Iterator[tuple[int, NDArray[Any]]]:
-        """First row and array, chunk by chunk of about `chunk` bytes."""
+    def columns(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
+        """First row and array, chunk by chunk of about 4 MiB."""
         code, sizes = self.shape.tensors()[name]
         one = np.dtype(DTYPES[code]).itemsize * int(np.prod(sizes[1:], dtype=np.int64))
-        step = max(1, chunk // max(one, 1))
+        step = max(1, CHUNK_BYTES // max(one, 1))
         for first in range(0, self.shape.rows, step):
             yield first, self.column(name, first, min(step, self.shape.rows - first))
 
@@ -175,12 +175,7 @@ class Level:
     def __enter__(self) -> Level:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _check_keys(self, first: int, keys: Keys) -> None:

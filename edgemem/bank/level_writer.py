@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from edgemem.bank.level import MOST_VALUE, can_be_added, row_crc
 from edgemem.bank.level_header import INDEX, STORAGES, LevelShape, encode_header
 from edgemem.errors import InputError
-from edgemem.files import explain_write_errors, sync_folder
+from edgemem.files import new_file
 
 CHUNK_ROWS = 4096
 Row = NDArray[np.float32]
@@ -44,21 +42,10 @@ def write_level(
     """
     path = Path(path)
     _check(path, shape, keys, count)
-    with explain_write_errors(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            os.fchmod(handle, 0o644)  # mkstemp keeps it private
-            with os.fdopen(handle, "w+b") as file:
-                # Blocks first: their check sums and scales lie before them in the file.
-                index = _write_blocks(file, path, shape, rows)
-                _write_index(file, shape, {"keys": keys, "count": count, **index})
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+    with new_file(path) as file:
+        # Blocks first: their check sums and scales lie before them in the file.
+        index = _write_blocks(file, path, shape, rows)
+        _write_index(file, shape, {"keys": keys, "count": count, **index})
 
 
 def _write_blocks(file: IO[bytes], path: Path, shape: LevelShape, rows: Iterable[Row]) -> Index:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.errors import MissingExtraError
 from edgemem.files import explain_write_errors
-from edgemem.plot import drawn
+from edgemem.plot import drawn, new_figure
 
 Counts = NDArray[np.int64]
 MOST_NODES = 300
@@ -27,20 +26,13 @@ def plot_tree(path: Path, counts: list[Counts], branch: int, *, title: str) -> i
         MissingExtraError: matplotlib is not installed.
         InputError: the file cannot be written.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plot") from error
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
     shown = [counts[0]]
     for count in counts[1:]:
         if np.count_nonzero(count) > MOST_NODES:
             break
         shown.append(count)
     places = _places(shown, branch)
-    figure = Figure(figsize=(11, 1.6 + 1.5 * len(shown)), layout="constrained")
+    figure = new_figure((11, 1.6 + 1.5 * len(shown)))
     axes = figure.subplots()
     _draw(axes, shown, places, branch)
     left_out = len(counts) - len(shown)

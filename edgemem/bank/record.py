@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.errors import EdgeMemError, InputError
+from edgemem.errors import InputError
 
 COLUMNS = (
     "id", "path", "version", "parent", "key", "count",
@@ -57,7 +57,6 @@ class Record:
         count: batches, or whatever the caller counts, that the block stands for.
         created: seconds since 1970 by the device's clock; for people, nothing depends on it.
         nbytes: bytes of the payload.
-        used: the write at which it was last used; on the same scale as `version`.
     """
 
     id: str
@@ -70,7 +69,6 @@ class Record:
     provenance: Provenance
     nbytes: int
     payload_sha256: str
-    used: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values, for JSON; the key as its length."""
@@ -98,11 +96,11 @@ def seal(values: tuple[Any, ...]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def checked(record: Record, thing: str, error: type[EdgeMemError] = InputError) -> Record:
+def checked(record: Record, thing: str) -> Record:
     """The record, if all its values are ones that may be stored.
 
     Raises:
-        error: which one is not.
+        InputError: which one is not.
     """
     key, provenance = record.key, record.provenance
     valid = {
@@ -119,11 +117,11 @@ def checked(record: Record, thing: str, error: type[EdgeMemError] = InputError) 
         "why": provenance.why.isprintable() and len(provenance.why) <= 1000,
     }
     if wrong := next((name for name, fine in valid.items() if not fine), None):
-        raise error(thing, f"has a {wrong} that cannot be stored", "See docs/bundle-format.md")
+        raise InputError(thing, f"has a {wrong} that cannot be stored", "See docs/bundle-format.md")
     return record
 
 
-def from_row(row: tuple[Any, ...], used: Any = 0) -> Record | None:
+def from_row(row: tuple[Any, ...]) -> Record | None:
     """The record of a row with the values of `COLUMNS`, or None if the row is damaged."""
     types = (str, str, int, int, bytes, int, int, str, int, str, str)
     if len(row) != len(types) or any(type(v) is not t for v, t in zip(row, types, strict=True)):
@@ -135,7 +133,6 @@ def from_row(row: tuple[Any, ...], used: Any = 0) -> Record | None:
         record = Record(
             name, path, version, parent, np.frombuffer(key, "<f4").astype(np.float32), count,
             created, Provenance(**json.loads(origin)), nbytes, digest,
-            max(used if type(used) is int else 0, version),
         )  # fmt: skip
         # A right hash does not make the values right: the file may have been made by anyone.
         return checked(record, "row")

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from edgemem.bank.cache import ByteCache
 from edgemem.bank.folder import open_levels
 from edgemem.bank.level import Keys, nothing
-from edgemem.bank.prefetch import Prefetcher
 from edgemem.bank.stored_row import StoredRow, Values, as_floats, read_row
 from edgemem.bank.tree import Descent, descend
 from edgemem.errors import BankError, InputError
@@ -41,21 +39,14 @@ class ShippedBank:
     """The levels of a folder. Level 1 is pinned in memory, unless it takes more than `cache_bytes`
     and 32 MiB; of the others, `cache_bytes` are kept.
 
-    Memory does not depend on the size of the bank. For one thread; with `prefetch`, a second one
-    reads the siblings of the last leaf into the cache.
+    Memory does not depend on the size of the bank. For one thread at a time.
 
     Raises:
         BankError: no level 1, a gap between levels, or levels that do not fit each other or the
             expected elements.
     """
 
-    def __init__(
-        self,
-        folder: Path | str,
-        elements: int,
-        cache_bytes: int = CACHE_BYTES,
-        prefetch: bool = False,
-    ) -> None:
+    def __init__(self, folder: Path | str, elements: int, cache_bytes: int = CACHE_BYTES) -> None:
         self.folder, self.elements = Path(folder), elements
         self.levels = open_levels(self.folder, elements)
         first = self.levels[0].shape
@@ -67,7 +58,6 @@ class ShippedBank:
         self._scratch = np.empty(elements, np.float32)
         # For rows that the cache has no room for.
         self._buffers = [np.empty(elements, level.shape.dtype) for level in self.levels]
-        self._prefetcher = Prefetcher(self._read_siblings) if prefetch else None
         try:
             self._pin()
         except BaseException:
@@ -85,8 +75,6 @@ class ShippedBank:
         faults: list[str] = []
         found = self.descend(key, faults)
         values = self.sum_rows(found.path, faults)
-        if self._prefetcher is not None and len(found.path) > 1:
-            self._prefetcher.ask((len(found.path) - 1, found.path[-1]))
         return Fetched(found.path, found.distances, values, faults)
 
     def descend(self, key: NDArray[Any], faults: list[str]) -> Descent:
@@ -133,28 +121,15 @@ class ShippedBank:
             np.copyto(values, total)
         return values
 
-    def add_row(self, level: int, row: int, values: Values, faults: list[str]) -> None:
-        """Add a row of a level (0 = the first) to values [elements]; a damaged one adds nothing."""
-        stored, scale, _ = self._row(level, row, faults, self._buffers[level])
-        if stored is not None:
-            np.add(values, as_floats(stored, scale, self._scratch), out=values)
-
     def close(self) -> None:
-        """Close the files and end the thread."""
-        if self._prefetcher is not None:
-            self._prefetcher.close()
+        """Close the files; closing twice does no harm."""
         for level in self.levels:
             level.close()
 
     def __enter__(self) -> ShippedBank:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _pin(self) -> None:
@@ -211,7 +186,7 @@ class ShippedBank:
         row: int,
         faults: list[str],
         buffer: NDArray[Any],
-        below: tuple[int, ...] = (),
+        below: tuple[int, ...],
     ) -> StoredRow:
         """A row; in `buffer` if it is not pinned and the cache has no room for any.
 
@@ -235,17 +210,3 @@ class ShippedBank:
         if text not in self._reported and len(self._reported) < MOST_REPORTS:
             self._reported.add(text)
             faults.append(text)
-
-    def _read_siblings(self, leaf: tuple[int, int]) -> None:
-        """Read the other children of the leaf's parent, if a quarter of the cache holds them."""
-        level, row = leaf
-        first = row - row % self.branch
-        if self.branch * self.levels[level].shape.row_bytes > self._cache_bytes // 4:
-            return
-        for sibling in range(first, first + self.branch):
-            if self._prefetcher is None or self._prefetcher.waiting():
-                return
-            name = ("row", level, sibling)
-            if name not in self._cache:
-                stored = read_row(self.levels[level], sibling, np.empty_like(self._buffers[level]))
-                self._cache.put(name, stored, stored.nbytes)

@@ -1,9 +1,9 @@
-"""The tree of contexts: greedy descent from key to leaf, and what a tree costs."""
+"""The tree of contexts: greedy descent from key to leaf."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,22 +72,3 @@ def _squares(keys: NDArray[Any], key: NDArray[Any]) -> NDArray[np.float64]:
 def _without_nan(away: NDArray[np.float64]) -> NDArray[np.float64]:
     away[np.isnan(away)] = np.inf
     return away
-
-
-@dataclass(frozen=True)
-class TreeSize:
-    """Numbers read by one fetch, and numbers in the whole bank."""
-
-    fetch: int
-    bank: int
-
-
-def tree_size(unit: int, widths: Sequence[int], branch: int = 16) -> TreeSize:
-    """Size of a bank whose blocks at level l hold unit * widths[l - 1] numbers.
-
-    Source: Pouransari et al., arXiv 2510.02375; for memories in the feed-forward layers the unit
-    is 3 * layers * model width, and widths are the added inner columns.
-    """
-    blocks = [unit * width for width in widths]
-    bank = sum(size * branch**level for level, size in enumerate(blocks, start=1))
-    return TreeSize(sum(blocks), bank)

@@ -9,7 +9,7 @@ needs to be guessed or to trust the wall clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -71,7 +71,7 @@ class WrittenBlocks:
             before = [v for v in self._table.versions(block_id)[:1] if type(v) is int]
             record = Record(
                 block_id, path, version, before[0] if before else 0, np.array(key, np.float32),
-                count, _now(), provenance, len(payload), sha256(payload), version,
+                count, _now(), provenance, len(payload), sha256(payload),
             )  # fmt: skip
             self._table.insert(record, payload)
         return record
@@ -101,16 +101,6 @@ class WrittenBlocks:
         if versions and type(versions[0]) is not int:
             raise self._table.damaged(block_id)
         return versions[0] if versions else 0
-
-    def history(self, block_id: str) -> list[Record]:
-        """The versions of a block that are kept, newest first.
-
-        Raises:
-            InputError: no such block.
-            StateError: one of them is damaged.
-        """
-        versions = self._table.known(block_id)
-        return [self._table.read(block_id, version)[0] for version in versions]
 
     def intact(self, block_id: str) -> Iterator[tuple[int, Arrays]]:
         """The kept versions of a block that are intact, newest first: the place of each among all
@@ -151,10 +141,6 @@ class WrittenBlocks:
                 damage[str(error)] = error
         return list(damage.values())
 
-    def touch(self, block_ids: Iterable[str]) -> None:
-        """Note that blocks were used now; it adds to their worth."""
-        self._table.touch(block_ids)
-
     def rollback(self, block_id: str) -> Record:
         """Make the version before the current one current, by writing it again as a new one.
 
@@ -174,7 +160,6 @@ class WrittenBlocks:
                 version=version,
                 created=_now(),
                 provenance=replace(record.provenance, why=why),
-                used=version,
             )
             self._table.insert(again, payload)
         return again
@@ -213,8 +198,7 @@ class WrittenBlocks:
             InputError: no such block.
         """
         with self._state.transaction():
-            self._table.known(block_id)
-            self._table.forget(block_id)
+            self._table.delete(block_id, self._table.known(block_id))
 
     def evict(self, budget: int, keep: Collection[str] = ()) -> list[str]:
         """Delete what is worth least until all arrays fit into `budget` bytes.
@@ -234,7 +218,7 @@ class WrittenBlocks:
                     break
                 total -= sizes.get(item, 0)
                 if item in current:
-                    self._table.forget(item[0])
+                    self._table.delete(item[0], self._table.versions(item[0]))
                     gone.append(item[0])
                 else:
                     self._table.delete(item[0], [item[1]])

@@ -37,8 +37,6 @@ def add_to(bank_app: typer.Typer) -> None:
 def blocks(state: StatePath, json: Json = False) -> None:
     """List the blocks that the device wrote, after checking every version of each.
 
-    "last used" is the write at which a block was last used, on the scale of the versions.
-
     Example: edgemem bank blocks camera.db
     """
     from edgemem.bank.written import WrittenBlocks
@@ -162,14 +160,13 @@ def _print_blocks(state: Path, records: Sequence[Record]) -> None:
             record.path or "root",
             str(record.version),
             f"{record.count:,}",
-            str(record.used),
             f"{record.nbytes:,}",
             record.provenance.why,
         )
         for record in records
     ]
     size = sum(record.nbytes for record in records)
-    columns = ("id", "path", "version", "count", "last used", "bytes", "why")
+    columns = ("id", "path", "version", "count", "bytes", "why")
     print_table(
         f"{state.name}: {_blocks(len(records))} written here, {size:,} bytes", columns, rows
     )

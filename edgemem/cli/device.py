@@ -8,7 +8,7 @@ import re
 import sys
 from json import loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -19,6 +19,7 @@ from edgemem.version import VERSION
 
 if TYPE_CHECKING:
     from edgemem.manifest import Manifest
+    from edgemem.runtime.options import Provider
     from edgemem.runtime.stream import Stream
 
 BundlePath = Annotated[Path, typer.Argument(help="Folder written by edgemem export.")]
@@ -103,13 +104,15 @@ def run(
             bundle,
             state,
             adapt=adapt,
-            adapt_when=_adapt_when(adapt_when),
-            contexts=contexts,
-            keep_frames=keep_frames,
+            options=edgemem.Options(
+                adapt_when=_adapt_when(adapt_when),
+                contexts=contexts,
+                keep_frames=keep_frames,
+                memory_budget=memory_budget,
+            ),
             hyper_parameters=values,
             threads=threads,
-            memory_budget=memory_budget,
-            provider=provider,
+            provider=cast("Provider", provider),  # checked there
         ) as runtime,
         progress("frames") as bar,
     ):

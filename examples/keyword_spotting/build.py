@@ -8,14 +8,17 @@ Needs the extra `export` (torch, onnx); the example itself does not.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from features import BANDS, STEPS, features
 from torch import nn
 from voices import WORDS, source_room, source_voice, speak
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from plain_training import train
 
 from edgemem.export import Choices, export_bundle
 from edgemem.models import Normalization, Recipe, attach, warm_up
@@ -51,19 +54,6 @@ class Normalized(nn.Module):
         return self.model((x - self.mean) / self.deviation)
 
 
-def train(model: nn.Module, frames: np.ndarray, labels: np.ndarray, epochs: int = 15) -> None:
-    """Ordinary training, in place."""
-    x, y = torch.from_numpy(frames), torch.from_numpy(labels)
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    for _ in range(epochs):
-        for index in torch.randperm(len(x)).split(32):
-            loss = F.cross_entropy(model.train()(x[index]), y[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    model.eval()
-
-
 def main() -> None:
     """Train, warm up, export."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -75,7 +65,8 @@ def main() -> None:
     mean, deviation = frames.mean((0, 2)), frames.std((0, 2))
     normalization = Normalization(tuple(mean.tolist()), tuple(deviation.tolist()))
     model = Conv1d(BANDS, len(WORDS), STEPS, WIDTH)
-    train(Normalized(model, normalization), frames, labels)
+    normalized = Normalized(model, normalization)
+    train(normalized, torch.from_numpy(frames), labels, epochs=15, batch=32)
 
     adaptive = attach(
         model, PARTS, torch.from_numpy(frames[:2]), statistics="remembered",

@@ -17,8 +17,10 @@ from features import features, microphone_words, wav_words
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from score import Score
 from voices import SPEAKERS, WORDS, speak
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from score import Score
 
 import edgemem
 from edgemem.stopping import stopping

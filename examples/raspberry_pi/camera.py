@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from score import Score
 from service import StopSignal, notify
 from sources import fit, open_input
 from view import View
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from score import Score
 
 import edgemem
 from edgemem.demo import BUNDLE
@@ -80,8 +82,10 @@ def opened(options: argparse.Namespace) -> edgemem.Runtime:
     return edgemem.open(
         options.bundle,
         options.state,
-        adapt_when=int(when) if when and when.isdigit() else when,
-        memory_budget=options.memory_budget,
+        options=edgemem.Options(
+            adapt_when=int(when) if when and when.isdigit() else when,
+            memory_budget=options.memory_budget,
+        ),
         threads=options.threads,
     )
 

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from readings import csv_windows
 from rich.console import Console
 from rich.progress import track
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 from score import Score
 
 import edgemem

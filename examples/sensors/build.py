@@ -8,13 +8,15 @@ Needs the extra `export` (torch, onnx); the example itself does not.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from motion import ACTIVITIES, LENGTH, source_place, window
-from torch import nn
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from plain_training import train
 
 from edgemem.export import Choices, export_bundle
 from edgemem.models import Recipe, attach, warm_up
@@ -33,19 +35,6 @@ def source_windows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([window(ACTIVITIES[k], source_place(rng), rng) for k in labels]), labels
 
 
-def train(model: nn.Module, frames: np.ndarray, labels: np.ndarray, epochs: int = 15) -> None:
-    """Ordinary training, in place."""
-    x, y = torch.from_numpy(frames), torch.from_numpy(labels)
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    for _ in range(epochs):
-        for index in torch.randperm(len(x)).split(32):
-            loss = F.cross_entropy(model.train()(x[index]), y[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    model.eval()
-
-
 def main() -> None:
     """Train, warm up, export."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -55,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(1)
     frames, labels = source_windows(WINDOWS, seed=0)
     model = Conv1d(3, len(ACTIVITIES), LENGTH, WIDTH)
-    train(model, frames, labels)
+    train(model, torch.from_numpy(frames), labels, epochs=15, batch=32)
 
     adaptive = attach(model, PARTS, torch.from_numpy(frames[:2]), statistics="remembered")
     warm_up(adaptive, frames, labels, Recipe(epochs=10, batch_size=16))

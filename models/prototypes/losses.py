@@ -102,8 +102,14 @@ def relation_distillation(
     new = relations(features, prototypes, relation_axis)
     old = relations(old_features.detach(), old_prototypes.detach(), relation_axis)
     over = 0 if relation_axis == "samples" else 1
-    new, old = (torch.log_softmax(scores / temperature, over) for scores in (new, old))
-    return F.kl_div(new, old, reduction="none", log_target=True).sum(over).mean()
+    return divergences(old / temperature, new / temperature, over).mean()
+
+
+def divergences(before: Tensor, after: Tensor, over: int = 0) -> Tensor:
+    """KL(softmax(before) || softmax(after)) along an axis of scores [n, classes]; over the samples
+    by default, so one for each class."""
+    was, now = (torch.log_softmax(scores, over) for scores in (before, after))
+    return (was.exp() * (was - now)).sum(over)
 
 
 def relation_distillation_of_tasks(

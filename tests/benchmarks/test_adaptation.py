@@ -6,20 +6,20 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from adaptation.kept import keep, kept, run_path
-from adaptation.measures import WINDOW, known, measures, trend, worst_window
-from adaptation.methods import OURS, PEERS, SHIPPED, TUNED, WARM, named, with_factor
-from adaptation.peers.entropy import PEERS as ENTROPY_PEERS
-from adaptation.protocols import RETURNING, pool_contexts, protocols
-from adaptation.running import RunningPeer, running
-from adaptation.setups import BUNDLES, WarmNetwork, with_statistics
-from adaptation.streams import VISIT, Builder, Stream, correlated
-from adaptation.worker import pool_path, run
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import linregress
-from speech import BANDS, RATE, STEPS, features, mel_bands, other_voices
 
+from benchmarks.adaptation.kept import keep, kept, run_path
+from benchmarks.adaptation.measures import WINDOW, known, measures, trend, worst_window
+from benchmarks.adaptation.methods import OURS, PEERS, SHIPPED, TUNED, WARM, named, with_factor
+from benchmarks.adaptation.peers.entropy import PEERS as ENTROPY_PEERS
+from benchmarks.adaptation.protocols import RETURNING, pool_contexts, protocols
+from benchmarks.adaptation.running import RunningPeer, running
+from benchmarks.adaptation.setups import BUNDLES, WarmNetwork, with_statistics
+from benchmarks.adaptation.streams import VISIT, Builder, Stream, correlated
+from benchmarks.adaptation.worker import pool_path, run
+from benchmarks.shared.speech import BANDS, RATE, STEPS, features, mel_bands, other_voices
 from edgemem.models import Recipe, attach, warm_up
 from edgemem.models.adaptive import SOURCE
 from edgemem.models.networks import digits, resnet20
@@ -195,7 +195,7 @@ def test_the_runner_gives_every_frame_once_and_compares_with_its_label(tmp_path,
 
 def test_every_method_is_where_the_registry_says():
     for name, module in PEERS.items():
-        peers = importlib.import_module(f"adaptation.peers.{module}").PEERS
+        peers = importlib.import_module(f"benchmarks.adaptation.peers.{module}").PEERS
         assert name in peers and peers[name].paper
     assert {way.bundle for way in OURS.values()} <= {*BUNDLES, SHIPPED, TUNED}
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from bank_drift import DRIFTS, Bank, walk
 
+from benchmarks.bank.drift import DRIFTS, Bank, walk
 from edgemem.bank.folder import open_levels
 from edgemem.bank.level_header import LevelShape
 from edgemem.bank.level_writer import write_level

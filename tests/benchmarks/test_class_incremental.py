@@ -9,19 +9,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from class_incremental import __main__ as command
-from class_incremental.kept import keep, kept, run_path
-from class_incremental.methods import JOINT, METHODS, OURS
-from class_incremental.peers.base import Batch, Classifier, head_loss
-from class_incremental.peers.icarl import ICaRL, herd
-from class_incremental.peers.prototypes import ContrastiveMeans, Prototypes
-from class_incremental.peers.regularised import EWC, LwF, distillation, fisher_information
-from class_incremental.peers.replay import DER, ER, Reservoir
-from class_incremental.running import accuracy, run, start_of
-from class_incremental.show import course, goals, sweep_table, table
-from class_incremental.split import Setting, load, merged, split
-from class_incremental.views import crop_and_flip
 
+from benchmarks.class_incremental import __main__ as command
+from benchmarks.class_incremental.kept import keep, kept, run_path
+from benchmarks.class_incremental.methods import JOINT, METHODS, OURS
+from benchmarks.class_incremental.peers.base import Batch, Classifier, head_loss
+from benchmarks.class_incremental.peers.icarl import ICaRL, herd
+from benchmarks.class_incremental.peers.prototypes import ContrastiveMeans, Prototypes
+from benchmarks.class_incremental.peers.regularised import (
+    EWC,
+    LwF,
+    distillation,
+    fisher_information,
+)
+from benchmarks.class_incremental.peers.replay import DER, ER, Reservoir
+from benchmarks.class_incremental.running import accuracy, run, start_of
+from benchmarks.class_incremental.show import course, goals, sweep_table, table
+from benchmarks.class_incremental.split import Setting, load, merged, split
+from benchmarks.class_incremental.views import crop_and_flip
 from edgemem.accuracy import figures, from_rows, read_accuracy
 from edgemem.models.prototypes import learn_task
 

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import teachable
 import torch
-from class_incremental.device_courses import LABELLED, MET, batches, course
-from class_incremental.device_kept import kept
-from class_incremental.device_measures import Accuracies, accuracies
-from class_incremental.device_outcomes import Outcome, grouped
-from class_incremental.device_page import page, tables
-from class_incremental.device_peers import FineTuned, NearestMean, StreamingLDA
-from class_incremental.device_running import OURS, WAYS, Peers, features, run_ours
-from class_incremental.device_show import SPEECH, draw, goal_table, picture
-from class_incremental.device_subjects import Subject
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestCentroid
 
+from benchmarks.new_classes.courses import LABELLED, MET, batches, course
+from benchmarks.new_classes.kept import kept
+from benchmarks.new_classes.measures import Accuracies, accuracies
+from benchmarks.new_classes.outcomes import Outcome, grouped
+from benchmarks.new_classes.page import page, tables
+from benchmarks.new_classes.peers import FineTuned, NearestMean, StreamingLDA
+from benchmarks.new_classes.running import OURS, WAYS, Peers, features, run_ours
+from benchmarks.new_classes.show import SPEECH, draw, goal_table, picture
+from benchmarks.new_classes.subjects import Subject
 from edgemem.models import attach
 from edgemem.models.networks import conv1d
 
@@ -183,7 +183,7 @@ def subject_of(frames, labels, **more):
 def graphs(tmp_path, monkeypatch):
     """Optimised graphs, and runs, are kept in a folder of the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("class_incremental.device_running.GRAPHS", tmp_path / "graphs")
+    monkeypatch.setattr("benchmarks.new_classes.running.GRAPHS", tmp_path / "graphs")
 
 
 @pytest.mark.parametrize("name", WAYS)

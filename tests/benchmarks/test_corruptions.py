@@ -1,10 +1,17 @@
 import numpy as np
 import pytest
 import torch
-from cifar import MEAN, STD, data_folder, frost_folder, load_cifar10, resnet_checkpoint
-from corruptions import CORRUPTIONS, LEVELS, corrupt
 from PIL import Image
 
+from benchmarks.shared.cifar import (
+    MEAN,
+    STD,
+    data_folder,
+    frost_folder,
+    load_cifar10,
+    resnet_checkpoint,
+)
+from benchmarks.shared.corruptions import CORRUPTIONS, LEVELS, corrupt
 from edgemem.models.networks.cifar_resnet import resnet20
 
 pytestmark = pytest.mark.slow

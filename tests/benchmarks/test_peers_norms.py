@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from adaptation.peers import entropy, forward_only, roid, sar, statistics
-from adaptation.peers.base import Source, batch_norms, entropies
 from torch import nn
 from torch.nn import functional
+
+from benchmarks.adaptation.peers import entropy, forward_only, roid, sar, statistics
+from benchmarks.adaptation.peers.base import Source, batch_norms, entropies
 
 pytestmark = pytest.mark.slow
 

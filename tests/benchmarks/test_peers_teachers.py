@@ -5,10 +5,12 @@ import math
 
 import pytest
 import torch
-from adaptation.peers import augment, cotta, ecotta, petta, reservoir_tta, rotta
-from adaptation.peers.balanced_memory import BalancedMemory
-from adaptation.peers.base import Source, batch_norms, copied, use_batch_statistics
 from torch import nn
+
+from benchmarks.adaptation.peers import cotta, ecotta, petta, reservoir_tta, rotta
+from benchmarks.adaptation.peers.balanced_memory import BalancedMemory
+from benchmarks.adaptation.peers.base import Source, batch_norms, copied, use_batch_statistics
+from benchmarks.shared import views
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +55,7 @@ def settled(kind="image"):
             model.train()(frames)
         model.linear.weight.mul_(10)
         model.linear.bias.sub_(model.eval()(frames).mean(0))
-    view = augment.image_view if kind == "image" else augment.sound_view
+    view = views.image_view if kind == "image" else views.sound_view
     return model.eval(), Source(frames, torch.arange(200) % CLASSES, CLASSES, view)
 
 
@@ -99,7 +101,7 @@ def test_predict_learns_nothing_and_the_given_model_stays(name):
 
 def test_views_keep_shape_and_range_and_are_drawn_anew():
     frames = frames_of("image", 5)
-    for view in (augment.image_view, augment.plain_image_view, augment.warm_up_view):
+    for view in (views.image_view, views.warm_up_view):
         torch.manual_seed(0)
         seen = [view(frames) for _ in range(12)]
         assert all(x.shape == frames.shape and x.isfinite().all() for x in seen)
@@ -107,18 +109,18 @@ def test_views_keep_shape_and_range_and_are_drawn_anew():
         assert not torch.equal(seen[0], seen[1])
         torch.manual_seed(0)
         assert torch.equal(view(frames), seen[0])
-    sound = augment.sound_view(frames_of("sound", 5))
+    sound = views.sound_view(frames_of("sound", 5))
     assert sound.shape == (5, 1, 64) and sound.isfinite().all()
 
 
 def test_a_view_that_does_not_move_shows_the_frames():
     frames = frames_of("image", 4)
-    still = augment.warped(frames, 0.0, [0, 0], 1.0, 0, "border")
+    still = views.warped(frames, 0.0, [0, 0], 1.0, 0, "border")
     torch.testing.assert_close(still, frames, atol=1e-5, rtol=0)
-    right = augment.warped(frames, 0.0, [1, 0], 1.0, 0, "border")
+    right = views.warped(frames, 0.0, [1, 0], 1.0, 0, "border")
     torch.testing.assert_close(right[..., 1:], frames[..., :-1], atol=1e-5, rtol=0)
-    torch.testing.assert_close(augment.hue_shifted(frames, torch.tensor(1.0)), frames)
-    third = augment.hue_shifted(frames, torch.tensor(1 / 3))
+    torch.testing.assert_close(views.hue_shifted(frames, torch.tensor(1.0)), frames)
+    third = views.hue_shifted(frames, torch.tensor(1 / 3))
     torch.testing.assert_close(third, frames.roll(1, 1), atol=1e-5, rtol=0)
 
 
@@ -362,5 +364,5 @@ def test_warming_up_learns_the_source_and_its_weights_load():
     torch.manual_seed(0)
     start = ecotta.warm_up(model, source, PARTS, epochs=0)
     torch.manual_seed(0)
-    warmed = ecotta.warm_up(model, source, PARTS, epochs=4, batch=20, view=augment.warm_up_view)
+    warmed = ecotta.warm_up(model, source, PARTS, epochs=4, batch=20, view=views.warm_up_view)
     assert loss(warmed) < loss(start)

@@ -81,8 +81,3 @@ def test_a_refusal_is_one_line(refused, tmp_path):
 def test_the_bundle_is_small():
     files = [file for file in (FOLDER / "activities.edgemem").rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 400_000
-
-
-def test_every_example_scores_alike():
-    texts = {file.read_text() for file in FOLDER.parent.glob("*/score.py")}
-    assert len(texts) == 1 and len(list(FOLDER.parent.glob("*/score.py"))) == 3

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from opening import opened_with
 from sklearn.datasets import load_digits
 from torch.nn import functional
 
@@ -101,7 +102,7 @@ def test_taught_between_steps_in_changing_light(bundle, data, contexts, tmp_path
     x, y = x[order], y[order]
     dark = np.round(0.4 * x.astype(np.float32) + 80).astype(np.uint8)
     old = y < OWN
-    with edgemem.open(bundle, path, threads=1, contexts=contexts) as runtime:
+    with opened_with(bundle, path, threads=1, contexts=contexts) as runtime:
         before = right(step_all(runtime, x[old]), y[old])
         step_all(runtime, x)
         frames, labels = lesson(data, rng)
@@ -115,7 +116,7 @@ def test_taught_between_steps_in_changing_light(bundle, data, contexts, tmp_path
         for kind in ("reset", "restored", "frozen"):
             assert not [e for result in results for e in result.events if e.kind == kind]
         expected = runtime.predict(x[:BATCH]).logits
-    with edgemem.open(bundle, path, threads=1, contexts=contexts) as runtime:
+    with opened_with(bundle, path, threads=1, contexts=contexts) as runtime:
         np.testing.assert_array_equal(runtime.predict(x[:BATCH]).logits, expected)
         assert [info.name for info in runtime.classes()][OWN:] == ["eight", "nine"]
         runtime.forget_class("eight")
@@ -125,7 +126,7 @@ def test_taught_between_steps_in_changing_light(bundle, data, contexts, tmp_path
 @pytest.mark.parametrize("read", ["mixed", "prototypes", "classifier"])
 def test_every_way_to_read(bundle, data, read):
     x, y = data[1]
-    with edgemem.open(bundle, threads=1, read=read) as runtime:
+    with opened_with(bundle, threads=1, read=read) as runtime:
         frames, labels = lesson(data, np.random.default_rng(1))
         result = runtime.learn(frames, labels)
         assert (result.logits[:, CAPACITY - 2 :] == -1e4).all()

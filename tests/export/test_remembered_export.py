@@ -229,12 +229,12 @@ def test_the_frozen_answer_is_the_network_whatever_is_remembered(bundle):
 def test_a_batch_without_reliable_frames_is_remembered_but_not_learnt(bundle, tmp_path):
     path = tmp_path / "state.db"
     with edgemem.open(bundle.path, path, threads=1) as runtime:
-        runtime.hyper_parameters["entropy_margin"] = EVERY_FRAME
+        runtime.hyper_parameters.set(entropy_margin=EVERY_FRAME)
         runtime.step(frames())
     before = stored(bundle, path)
     assert any(value.any() for name, value in before.items() if name.startswith("opt."))
     with edgemem.open(bundle.path, path, threads=1) as runtime:
-        runtime.hyper_parameters["entropy_margin"] = 0.0
+        runtime.hyper_parameters.set(entropy_margin=0.0)
         runtime.step(frames(seed=1))
         assert runtime.counters["unreliable"] == 0
     after = stored(bundle, path)

@@ -27,7 +27,7 @@ def commit(state, number):
         arrays = {"w": np.full(1 + 997 * (number % 5), number, np.float32)}
         origin = Provenance("bundle", number, 0.5, "fault test")
         blocks.put(name, arrays, path="1/2", key=[number], count=number, provenance=origin)
-        if number % 11 == 0 and len(blocks.history(name)) > 1:
+        if number % 11 == 0 and len(list(blocks.intact(name))) > 1:
             blocks.rollback(name)
         if number % 13 == 0:
             blocks.evict(60_000, keep=[name])

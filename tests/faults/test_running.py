@@ -74,7 +74,6 @@ def test_a_reader_changes_nothing(tmp_path, committed):
             lambda: reader.write(Snapshot({}, {})),
             lambda: blocks.rollback("context 1"),
             lambda: blocks.forget("context 1"),
-            lambda: blocks.touch(["context 1"]),
             lambda: blocks.evict(0),
             blocks.compact,
         )

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from opening import opened_with
 
 import edgemem
 from edgemem.block import Block
@@ -28,7 +29,7 @@ def frames():
 
 @pytest.fixture
 def runtime():
-    opened = edgemem.open(BUNDLE, threads=1, background=True, contexts=False)
+    opened = opened_with(BUNDLE, threads=1, background=True, contexts=False)
     yield opened
     opened.close()
 
@@ -61,7 +62,7 @@ def test_what_was_learnt_is_used_by_the_next_call_and_equals_a_step_in_front(run
     wait_for_step(runtime)
     found = runtime.step(frames[BATCH : BATCH + 1])
     assert found.adapted
-    with edgemem.open(BUNDLE, threads=1, contexts=False) as front:
+    with opened_with(BUNDLE, threads=1, contexts=False) as front:
         front.step(frames[:BATCH])
         assert session_of(runtime).block.has_values_of(session_of(front).block)
 
@@ -72,7 +73,7 @@ def test_frames_that_come_while_a_step_waits_are_not_mixed_into_it(runtime, gate
         runtime.step(frames[start : start + 3])
     gate.set()
     runtime.flush()
-    with edgemem.open(BUNDLE, threads=1, contexts=False) as front:
+    with opened_with(BUNDLE, threads=1, contexts=False) as front:
         front.step(frames[:BATCH])
         assert session_of(runtime).block.has_values_of(session_of(front).block)
 
@@ -83,7 +84,7 @@ def broken(*_):
 
 def test_a_step_that_fails_takes_nothing_else_with_it(tmp_path, monkeypatch, frames):
     state = tmp_path / "s.db"
-    runtime = edgemem.open(BUNDLE, state, threads=1, background=True, contexts=False)
+    runtime = opened_with(BUNDLE, state, threads=1, background=True, contexts=False)
     runtime.step(frames[:BATCH])
     wait_for_step(runtime)
     runtime.step(frames[BATCH : BATCH + 1])
@@ -91,7 +92,7 @@ def test_a_step_that_fails_takes_nothing_else_with_it(tmp_path, monkeypatch, fra
     runtime.step(frames[BATCH + 1 : 2 * BATCH])
     with pytest.raises(edgemem.BundleError):
         runtime.close()
-    with edgemem.open(BUNDLE, state, threads=1, contexts=False) as again:
+    with opened_with(BUNDLE, state, threads=1, contexts=False) as again:
         assert again.counters["frames"] == 2 * BATCH
         assert again.counters["updates"] == 1
 
@@ -106,12 +107,12 @@ def test_a_rollback_works_after_a_step_that_failed(runtime, monkeypatch, frames)
 
 def test_closing_right_after_a_commit_keeps_what_is_being_learnt(tmp_path, gate, frames):
     state = tmp_path / "s.db"
-    runtime = edgemem.open(BUNDLE, state, threads=1, background=True, contexts=False)
+    runtime = opened_with(BUNDLE, state, threads=1, background=True, contexts=False)
     runtime.step(frames[:BATCH])
     runtime._keeper.commit(Commit("context change"))
     gate.set()
     runtime.close()
-    with edgemem.open(BUNDLE, state, threads=1, contexts=False) as again:
+    with opened_with(BUNDLE, state, threads=1, contexts=False) as again:
         assert again.counters["updates"] == 1
 
 
@@ -144,9 +145,9 @@ def test_a_step_whose_block_was_left_is_dropped(runtime, gate, frames):
 
 def test_closing_commits_what_is_being_learnt(tmp_path, frames):
     state = tmp_path / "s.db"
-    with edgemem.open(BUNDLE, state, threads=1, background=True, contexts=False) as runtime:
+    with opened_with(BUNDLE, state, threads=1, background=True, contexts=False) as runtime:
         runtime.step(frames[:BATCH])
-    with edgemem.open(BUNDLE, state, threads=1, contexts=False) as again:
+    with opened_with(BUNDLE, state, threads=1, contexts=False) as again:
         assert again.counters["updates"] == 1
         assert not session_of(again).block.has_values_of(again.bundle.generic)
 
@@ -155,7 +156,7 @@ def test_closing_commits_what_is_being_learnt(tmp_path, frames):
 def test_contexts_are_followed_and_a_whole_stream_gets_better(frames):
     with np.load(STREAM) as stream:
         labels = stream["y"]
-    with edgemem.open(BUNDLE, threads=1, background=True) as runtime:
+    with opened_with(BUNDLE, threads=1, background=True) as runtime:
         found = []
         for start in range(0, 1920, BATCH):
             found.append(runtime.step(frames[start : start + BATCH]).labels)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opening import opened_with
 from scipy.special import entr, softmax
 
-import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE, STREAM
 from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
@@ -25,7 +25,7 @@ def foggy_frames():
 
 
 def opened(**options):
-    return edgemem.open(BUNDLE, threads=1, **options)
+    return opened_with(BUNDLE, threads=1, **options)
 
 
 def by_hand(runtime, x):

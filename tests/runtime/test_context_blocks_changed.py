@@ -48,6 +48,13 @@ def learnt(path, visits):
     return blocks_of(path)
 
 
+def versions_of(path, name):
+    """The kept versions of a written block, newest first."""
+    statement = "SELECT version FROM block WHERE id = ? ORDER BY version DESC"
+    with closing(sqlite3.connect(path)) as database:
+        return [version for (version,) in database.execute(statement, (name,))]
+
+
 def imported(blocks_at, path):
     with closing(State(blocks_at, None)) as state:
         export_blocks(state, path.with_suffix(".safetensors"))
@@ -93,8 +100,8 @@ def test_a_damaged_root_gives_way_to_its_newest_intact_version(damage, visits, t
     state = tmp_path / "s.db"
     before = learnt(state, visits * 2)
     with written(state) as blocks:
-        newest, intact, *older = [record.version for record in blocks.history("root")]
         expected = dict(blocks.intact("root"))[1]
+    newest, intact, *older = versions_of(state, "root")
     with closing(sqlite3.connect(state)) as database, database:
         newest_row = "SELECT row FROM block WHERE id = 'root' AND version = ?"
         database.execute(f"UPDATE {damage} WHERE row = ({newest_row})", (newest,))
@@ -103,9 +110,7 @@ def test_a_damaged_root_gives_way_to_its_newest_intact_version(damage, visits, t
         assert_same_arrays(session_of(runtime).contexts.root, expected)
         results = step_all(runtime, visits[3][:BATCH])
     assert any("block 'root': is damaged" in message for message in events(results, "damaged"))
-    with closing(sqlite3.connect(state)) as database:
-        rows = database.execute("SELECT version FROM block WHERE id = 'root'").fetchall()
-    assert {version for (version,) in rows} >= {intact, *older[:-1]}
+    assert set(versions_of(state, "root")) >= {intact, *older[:-1]}
     with written(state) as blocks:
         after = {record.id: blocks.read(record.id) for record in blocks.listing().records}
     assert_same_arrays(after["root"][1], expected)

@@ -119,9 +119,9 @@ def test_a_block_that_explodes_costs_its_own_context_alone(reopened, visits, tmp
     before = learnt(state, visits)
     runtime = opened(state)
     exploding = step_all(runtime, visits[0][:BATCH])[0].context
-    runtime.hyper_parameters["learning_rate"] = 1e18
+    runtime.hyper_parameters.set(learning_rate=1e18)
     assert step_all(runtime, visits[0][BATCH : 2 * BATCH])[0].adapted
-    runtime.hyper_parameters["learning_rate"] = 0.01
+    runtime.hyper_parameters.set(learning_rate=0.01)
     step_all(runtime, visits[1])
     root = session_of(runtime).contexts.root
     assert all(np.abs(array).max() < 1e3 for array in root.values())
@@ -149,7 +149,7 @@ def test_steps_whose_entropy_is_not_a_number_can_be_committed(visits, tmp_path):
     state = tmp_path / "s.db"
     with opened(state) as runtime:
         step_all(runtime, visits[0])
-        runtime.hyper_parameters["learning_rate"] = 1e18
+        runtime.hyper_parameters.set(learning_rate=1e18)
         exploded = step_all(runtime, visits[0][: 2 * BATCH])
         runtime.flush()
     assert exploded[0].adapted and events(exploded, "restored")

@@ -16,7 +16,7 @@ from edgemem.runtime.familiar import (
     nothing_seen,
     seen_of,
 )
-from edgemem.runtime.result import entropies
+from edgemem.runtime.logits import entropies
 
 KEY, CLASSES, BATCH = 12, 5, 16
 SOURCE = SourceKeys(np.zeros(KEY), np.eye(KEY), 1.6, entropy=0.8, entropy_deviation=0.4)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from opening import opened_with
 
-import edgemem
 from edgemem.block import Block
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE, STREAM
@@ -39,7 +39,7 @@ def clear(stream):
 
 
 def opened(**options):
-    return edgemem.open(BUNDLE, **{"contexts": False, "threads": 1} | options)
+    return opened_with(BUNDLE, **{"contexts": False, "threads": 1} | options)
 
 
 def run(runtime, frames):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from context_runs import blocks_of
+from opening import opened_with
 from teachable import BATCH, CAPACITY, FEATURES, OWN, frames_of, stream_of, write_bundle
 
-import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import InputError, StateError
@@ -39,7 +39,7 @@ def options(request):
 
 
 def opened(bundle, state=None, **options):
-    return edgemem.open(bundle, state, threads=1, **options)
+    return opened_with(bundle, state, threads=1, **options)
 
 
 def step_all(runtime, x):
@@ -330,7 +330,7 @@ def test_own_classes_forget_what_they_were_taught(bundle, options):
     with opened(bundle, **options) as runtime:
         expected = runtime.predict(frames_of(0, 3)).logits
         runtime.learn(frames_of(0, 3), [0] * 3)
-        runtime.hyper_parameters["prior_weight"] = 0.0
+        runtime.hyper_parameters.set(prior_weight=0.0)
         runtime.forget_class("left")
         session = session_of(runtime)
         still = session.block.replace({"shift": np.zeros(FEATURES, np.float32)})
@@ -394,7 +394,7 @@ def test_a_lesson_that_overflows_is_refused_and_changes_nothing(bundle):
     with opened(bundle) as runtime:
         runtime.learn(frames_of(DOG, 2), ["dog"] * 2)
         before = everything(runtime)
-        runtime.hyper_parameters["learn_rate"] = 3e38
+        runtime.hyper_parameters.set(learn_rate=3e38)
         with pytest.raises(InputError, match="give nothing finite"):
             runtime.learn(frames_of(CAT, 1), ["cat"])
         assert everything(runtime) == before

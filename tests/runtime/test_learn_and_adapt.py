@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from context_runs import blocks_of, events
+from opening import opened_with
 from teachable import BATCH, CAPACITY, frames_of, stream_of, write_bundle
 
-import edgemem
 from edgemem.bank.learnt import open_learnt
 from edgemem.bank.transfer import export_blocks, import_blocks
 from edgemem.bundle import open_bundle
@@ -31,7 +31,7 @@ def bundle(tmp_path_factory):
 
 
 def opened(bundle, state=None, **options):
-    return edgemem.open(bundle, state, threads=1, **options)
+    return opened_with(bundle, state, threads=1, **options)
 
 
 def step_all(runtime, x):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opening import opened_with
 
-import edgemem
 from edgemem.block import Block
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE, STREAM
@@ -28,7 +28,7 @@ def stream():
 
 
 def opened(**options):
-    return edgemem.open(BUNDLE, threads=1, **options)
+    return opened_with(BUNDLE, threads=1, **options)
 
 
 def windows(backend):

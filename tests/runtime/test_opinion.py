@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgemem.runtime.logits import entropies
 from edgemem.runtime.opinion import (
     EQUAL,
     FAR,
@@ -15,7 +16,6 @@ from edgemem.runtime.opinion import (
     frozen_share,
     used,
 )
-from edgemem.runtime.result import entropies
 
 CLASSES = 5
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from opening import opened_with
 from sealing import reseal
 from sklearn.datasets import load_digits
 from teachable import BATCH as FEW
@@ -41,7 +42,7 @@ def frames():
 
 
 def opened(**options):
-    return edgemem.open(BUNDLE, **{"threads": 1} | options)
+    return opened_with(BUNDLE, **{"threads": 1} | options)
 
 
 def run(runtime, x):

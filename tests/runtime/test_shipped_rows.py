@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("no_opinion", "never_familiar")
 def bright_key(visits):
     """Mean normal key of the bright batches."""
     bundle = open_bundle(BUNDLE)
-    graph = OnnxRuntimeBackend(1).open(bundle.graph_path("key"))
+    graph = OnnxRuntimeBackend(1).open(bundle.path / bundle.manifest.graphs["key"])
     source = source_keys(bundle)
     batches = np.split(visits[0], 4)
     return np.mean([source.normal(graph.run({"x": x})["key"]) for x in batches], 0)
@@ -61,7 +61,9 @@ def with_generic(bundle, change):
     opened_bundle = open_bundle(bundle)
     spec, generic = opened_bundle.manifest.block, opened_bundle.generic
     block = spec.unflatten(spec.flatten(generic) + change)
-    graph = OnnxRuntimeBackend(1).open(opened_bundle.graph_path("predict"))
+    graph = OnnxRuntimeBackend(1).open(
+        opened_bundle.path / opened_bundle.manifest.graphs["predict"]
+    )
     hyper = {
         f"hp.{name}": np.asarray(value.default, np.float32)
         for name, value in opened_bundle.manifest.hyper_parameters.items()

@@ -33,7 +33,10 @@ HANGS = 600  # seconds; far more than anything here takes
 def bundle(tmp_path_factory, visits):
     """The demo's bundle with two levels that have a leaf for the bright and the dark context."""
     plain = open_bundle(BUNDLE)
-    graph, source = OnnxRuntimeBackend(1).open(plain.graph_path("key")), source_keys(plain)
+    graph, source = (
+        OnnxRuntimeBackend(1).open(plain.path / plain.manifest.graphs["key"]),
+        source_keys(plain),
+    )
     batches = [batch for frames in visits[:2] for batch in np.split(frames, 4)]
     keys = np.float32([source.normal(graph.run({"x": x})["key"]) for x in batches])
     blocks = np.random.default_rng(0).normal(0, 1e-3, (len(keys), plain.manifest.block.elements))

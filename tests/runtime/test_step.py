@@ -149,10 +149,10 @@ def test_a_hyper_parameter_out_of_all_reason_never_spoils_block_or_prediction(
     with edgemem.open(BUNDLE, threads=1) as runtime:
         runtime.step(x[:64])
         usual = runtime.hyper_parameters[name]
-        runtime.hyper_parameters[name] = value
+        runtime.hyper_parameters.set({name: value})
         result = runtime.step(x[64:128])
         assert np.isfinite(result.logits).all() and result.events
         assert session_of(runtime).block.is_finite()
         assert session_of(runtime).slots.is_finite()
-        runtime.hyper_parameters[name] = usual
+        runtime.hyper_parameters.set({name: usual})
         assert runtime.step(x[128:192]).adapted

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from opening import opened_with
 from sealing import reseal
 
 import edgemem
@@ -30,7 +31,7 @@ def frames():
 
 
 def opened(provider, **choices):
-    return edgemem.open(BUNDLE, provider=provider, threads=1, **choices)
+    return opened_with(BUNDLE, provider=provider, threads=1, **choices)
 
 
 def test_the_file_has_a_signature_for_every_graph():

@@ -36,8 +36,8 @@ def frames():
         return stream["x"][stream["context"] != "clear"]
 
 
-def opened(**choices):
-    return edgemem.open(BUNDLE, provider="qnn", threads=1, **choices)
+def opened():
+    return edgemem.open(BUNDLE, provider="qnn", threads=1)
 
 
 def feeds(inputs, frames):

@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -227,9 +227,3 @@ def fast_folder():
     return tempfile.TemporaryDirectory(
         prefix="edgemem-torture-", dir=memory if os.access(memory, os.W_OK) else None
     )
-
-
-def close_quietly(runtime):
-    """Give a runtime up whatever is wrong with it."""
-    with suppress(Exception):
-        runtime.close()

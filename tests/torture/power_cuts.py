@@ -10,7 +10,6 @@ from counts import Row
 from device import Said, fast_folder, judged
 from disk import ALL, NOTHING, SIZES, SOME, Disk, behind, built, events_of
 
-RECORDED = Path(__file__).with_name("recorded.py")
 HOW = (ALL, NOTHING, SIZES, SOME, SOME, SOME)
 GO_ON = 20  # one in so many images is also gone on from
 NOT_KEPT = ("journal", "s.db-shm")  # what the device says, and memory shared by processes

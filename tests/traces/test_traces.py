@@ -6,7 +6,7 @@ from itertools import chain
 import pytest
 from tracing.files import names, read
 from tracing.frames import ROOT, uniform
-from tracing.replay import replay
+from tracing.replay import compared, replay
 
 from edgemem.runtime.result import EventKind
 
@@ -17,6 +17,7 @@ NOT_REACHED = {
     "reading",  # takes a disk slower than a twentieth of a second
     "fallback",  # takes an engine that fails
 }
+LEAST = 0.25  # of the calls, that are alike on another machine before a threshold is crossed
 played_again = cache(replay)
 
 
@@ -24,18 +25,14 @@ played_again = cache(replay)
 def test_what_is_played_again_is_as_recorded(name):
     found = played_again(name)
     assert found.differences == []
-    assert found.calls == found.total or not found.exact
+    assert found.calls >= found.total * (1 if found.exact else LEAST)
 
 
 @pytest.mark.parametrize("name", names())
 def test_no_call_runs_more_graphs_than_recorded(name):
-    trace, _ = read(name)
-    recorded, now = zip(*played_again(name).runs, strict=True)
-    if any(call.get("background") for call in trace["calls"]):  # whose steps run in any call
-        recorded, now = [sum(recorded)], [sum(now)]
-    assert [
-        n for n, (most, runs) in enumerate(zip(recorded, now, strict=True)) if runs > most
-    ] == []
+    runs = played_again(name).runs
+    assert [call for call, (most, now) in enumerate(runs) if now > most] == []
+    assert sum(most for most, _ in runs) > 0
 
 
 def test_traces_tell_of_every_kind_of_event_that_can_be_reached():
@@ -69,11 +66,22 @@ def test_drawn_numbers_are_those_of_splitmix64():
     assert uniform(1234567, 3).tolist() == [(number >> 40) / (1 << 24) for number in expected]
 
 
-def test_a_trace_that_is_altered_is_told(monkeypatch):
-    trace, logits = read("keywords")
-    changed = logits.copy()
-    changed[100] += 1e-6
-    monkeypatch.setattr("tracing.replay.read", lambda _: (trace, changed))
-    (difference,) = replay("keywords", exact=True).differences
+def test_what_differs_is_told():
+    trace, logits = read("contexts")
+    played = [
+        (dict(call["expect"]), logits[first : first + rows] if rows else None)
+        for call in trace["calls"]
+        for first, rows in [call["expect"].get("logits", (0, 0))]
+    ]
+    assert compared(trace, played, logits, exact=True).differences == []
+    near, far = logits.copy(), logits.copy()
+    near[100] += 1e-6
+    far[100] += 1e-3
+    (difference,) = compared(trace, played, near, exact=True).differences
     assert "logits" in difference
-    assert replay("keywords", exact=False).differences == []
+    assert compared(trace, played, near, exact=False).differences == []
+    assert len(compared(trace, played, far, exact=False).differences) == 1
+    played[50][0]["events"] = ["reset"]
+    (difference,) = compared(trace, played, logits, exact=True).differences
+    assert "call 50" in difference and "reset" in difference
+    assert compared(trace, played, logits, exact=False).calls == 50

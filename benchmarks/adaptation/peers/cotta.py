@@ -7,8 +7,9 @@ step a batch, all weights, batch norms on the statistics of each batch.
 from __future__ import annotations
 
 import torch
-from adaptation.peers.base import Peer, Source, copied, use_batch_statistics
 from torch import Tensor, nn
+
+from benchmarks.adaptation.peers.base import Peer, Source, copied, use_batch_statistics
 
 KEEP = 0.999
 RESTORED = 0.01

@@ -13,16 +13,16 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from adaptation.peers.base import Peer, Source, copied, entropies, use_batch_statistics
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.adaptation.peers.base import Peer, Source, copied, entropies, use_batch_statistics
 from edgemem.models.parts import Part, find_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adaptation.peers.base import Augment
+    from benchmarks.adaptation.peers.base import Augment
 
 LEARNING_RATE = 5e-3
 MOMENTUM = 0.9

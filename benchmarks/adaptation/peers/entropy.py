@@ -11,7 +11,9 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from adaptation.peers.base import (
+from torch.nn import functional
+
+from benchmarks.adaptation.peers.base import (
     Peer,
     Source,
     copied,
@@ -19,7 +21,6 @@ from adaptation.peers.base import (
     norm_affine,
     use_batch_statistics,
 )
-from torch.nn import functional
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from adaptation.peers.base import (
+from torch.nn import functional
+
+from benchmarks.adaptation.peers.base import (
     Peer,
     Source,
     captured_features,
@@ -16,7 +18,6 @@ from adaptation.peers.base import (
     copied,
     entropies,
 )
-from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,11 +15,12 @@ on calls of 64.
 from __future__ import annotations
 
 import torch
-from adaptation.peers.base import Peer, Source, captured_features, copied
-from adaptation.peers.cotta import cross_entropy, move_towards
-from adaptation.peers.rotta import Rotta
 from torch import Tensor, nn
 from torch.nn import functional
+
+from benchmarks.adaptation.peers.base import Peer, Source, captured_features, copied
+from benchmarks.adaptation.peers.cotta import cross_entropy, move_towards
+from benchmarks.adaptation.peers.rotta import Rotta
 
 TEACHER_RATE = 0.001
 REGULARISATION = 10.0

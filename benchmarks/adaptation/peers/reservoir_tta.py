@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from adaptation.peers.base import Peer, Source, copied, entropies
-from adaptation.peers.entropy import Eta, published_similarity
 from torch import Tensor, nn
+
+from benchmarks.adaptation.peers.base import Peer, Source, copied, entropies
+from benchmarks.adaptation.peers.entropy import Eta, published_similarity
 
 if TYPE_CHECKING:
     from typing import Any

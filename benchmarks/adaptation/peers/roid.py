@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from adaptation.peers.base import (
+from torch.nn import functional
+
+from benchmarks.adaptation.peers.base import (
     Peer,
     Source,
     copied,
@@ -17,7 +19,6 @@ from adaptation.peers.base import (
     norm_affine,
     use_batch_statistics,
 )
-from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,16 +8,17 @@ does not depend on it.
 from __future__ import annotations
 
 import torch
-from adaptation.peers.balanced_memory import BalancedMemory
-from adaptation.peers.base import (
+from torch import Tensor, nn
+
+from benchmarks.adaptation.peers.balanced_memory import BalancedMemory
+from benchmarks.adaptation.peers.base import (
     Peer,
     Source,
     captured_features,
     copied,
     entropies,
 )
-from adaptation.peers.cotta import cross_entropy, move_towards
-from torch import Tensor, nn
+from benchmarks.adaptation.peers.cotta import cross_entropy, move_towards
 
 CAPACITY = 64
 EVERY = 64

@@ -11,7 +11,8 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from adaptation.peers.base import (
+
+from benchmarks.adaptation.peers.base import (
     Peer,
     Source,
     batch_norms,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from adaptation.peers.base import Peer, Source, copied, use_batch_statistics
+
+from benchmarks.adaptation.peers.base import Peer, Source, copied, use_batch_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

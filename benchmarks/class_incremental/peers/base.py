@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from class_incremental.network import Encoder
-from class_incremental.views import crop_and_flip
+from benchmarks.class_incremental.network import Encoder
+from benchmarks.class_incremental.views import crop_and_flip
 from edgemem.models.data import Frames, to_float
 from edgemem.models.prototypes import Recipe
 from edgemem.models.prototypes.model import evaluating

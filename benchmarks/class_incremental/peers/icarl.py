@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from class_incremental.peers.base import Batch, Classifier, Start, in_batches
+from benchmarks.class_incremental.peers.base import Batch, Classifier, Start, in_batches
 from edgemem.models.data import Frames
 
 

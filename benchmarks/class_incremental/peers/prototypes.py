@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from class_incremental.peers.base import Start, in_batches
-from class_incremental.views import crop_and_flip
+from benchmarks.class_incremental.peers.base import Start, in_batches
+from benchmarks.class_incremental.views import crop_and_flip
 from edgemem.models.data import Frames
 from edgemem.models.prototypes import PrototypeModel, Recipe, learn_task
 

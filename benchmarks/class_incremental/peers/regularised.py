@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from class_incremental.peers.base import Batch, Classifier, Start
+from benchmarks.class_incremental.peers.base import Batch, Classifier, Start
 from edgemem.models.data import Frames, to_float
 from edgemem.models.prototypes.model import evaluating
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from class_incremental.peers.base import Batch, Classifier, Start, head_loss
+from benchmarks.class_incremental.peers.base import Batch, Classifier, Start, head_loss
 from edgemem.models.data import Frames
 
 

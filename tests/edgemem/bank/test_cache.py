@@ -1,7 +1,5 @@
 """The cache against a plain model of it."""
 
-import threading
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,19 +27,3 @@ def test_it_never_exceeds_its_limit_and_keeps_the_most_recently_used(steps, limi
                 model.append(found)
         assert cache.used == sum(entry[1] for entry in model) <= limit
         assert len(cache) == len(model) and all(entry[0] in cache for entry in model)
-
-
-def test_it_stays_within_its_limit_when_threads_share_it():
-    cache = ByteCache(100)
-
-    def work(seed):
-        for i in range(2000):
-            cache.put((seed * i) % 37, i, i % 11)
-            cache.get(i % 37)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2, 3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert cache.used == sum(size for _, size in cache._values.values()) <= 100

@@ -1,4 +1,4 @@
-"""Fetching: the sum along the path, damage that stays local, bounded memory, prefetch."""
+"""Fetching: the sum along the path, damage that stays local, bounded memory."""
 
 import os
 import shutil
@@ -48,12 +48,11 @@ def key_of(seed=0):
     return np.random.default_rng(seed).normal(size=LENGTH).astype(np.float32)
 
 
-@pytest.mark.parametrize("prefetch", [False, True])
 @pytest.mark.parametrize("cache_bytes", [0, 500, 1 << 20])
 @pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
-def test_a_fetch_is_the_sum_of_the_rows_along_the_path(tmp_path, storage, cache_bytes, prefetch):
+def test_a_fetch_is_the_sum_of_the_rows_along_the_path(tmp_path, storage, cache_bytes):
     levels = make(tmp_path, storage)
-    with ShippedBank(tmp_path, ELEMENTS, cache_bytes=cache_bytes, prefetch=prefetch) as bank:
+    with ShippedBank(tmp_path, ELEMENTS, cache_bytes=cache_bytes) as bank:
         for seed in [*range(30), *range(30)]:
             found = bank.fetch(key_of(seed))
             assert found.faults == [] and len(found.path) == len(found.distances) == 3
@@ -150,51 +149,19 @@ def shared(tmp_path_factory):
     return folder, {path: path.read_bytes() for path in paths}
 
 
-def test_prefetch_reads_the_siblings_of_the_leaf(tmp_path):
-    make(tmp_path)
-    with ShippedBank(tmp_path, ELEMENTS, prefetch=True) as bank:
-        leaf = bank.fetch(key_of()).path[-1]
-        bank._prefetcher.finish()
-        first = leaf - leaf % BRANCH
-        assert all(("row", 2, row) in bank._cache for row in range(first, first + BRANCH))
-
-
-def test_prefetch_leaves_most_of_the_cache_alone(tmp_path):
-    make(tmp_path)
-    room = 4 * ELEMENTS * BRANCH * 4
-    with ShippedBank(tmp_path, ELEMENTS, cache_bytes=room - 1, prefetch=True) as bank:
-        bank.fetch(key_of())
-        bank._prefetcher.finish()
-        assert sum(name[0] == "row" for name in bank._cache._values) == 2
-
-
-def test_prefetch_meets_damage_quietly_and_the_fetch_reports_it(tmp_path):
-    levels = make(tmp_path)
-    with ShippedBank(tmp_path, ELEMENTS) as bank:
-        leaf = bank.fetch(key_of()).path[-1]
-    sibling = leaf - leaf % BRANCH + (leaf + 1) % BRANCH
-    flip(levels[2][0], "blocks", 4 * sibling * ELEMENTS)
-    with ShippedBank(tmp_path, ELEMENTS, prefetch=True) as bank:
-        assert bank.fetch(key_of()).faults == []
-        bank._prefetcher.finish()
-        faults = []
-        bank.add_row(2, sibling, np.zeros(ELEMENTS, np.float32), faults)
-        assert len(faults) == 1 and f"row {sibling}" in faults[0]
-
-
 def open_files():
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_closing_ends_the_thread_and_the_files(tmp_path):
+def test_closing_closes_the_files(tmp_path):
     make(tmp_path)
     before = open_files()
-    bank = ShippedBank(tmp_path, ELEMENTS, prefetch=True)
+    bank = ShippedBank(tmp_path, ELEMENTS)
+    assert open_files() > before
     for seed in range(20):
         bank.fetch(key_of(seed))
     bank.close()
     bank.close()
-    assert not bank._prefetcher._thread.is_alive()
     assert open_files() == before
 
 

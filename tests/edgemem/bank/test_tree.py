@@ -1,11 +1,11 @@
-"""Descent against brute force, and the paper's arithmetic."""
+"""Descent against brute force."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemem.bank.tree import descend, squared_distances, tree_size
+from edgemem.bank.tree import descend, squared_distances
 
 
 def brute_force(levels, branch, key):
@@ -58,16 +58,3 @@ def test_the_largest_numbers_do_not_overflow():
     away = squared_distances(keys, keys[1])
     assert away[0] == pytest.approx(8 * 9e76) and away[1] == 0
     assert np.isinf(away[2:]).all()
-
-
-@pytest.mark.parametrize(
-    ("layers", "width", "widths", "fetch", "bank"),
-    [
-        (35, 512, (256, 64, 16, 0), 18_063_360, 4_624_220_160),
-        (24, 1024, (512, 128, 32, 0), 49_545_216, 12_683_575_296),
-        (24, 2048, (768, 256, 16, 0), 153_354_240, 21_139_292_160),
-    ],
-)
-def test_the_size_of_the_papers_banks(layers, width, widths, fetch, bank):
-    found = tree_size(3 * layers * width, widths)
-    assert (found.fetch, found.bank) == (fetch, bank)

@@ -230,7 +230,6 @@ def write_all(path):
                 "night", {"w": values(5)}, path="", key=[1, 2], count=1, provenance=ORIGIN
             ),
             lambda: blocks.rollback("night"),
-            lambda: blocks.touch(["day"]),
             lambda: blocks.evict(2000),
             lambda: blocks.forget("rain"),
             blocks.compact,

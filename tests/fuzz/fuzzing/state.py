@@ -12,7 +12,7 @@ from edgemem.bank.written import WrittenBlocks
 from edgemem.errors import EdgeMemError
 
 KILLED = ("", "-wal", "-promised")  # files, by the end of their names
-TABLES = ("about", "snapshot", "part", "block", "payload", "used")
+TABLES = ("about", "snapshot", "part", "block", "payload")
 JSON_CELLS = (
     ("snapshot", "counters"), ("snapshot", "parts"), ("block", "provenance"), ("about", "value"),
 )  # fmt: skip

@@ -13,6 +13,7 @@ from edgemem.bundle import open_bundle
 
 FORMAT = 1
 RECORDED = ROOT / "tests" / "traces" / "recorded"
+TOLERANCE = 1e-4
 TRACE, ARRAYS = "trace.json", "arrays.npz"
 
 
@@ -32,6 +33,8 @@ def read(name):
 
 def played(trace, name, threads=1):
     """Every call of a trace that is played now: what it led to, and its logits."""
+    if open_bundle(ROOT / trace["bundle"]).identity != trace["identity"]:
+        raise ValueError(f"trace {name} is of another bundle: record it again")
     with tempfile.TemporaryDirectory() as room:
         player = Player(trace, RECORDED / name, Path(room))
         try:
@@ -41,14 +44,15 @@ def played(trace, name, threads=1):
             player.end()
 
 
-def record(name, about, bundle, calls, arrays, **more):
-    """Play calls, and write what they lead to as a trace. arrays: that rules of frames name."""
+def record(name, about, bundle, calls, arrays, tolerance=TOLERANCE, **more):
+    """Play calls, and write what they lead to as a trace. arrays: that rules of frames name.
+    tolerance: of logits on another machine; None where steps run away and blow up the last bits."""
     folder = RECORDED / name
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / ARRAYS, **arrays)
     identity = open_bundle(ROOT / bundle).identity
     trace = {"format": FORMAT, "about": about, "bundle": bundle, "identity": identity,
-             **more, "machine": machine(), "calls": calls}  # fmt: skip
+             **more, "tolerance": tolerance, "machine": machine(), "calls": calls}  # fmt: skip
     rows, all_logits, kept = 0, [], []
     for call, (noted, logits) in zip(calls, played(trace, name), strict=True):
         if logits is not None:

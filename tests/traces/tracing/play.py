@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections import Counter
 from contextlib import closing, contextmanager
+from threading import get_ident
 from unittest.mock import patch
 
 import numpy as np
@@ -25,7 +26,7 @@ class Player:
     def __init__(self, trace, folder, room):
         self._folder, self._room = folder, room
         self._bundle, self._state, self._runtime = _bundle(trace, folder, room), None, None
-        self._commit, self._seen, self._runs = None, None, Counter()
+        self._commit, self._written, self._runs = None, None, Counter()
 
     def play(self, call, threads=1):
         """What a call led to, as a trace notes it, and its logits (None without any)."""
@@ -48,10 +49,10 @@ class Player:
                 noted["returns"] = found
         if self._runtime is not None:
             noted["counters"] = dict(self._runtime.counters)
-        if (commit := self._newly_committed()) is not None:
+        if (commit := self._newly_committed(call["call"])) is not None:
             noted["commit"] = commit
-        if self._runs:
-            noted["runs"] = dict(sorted(self._runs.items()))
+        if runs := {kind: count for kind, count in sorted(self._runs.items()) if count}:
+            noted["runs"] = runs
         return noted, logits
 
     def end(self):
@@ -59,15 +60,14 @@ class Player:
         if self._runtime is not None:
             self._made("close", {})
 
-    def _newly_committed(self):
+    def _newly_committed(self, name):
         """What the state file holds, if that is not what it held after the call before."""
         if self._state is None or not self._state.exists():
             return None
-        files = [path for path in self._state.parent.iterdir() if path.is_file()]
-        seen = {(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-        if seen == self._seen:
+        written = None if self._runtime is None else self._runtime.bytes_written
+        if name in FRAMES and written == self._written:
             return None
-        before, self._seen, self._commit = self._commit, seen, committed(self._state)
+        before, self._written, self._commit = self._commit, written, committed(self._state)
         return None if self._commit == before else self._commit
 
     def _made(self, name, arguments):
@@ -82,7 +82,7 @@ class Player:
             return None
         runtime = self._runtime
         if name == "set":
-            runtime.hyper_parameters[arguments["name"]] = arguments["value"]
+            runtime.hyper_parameters.set({arguments["name"]: arguments["value"]})
             return None
         if name == "classes":
             return [[c.index, c.name, c.own, c.frames] for c in runtime.classes()]
@@ -152,13 +152,15 @@ def _hide(state, *, back):
 
 @contextmanager
 def _counted(runs):
-    """Count the runs of graphs, by kind."""
-    run = onnxruntime.InferenceSession.run
+    """Count the runs of graphs that the caller waits for, by kind."""
+    run, caller = onnxruntime.InferenceSession.run, get_ident()
 
     def counted(session, outputs, feeds, *rest):
         names = {value.name for value in session.get_outputs()}
-        kind = "key" if "key" in names else "learn" if "y" in feeds else "predict"
-        runs["adapt" if "stat.updated" in names and "y" not in feeds else kind] += 1
+        kind = "predict" if "logits" in names else "key"
+        if "stat.updated" in names:
+            kind = "learn" if "y" in feeds else "adapt"
+        runs[kind] += get_ident() == caller
         return run(session, outputs, feeds, *rest)
 
     with patch.object(onnxruntime.InferenceSession, "run", counted):

@@ -6,7 +6,6 @@ import numpy as np
 from tracing.files import played, read
 from tracing.machine import machine
 
-ATOL = 1e-3  # of logits, on another machine; docs/traces.md says what was measured
 TRIES = 5  # of a trace whose rows came too late
 EXACT = (
     "raises",
@@ -48,7 +47,7 @@ def replay(name, exact=None, threads=1):
         found = list(played(trace, name, threads))
         if _in_time(trace["calls"], found):
             break
-    return _compared(trace["calls"], found, logits, exact)
+    return compared(trace, found, logits, exact)
 
 
 def _in_time(calls, found):
@@ -58,7 +57,9 @@ def _in_time(calls, found):
                    for call, (noted, _) in pairs)  # fmt: skip
 
 
-def _compared(calls, found, logits, exact):
+def compared(trace, found, logits, exact):
+    """What was played, beside what a trace tells."""
+    calls, atol = trace["calls"], trace["tolerance"]
     differences, distance, count, runs = [], 0.0, 0, []
     for number, (call, (noted, own)) in enumerate(zip(calls, found, strict=True)):
         expected, which = call["expect"], f"call {number} ({call['call']})"
@@ -71,9 +72,9 @@ def _compared(calls, found, logits, exact):
             first, rows = expected["logits"]
             recorded = logits[first : first + rows]
             same = recorded.tobytes() == own.tobytes() and recorded.shape == own.shape
-            away = 0.0 if same else _distance(recorded, own)
+            away = 0.0 if same or (atol is None and not exact) else _distance(recorded, own)
             distance = max(distance, away)
-            if (exact and not same) or away > ATOL:
+            if not same if exact else away > (atol or 0.0):
                 told.append(f"{which}: logits are up to {away:.3g} away")
         differences += told
         runs.append(tuple(sum(n.get("runs", {}).values()) for n in (expected, noted)))
@@ -84,4 +85,5 @@ def _compared(calls, found, logits, exact):
 def _distance(one, other):
     if one.shape != other.shape or not np.array_equal(np.isfinite(one), np.isfinite(other)):
         return np.inf
-    return float(np.nanmax(np.abs(one - other), initial=0.0))
+    finite = np.isfinite(one)
+    return float(np.abs(one[finite] - other[finite]).max(initial=0.0))

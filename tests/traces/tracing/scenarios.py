@@ -76,11 +76,20 @@ def contexts():
     return record("contexts", contexts.__doc__, DEMO, calls, {})
 
 
+def _labels():
+    """Of the first visit of the packaged stream."""
+    with np.load(ROOT / STREAM) as stream:
+        return stream["y"][:240]
+
+
 def guard():
     """Steps that go astray, by learning rates that are far too large, and the rails that catch them."""
     wild = {"learning_rate": 1e4, "momentum": 0.0}
     dissent = {"learning_rate": 10.0, "momentum": 0.0, "regularization_weight": 0.0, **EVERY,
                "source_share": 0.0}  # fmt: skip
+    labels = _labels()
+    digits = [np.flatnonzero(labels == digit).tolist() for digit in range(10)]
+    pairs = [n for place in range(0, 10, 2) for digit in digits for n in digit[place : place + 2]]
     calls = [
         opened(hyper_parameters=wild), *batches("fog", 0, 11), FLUSH, *batches("dusk", 0, 3), CLOSE,
         opened(), *batches("dusk", 3, 4), *batches("fog", 11, 2), *batches("dusk", 7, 8), CLOSE,
@@ -96,19 +105,20 @@ def guard():
         opened("loss.db", hyper_parameters={"alpha": 1e30}), *batches("fog", 7, 3),
         call("predict", seen("fog", 0, 3)), CLOSE,
         opened("loss.db"), *batches("fog", 10, 5), CLOSE,
+        # The frozen model answers as labels are in order, with a parameter that gives no numbers.
+        opened(None, hyper_parameters={"label_order": 3e38}),
+        *[call("step", seen("clear", 0, 240, ("take", pairs[n : n + 8]))) for n in range(0, 64, 8)],
+        call("step", seen("clear", 0, 3)), call("predict", seen("clear", 0, 3)), CLOSE,
     ]  # fmt: skip
-    return record("guard", guard.__doc__, DEMO, calls, {})
+    return record("guard", guard.__doc__, DEMO, calls, {}, tolerance=None)
 
 
 def frames():
     """Frames that are unusual: still, of one class, of another scale, refused."""
-    with np.load(ROOT / STREAM) as stream:
-        labels = stream["y"][:240]
+    labels = _labels()
     one = np.flatnonzero(labels == 1).tolist()
     bursts = [call("step", seen("clear", 0, 240, ("take", one[n : n + BATCH])))
               for n in range(0, 64, BATCH)]  # fmt: skip
-    digits = [np.flatnonzero(labels == digit).tolist() for digit in range(10)]
-    pairs = [n for place in range(0, 10, 2) for digit in digits for n in digit[place : place + 2]]
     calls = [
         opened(), *bursts, call("step", seen("clear", one[0], 1, bare=True)), *batches("fog", 0, 12),
         call("step", seen("fog", 0, BATCH, ("same",))), call("predict", seen("fog", 3, 2)),
@@ -120,12 +130,8 @@ def frames():
         call("step", seen("fog", 0, BATCH, ("scale", 255, 0))),
         call("step", seen("fog", 0, BATCH, ("scale", 9e14, -5e14))),
         *batches("fog", 13, 2), CLOSE,
-        # The frozen model answers as labels are in order, with a parameter that gives no numbers.
-        opened(None, hyper_parameters={"label_order": 3e38}),
-        *[call("step", seen("clear", 0, 240, ("take", pairs[n : n + 8]))) for n in range(0, 64, 8)],
-        call("step", seen("clear", 0, 3)), call("predict", seen("clear", 0, 3)), CLOSE,
     ]  # fmt: skip
-    return record("frames", frames.__doc__, DEMO, calls, {})
+    return record("frames", frames.__doc__, DEMO, calls, {}, tolerance=1e-2)
 
 
 def schedule():

@@ -1,1 +1,0 @@
-"""One harness for adaptation methods: models, streams, methods, measures, tables."""

@@ -1,1 +1,0 @@
-"""Learning new classes one task after another: prototype distillation and its peers."""

@@ -1,1 +1,0 @@
-"""Peers, each from its paper's rule."""

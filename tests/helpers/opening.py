@@ -1,0 +1,13 @@
+"""Opening a runtime with choices by name, whether they are keywords of `edgemem.open` or options."""
+
+from dataclasses import fields
+
+import edgemem
+
+OPTIONS = {field.name for field in fields(edgemem.Options)}
+
+
+def opened_with(bundle, state=None, **choices):
+    """A runtime; choices: keywords of `edgemem.open` and fields of `edgemem.Options` alike."""
+    options = {name: choices.pop(name) for name in OPTIONS & choices.keys()}
+    return edgemem.open(bundle, state, options=edgemem.Options(**options), **choices)
