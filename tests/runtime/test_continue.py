@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opening import opened_with
 
 import edgemem
 from edgemem.block import pack
@@ -19,7 +20,7 @@ IDENTITY = open_bundle(BUNDLE).identity
 
 
 def opened(state=None, bundle=BUNDLE, **options):
-    return edgemem.open(bundle, state, threads=1, **options)
+    return opened_with(bundle, state, threads=1, **options)
 
 
 def committed(path, identity=IDENTITY):
@@ -112,7 +113,7 @@ def test_a_runtime_that_changed_nothing_leaves_no_file_and_no_new_version(tmp_pa
 def test_unknown_options_leave_no_state_file(tmp_path):
     for options in ({"hyper_parameters": {"nonsense": 1.0}}, {"threads": -1}):
         with pytest.raises(edgemem.InputError):
-            edgemem.open(BUNDLE, tmp_path / "s.db", **options)
+            opened_with(BUNDLE, tmp_path / "s.db", **options)
     with pytest.raises(edgemem.BundleError):
         edgemem.open(tmp_path / "missing.edgemem", tmp_path / "s.db")
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from context_runs import BATCH, assert_same_arrays, blocks_of, opened, step_all
+from opening import opened_with
 from teachable import frames_of, stream_of, write_bundle
 
 import edgemem
@@ -139,7 +140,7 @@ def features_on_disk(folder, frames):
 def test_forgetting_a_class_leaves_no_recent_frame_in_file_or_memory(teachable, tmp_path, options):
     path, shown = tmp_path / "s.db", frames_of(2, 20, seed=5)
     stream = stream_of([0, 1], BATCH)[0]
-    with edgemem.open(teachable, path, threads=1, **options) as runtime:
+    with opened_with(teachable, path, threads=1, **options) as runtime:
         runtime.step(stream)
         runtime.step(shown)
         runtime.learn(shown[:3], ["cat"] * 3)
@@ -153,7 +154,7 @@ def test_forgetting_a_class_leaves_no_recent_frame_in_file_or_memory(teachable, 
         assert np.isfinite(result.logits).all()
         runtime.step(stream[BATCH - 1 :])
     assert features_on_disk(tmp_path, shown) == 0
-    with edgemem.open(teachable, path, threads=1, **options) as again:
+    with opened_with(teachable, path, threads=1, **options) as again:
         assert len(again.classes()) == 2 and ring_of(again).count == BATCH
 
 

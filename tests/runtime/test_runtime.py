@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opening import opened_with
 
 import edgemem
 from edgemem.block import unpack
@@ -17,7 +18,7 @@ from edgemem.testing import ScriptedBackend, ring_of, session_of
 
 
 def open_demo(**options):
-    return edgemem.open(BUNDLE, threads=1, **options)
+    return opened_with(BUNDLE, threads=1, **options)
 
 
 def test_frozen_answers_as_torch_did_in_any_state(digits_stream):
