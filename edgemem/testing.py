@@ -26,6 +26,8 @@ from edgemem.runtime.backends.protocol import Backend, Graph, TensorSpec
 from edgemem.runtime.batch import Batch
 from edgemem.runtime.frames import checked
 from edgemem.runtime.loop import Runtime
+from edgemem.runtime.result import Events
+from edgemem.runtime.ring import Ring
 from edgemem.runtime.session import Session
 from edgemem.state import State
 
@@ -52,6 +54,22 @@ def open_with(
 def session_of(runtime: Runtime) -> Session:
     """All that changes in a runtime, as it is now."""
     return runtime._keeper.session
+
+
+def notices_of(runtime: Runtime) -> Events:
+    """What happened between calls, and the next one will tell."""
+    return runtime._keeper.notices
+
+
+def ring_of(runtime: Runtime) -> Ring:
+    """The frames that a runtime holds in memory."""
+    return runtime._ring
+
+
+def state_of(runtime: Runtime) -> State:
+    """Its open state file; opened without one it has none."""
+    assert runtime._state is not None
+    return runtime._state
 
 
 def put_session(runtime: Runtime, session: Session) -> None:

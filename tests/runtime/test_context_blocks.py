@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 from context_runs import BATCH, blocks_of, bright_and_dark, opened, step_all
 
 import edgemem
+from edgemem.block import Block
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import BundleError
-from edgemem.runtime import commits, context_store
+from edgemem.runtime import commits, context_files, guard
 from edgemem.runtime.consolidation import Outlook
-from edgemem.runtime.context_memory import ContextMemory, difference, total
+from edgemem.runtime.context_blocks import ContextBlocks, arrive
+from edgemem.runtime.context_files import ContextFiles
+from edgemem.testing import batch_of, session_of
 
 pytestmark = pytest.mark.usefixtures("never_familiar")
 
@@ -89,55 +93,63 @@ NOVEL = 40.0
 GOOD, BAD = Outlook(0.2, 0.9), Outlook(0.4, 0.9)
 
 
-def memory_with_two_contexts(root_share_learnt, probe):
-    """Context 1 has seen two batches and learnt; context 2 arrives. Memory, blocks, events."""
-    bundle, events = open_bundle(BUNDLE), []
-    memory = ContextMemory(bundle, None)
-    first = np.zeros(bundle.manifest.key, np.float32)
-    start = memory.arrive(first, bundle.generic, probe, events)
-    assert memory.arrive(first, start, probe, events) is None
-    learnt = {name: array + np.float32(root_share_learnt) for name, array in start.items()}
-    second = memory.arrive(first + np.float32(NOVEL), learnt, probe, events)
-    return memory, first, learnt, second, events
+@pytest.fixture(scope="module")
+def files():
+    """What the demo's bundle knows of contexts; nothing is written anywhere."""
+    return ContextFiles(open_bundle(BUNDLE), None)
 
 
-def test_the_root_takes_its_share_and_the_context_keeps_its_block():
-    memory, first, learnt, second, events = memory_with_two_contexts(1.0, lambda block: GOOD)
-    assert events[-1].kind == "consolidated"
-    for array in open_bundle(BUNDLE).manifest.block.arrays:
-        expected = open_bundle(BUNDLE).generic[array.name] + np.float32(array.root_share / 2)
-        np.testing.assert_allclose(second[array.name], expected, rtol=1e-6)
-    back = memory.arrive(first, second, lambda block: GOOD, events)
+def two_contexts(files, learnt_everywhere, probe):
+    """Context 1 has seen two batches and learnt; context 2 arrives. The first key, what context 1
+    had learnt, and the arrival in context 2."""
+    generic = files.bundle.generic
+    first = np.zeros(files.bundle.manifest.key, np.float32)
+    new = ContextBlocks.new(generic, follows=True)
+    start = arrive(new, first, generic, probe, files)
+    again = arrive(start.contexts, first, start.block, probe, files)
+    assert again.block is None
+    learnt = start.block + {n: np.full_like(a, learnt_everywhere) for n, a in generic.items()}
+    second = arrive(again.contexts, first + np.float32(NOVEL), learnt, probe, files)
+    return first, learnt, second
+
+
+def test_the_root_takes_its_share_and_the_context_keeps_its_block(files):
+    first, learnt, second = two_contexts(files, 1.0, lambda block: GOOD)
+    assert second.events[-1].kind == "consolidated"
+    for array in files.bundle.manifest.block.arrays:
+        expected = files.bundle.generic[array.name] + np.float32(array.root_share / 2)
+        np.testing.assert_allclose(second.block[array.name], expected, rtol=1e-6)
+    back = arrive(second.contexts, first, second.block, lambda block: GOOD, files)
     for name, array in learnt.items():
-        np.testing.assert_allclose(back[name], array, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(back.block[name], array, rtol=1e-6, atol=1e-6)
 
 
-def test_the_root_takes_nothing_from_which_the_next_context_suffers():
-    generic = open_bundle(BUNDLE).generic
+def test_the_root_takes_nothing_from_which_the_next_context_suffers(files):
+    generic = files.bundle.generic
 
     def probe(block):
         return GOOD if all((block[n] == generic[n]).all() for n in generic) else BAD
 
-    memory, first, learnt, second, events = memory_with_two_contexts(1.0, probe)
-    assert events[-1].kind == "refused"
+    first, learnt, second = two_contexts(files, 1.0, probe)
+    assert second.events[-1].kind == "refused"
     for name, array in generic.items():
-        np.testing.assert_array_equal(second[name], array)
-    back = memory.arrive(first, second, probe, events)
+        np.testing.assert_array_equal(second.block[name], array)
+    back = arrive(second.contexts, first, second.block, probe, files)
     for name, array in learnt.items():
-        np.testing.assert_allclose(back[name], array, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(back.block[name], array, rtol=1e-6, atol=1e-6)
 
 
-def test_without_anything_learnt_nobody_is_asked():
+def test_without_anything_learnt_nobody_is_asked(files):
     def probe(block):
         raise AssertionError("asked")
 
-    memory_with_two_contexts(0.0, probe)
+    two_contexts(files, 0.0, probe)
 
 
 def test_root_and_leaf_make_the_block():
     rng = np.random.default_rng(0)
-    root, block = ({"a": rng.random(3), "b": rng.random(())} for _ in range(2))
-    found = total(root, difference(block, root))
+    root, block = (Block({"a": rng.random(3), "b": rng.random(())}) for _ in range(2))
+    found = root + (block - root)
     for name in block:
         assert isinstance(found[name], np.ndarray)
         np.testing.assert_allclose(found[name], block[name], rtol=1e-12)
@@ -195,7 +207,7 @@ def test_without_a_state_file_the_commit_is_the_opening_and_has_no_contexts(visi
         step_all(runtime, visits[0])
         runtime.rollback("commit")
         assert runtime.predict(visits[0][:BATCH]).context == "generic"
-        assert runtime._learner.block is runtime.bundle.generic
+        assert session_of(runtime).block is runtime.bundle.generic
 
 
 def test_a_run_without_contexts_in_between_leaves_the_written_blocks(visits, tmp_path):
@@ -207,7 +219,7 @@ def test_a_run_without_contexts_in_between_leaves_the_written_blocks(visits, tmp
     with opened(state, contexts=False) as runtime:
         step_all(runtime, visits[2])
     with opened(state) as runtime:
-        known = {f"context-{number}" for number in runtime._contexts.contexts.known}
+        known = {f"context-{number}" for number in session_of(runtime).contexts.policy.known}
         assert known == set(before) - {"root"}
         names = {result.context for result in step_all(runtime, 1 - visits[0])}
     assert names.isdisjoint(before)  # new contexts take numbers that were never used
@@ -246,7 +258,7 @@ def test_commits_on_changes_of_context_are_bounded_in_steps_and_bytes(
 def test_contexts_that_do_not_fit_the_budget_make_room(visits, tmp_path, monkeypatch):
     bundle = open_bundle(BUNDLE)
     root_and_one = int(2.5 * bundle.manifest.block.nbytes)
-    monkeypatch.setattr(context_store, "BANK_BYTES", root_and_one)
+    monkeypatch.setattr(context_files, "BANK_BYTES", root_and_one)
     state, results = tmp_path / "s.db", []
     with opened(state) as runtime:
         for frames in visits:
@@ -256,7 +268,7 @@ def test_contexts_that_do_not_fit_the_budget_make_room(visits, tmp_path, monkeyp
     left = blocks_of(state)
     assert set(left) - {"root"} == {results[-1].context}
     with opened(state) as runtime:
-        known = {f"context-{number}" for number in runtime._contexts.contexts.known}
+        known = {f"context-{number}" for number in session_of(runtime).contexts.policy.known}
         assert known == set(left) - {"root"}
 
 
@@ -277,21 +289,25 @@ def test_drift_is_the_distance_to_the_context_in_use(visits):
         assert runtime.step(visits[0]).drift is None
 
 
-def test_what_is_dropped_for_a_failure_is_not_taken_from_the_root(visits):
+def test_what_is_dropped_for_a_failure_is_not_taken_from_the_root(visits, files):
     """The root knows more than the bundle; the block without steps knows less. That is no lesson."""
     with opened() as runtime:
         step_all(runtime, visits[0])
-        memory, learner = runtime._known.memory, runtime._learner
-        learns = [a.name for a in runtime.bundle.manifest.block.arrays if a.root_share]
-        root = memory.root | {n: memory.root[n] + np.float32(0.01) for n in learns}
-        memory._store.set_root(root, "as if others had learnt")
-        memory._arrived = learner.block
-        learner.block = learner.block | {n: learner.block[n] + np.float32(0.02) for n in learns}
-        found = learner.fall_back(memory, lambda block: True)
-        for name in learns:
-            np.testing.assert_array_equal(found[name], runtime.bundle.generic[name])
-        learner.take(found)
-        key = runtime._graphs.key(visits[1][:BATCH])
-        memory.arrive(key, learner.block, lambda block: Outlook(0.0, 1.0), [])
-        for name in learns:
-            np.testing.assert_array_equal(memory.root[name], root[name])
+        session = session_of(runtime)
+        key = batch_of(runtime, visits[1][:BATCH]).key
+    learns = [a.name for a in files.bundle.manifest.block.arrays if a.root_share]
+
+    def more(block, much):
+        return block + {name: np.full_like(block[name], much) for name in learns}
+
+    kept = session.contexts.kept
+    kept = kept.with_root(more(kept.root, 0.01), "as if others had learnt")
+    contexts = replace(session.contexts, kept=kept, arrived=session.block)
+    session = replace(session, contexts=contexts, block=more(session.block, 0.02))
+    session, found = guard.fall_back(session, lambda block: True, files)
+    for name in learns:
+        np.testing.assert_array_equal(found[name], files.bundle.generic[name])
+    arrival = arrive(session.contexts, key, found, lambda block: Outlook(0.0, 1.0), files)
+    assert arrival.block is not None
+    for name in learns:
+        np.testing.assert_array_equal(arrival.contexts.root[name], kept.root[name])
