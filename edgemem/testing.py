@@ -79,8 +79,9 @@ def put_session(runtime: Runtime, session: Session) -> None:
 
 
 def batch_of(runtime: Runtime, frames: Array) -> Batch:
-    """Frames as the runtime takes them, to ask its graphs about under any block; they are not noted
-    as frames that came in.
+    """Frames as the runtime takes them, to ask its graphs about under any block.
+
+    They are not noted as frames that came in.
 
     Raises:
         InputError: frames that do not fit the bundle.
@@ -90,8 +91,10 @@ def batch_of(runtime: Runtime, frames: Array) -> Batch:
 
 
 def wait_for_step(runtime: Runtime) -> None:
-    """Until the step in the background has finished, if one runs. The next call takes what it
-    learnt, or tells why it failed."""
+    """Until the step in the background has finished, if one runs.
+
+    The next call takes what it learnt, or tells why it failed.
+    """
     if (behind := runtime._keeper.behind) is not None:
         behind.wait()
 
@@ -121,8 +124,10 @@ class WatchedBackend:
         self.change, self._backend = change, backend
 
     def open(self, path: Path, binding: Binding | None = None) -> Graph:
-        """A graph whose calls are noted under its file's name without suffix; or its own, where the
-        file holds several."""
+        """A graph whose calls are noted under its file's name without suffix.
+
+        Where the file holds several graphs, under the graph's own.
+        """
         name = "" if binding is None else binding.signature
         name = name or path.name.split(".")[0]
         self.opened[name] = self._backend.open(path, binding)
