@@ -26,6 +26,8 @@ from edgemem.runtime.backends.protocol import Backend, Graph, TensorSpec
 from edgemem.runtime.batch import Batch
 from edgemem.runtime.frames import checked
 from edgemem.runtime.loop import Runtime
+from edgemem.runtime.result import Events
+from edgemem.runtime.ring import Ring
 from edgemem.runtime.session import Session
 from edgemem.state import State
 
@@ -35,8 +37,10 @@ Answer = Mapping[str, float]
 def open_with(
     bundle: Path | str, backend: Backend, state: Path | str | None = None, **options: Any
 ) -> Runtime:
-    """Open a bundle with a backend of your own. options: those of `Runtime`; otherwise as
-    `edgemem.open`, and with its errors."""
+    """Open a bundle with a backend of your own.
+
+    options: those of `Runtime`; otherwise as `edgemem.open`, and with its errors.
+    """
     opened = open_bundle(bundle)
     kept = None if state is None else State(state, opened.identity)
     try:
@@ -52,6 +56,22 @@ def session_of(runtime: Runtime) -> Session:
     return runtime._keeper.session
 
 
+def notices_of(runtime: Runtime) -> Events:
+    """What happened between calls, and the next one will tell."""
+    return runtime._keeper.notices
+
+
+def ring_of(runtime: Runtime) -> Ring:
+    """The frames that a runtime holds in memory."""
+    return runtime._ring
+
+
+def state_of(runtime: Runtime) -> State:
+    """Its open state file; opened without one it has none."""
+    assert runtime._state is not None
+    return runtime._state
+
+
 def put_session(runtime: Runtime, session: Session) -> None:
     """Go on from another session, as if it had come about; the next commit writes it."""
     runtime._keeper.take(session)
@@ -59,8 +79,9 @@ def put_session(runtime: Runtime, session: Session) -> None:
 
 
 def batch_of(runtime: Runtime, frames: Array) -> Batch:
-    """Frames as the runtime takes them, to ask its graphs about under any block; they are not noted
-    as frames that came in.
+    """Frames as the runtime takes them, to ask its graphs about under any block.
+
+    They are not noted as frames that came in.
 
     Raises:
         InputError: frames that do not fit the bundle.
@@ -70,8 +91,10 @@ def batch_of(runtime: Runtime, frames: Array) -> Batch:
 
 
 def wait_for_step(runtime: Runtime) -> None:
-    """Until the step in the background has finished, if one runs. The next call takes what it
-    learnt, or tells why it failed."""
+    """Until the step in the background has finished, if one runs.
+
+    The next call takes what it learnt, or tells why it failed.
+    """
     if (behind := runtime._keeper.behind) is not None:
         behind.wait()
 
@@ -101,8 +124,10 @@ class WatchedBackend:
         self.change, self._backend = change, backend
 
     def open(self, path: Path, binding: Binding | None = None) -> Graph:
-        """A graph whose calls are noted under its file's name without suffix; or its own, where the
-        file holds several."""
+        """A graph whose calls are noted under its file's name without suffix.
+
+        Where the file holds several graphs, under the graph's own.
+        """
         name = "" if binding is None else binding.signature
         name = name or path.name.split(".")[0]
         self.opened[name] = self._backend.open(path, binding)
@@ -122,8 +147,10 @@ class _WatchedGraph:
 
 
 class ScriptedBackend:
-    """Graphs without a network: `adapt` adds to every array what the script says; `predict` answers
-    with the mean of the block's first array.
+    """Graphs without a network.
+
+    `adapt` adds to every array what the script says; `predict` answers with the mean of the block's
+    first array.
 
     Args:
         manifest: of the bundle that is opened with it.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from opening import opened_with
 
 import edgemem
 from edgemem.bank.ship import ship
@@ -36,7 +37,7 @@ def hub(request, tmp_path):
 
 
 def answers(bundle, frames, **options):
-    with edgemem.open(bundle, threads=1, provider="cpu", **options) as runtime:
+    with opened_with(bundle, threads=1, provider="cpu", **options) as runtime:
         return [runtime.step(frames).logits for _ in range(3)]
 
 

@@ -15,6 +15,7 @@ from edgemem.demo import BUNDLE, STREAM
 from edgemem.manifest_file import from_json
 from edgemem.runtime.replay import replay
 from edgemem.runtime.stream import Stream
+from edgemem.testing import session_of
 
 COMMAND = Path(sys.executable).with_name("edgemem")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -61,7 +62,7 @@ def test_run_without_adaptation_changes_nothing(short, tmp_path):
     assert found["events"] == {}
     with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
         for name, array in runtime.bundle.generic.items():
-            np.testing.assert_array_equal(runtime._learner.block[name], array)
+            np.testing.assert_array_equal(session_of(runtime).block[name], array)
 
 
 def test_run_continues_from_its_state_file(short, tmp_path):

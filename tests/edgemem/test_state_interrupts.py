@@ -13,6 +13,7 @@ from edgemem import state as state_module
 from edgemem import state_commits, state_connection, state_errors, state_file, state_schema
 from edgemem.demo import BUNDLE
 from edgemem.state import Snapshot, State
+from edgemem.testing import state_of
 
 MODULES = (
     contextlib,
@@ -187,7 +188,7 @@ def test_a_runtime_goes_on_after_an_interrupt_at_any_of_its_commits_lines(tmp_pa
     x, _ = digits_stream
     kept = []
     with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
-        runtime._state.rows("PRAGMA synchronous = OFF")
+        state_of(runtime).rows("PRAGMA synchronous = OFF")
         runtime.step(x[:64])
         with Interrupts() as counted:
             runtime.flush()

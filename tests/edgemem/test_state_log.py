@@ -13,6 +13,7 @@ import pytest
 import edgemem
 from edgemem.demo import BUNDLE
 from edgemem.state import Snapshot, State
+from edgemem.testing import state_of
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="copies files that are in use")
 
@@ -196,7 +197,7 @@ def test_a_runtime_tells_of_lost_commits(tmp_path, digits_stream):
                 runtime.flush()
             log = bytearray(Path(f"{path}-wal").read_bytes())
             log[200] ^= 1
-            copy = copied(runtime._state, tmp_path / "copy", log=bytes(log))
+            copy = copied(state_of(runtime), tmp_path / "copy", log=bytes(log))
     with edgemem.open(BUNDLE, copy, threads=1) as runtime:
         events = runtime.step(x[:16]).events
         assert [

@@ -13,6 +13,7 @@ import edgemem
 from edgemem.demo import BUNDLE
 from edgemem.state import State
 from edgemem.stopping import stopping
+from edgemem.testing import ring_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ENDINGS = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
@@ -106,7 +107,7 @@ def test_run_ends_with_everything_written(tmp_path, endless, number, code):
     with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
         assert runtime.counters["steps"] == after >= before > 0
         # Everything: not a commit that leaves recent frames out.
-        assert runtime._ring.count == runtime.bundle.manifest.frames.batch
+        assert ring_of(runtime).count == runtime.bundle.manifest.frames.batch
     assert sorted(f.name for f in tmp_path.iterdir()) == ["long.npz", "s.db"]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from opening import opened_with
 
-import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE, STREAM
 
@@ -54,7 +54,7 @@ def test_how_often_the_step_runs_is_part_of_a_bundle(bundle, seal):
     with np.load(STREAM) as held:
         x = held["x"][: 6 * 16]
     for options, steps in (({}, 2), ({"adapt_when": 1}, 6)):
-        with edgemem.open(bundle, contexts=False, **options) as runtime:
+        with opened_with(bundle, contexts=False, **options) as runtime:
             runtime.step(x)
             assert runtime.counters["steps"] == steps
 

@@ -15,6 +15,7 @@ import edgemem
 from edgemem.bank.written import WrittenBlocks
 from edgemem.demo import BUNDLE, STREAM
 from edgemem.state import State
+from edgemem.testing import state_of
 
 with np.load(STREAM) as held:
     x = held["x"][held["context"] == "fog"]  # all of it is learnt from
@@ -113,7 +114,7 @@ def test_the_remedy_works_in_the_child(tmp_path):
 
 
 def test_a_child_cannot_write_to_the_state_of_its_parent(tmp_path):
-    child = "print(told(lambda: runtime._state.rows('DELETE FROM snapshot')), flush=True)"
+    child = "print(told(lambda: state_of(runtime).rows('DELETE FROM snapshot')), flush=True)"
     lines = run(tmp_path, child, KEPT)
     assert "StateError" in lines[0] and "of which this one is a fork" in lines[0]
     assert lines[-1] == "kept 15 []"

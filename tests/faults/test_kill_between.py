@@ -30,7 +30,7 @@ def batch(number):
 
 
 def device(path, steps, pipe):
-    runtime = edgemem.open(bundle, path, threads=1, contexts=contexts)
+    runtime = edgemem.open(bundle, path, threads=1, options=edgemem.Options(contexts=contexts))
     for number in range(steps):
         runtime.step(batch(number))
     assert runtime.counters["steps"] == steps
@@ -52,7 +52,7 @@ for number, steps in enumerate(json.loads(sys.argv[3])):
     assert os.read(reader, 4) == b"done", "the device ended by itself"
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    with edgemem.open(bundle, path, threads=1, contexts=contexts) as runtime:
+    with edgemem.open(bundle, path, threads=1, options=edgemem.Options(contexts=contexts)) as runtime:
         found.append(steps - runtime.counters["steps"])
         assert runtime.step(batch(0)).context == ("context-1" if contexts else "generic")
 print(json.dumps(found))

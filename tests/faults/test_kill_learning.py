@@ -21,6 +21,7 @@ import os, random, signal, sys, time, traceback
 import numpy as np
 import edgemem
 from teachable import frames_of, stream_of
+from edgemem.testing import session_of
 
 LEFT, CAT = 0, 2
 
@@ -51,11 +52,11 @@ def check(bundle, path, acknowledged):
         done = calls(runtime)
         # One call may have been done whose acknowledgement was killed.
         assert acknowledged <= done <= acknowledged + 1, (acknowledged, done)
-        taught = runtime._contexts.root["prototypes.frames"]
+        taught = session_of(runtime).contexts.root["prototypes.frames"]
         frames = {info.index: info.frames for info in runtime.classes()}
         for number in (LEFT, CAT):  # half is every context's
             assert taught[number] == 0.5 * frames.get(number, 0), (taught, frames)
-        rows = runtime._learner.block["prototypes.sums"].any(1)
+        rows = session_of(runtime).block["prototypes.sums"].any(1)
         assert rows[CAT] == (CAT in frames) == (done % 4 > 0), (rows, frames, done)
     return done
 

@@ -3,8 +3,8 @@
 from contextlib import closing, contextmanager
 
 import numpy as np
+from opening import opened_with
 
-import edgemem
 from edgemem.bank.written import WrittenBlocks
 from edgemem.demo import BUNDLE
 from edgemem.state import State
@@ -15,7 +15,7 @@ BATCH = 16
 
 def opened(state=None, bundle=BUNDLE, **options):
     """A runtime to which every frame is reliable."""
-    return edgemem.open(
+    return opened_with(
         bundle, state, threads=1, hyper_parameters={"entropy_margin": 9.0}, **options
     )
 

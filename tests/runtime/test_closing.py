@@ -14,7 +14,9 @@ from teachable import frames_of, write_bundle
 import edgemem
 from edgemem.demo import BUNDLE
 from edgemem.errors import StateError
+from edgemem.runtime.graphs import Graphs
 from edgemem.state import State
+from edgemem.testing import session_of
 
 pytestmark = pytest.mark.usefixtures("never_familiar")
 
@@ -58,10 +60,10 @@ def test_a_close_that_could_not_commit_can_be_called_again(path, even_frames, fu
     full.undo()
     runtime.close()
     runtime.close()
-    count, block = runtime.counters["steps"], runtime._learner.block
+    count, block = runtime.counters["steps"], session_of(runtime).block
     assert count == steps(path) >= 3
     with opened(path, **options) as again:
-        assert_same_arrays(again._learner.block, block)
+        assert_same_arrays(session_of(again).block, block)
         assert again.counters["frames"] == 6 * BATCH
 
 
@@ -146,7 +148,7 @@ def test_a_step_that_failed_in_the_background_does_not_keep_it_open(path, even_f
     def broken(*_):
         raise edgemem.BundleError("step", "failed", "Export again")
 
-    monkeypatch.setattr(runtime._graphs, "adapt", broken)
+    monkeypatch.setattr(Graphs, "adapt", broken)
     runtime.step(even_frames[3 : BATCH + 3])
     with pytest.raises(edgemem.BundleError, match="step: failed"):
         runtime.close()

@@ -1,5 +1,6 @@
 """When what was learnt is committed although nobody asked, and what such a commit writes."""
 
+import sqlite3
 from contextlib import closing
 
 import numpy as np
@@ -10,6 +11,7 @@ import edgemem
 from edgemem.demo import BUNDLE
 from edgemem.runtime import commits
 from edgemem.state import State
+from edgemem.testing import session_of, wait_for_step
 
 pytestmark = pytest.mark.usefixtures("never_familiar")
 
@@ -109,7 +111,7 @@ def test_a_step_in_the_background_is_committed_too(tmp_path, batch, clock):
     path = tmp_path / "s.db"
     with opened(path, background=True) as runtime:
         runtime.step(batch)
-        runtime._behind._running[2].result()
+        wait_for_step(runtime)
         clock.now += 60
         runtime.step(batch[:1])
         assert kept(path) == 1
@@ -142,18 +144,18 @@ def test_after_a_power_cut_the_block_is_that_of_the_commit(tmp_path, batch, cloc
         step_all(runtime, np.concatenate([batch] * 18))
         clock.now += 60
         runtime.step(batch)
-        block, known, keys = runtime._learner.block, None, None
+        block, known, keys = session_of(runtime).block, None, None
         if contexts:
-            known = runtime._contexts.contexts
+            known = session_of(runtime).contexts.policy
             keys = {n: (c.key.copy(), c.count) for n, c in known.known.items()}
-        with closing(State(path, None, read_only=True)) as reader:
-            image = reader._database.serialize()
+        with closing(sqlite3.connect(path)) as reader:
+            image = reader.serialize()
     copy.write_bytes(image)
     with opened(copy, contexts=contexts) as again:
         assert again.counters["steps"] == 19
-        assert_same_arrays(again._learner.block, block)
+        assert_same_arrays(session_of(again).block, block)
         if known is not None:
-            found = again._contexts.contexts
+            found = session_of(again).contexts.policy
             assert (found.present, found.opened) == (known.present, known.opened)
             assert found.known[found.present].count == 19
             for number, (key, count) in keys.items():
@@ -175,7 +177,7 @@ def test_such_a_commit_leaves_the_leaf_alone_until_somebody_asks(tmp_path, visit
         with closing(State(path, None, read_only=True)) as state:
             rows = state.rows("SELECT max(version) FROM block WHERE id = 'context-1'")
         assert rows == [(versions,)] and kept(path) == 4 * soon
-        block = runtime._learner.block
+        block = session_of(runtime).block
     _, leaf = blocks_of(path)["context-1"]
     _, root = blocks_of(path).get("root", (None, edgemem.bundle.open_bundle(BUNDLE).generic))
     for name, array in block.items():
@@ -195,6 +197,6 @@ def test_such_a_commit_writes_the_block_and_little_else(tmp_path, even_frames, c
     assert len(sizes) == 12
     # To the log and to the file: the block, and the last sound one if that is another.
     assert all(2 * BLOCK <= size <= 4.2 * BLOCK for size in sizes[1:])
-    # The figures of docs/architecture.md, for this block of 172 kB.
+    # The figures of docs/decisions/state/only-changes-are-written.md, for this block of 172 kB.
     assert 0.33e6 < 1000 * min(sizes[1:]) / frames < 0.36e6
     assert 0.66e6 < 1000 * max(sizes[1:]) / frames < 0.72e6 < commits.BYTES

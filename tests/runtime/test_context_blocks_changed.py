@@ -19,13 +19,12 @@ from context_runs import (
 )
 
 from edgemem.bank.transfer import export_blocks, import_blocks
-from edgemem.block import unpack
+from edgemem.block import Block
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
-from edgemem.errors import StateError
-from edgemem.runtime import context_memory
-from edgemem.runtime.context_memory import total
+from edgemem.runtime import context_blocks
 from edgemem.state import State
+from edgemem.testing import session_of
 
 pytestmark = pytest.mark.usefixtures("never_familiar")
 
@@ -49,6 +48,13 @@ def learnt(path, visits):
     return blocks_of(path)
 
 
+def versions_of(path, name):
+    """The kept versions of a written block, newest first."""
+    statement = "SELECT version FROM block WHERE id = ? ORDER BY version DESC"
+    with closing(sqlite3.connect(path)) as database:
+        return [version for (version,) in database.execute(statement, (name,))]
+
+
 def imported(blocks_at, path):
     with closing(State(blocks_at, None)) as state:
         export_blocks(state, path.with_suffix(".safetensors"))
@@ -62,11 +68,11 @@ def test_imported_blocks_are_known_on_opening_used_and_kept(visits, tmp_path):
     state = imported(tmp_path / "elsewhere.db", tmp_path / "s.db")
     with opened(state) as runtime:
         assert known(runtime) == set(blocks) - {"root"}
-        assert_same_arrays(runtime._learner.block, blocks["root"][1])
+        assert_same_arrays(session_of(runtime).block, blocks["root"][1])
         (result,) = step_all(runtime, visits[0][:BATCH])
         assert events([result], "context") == [f"{result.context} is back"]
-        expected = total(blocks["root"][1], blocks[result.context][1])
-        assert_same_arrays(runtime._learner.good, expected)
+        expected = Block(blocks["root"][1]) + blocks[result.context][1]
+        assert_same_arrays(session_of(runtime).good, expected)
     after = blocks_of(state)
     record = after.pop(result.context)[0]
     assert record.count == blocks.pop(result.context)[0].count + 1
@@ -94,19 +100,18 @@ def test_a_damaged_root_gives_way_to_its_newest_intact_version(damage, visits, t
     state = tmp_path / "s.db"
     before = learnt(state, visits * 2)
     with written(state) as blocks:
-        newest, intact, *older = blocks._table.versions("root")
-        payload = blocks._table.read("root", intact)[1]
-        expected = unpack(payload, "root", StateError, "")
+        expected = dict(blocks.intact("root"))[1]
+    newest, intact, *older = versions_of(state, "root")
     with closing(sqlite3.connect(state)) as database, database:
         newest_row = "SELECT row FROM block WHERE id = 'root' AND version = ?"
         database.execute(f"UPDATE {damage} WHERE row = ({newest_row})", (newest,))
     with opened(state) as runtime:
         assert known(runtime) == set(before) - {"root"}
-        assert_same_arrays(runtime._contexts.root, expected)
+        assert_same_arrays(session_of(runtime).contexts.root, expected)
         results = step_all(runtime, visits[3][:BATCH])
     assert any("block 'root': is damaged" in message for message in events(results, "damaged"))
+    assert set(versions_of(state, "root")) >= {intact, *older[:-1]}
     with written(state) as blocks:
-        assert set(blocks._table.versions("root")) >= {intact, *older[:-1]}
         after = {record.id: blocks.read(record.id) for record in blocks.listing().records}
     assert_same_arrays(after["root"][1], expected)
     others = set(before) - {"root", results[-1].context}
@@ -153,10 +158,10 @@ def test_rolled_back_to_zero_a_new_context_starts_from_zero(reopened, visits, tm
     if reopened:
         runtime.close()
         runtime = opened(state)
-    assert_same_arrays(runtime._learner.block, zero)
+    assert_same_arrays(session_of(runtime).block, zero)
     (result,) = step_all(runtime, visits[0][:BATCH])
     assert events([result], "context") == ["context-3 is new"] and result.adapted
-    assert_same_arrays(runtime._learner.good, zero)
+    assert_same_arrays(session_of(runtime).good, zero)
     runtime.close()
     blocks = blocks_of(state)
     assert set(blocks) == {"root", "context-3"}
@@ -167,10 +172,10 @@ def test_rolled_back_to_zero_a_new_context_starts_from_zero(reopened, visits, tm
 def test_at_capacity_reopened_after_every_step_it_continues_bit_for_bit(
     lights, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(context_memory, "CAPACITY", 4)
+    monkeypatch.setattr(context_blocks, "CAPACITY", 4)
     with opened() as runtime:
         whole = step_all(runtime, lights)
-        assert runtime._contexts.contexts.opened > 12
+        assert session_of(runtime).contexts.policy.opened > 12
     parts = []
     for frames in np.split(lights, len(lights) // BATCH):
         with opened(tmp_path / "s.db") as runtime:
@@ -186,7 +191,7 @@ def test_a_run_without_contexts_keeps_their_spreads_and_numbers(option, visits, 
 
     def spreads():
         with opened(state) as runtime:
-            contexts = runtime._contexts.contexts
+            contexts = session_of(runtime).contexts.policy
             return {n: c.spread for n, c in contexts.known.items()}, contexts.opened
 
     learnt(state, visits)

@@ -22,6 +22,7 @@ from edgemem.bank.written import WrittenBlocks
 from edgemem.errors import StateError
 from edgemem.runtime import commits
 from edgemem.state import State
+from edgemem.testing import session_of, state_of
 
 pytestmark = pytest.mark.usefixtures("never_familiar")
 
@@ -67,9 +68,9 @@ def test_a_disk_full_at_any_page_of_a_commit_loses_nothing(visits, undisturbed, 
     blocks, results = undisturbed
     with opened(tmp_path / "s.db") as runtime:
         step_all(runtime, np.concatenate(visits[:2]))
-        (pages,) = runtime._state.rows("PRAGMA page_count")[0]
+        (pages,) = state_of(runtime).rows("PRAGMA page_count")[0]
         for failures in range(40):
-            runtime._state.rows(f"PRAGMA max_page_count = {pages + failures * PAGES_MORE}")
+            state_of(runtime).rows(f"PRAGMA max_page_count = {pages + failures * PAGES_MORE}")
             try:
                 runtime.flush()
                 break
@@ -122,7 +123,7 @@ def test_a_block_that_explodes_costs_its_own_context_alone(reopened, visits, tmp
     assert step_all(runtime, visits[0][BATCH : 2 * BATCH])[0].adapted
     runtime.hyper_parameters.set(learning_rate=0.01)
     step_all(runtime, visits[1])
-    root = runtime._contexts.root
+    root = session_of(runtime).contexts.root
     assert all(np.abs(array).max() < 1e3 for array in root.values())
     if reopened:
         runtime.close()
@@ -132,7 +133,7 @@ def test_a_block_that_explodes_costs_its_own_context_alone(reopened, visits, tmp
     assert back.context == exploding and events([back], "reset")
     assert np.isfinite(back.logits).all()
     assert known(runtime) == names
-    spec, block = runtime.bundle.manifest.block, runtime._learner.block
+    spec, block = runtime.bundle.manifest.block, session_of(runtime).block
     learnt_arrays = [array.name for array in spec.arrays if array.root_share]
     assert_same_arrays({n: block[n] for n in learnt_arrays},
                        {n: runtime.bundle.generic[n] for n in learnt_arrays})  # fmt: skip

@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opening import opened_with
 
 import edgemem
 from edgemem.block import pack
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.state import State
+from edgemem.testing import session_of, state_of
 
 IDENTITY = open_bundle(BUNDLE).identity
 
 
 def opened(state=None, bundle=BUNDLE, **options):
-    return edgemem.open(bundle, state, threads=1, **options)
+    return opened_with(bundle, state, threads=1, **options)
 
 
 def committed(path, identity=IDENTITY):
@@ -52,8 +54,8 @@ def test_reopened_anywhere_it_continues_bit_for_bit(tmp_path_factory, digits_str
             expected = whole.step(frames).logits
             np.testing.assert_array_equal(runtime.step(frames).logits, expected)
         assert runtime.counters == whole.counters
-        for name, array in whole._learner.slots.items():
-            np.testing.assert_array_equal(runtime._learner.slots[name], array)
+        for name, array in session_of(whole).slots.items():
+            np.testing.assert_array_equal(session_of(runtime).slots[name], array)
 
 
 def test_versions_grow_with_every_flush_and_steps_write_nothing(tmp_path, digits_stream):
@@ -111,7 +113,7 @@ def test_a_runtime_that_changed_nothing_leaves_no_file_and_no_new_version(tmp_pa
 def test_unknown_options_leave_no_state_file(tmp_path):
     for options in ({"hyper_parameters": {"nonsense": 1.0}}, {"threads": -1}):
         with pytest.raises(edgemem.InputError):
-            edgemem.open(BUNDLE, tmp_path / "s.db", **options)
+            opened_with(BUNDLE, tmp_path / "s.db", **options)
     with pytest.raises(edgemem.BundleError):
         edgemem.open(tmp_path / "missing.edgemem", tmp_path / "s.db")
     assert list(tmp_path.iterdir()) == []
@@ -139,15 +141,15 @@ def test_a_refused_commit_leaves_runtime_and_file_usable(tmp_path, digits_stream
     runtime = opened(path)
     runtime.step(x[:20])
     runtime.flush()
-    runtime._state._database.execute("PRAGMA max_page_count = 1")  # a full disk
+    state_of(runtime).rows("PRAGMA max_page_count = 1")  # a full disk
     runtime.step(x[20:40])
     with pytest.raises(edgemem.StateError, match=r"s\.db: cannot be used.*full"):
         runtime.flush()
     runtime.rollback()
     expected = opened()
     expected.step(x[:20])
-    for name, array in expected._learner.block.items():
-        np.testing.assert_array_equal(runtime._learner.block[name], array)
+    for name, array in session_of(expected).block.items():
+        np.testing.assert_array_equal(session_of(runtime).block[name], array)
     runtime.close()  # what could not be committed is given up, and the file is free again
     with opened(path) as again:
         assert again.counters["frames"] == 20
@@ -156,15 +158,18 @@ def test_a_refused_commit_leaves_runtime_and_file_usable(tmp_path, digits_stream
 def test_every_rollback_gives_the_block_it_names(tmp_path, digits_stream):
     x, _ = digits_stream
     with opened(tmp_path / "s.db") as runtime:
-        for target, block in (("zero", runtime._graphs.zero), ("source", runtime.bundle.generic)):
+        for target, block in (
+            ("zero", runtime.bundle.manifest.block.zero()),
+            ("source", runtime.bundle.generic),
+        ):
             runtime.step(x[:48])
             runtime.rollback(target)
             for name, array in block.items():
-                np.testing.assert_array_equal(runtime._learner.block[name], array)
-            assert not any(slot.any() for slot in runtime._learner.slots.values())
+                np.testing.assert_array_equal(session_of(runtime).block[name], array)
+            assert not any(slot.any() for slot in session_of(runtime).slots.values())
         runtime.step(x[:48])
         runtime.rollback("commit")  # nothing was committed yet
-        assert runtime._learner.block is runtime.bundle.generic
+        assert session_of(runtime).block is runtime.bundle.generic
 
 
 def test_without_a_state_file_rollback_takes_the_source_and_flush_is_nothing(digits_stream):
@@ -172,7 +177,7 @@ def test_without_a_state_file_rollback_takes_the_source_and_flush_is_nothing(dig
     runtime.step(digits_stream[0][:48])
     runtime.flush()
     runtime.rollback()
-    assert runtime._learner.block is runtime.bundle.generic
+    assert session_of(runtime).block is runtime.bundle.generic
 
 
 def test_a_closed_runtime_refuses_every_verb(tmp_path):
@@ -196,7 +201,9 @@ def test_an_error_inside_the_with_block_still_commits_and_is_raised(tmp_path, di
 
 def test_frozen_answers_alike_before_and_after_a_life_of_steps(tmp_path, digits_stream):
     x, _ = digits_stream
-    zeros = opened(adapt=False, hyper_parameters=opened()._graphs.frozen_parameters)
+    parameters = open_bundle(BUNDLE).manifest.hyper_parameters
+    frozen = {name: parameter.frozen for name, parameter in parameters.items()}
+    zeros = opened(adapt=False, hyper_parameters=frozen)
     zeros.rollback("zero")
     # Source statistics: frames do not see each other, so one by one is the same.
     expected = np.concatenate([zeros.predict(frame).logits for frame in x[:40]])

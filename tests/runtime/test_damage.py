@@ -24,10 +24,12 @@ from teachable import frames_of, stream_of, write_bundle
 import edgemem
 from edgemem.bank.record import Provenance
 from edgemem.bank.transfer import export_blocks, import_blocks
+from edgemem.bank.written import WrittenBlocks
+from edgemem.block import Block
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
-from edgemem.runtime.context_memory import total
 from edgemem.state import Snapshot, State
+from edgemem.testing import notices_of, ring_of, session_of, state_of
 
 pytestmark = pytest.mark.usefixtures("never_familiar")
 
@@ -71,7 +73,7 @@ def flip(path, part, place=0):
 
 
 def damage_of(runtime):
-    return [event.message for event in runtime._keeper.notices if event.kind == "damaged"]
+    return [event.message for event in notices_of(runtime) if event.kind == "damaged"]
 
 
 def part_of(snapshot, name):
@@ -96,13 +98,13 @@ def test_a_damaged_part_costs_that_part_alone(path, image, visits, part):
     with opened(path) as runtime:
         (text,) = damage_of(runtime)
         assert f"holds a damaged snapshot (its {part})" in text and "Delete" not in text
-        assert_same_arrays(runtime._learner.block, part_of(newest, "block"))
+        assert_same_arrays(session_of(runtime).block, part_of(newest, "block"))
         assert runtime.counters["steps"] == newest.counters["steps"]
         slots = {n: np.zeros_like(a) for n, a in part_of(newest, "opt").items()}
         assert_same_arrays(
-            runtime._learner.slots, slots if part == "opt" else part_of(newest, "opt")
+            session_of(runtime).slots, slots if part == "opt" else part_of(newest, "opt")
         )
-        assert runtime._ring.count == (0 if part == "ring" else BATCH)
+        assert ring_of(runtime).count == (0 if part == "ring" else BATCH)
     assert assert_goes_on(path, visits[2][:BATCH]) >= newest.counters["steps"] + 1
 
 
@@ -152,10 +154,10 @@ def test_without_any_snapshot_the_written_blocks_are_taken(path, visits, ruin):
         assert not any("Delete" in text for text in damage_of(runtime))
         assert known(runtime) == set(blocks) - {"root"} and runtime.counters["steps"] == 0
         root = blocks["root"][1] if "root" in blocks else open_bundle(BUNDLE).generic
-        assert_same_arrays(runtime._learner.block, root)
+        assert_same_arrays(session_of(runtime).block, root)
         result = runtime.step(visits[0][:BATCH])
         assert result.context in blocks
-        assert_same_arrays(runtime._learner.good, total(root, blocks[result.context][1]))
+        assert_same_arrays(session_of(runtime).good, Block(root) + blocks[result.context][1])
     assert_goes_on(path, visits[0][:BATCH])
 
 
@@ -208,7 +210,7 @@ def test_a_commit_that_does_not_fit_gives_way_to_the_one_before(path, image, nam
     with opened(path) as runtime:
         (text,) = damage_of(runtime)
         assert "do not fit the bundle" in text and "is passed over" in text
-        assert_same_arrays(runtime._learner.block, part_of(image[1][0], "block"))
+        assert_same_arrays(session_of(runtime).block, part_of(image[1][0], "block"))
         assert runtime.counters["steps"] == image[1][0].counters["steps"]
 
 
@@ -234,7 +236,7 @@ def test_what_does_not_fit_beside_a_block_is_left_out(path, image, visits, name)
     commit_again(path, OTHERS[name])
     with opened(path) as runtime:
         assert damage_of(runtime) == [f"{path}: {name.strip()} of a commit does not fit"]
-        assert_same_arrays(runtime._learner.block, part_of(image[1][0], "block"))
+        assert_same_arrays(session_of(runtime).block, part_of(image[1][0], "block"))
         assert np.isfinite(runtime.step(visits[0][: 2 * BATCH]).logits).all()
     with opened(path) as runtime:
         assert damage_of(runtime) == []
@@ -244,10 +246,10 @@ def test_a_rollback_passes_over_what_does_not_fit_too(path, image, visits):
     with opened(path) as runtime:
         step_all(runtime, visits[0])
         arrays = {**image[1][0].arrays, "block.more": np.zeros(1, np.float32)}
-        runtime._state.write(Snapshot(arrays, {}))
+        state_of(runtime).write(Snapshot(arrays, {}))
         runtime.rollback()
         assert "is passed over" in damage_of(runtime)[0]
-        assert_same_arrays(runtime._learner.block, part_of(image[1][0], "block"))
+        assert_same_arrays(session_of(runtime).block, part_of(image[1][0], "block"))
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +300,7 @@ def test_a_damaged_leaf_gives_way_to_its_earlier_version(path, visits):
         result = runtime.step(visits[0][:BATCH])
         assert result.context == "context-1"
         assert "context-1" in " ".join(e.message for e in result.events if e.kind == "damaged")
-        assert_same_arrays(runtime._learner.good, total(root, earlier))
+        assert_same_arrays(session_of(runtime).good, Block(root) + earlier)
 
 
 def blocks_of_root(path):
@@ -316,12 +318,13 @@ SPOILT = {
 
 def spoilt(path, name, change, out):
     """A file of blocks as if its device had learnt this."""
-    with written(path) as blocks:
+    with closing(State(path, None)) as state:
+        blocks = WrittenBlocks(state)
         record, arrays = blocks.read(name)
         arrays = {n: change(a) if a.size else a for n, a in arrays.items()}
         about = Provenance(IDENTITY, 1, 0.5, "a test")
         blocks.put(name, arrays, path=record.path, key=record.key, count=9, provenance=about)
-        export_blocks(blocks._state, out)
+        export_blocks(state, out)
 
 
 @pytest.mark.parametrize("name", ["root", "context-2"])

@@ -16,8 +16,11 @@ from context_runs import BATCH, opened
 
 import edgemem
 from edgemem.demo import BUNDLE
-from edgemem.runtime import ownership
+from edgemem.runtime import loop, ownership
+from edgemem.runtime.frames import checked
+from edgemem.runtime.graphs import Graphs
 from edgemem.state import State
+from edgemem.testing import wait_for_step
 
 THREADS = 6
 
@@ -45,16 +48,17 @@ def calls(x, seed, count=60):
 
 
 @pytest.mark.parametrize("options", [{}, {"adapt": False}, {"contexts": False}], ids=str)
-def test_answers_of_threads_are_those_of_the_same_calls_one_by_one(digits_stream, hasty, options):
+def test_answers_of_threads_are_those_of_the_same_calls_one_by_one(
+    digits_stream, hasty, options, monkeypatch
+):
     given, order, answers = calls(digits_stream[0], 0), [], {}
-    with opened(**options) as runtime:
-        checked = runtime._checked
+    with opened(**options) as runtime, monkeypatch.context() as patch:
 
-        def noted(frames):  # the first thing that a call does in its turn
+        def noted(frames, spec):  # the first thing that a call does in its turn
             order.append(next(k for k, known in enumerate(given) if known is frames))
-            return checked(frames)
+            return checked(frames, spec)
 
-        runtime._checked = noted
+        patch.setattr(loop, "checked", noted)
 
         def work(first):
             for k in range(first, len(given), THREADS):
@@ -229,17 +233,17 @@ def test_one_that_was_closed_is_not_closed_again(tmp_path, digits_stream):
 
 
 def test_a_step_in_the_background_does_not_hold_up_the_end(tmp_path, digits_stream, monkeypatch):
-    may_end = threading.Event()
+    began, may_end, adapt = threading.Event(), threading.Event(), Graphs.adapt
     runtime = opened(tmp_path / "s.db", background=True, contexts=False)
-    adapt = runtime._graphs.adapt
 
     def slow(*arguments):
+        began.set()
         may_end.wait()
         return adapt(*arguments)
 
-    monkeypatch.setattr(runtime._graphs, "adapt", slow)
+    monkeypatch.setattr(Graphs, "adapt", slow)
     runtime.step(digits_stream[0][: 2 * BATCH])
-    assert runtime._behind.busy
+    assert began.wait(60) and runtime.counters["steps"] == 0
     del runtime
     gc.collect()  # does not wait for what cannot end
     try:
@@ -256,7 +260,7 @@ import edgemem
 from edgemem.demo import BUNDLE
 from edgemem.runtime import ownership
 {setting}
-runtime = edgemem.open(BUNDLE, sys.argv[1], threads=1, background={background})
+runtime = edgemem.open(BUNDLE, sys.argv[1], threads=1, options=edgemem.Options(background={background}))
 for _ in range(5):
     runtime.step(np.random.default_rng(0).random((16, 1, 8, 8), np.float32))
 print(runtime.counters["steps"], flush=True)
@@ -369,7 +373,7 @@ def test_an_interrupt_at_any_line_of_a_turn_gives_it_back_to_other_threads(digit
 def test_a_signal_handler_gets_an_error_in_the_midst_of_a_commit(
     tmp_path, digits_stream, monkeypatch, way
 ):
-    path, told, write = tmp_path / "s.db", [], State._drop_parts
+    path, told, write = tmp_path / "s.db", [], State.write
 
     def handler(*_):
         try:
@@ -377,16 +381,16 @@ def test_a_signal_handler_gets_an_error_in_the_midst_of_a_commit(
         except edgemem.StateError as error:
             told.append(str(error))
 
-    def in_the_midst(state, *needed):
+    def in_the_midst(state, snapshot):
         signal.raise_signal(signal.SIGUSR1)
-        return write(state, *needed)
+        write(state, snapshot)
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         with opened(path) as runtime:
             runtime.step(digits_stream[0][:BATCH])
             with monkeypatch.context() as patch:
-                patch.setattr(State, "_drop_parts", in_the_midst)
+                patch.setattr(State, "write", in_the_midst)
                 runtime.flush()
             assert len(told) == 1 and "a signal came in the midst of a commit" in told[0]
             assert kept(path) == 1
@@ -413,9 +417,9 @@ def test_a_lost_step_in_the_background_takes_nothing_else_with_it(
     def broken(*_):
         raise edgemem.BundleError("step", "failed", "Export again")
 
-    monkeypatch.setattr(runtime._graphs, "adapt", broken)
+    monkeypatch.setattr(Graphs, "adapt", broken)
     runtime.step(digits_stream[0][:BATCH])
-    runtime._behind._running[2].exception()  # once it has failed
+    wait_for_step(runtime)  # until it has failed
     del runtime
     gc.collect()
     assert "a step in the background failed: step: failed" in caplog.text

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from opening import opened_with
 
 import edgemem
 from edgemem.bundle import open_bundle
@@ -59,9 +60,9 @@ def test_the_runtime_takes_the_plan_and_says_which():
     plans = open_bundle(BUNDLE).manifest.plans
     with edgemem.open(BUNDLE) as runtime:
         assert runtime.plan == plans[0]
-    with edgemem.open(BUNDLE, memory_budget=plans[-1].bytes) as runtime:
+    with opened_with(BUNDLE, memory_budget=plans[-1].bytes) as runtime:
         assert runtime.plan == plans[-1]
-    with edgemem.open(BUNDLE, adapt=False, memory_budget="1KB") as runtime:
+    with opened_with(BUNDLE, adapt=False, memory_budget="1KB") as runtime:
         assert runtime.plan is None
     with pytest.raises(InputError, match="leanest plan"):
-        edgemem.open(BUNDLE, memory_budget="1KB")
+        opened_with(BUNDLE, memory_budget="1KB")

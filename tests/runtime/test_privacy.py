@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from context_runs import BATCH, assert_same_arrays, blocks_of, opened, step_all
+from opening import opened_with
 from teachable import frames_of, stream_of, write_bundle
 
 import edgemem
 from edgemem.errors import StateError
 from edgemem.runtime import commits
 from edgemem.state import State
+from edgemem.testing import ring_of, session_of
 
 pytestmark = pytest.mark.usefixtures("never_familiar")
 
@@ -60,15 +62,15 @@ def test_frames_that_the_file_holds_already_go_at_once(tmp_path, marked, even_fr
         runtime.step(marked[:20])
         runtime.flush()
         runtime.step(marked[20:])
-        block = runtime._learner.block
+        block = session_of(runtime).block
     assert on_disk(tmp_path, marked) > 0
     with opened(path, keep_frames=False) as runtime:
         assert on_disk(tmp_path, marked) == 0 and on_disk(tmp_path, even_frames[:BATCH]) == 0
-        assert runtime._ring.count == runtime._ring.pending == 0
-        assert_same_arrays(runtime._learner.block, block)
+        assert ring_of(runtime).count == session_of(runtime).pending == 0
+        assert_same_arrays(session_of(runtime).block, block)
     assert on_disk(tmp_path, marked) == 0
     with opened(path) as runtime:
-        assert_same_arrays(runtime._learner.block, block)
+        assert_same_arrays(session_of(runtime).block, block)
         assert runtime.counters["frames"] == 3 * BATCH
 
 
@@ -90,10 +92,10 @@ def test_the_price_is_what_the_docs_say(tmp_path, visits):
         for one in (runtime, whole):
             step_all(one, x[: 3 * BATCH])
             one.step(x[: BATCH - 1])
-        block = whole._learner.block
+        block = session_of(whole).block
     with opened(path, keep_frames=False) as again:
-        assert_same_arrays(again._learner.block, block)
-        assert again._ring.count == 0
+        assert_same_arrays(session_of(again).block, block)
+        assert ring_of(again).count == 0
         steps = again.counters["steps"]
         again.step(x[:1])  # would have filled the batch
         assert again.counters["steps"] == steps
@@ -138,7 +140,7 @@ def features_on_disk(folder, frames):
 def test_forgetting_a_class_leaves_no_recent_frame_in_file_or_memory(teachable, tmp_path, options):
     path, shown = tmp_path / "s.db", frames_of(2, 20, seed=5)
     stream = stream_of([0, 1], BATCH)[0]
-    with edgemem.open(teachable, path, threads=1, **options) as runtime:
+    with opened_with(teachable, path, threads=1, **options) as runtime:
         runtime.step(stream)
         runtime.step(shown)
         runtime.learn(shown[:3], ["cat"] * 3)
@@ -146,14 +148,14 @@ def test_forgetting_a_class_leaves_no_recent_frame_in_file_or_memory(teachable, 
         assert features_on_disk(tmp_path, shown) == BATCH
         runtime.forget_class("cat")
         assert features_on_disk(tmp_path, shown) == 0
-        assert not runtime._ring._rows.any()
-        assert runtime._ring.count == runtime._ring.pending == 0
+        assert not ring_of(runtime).last(BATCH).any()
+        assert ring_of(runtime).count == session_of(runtime).pending == 0
         result = runtime.step(stream[: BATCH - 1])
         assert np.isfinite(result.logits).all()
         runtime.step(stream[BATCH - 1 :])
     assert features_on_disk(tmp_path, shown) == 0
-    with edgemem.open(teachable, path, threads=1, **options) as again:
-        assert len(again.classes()) == 2 and again._ring.count == BATCH
+    with opened_with(teachable, path, threads=1, **options) as again:
+        assert len(again.classes()) == 2 and ring_of(again).count == BATCH
 
 
 def test_what_cannot_be_forgotten_keeps_its_frames(teachable, tmp_path, monkeypatch):
@@ -165,15 +167,15 @@ def test_what_cannot_be_forgotten_keeps_its_frames(teachable, tmp_path, monkeypa
     with edgemem.open(teachable, path, threads=1) as runtime:
         runtime.step(shown)
         runtime.learn(shown, ["cat"] * 5)
-        before, waiting = runtime._ring.last(5).copy(), runtime._ring.pending
+        before, waiting = ring_of(runtime).last(5).copy(), session_of(runtime).pending
         with monkeypatch.context() as patch:
             patch.setattr(State, "write", refuse)
             with pytest.raises(StateError, match="full disk"):
                 runtime.forget_class("cat")
-        np.testing.assert_array_equal(runtime._ring.last(5), before)
-        assert (runtime._ring.count, runtime._ring.pending) == (5, waiting)
+        np.testing.assert_array_equal(ring_of(runtime).last(5), before)
+        assert (ring_of(runtime).count, session_of(runtime).pending) == (5, waiting)
         runtime.forget_class("cat")
-        assert not runtime._ring._rows.any()
+        assert not ring_of(runtime).last(BATCH).any()
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from opening import opened_with
 
 import edgemem
 from edgemem.block import pack, unpack
@@ -31,7 +32,7 @@ def stream(tmp_path, digits_stream):
 
 
 def opened(**options):
-    return edgemem.open(BUNDLE, threads=1, **options)
+    return opened_with(BUNDLE, threads=1, **options)
 
 
 @pytest.mark.slow
@@ -104,7 +105,7 @@ def test_used_and_drift_are_those_of_every_step(stream, digits_stream):
 
 
 def test_a_runtime_that_tells_no_contexts_apart_reports_none(stream):
-    report = replay(edgemem.open(BUNDLE, contexts=False, threads=1), stream(), chunk=16)
+    report = replay(opened_with(BUNDLE, contexts=False, threads=1), stream(), chunk=16)
     assert report.used is None and report.drift is None
 
 

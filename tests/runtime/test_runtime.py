@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opening import opened_with
 
 import edgemem
 from edgemem.block import unpack
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.reference import reference_frames
-from edgemem.runtime.backends.protocol import TensorSpec
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.ring import Ring
 from edgemem.runtime.verify import verify
+from edgemem.testing import ScriptedBackend, ring_of, session_of
 
 
 def open_demo(**options):
-    return edgemem.open(BUNDLE, threads=1, **options)
+    return opened_with(BUNDLE, threads=1, **options)
 
 
 def test_frozen_answers_as_torch_did_in_any_state(digits_stream):
@@ -74,28 +75,26 @@ def test_how_frames_are_split_into_calls_does_not_change_what_is_learnt(digits_s
         start += size
     whole.step(x[:start])
     assert split.counters == whole.counters
-    for name, array in whole._learner.block.items():
-        np.testing.assert_array_equal(split._learner.block[name], array)
+    for name, array in session_of(whole).block.items():
+        np.testing.assert_array_equal(session_of(split).block[name], array)
 
 
 @given(st.lists(st.integers(1, 5), max_size=20))
 def test_the_ring_is_the_tail_of_what_was_pushed(sizes):
     ring, pushed, value = Ring(5, (1,)), [], 0
     for wanted in sizes:
-        frames = np.arange(value, value + min(wanted, ring.missing), dtype=np.float32)[:, None]
+        frames = np.arange(value, value + min(wanted, ring.size), dtype=np.float32)[:, None]
         value += len(frames)
         pushed.extend(frames[:, 0])
         ring.push(frames)
         assert ring.last(ring.count)[:, 0].tolist() == pushed[-5:]
-        if ring.missing == 0:
-            ring.pending = 0
 
 
 def test_without_adaptation_the_block_stays(digits_stream):
     x, _ = digits_stream
     runtime = open_demo(adapt=False)
     assert not runtime.step(x[:64]).adapted
-    assert runtime._learner.block is runtime.bundle.generic
+    assert session_of(runtime).block is runtime.bundle.generic
 
 
 def test_no_reliable_frame_means_that_nothing_is_learnt_only_remembered(digits_stream):
@@ -103,9 +102,9 @@ def test_no_reliable_frame_means_that_nothing_is_learnt_only_remembered(digits_s
     runtime = open_demo(hyper_parameters={"entropy_margin": 0.0})
     runtime.step(x[:16])
     for spec in runtime.bundle.manifest.block.arrays:
-        same = (runtime._learner.block[spec.name] == runtime.bundle.generic[spec.name]).all()
+        same = (session_of(runtime).block[spec.name] == runtime.bundle.generic[spec.name]).all()
         assert same == (spec.root_share > 0), spec.name
-    for array in runtime._learner.slots.values():
+    for array in session_of(runtime).slots.values():
         assert (array == 0).all()
 
 
@@ -117,12 +116,12 @@ def test_rollback_takes_the_commit_the_source_or_zero(tmp_path, digits_stream):
         committed = runtime.predict(x[:16]).logits
         runtime.step(x[64:128])
         runtime.rollback()
-        for name, array in runtime._learner.block.items():
+        for name, array in session_of(runtime).block.items():
             assert np.isfinite(array).all(), name
         assert committed.shape == runtime.predict(x[:16]).logits.shape
         np.testing.assert_array_equal(committed, runtime.predict(x[:16]).logits)
         runtime.rollback("zero")
-        assert all(not array.any() for array in runtime._learner.block.values())
+        assert all(not array.any() for array in session_of(runtime).block.values())
         with pytest.raises(edgemem.InputError, match="commit, source or zero"):
             runtime.rollback("yesterday")
 
@@ -136,60 +135,22 @@ def test_a_huge_learning_rate_never_leaves_a_broken_block(digits_stream):
         assert np.isfinite(result.logits).all()
         kinds |= {event.kind for event in result.events}
     assert kinds & {"restored", "skipped"}
-    assert all(np.isfinite(array).all() for array in runtime._learner.block.values())
-
-
-class FakeGraph:
-    """Answers from a script instead of a model."""
-
-    def __init__(self, manifest, script):
-        arrays = [(f"block.{s.name}", s) for s in manifest.block.arrays]
-        arrays += [(f"opt.{s.name}", s) for s in manifest.slots.arrays]
-        self.inputs = {name: TensorSpec(s.shape, s.dtype) for name, s in arrays if script}
-        if not script:
-            self.inputs = {n: TensorSpec(s.shape, s.dtype) for n, s in arrays if n[0] == "b"}
-        self.inputs["x"] = TensorSpec((None, *manifest.frames.shape), "float32")
-        stats = [f"stat.{name}" for name in manifest.stats]
-        nexts = [f"next.{n}" for n in self.inputs if n != "x"]
-        self.outputs = ("logits", "key", *(nexts if script else []), *(stats if script else []))
-        self.script = script
-
-    def run(self, feeds):
-        logits = np.ones((len(feeds["x"]), 10), np.float32)
-        outputs = {"logits": logits, "key": np.zeros(1, np.float32)}
-        if not self.script:
-            return outputs
-        loss, value = self.script.pop(0)
-        for name in self.outputs:
-            if name.startswith("next."):
-                outputs[name] = feeds[name[5:]] + np.float32(value)
-            elif name.startswith("stat."):
-                outputs[name] = np.float32(1.0)
-        return outputs | {"stat.loss": np.float32(loss)}
-
-
-class FakeBackend:
-    name, target = "fake", "onnx"
-
-    def __init__(self, manifest, script):
-        self.manifest, self.script = manifest, script
-
-    def open(self, path, binding=None):
-        return FakeGraph(self.manifest, self.script if path.name == "adapt.onnx" else None)
+    assert all(np.isfinite(array).all() for array in session_of(runtime).block.values())
 
 
 def test_bad_blocks_are_skipped_and_good_ones_restored(digits_stream):
     x, _ = digits_stream
     bundle = open_bundle(BUNDLE)
     bundle = replace(bundle, manifest=replace(bundle.manifest, source=None))  # no graph of keys
-    script = [(1.0, 1.0), (1.0, 1.0), (1.0, np.nan), (np.nan, 1.0), (np.nan, 1.0)]
-    runtime = Runtime(bundle, FakeBackend(bundle.manifest, script), contexts=False)
+    script = [{}, {}, {"add": np.nan}, {"loss": np.nan}, {"loss": np.nan}]
+    script = [{"add": 1.0, **answer} for answer in script]
+    runtime = Runtime(bundle, ScriptedBackend(bundle.manifest, *script), contexts=False)
     name = bundle.manifest.block.arrays[0].name
     source, moves, kinds = bundle.generic[name], [], []
     for start in range(0, 80, 16):
         result = runtime.step(x[start : start + 16])
         kinds += [event.kind for event in result.events]
-        moves.append(float((runtime._learner.block[name] - source).mean().round(3)))
+        moves.append(float((session_of(runtime).block[name] - source).mean().round(3)))
     assert kinds == ["adapted", "adapted", "skipped", "restored", "restored"]
     assert moves == [1.0, 2.0, 2.0, 0.0, 0.0]
     assert runtime.counters["skipped"] == 1 and runtime.counters["restored"] == 2
@@ -211,7 +172,7 @@ def test_frames_that_do_not_fit_are_refused_and_change_nothing(frames, reason):
     for call in (runtime.step, runtime.predict):
         with pytest.raises(edgemem.InputError, match=reason):
             call(frames)
-    assert runtime._ring.count == 0 and runtime.counters["frames"] == 0
+    assert ring_of(runtime).count == 0 and runtime.counters["frames"] == 0
 
 
 def test_uint8_frames_and_a_bare_frame_are_taken(digits_stream):

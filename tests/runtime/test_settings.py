@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from opening import opened_with
 
 import edgemem
 from edgemem.bundle import open_bundle
@@ -85,6 +86,6 @@ def test_unknown_names_are_refused(parameters, name):
 )
 def test_options_out_of_range_are_refused_and_make_no_state_file(tmp_path, options):
     with pytest.raises(edgemem.InputError) as caught:
-        edgemem.open(BUNDLE, tmp_path / "s.db", **options)
+        opened_with(BUNDLE, tmp_path / "s.db", **options)
     assert len(str(caught.value)) < 500
     assert not list(tmp_path.iterdir())

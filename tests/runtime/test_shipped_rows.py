@@ -19,6 +19,7 @@ from edgemem.errors import BankError
 from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
+from edgemem.testing import session_of
 
 pytestmark = pytest.mark.usefixtures("no_opinion", "never_familiar")
 
@@ -165,7 +166,7 @@ def test_while_rows_are_read_the_generic_block_predicts_and_nothing_is_learnt(
     with opened(bundle) as runtime:
         waiting = step_all(runtime, visits[0][: 2 * BATCH])
         slow_disk.set()
-        runtime._contexts._shipped._request.result()
+        assert session_of(runtime).contexts.request.answer(60) is not None
         found = runtime.step(visits[0][2 * BATCH : 3 * BATCH])
     assert len(events(waiting, "reading")) == 2
     assert not any(result.adapted for result in waiting) and found.adapted
@@ -181,7 +182,7 @@ def test_a_commit_waits_for_the_rows(bundle, visits, values, slow_disk, tmp_path
         runtime.step(visits[0][:BATCH])
         threading.Timer(0.2, slow_disk.set).start()
         runtime.flush()
-        spec, block = runtime.bundle.manifest.block, runtime._learner.block
+        spec, block = runtime.bundle.manifest.block, session_of(runtime).block
         change = spec.flatten(block) - spec.flatten(runtime.bundle.generic)
     np.testing.assert_allclose(change, values[0], atol=1e-6)
 

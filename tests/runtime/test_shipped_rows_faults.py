@@ -14,16 +14,15 @@ from context_runs import BATCH, blocks_of, events, step_all, written
 from edgemem.bank.build import build_bank
 from edgemem.bank.ship import ship
 from edgemem.bank.shipped import ShippedBank
+from edgemem.block import Block
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import StateError
-from edgemem.runtime import commits, context_memory
+from edgemem.runtime import commits, context_blocks, keeper
 from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
-from edgemem.runtime.consolidation import moved
-from edgemem.runtime.context_memory import total
-from edgemem.runtime.shipped_rows import ShippedRows
 from edgemem.runtime.source_keys import source_keys
 from edgemem.state import State
+from edgemem.testing import session_of
 
 pytestmark = pytest.mark.usefixtures("never_familiar")
 
@@ -73,8 +72,8 @@ def hanging_disk(monkeypatch):
         return sum_rows(bank, path, faults)
 
     monkeypatch.setattr(ShippedBank, "sum_rows", hang)
-    monkeypatch.setattr(context_memory, "LAST_PATIENCE", 0.1)
-    monkeypatch.setattr(ShippedRows.close, "__defaults__", (0.1,))
+    for module in (context_blocks, keeper):
+        monkeypatch.setattr(module, "LAST_PATIENCE", 0.1)
     yield disk
     disk.ready.set()
     for thread in threading.enumerate():
@@ -149,7 +148,7 @@ def test_rows_that_nobody_waits_for_any_more_are_not_read(bundle, even_frames, h
         names = [runtime.step(np.float32(a * x + b)).context for a, b in lights]
         assert len(set(names)) > 4
         hanging_disk.ready.set()
-        runtime._contexts.settle([])
+        assert session_of(runtime).contexts.request.answer(60) is not None
     assert hanging_disk.reads == 2
 
 
@@ -168,7 +167,7 @@ def test_a_context_left_before_its_rows_came_gets_them_when_it_returns(
     with opened(bundle) as runtime:
         name = left_too_early(runtime, visits, hanging_disk)
         back = step_all(runtime, visits[2])
-        assert len(runtime._contexts._rows.path) == 2
+        assert len(session_of(runtime).contexts.rows.path) == 2
     assert {result.context for result in back} == {name}
     assert all(result.adapted for result in back)
 
@@ -180,7 +179,7 @@ def test_a_context_left_before_its_rows_came_gets_them_in_the_next_run(
         left_too_early(runtime, visits, hanging_disk)
     with opened(bundle, tmp_path / "s.db") as runtime:
         step_all(runtime, visits[2])
-        assert len(runtime._contexts._rows.path) == 2
+        assert len(session_of(runtime).contexts.rows.path) == 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux lists open files")
@@ -210,17 +209,17 @@ def test_a_block_rolled_back_between_two_runs_is_taken(whose, bundle, visits, tm
             for half in np.split(frames, 2):
                 present = step_all(runtime, half)[-1].context
                 runtime.flush()
-        before = runtime._learner.block
+        before = session_of(runtime).block
     with written(state) as blocks:
         again = blocks.rollback(present if whose == "present" else "root")
         root, leaf = blocks.read("root")[1], blocks.read(present)[1]
     assert again.provenance.why.startswith("rolled back")
     with opened(bundle, state) as runtime:
-        rows = runtime._contexts._rows
+        rows = session_of(runtime).contexts.rows
         assert rows.path
-        expected = total(moved(root, rows.values), leaf)
+        expected = Block(root) + rows.values + leaf
         for name, array in expected.items():
-            np.testing.assert_array_equal(runtime._learner.block[name], array)
+            np.testing.assert_array_equal(session_of(runtime).block[name], array)
         assert any((expected[name] != before[name]).any() for name in expected)
         result = runtime.step(visits[3][:BATCH])
     assert result.context == present

@@ -1,6 +1,7 @@
 """Whatever was fed, and whatever went wrong in memory: what is committed opens again and goes on."""
 
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,14 +9,17 @@ from context_runs import BATCH, assert_same_arrays, events, opened, step_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgemem.block import Block
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.errors import InputError, StateError
-from edgemem.runtime import commits
+from edgemem.runtime import commits, context_blocks
 from edgemem.runtime.contexts import FAR, SourceKeys
 from edgemem.runtime.frames import LARGEST, checked
+from edgemem.runtime.graphs import Graphs
 from edgemem.runtime.symptoms import Evidence
 from edgemem.state import State
+from edgemem.testing import notices_of, put_session, ring_of, session_of
 
 pytestmark = pytest.mark.usefixtures("never_familiar")
 
@@ -26,7 +30,7 @@ MAGNITUDES += [LARGEST_FLOAT]
 
 
 def damaged(runtime):
-    return [event for event in runtime._keeper.notices if event.kind == "damaged"]
+    return [event for event in notices_of(runtime) if event.kind == "damaged"]
 
 
 def fed(pattern, magnitude, seed, count=BATCH):
@@ -75,11 +79,11 @@ def require_readable(path, even_frames, batches, contexts):
             except InputError as error:
                 assert "beyond 1e+15" in error.reason and batch[1] > LARGEST
             runtime.flush()
-        block, counters = runtime._learner.block, dict(runtime.counters)
+        block, counters = session_of(runtime).block, dict(runtime.counters)
         expected = runtime.predict(even_frames[:40]).logits
     with opened(path, contexts=contexts) as again:
         assert not damaged(again) and again.counters == counters
-        assert_same_arrays(again._learner.block, block)
+        assert_same_arrays(session_of(again).block, block)
         np.testing.assert_array_equal(again.predict(even_frames[:40]).logits, expected)
         again.step(even_frames[:BATCH])
     with opened(path, contexts=contexts) as again:
@@ -164,55 +168,71 @@ def test_a_key_is_never_so_far_that_squares_leave_float32(key, scale):
     )
 
 
-def spoil(arrays):
-    """A copy with one NaN."""
-    name = next(n for n in sorted(arrays) if arrays[n].dtype.kind == "f" and arrays[n].size)
-    array = arrays[name].copy()
+def spoil(block):
+    """With one NaN."""
+    name = next(n for n in sorted(block) if block[n].dtype.kind == "f" and block[n].size)
+    array = block[name].copy()
     array.reshape(-1)[-1] = np.nan
-    return arrays | {name: array}
+    return block.replace({name: array})
 
 
-def spoil_block(runtime):
-    runtime._learner.block = spoil(runtime._learner.block)
+def spoil_block(session):
+    return replace(session, block=spoil(session.block))
 
 
-def spoil_both(runtime):
-    runtime._learner.block = runtime._learner.good = spoil(runtime._learner.block)
+def spoil_both(session):
+    block = spoil(session.block)
+    return replace(session, block=block, good=block)
 
 
-def make_huge(runtime):
-    block = runtime._learner.block
-    runtime._learner.block = {n: np.full_like(a, 2e30) for n, a in block.items()}
+def make_huge(session):
+    huge = {n: np.full_like(a, 2e30) for n, a in session.block.items()}
+    return replace(session, block=Block(huge))
 
 
-def spoil_good(runtime):
-    runtime._learner.good = spoil(runtime._learner.good)
+def spoil_good(session):
+    return replace(session, good=spoil(session.good))
 
 
-def spoil_slots(runtime):
-    runtime._learner.slots = spoil(runtime._learner.slots)
+def spoil_slots(session):
+    return replace(session, slots=spoil(session.slots))
 
 
-def spoil_root(runtime):
-    runtime._contexts._store.set_root(spoil(runtime._contexts.root), "a test")
+def with_kept(session, kept):
+    return replace(session, contexts=replace(session.contexts, kept=kept))
 
 
-def spoil_leaf(runtime):
-    runtime._contexts._store.keep(1, spoil(runtime._contexts.root))
+def spoil_root(session):
+    kept = session.contexts.kept
+    return with_kept(session, kept.with_root(spoil(kept.root), "a test"))
 
 
-def spoil_guard(runtime):
-    runtime._guard._evidence = Evidence(np.nan, 0.0)
+def spoil_leaf(session):
+    kept = session.contexts.kept
+    return with_kept(session, kept.with_leaf(1, spoil(kept.root)))
 
 
-def spoil_key(runtime):
-    present = runtime._contexts.contexts.known[runtime._contexts.contexts.present]
-    present.key[0] = np.inf
+def spoil_guard(session):
+    return replace(session, watch=replace(session.watch, evidence=Evidence(np.nan, 0.0)))
 
 
-def spoil_spread(runtime):
-    memory = runtime._contexts.contexts
-    object.__setattr__(memory.known[memory.present], "spread", np.inf)
+def with_present(session, **change):
+    """With a change of what is known of the present context."""
+    policy = session.contexts.policy
+    changed = replace(policy.known[policy.present], **change)
+    policy = replace(policy, known={**policy.known, policy.present: changed})
+    return replace(session, contexts=replace(session.contexts, policy=policy))
+
+
+def spoil_key(session):
+    policy = session.contexts.policy
+    key = policy.known[policy.present].key.copy()
+    key[0] = np.inf
+    return with_present(session, key=key)
+
+
+def spoil_spread(session):
+    return with_present(session, spread=np.inf)
 
 
 SPOILT = [spoil_block, spoil_both, make_huge, spoil_good, spoil_slots, spoil_root, spoil_leaf,
@@ -226,12 +246,16 @@ def test_what_is_unsound_in_memory_gives_way_before_a_commit(tmp_path, visits, c
         step_all(runtime, np.concatenate(visits[:2]))
         runtime.flush()
         step_all(runtime, visits[2][:BATCH])
-        change(runtime)
+        put_session(runtime, change(session_of(runtime)))
         runtime.flush()
-        for arrays in (runtime._learner.block, runtime._learner.good, runtime._contexts.root):
+        for arrays in (
+            session_of(runtime).block,
+            session_of(runtime).good,
+            session_of(runtime).contexts.root,
+        ):
             assert all(np.isfinite(a).all() and np.abs(a).max() < 1e30 for a in arrays.values())
-        block = runtime._learner.block
-        told = [event.kind for event in runtime._keeper.notices]
+        block = session_of(runtime).block
+        told = [event.kind for event in notices_of(runtime)]
         results = step_all(runtime, visits[3])
         assert all(np.isfinite(result.logits).all() for result in results)
     kinds = {spoil_block: "restored", spoil_both: "restored", make_huge: "restored",
@@ -241,20 +265,20 @@ def test_what_is_unsound_in_memory_gives_way_before_a_commit(tmp_path, visits, c
     with opened(path) as again:
         assert not damaged(again)
         assert all(np.isfinite(result.logits).all() for result in step_all(again, visits[0]))
-    assert block.keys() == again._learner.block.keys()
+    assert block.keys() == session_of(again).block.keys()
 
 
 def test_the_last_good_block_comes_back_in_place_of_an_unsound_one(tmp_path, visits):
     path = tmp_path / "s.db"
     with opened(path) as runtime:
         step_all(runtime, visits[0])
-        good = runtime._learner.good
-        spoil_block(runtime)
+        good = session_of(runtime).good
+        put_session(runtime, spoil_block(session_of(runtime)))
         runtime.flush()
-        assert_same_arrays(runtime._learner.block, good)
-        assert not any(slot.any() for slot in runtime._learner.slots.values())
+        assert_same_arrays(session_of(runtime).block, good)
+        assert not any(slot.any() for slot in session_of(runtime).slots.values())
     with opened(path) as again:
-        assert_same_arrays(again._learner.block, good)
+        assert_same_arrays(session_of(again).block, good)
 
 
 def kept(path):
@@ -269,8 +293,8 @@ def test_what_nothing_mends_is_not_written_and_the_last_commit_stays(tmp_path, v
         step_all(runtime, visits[0])
         runtime.flush()
         before = kept(path)
-        runtime._ring._rows[:] = np.nan
-        runtime._keeper.changed = True
+        ring_of(runtime).push(np.full((BATCH, *SPEC.shape), np.nan, np.float32))
+        put_session(runtime, session_of(runtime))
         with pytest.raises(StateError, match="was not written.*its ring.*runtime.rollback"):
             runtime.flush()
         assert kept(path).counters == before.counters
@@ -290,8 +314,8 @@ def test_a_commit_that_nobody_asked_for_tells_what_it_could_not_write(
         step_all(runtime, visits[0])
         before = kept(path)
         with monkeypatch.context() as patch:
-            patch.setattr(commits.Commits, "_mend", lambda *_: None)
-            spoil_spread(runtime)
+            patch.setattr(context_blocks, "sound", lambda contexts, files: (contexts, ()))
+            put_session(runtime, spoil_spread(session_of(runtime)))
             (text,) = events([runtime.step(visits[0][:BATCH])], "unwritten")
         assert "would not fit the bundle (its contexts)" in text
         assert kept(path).counters == before.counters
@@ -304,7 +328,7 @@ def test_an_answer_that_is_no_number_is_told(monkeypatch):
     with opened() as runtime:
         logits = np.zeros((BATCH, 10), np.float32)
         logits[3] = np.nan
-        monkeypatch.setattr(runtime._graphs, "predict", lambda window, *_: logits[-len(window) :])
+        monkeypatch.setattr(Graphs, "predict", lambda _, window, *more: logits[-len(window) :])
         for result in (runtime.predict(frames), runtime.predict(frames, frozen=True)):
             (text,) = events([result], "overflow")
             assert "1 of 16 answers are no numbers" in text

@@ -4,6 +4,7 @@ import gc
 import shutil
 from contextlib import closing, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 from counts import files_of
 from device import (
@@ -24,13 +25,13 @@ from device import (
 import edgemem
 from edgemem.bank.transfer import import_blocks
 from edgemem.bank.written import WrittenBlocks
-from edgemem.runtime.commits import MOST_STEPS
+from edgemem.runtime import commits
 from edgemem.state import State
 
 
 def _step(runtime):
-    runtime._commits.step -= MOST_STEPS  # a commit is due
-    return runtime.step(batch(runtime.counters["steps"]))
+    with patch.object(commits, "MOST_STEPS", 1):  # a commit is due
+        return runtime.step(batch(runtime.counters["steps"]))
 
 
 # Calls of an open runtime that has learnt since its last commit.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from opening import opened_with
 from teachable import frames_of, stream_of
 
 import edgemem
@@ -105,8 +106,9 @@ def announced(journal):
         sys.settrace(trace)
 
     def acknowledged_commit(*values, **options):
-        commit(*values, **options)
+        committed = commit(*values, **options)
         journal.say("wrote")
+        return committed
 
     State.write, Commits.write = announced_write, acknowledged_commit
     try:
@@ -175,7 +177,7 @@ def holds(path):
 
 def opened(bundle, path, **options):
     """A runtime on one thread."""
-    return edgemem.open(
+    return opened_with(
         bundle, path, threads=1, provider="cpu", hyper_parameters={"learning_rate": 0.1}, **options
     )
 

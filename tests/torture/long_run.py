@@ -14,7 +14,7 @@ from counts import Row
 from device import batch, fast_folder, holds, knows_cat, lesson, opened
 from teachable import stream_of
 
-from edgemem.runtime import context_store
+from edgemem.runtime import context_files
 
 RETURNING = 8  # contexts, which come back again and again
 SMALL_BANK = 16_000  # bytes: less than written blocks take where contexts are ever new ones
@@ -107,7 +107,7 @@ def _same_contexts(bundle, path, steps, contexts=RETURNING):
 
 def _new_contexts(bundle, path, steps):
     """More contexts than a device keeps, and a bank with less room than they take."""
-    context_store.BANK_BYTES = SMALL_BANK
+    context_files.BANK_BYTES = SMALL_BANK
     yield from _same_contexts(bundle, path, steps, contexts=None)
 
 

@@ -13,6 +13,7 @@ import edgemem
 from edgemem.bundle import open_bundle
 from edgemem.demo import BUNDLE
 from edgemem.runtime.source_keys import source_keys
+from edgemem.testing import session_of
 
 COMMAND = Path(sys.executable).with_name("edgemem")
 THREADS = ("--threads", 1)
@@ -71,7 +72,7 @@ def test_keys_are_those_that_the_device_compares(tmp_path, stream, digits_stream
     assert keys.dtype == np.float32 and keys.shape == (40, 48)
     with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
         result = runtime.step(digits_stream[0][:16])
-        known = runtime._contexts.contexts.known
+        known = session_of(runtime).contexts.policy.known
     (context,) = known.values()
     assert result.events
     np.testing.assert_allclose(context.key, keys[0], atol=1e-4)

@@ -18,8 +18,8 @@ from edgemem.bank.written import WrittenBlocks
 from edgemem.errors import EdgeMemError
 from edgemem.state import State
 
-OPTIONS = {field.name for field in fields(edgemem.Options)}
 FRAMES = ("step", "predict", "learn")  # calls that return predictions
+OPTIONS = {field.name for field in fields(edgemem.Options)}
 
 
 class Player:
@@ -77,10 +77,9 @@ class Player:
             state = arguments.pop("state", None)
             self._state = None if state is None else self._room / state
             self._commit = None
-            options = {name: arguments.pop(name) for name in OPTIONS & arguments.keys()}
-            self._runtime = edgemem.open(
-                self._bundle, self._state, options=edgemem.Options(**options), **arguments
-            )
+            chosen = {name: arguments.pop(name) for name in OPTIONS & arguments.keys()}
+            options = edgemem.Options(**chosen)
+            self._runtime = edgemem.open(self._bundle, self._state, options=options, **arguments)
             return None
         if name in ("hide state", "show state"):
             _hide(self._state, back=name == "show state")
