@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 
 import edgemem
 from edgemem.demo import BUNDLE, STREAM
@@ -20,18 +21,21 @@ COMMAND = Path(sys.executable).with_name("edgemem")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def run(*arguments, cwd=None, code=0):
-    """Standard output and standard error of a command that ends with `code`."""
-    finished = subprocess.run(
-        [COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd
-    )
-    assert finished.returncode == code, finished.stderr
+def installed(*arguments, cwd=None):
+    """The installed command in a process of its own."""
+    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+
+
+def run(*arguments, cwd=None, by=run_command):
+    """Standard output and standard error of a command that does all that it should."""
+    finished = by(*arguments, cwd=cwd)
+    assert finished.returncode == 0, finished.stderr
     assert "Traceback" not in finished.stderr
     return finished.stdout, finished.stderr
 
 
-def as_json(*arguments, cwd=None):
-    return json.loads(run(*arguments, "--json", cwd=cwd)[0])
+def as_json(*arguments, cwd=None, by=run_command):
+    return json.loads(run(*arguments, "--json", cwd=cwd, by=by)[0])
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +48,7 @@ def short(tmp_path_factory):
 
 
 def test_run_prints_exactly_the_promised_keys_and_what_a_replay_gives(short):
-    found = as_json("run", BUNDLE, "--input", short, "--threads", 1)
+    found = as_json("run", BUNDLE, "--input", short, "--threads", 1, by=installed)
     assert list(found) == [
         "frames", "error", "frozen_error", "per_context", "ms_per_frame", "peak_rss_mb", "events",
         "visits", "returns", "kilobytes_written", "rails", "skipped_frames", "notes",
@@ -80,7 +84,7 @@ def test_run_takes_hyper_parameters(short):
 
 def test_run_prints_tables_and_saves_a_picture(short, tmp_path):
     picture = tmp_path / "errors.png"
-    out, _ = run("run", BUNDLE, "--input", short, "--plot", picture)
+    out, _ = run("run", BUNDLE, "--input", short, "--plot", picture, by=installed)
     assert picture.read_bytes().startswith(PNG)
     assert [path.name for path in tmp_path.iterdir()] == ["errors.png"]
     for word in ("noise", "fog", "all", "160", "frozen error", "ms per frame", "adapted"):
@@ -88,7 +92,7 @@ def test_run_prints_tables_and_saves_a_picture(short, tmp_path):
 
 
 def test_inspect_prints_the_manifest_byte_for_byte():
-    out, _ = run("inspect", BUNDLE, "--json")
+    out, _ = run("inspect", BUNDLE, "--json", by=installed)
     assert out.encode() == (BUNDLE / "manifest.json").read_bytes()
     manifest = from_json(out.encode(), "printed")
     table, _ = run("inspect", BUNDLE)
@@ -97,7 +101,7 @@ def test_inspect_prints_the_manifest_byte_for_byte():
 
 
 def test_verify_prints_differences_below_the_limit():
-    found = as_json("verify", BUNDLE)
+    found = as_json("verify", BUNDLE, by=installed)
     assert set(found) == {"files", "engine", "limit", "frozen", "adapt", "adapted"}
     assert max(found["frozen"], found["adapt"], found["adapted"]) <= found["limit"] == 1e-4
     table, _ = run("verify", BUNDLE)
@@ -105,7 +109,7 @@ def test_verify_prints_differences_below_the_limit():
 
 
 def test_doctor_says_what_this_machine_can_do():
-    found = as_json("doctor")
+    found = as_json("doctor", by=installed)
     assert found["edgemem"] == edgemem.__version__
     assert found["packages"]["numpy"] == np.__version__
     assert found["able"]["run bundles"] is True
@@ -118,7 +122,7 @@ def test_doctor_says_what_this_machine_can_do():
 
 @pytest.mark.slow
 def test_the_demo_keeps_its_promise(tmp_path):
-    found = as_json("demo", "--out", tmp_path / "new" / "folder")
+    found = as_json("demo", "--out", tmp_path / "new" / "folder", by=installed)
     assert {
         "frozen_error", "adapted_error", "contexts", "ms_per_frame", "peak_rss_mb", "frames",
         "plot",
@@ -143,7 +147,7 @@ def test_the_demo_keeps_its_promise(tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_prints_a_table_where_it_is_started(tmp_path):
-    out, _ = run("demo", cwd=tmp_path)
+    out, _ = run("demo", cwd=tmp_path, by=installed)
     for word in ("fog", "frozen", "statistics", "adapted", "returns", "ms per frame", "no torch"):
         assert word in out, out
     assert (tmp_path / "results" / "demo.png").read_bytes().startswith(PNG)
@@ -158,7 +162,7 @@ def test_the_help_of_every_command_has_an_example(command):
 
 
 def test_the_help_lists_every_command():
-    listed = run("--help")[0]
+    listed = run("--help", by=installed)[0]
     for command in (
         "run", "inspect", "verify", "doctor", "demo", "warmup", "export", "train-prototypes",
     ):  # fmt: skip
