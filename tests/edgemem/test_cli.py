@@ -18,6 +18,7 @@ from edgemem.runtime.replay import replay
 from edgemem.runtime.stream import Stream
 
 COMMAND = Path(sys.executable).with_name("edgemem")
+ONE = ("--threads", 1)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -61,24 +62,26 @@ def test_run_prints_exactly_the_promised_keys_and_what_a_replay_gives(short):
 
 
 def test_run_without_adaptation_changes_nothing(short, tmp_path):
-    found = as_json("run", BUNDLE, "--input", short, "--no-adapt", "--state", tmp_path / "s.db")
+    found = as_json(
+        "run", BUNDLE, "--input", short, "--no-adapt", *ONE, "--state", tmp_path / "s.db"
+    )
     assert found["events"] == {}
-    with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+    with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
         for name, array in runtime.bundle.generic.items():
             np.testing.assert_array_equal(runtime._learner.block[name], array)
 
 
 def test_run_continues_from_its_state_file(short, tmp_path):
     for count in (160, 320):
-        as_json("run", BUNDLE, "--input", short, "--state", tmp_path / "s.db", "--chunk", 7)
-        with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+        as_json("run", BUNDLE, "--input", short, "--state", tmp_path / "s.db", *ONE, "--chunk", 7)
+        with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
             assert runtime.counters["frames"] == count
     assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
 
 
 def test_run_takes_hyper_parameters(short):
-    source = as_json("run", BUNDLE, "--input", short, "--no-adapt", "--set", "alpha=0")
-    other = as_json("run", BUNDLE, "--input", short, "--no-adapt", "--set", "alpha=1")
+    source = as_json("run", BUNDLE, "--input", short, "--no-adapt", *ONE, "--set", "alpha=0")
+    other = as_json("run", BUNDLE, "--input", short, "--no-adapt", *ONE, "--set", "alpha=1")
     assert source["error"] != other["error"]
 
 
@@ -221,9 +224,9 @@ def test_bad_frames_are_skipped_and_counted_by_option(short, tmp_path):
     np.savez(tmp_path / "bad.npz", x=x, y=y)
     np.savez(tmp_path / "good.npz", x=whole[good], y=y[good])
     found = as_json(
-        "run", BUNDLE, "--input", tmp_path / "bad.npz", "--skip-bad-frames", "--chunk", 1
+        "run", BUNDLE, "--input", tmp_path / "bad.npz", "--skip-bad-frames", *ONE, "--chunk", 1
     )
-    expected = as_json("run", BUNDLE, "--input", tmp_path / "good.npz", "--chunk", 1)
+    expected = as_json("run", BUNDLE, "--input", tmp_path / "good.npz", *ONE, "--chunk", 1)
     assert found["skipped_frames"] == 3 and expected["skipped_frames"] == 0
     for name in ("frames", "error", "frozen_error", "events"):
         assert found[name] == expected[name]

@@ -86,16 +86,16 @@ def test_a_bad_stream_is_refused_and_makes_no_state_file(refused, tmp_path, arra
 
 
 def test_a_bad_stream_leaves_an_old_state_file_byte_for_byte(refused, tmp_path, digits_stream):
-    with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+    with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
         runtime.step(digits_stream[0][:40])
     np.savez(tmp_path / "s.npz", x=np.zeros((20, 3, 8, 8), np.uint8))
     refused("run", BUNDLE, "--input", "s.npz", "--state", "s.db")
-    with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+    with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
         assert runtime.counters["frames"] == 40
 
 
 def test_the_state_of_another_bundle_is_refused(refused, tmp_path, bundle, seal, digits_stream):
-    with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+    with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
         runtime.step(digits_stream[0][:40])
     seal(bundle, lambda manifest: manifest.update(name="another"))
     said = refused("run", bundle, "--input", STREAM, "--state", "s.db")

@@ -22,7 +22,7 @@ def frames():
 
 @pytest.mark.parametrize(("when", "steps"), [(1, 24), (3, 8), (10, 3), (100, 1)])
 def test_one_batch_in_so_many_is_adapted_to_from_the_first(frames, when, steps):
-    with edgemem.open(BUNDLE, contexts=False, adapt_when=when) as runtime:
+    with edgemem.open(BUNDLE, threads=1, contexts=False, adapt_when=when) as runtime:
         for start in range(0, 24 * BATCH, 5):
             runtime.step(frames[start : min(start + 5, 24 * BATCH)])
         assert runtime.counters["steps"] == steps
@@ -30,7 +30,7 @@ def test_one_batch_in_so_many_is_adapted_to_from_the_first(frames, when, steps):
 
 @pytest.mark.usefixtures("no_opinion")
 def test_batches_between_are_predicted_with_the_block_as_it_is(frames):
-    with edgemem.open(BUNDLE, contexts=False, adapt_when=2) as runtime:
+    with edgemem.open(BUNDLE, threads=1, contexts=False, adapt_when=2) as runtime:
         runtime.step(frames[:BATCH])
         expected = runtime.predict(frames[BATCH : 2 * BATCH]).logits
         found = runtime.step(frames[BATCH : 2 * BATCH])
@@ -42,7 +42,7 @@ def test_contexts_are_followed_without_a_step(frames):
     """The names found are those found when every batch is adapted to."""
     names = []
     for when in (1, 7):
-        with edgemem.open(BUNDLE, adapt_when=when) as runtime:
+        with edgemem.open(BUNDLE, threads=1, adapt_when=when) as runtime:
             names.append(
                 [runtime.step(frames[i : i + BATCH]).context for i in range(0, 960, BATCH)]
             )
@@ -52,7 +52,7 @@ def test_contexts_are_followed_without_a_step(frames):
 
 def test_on_drift_a_settled_context_costs_no_steps(frames):
     still = np.tile(frames[:240], (4, 1, 1, 1))  # one context
-    with edgemem.open(BUNDLE, adapt_when="drift") as runtime:
+    with edgemem.open(BUNDLE, threads=1, adapt_when="drift") as runtime:
         for start in range(0, len(still), BATCH):
             runtime.step(still[start : start + BATCH])
         batches = len(still) // BATCH
@@ -108,7 +108,7 @@ def test_a_budget_is_used_up():
 @pytest.mark.parametrize("background", [False, True])
 def test_steps_are_counted_against_the_budget(frames, background):
     when = {"adapt_when": "0.001s/min", "contexts": False}
-    with edgemem.open(BUNDLE, background=background, **when) as runtime:
+    with edgemem.open(BUNDLE, threads=1, background=background, **when) as runtime:
         for start in range(0, 40 * BATCH, BATCH):
             runtime.step(frames[start : start + BATCH])
         runtime.flush()
@@ -118,9 +118,9 @@ def test_steps_are_counted_against_the_budget(frames, background):
 @pytest.mark.parametrize("when", [0, -1, "often", 1.5, "0s/min", "61s/min", "2s", "-1s/min"])
 def test_an_unknown_rule_is_refused(when):
     with pytest.raises(InputError, match="adapt_when"):
-        edgemem.open(BUNDLE, adapt_when=when)
+        edgemem.open(BUNDLE, threads=1, adapt_when=when)
 
 
 def test_drift_needs_contexts():
     with pytest.raises(InputError, match="needs contexts"):
-        edgemem.open(BUNDLE, contexts=False, adapt_when="drift")
+        edgemem.open(BUNDLE, threads=1, contexts=False, adapt_when="drift")

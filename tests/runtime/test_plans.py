@@ -57,11 +57,11 @@ def test_a_bundle_without_a_step_has_no_plan(manifest):
 
 def test_the_runtime_takes_the_plan_and_says_which():
     plans = open_bundle(BUNDLE).manifest.plans
-    with edgemem.open(BUNDLE) as runtime:
+    with edgemem.open(BUNDLE, threads=1) as runtime:
         assert runtime.plan == plans[0]
-    with edgemem.open(BUNDLE, memory_budget=plans[-1].bytes) as runtime:
+    with edgemem.open(BUNDLE, memory_budget=plans[-1].bytes, threads=1) as runtime:
         assert runtime.plan == plans[-1]
-    with edgemem.open(BUNDLE, adapt=False, memory_budget="1KB") as runtime:
+    with edgemem.open(BUNDLE, adapt=False, memory_budget="1KB", threads=1) as runtime:
         assert runtime.plan is None
     with pytest.raises(InputError, match="leanest plan"):
-        edgemem.open(BUNDLE, memory_budget="1KB")
+        edgemem.open(BUNDLE, memory_budget="1KB", threads=1)

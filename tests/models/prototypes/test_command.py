@@ -34,7 +34,7 @@ def run(folder, *arguments):
     """The installed command in a process of its own."""
     command = [COMMAND, "train-prototypes", *arguments]
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=120
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=600
     )
 
 

@@ -64,12 +64,12 @@ def test_without_anything_better_the_cpu_runs_it_and_it_says_why():
 
 
 def test_what_was_chosen_is_there_for_the_caller():
-    with edgemem.open(BUNDLE, provider="cpu") as runtime:
+    with edgemem.open(BUNDLE, provider="cpu", threads=1) as runtime:
         assert (runtime.engine.provider, runtime.engine.why) == ("cpu", "asked for")
 
 
 def test_a_provider_that_fails_to_compile_is_replaced_and_reported(for_npus, failing_npu, caplog):
-    with caplog.at_level(logging.WARNING), edgemem.open(for_npus) as runtime:
+    with caplog.at_level(logging.WARNING), edgemem.open(for_npus, threads=1) as runtime:
         result = runtime.step(FRAME)
         assert runtime.engine.provider == "cpu"
         assert [event.kind for event in result.events] == ["fallback"]
@@ -80,7 +80,7 @@ def test_a_provider_that_fails_to_compile_is_replaced_and_reported(for_npus, fai
 
 def test_a_provider_that_was_asked_for_runs_or_fails(for_npus, failing_npu):
     with pytest.raises(BundleError, match="does not compile"):
-        edgemem.open(for_npus, provider="qnn")
+        edgemem.open(for_npus, provider="qnn", threads=1)
 
 
 def test_graphs_that_a_bundle_lacks_are_named_with_the_option_that_adds_them(failing_npu):
@@ -156,7 +156,7 @@ def test_a_graph_that_only_predicts_does_not_stand_for_one_that_adapts(bundle, s
 
 def test_a_memory_budget_is_known_of_the_cpu_only():
     with pytest.raises(InputError, match=r"is not known of 'litert'.*provider=\"cpu\""):
-        edgemem.open(BUNDLE, provider="litert", memory_budget="1GB")
+        edgemem.open(BUNDLE, provider="litert", memory_budget="1GB", threads=1)
 
 
 @pytest.mark.parametrize(
