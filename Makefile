@@ -25,7 +25,7 @@ NPU := .venv-npu
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all fuzz test-arm64 test-litert test-npu \
+.PHONY: demo test test-all wheel types empty-environment fuzz test-arm64 test-litert test-npu \
 	test-oldest test-newest dist torture torture-quick \
 	bench-cifar bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
@@ -42,9 +42,18 @@ test test-all: export OMP_NUM_THREADS := 1
 test: $(TEST)/installed
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
-	sh tests/typecheck.sh $(TEST)
+	$(MAKE) -j 2 types empty-environment
 	$(TEST)/bin/pytest -n 2 --dist loadfile -m "not slow"
-	sh tests/empty_environment.sh $(TEST)
+
+wheel: $(TEST)/installed
+	rm -rf build/wheel build/lib  # where modules that were removed would stay
+	$(TEST)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+
+types: wheel
+	sh tests/typecheck.sh $(TEST) build/wheel/edgemem-*.whl
+
+empty-environment: wheel
+	sh tests/empty_environment.sh $(TEST) build/wheel/edgemem-*.whl
 
 test-all: test
 	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow
