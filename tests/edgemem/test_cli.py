@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 
 import edgemem
 from edgemem.demo import BUNDLE, STREAM
@@ -18,21 +19,25 @@ from edgemem.runtime.stream import Stream
 from edgemem.testing import session_of
 
 COMMAND = Path(sys.executable).with_name("edgemem")
+ONE = ("--threads", 1)
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def run(*arguments, cwd=None, code=0):
-    """Standard output and standard error of a command that ends with `code`."""
-    finished = subprocess.run(
-        [COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd
-    )
-    assert finished.returncode == code, finished.stderr
+def installed(*arguments, cwd=None):
+    """The installed command in a process of its own."""
+    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd)
+
+
+def run(*arguments, cwd=None, by=run_command):
+    """Standard output and standard error of a command that does all that it should."""
+    finished = by(*arguments, cwd=cwd)
+    assert finished.returncode == 0, finished.stderr
     assert "Traceback" not in finished.stderr
     return finished.stdout, finished.stderr
 
 
-def as_json(*arguments, cwd=None):
-    return json.loads(run(*arguments, "--json", cwd=cwd)[0])
+def as_json(*arguments, cwd=None, by=run_command):
+    return json.loads(run(*arguments, "--json", cwd=cwd, by=by)[0])
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +50,7 @@ def short(tmp_path_factory):
 
 
 def test_run_prints_exactly_the_promised_keys_and_what_a_replay_gives(short):
-    found = as_json("run", BUNDLE, "--input", short, "--threads", 1)
+    found = as_json("run", BUNDLE, "--input", short, "--threads", 1, by=installed)
     assert list(found) == [
         "frames", "error", "frozen_error", "per_context", "ms_per_frame", "peak_rss_mb", "events",
         "visits", "returns", "kilobytes_written", "rails", "skipped_frames", "notes",
@@ -58,30 +63,32 @@ def test_run_prints_exactly_the_promised_keys_and_what_a_replay_gives(short):
 
 
 def test_run_without_adaptation_changes_nothing(short, tmp_path):
-    found = as_json("run", BUNDLE, "--input", short, "--no-adapt", "--state", tmp_path / "s.db")
+    found = as_json(
+        "run", BUNDLE, "--input", short, "--no-adapt", *ONE, "--state", tmp_path / "s.db"
+    )
     assert found["events"] == {}
-    with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+    with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
         for name, array in runtime.bundle.generic.items():
             np.testing.assert_array_equal(session_of(runtime).block[name], array)
 
 
 def test_run_continues_from_its_state_file(short, tmp_path):
     for count in (160, 320):
-        as_json("run", BUNDLE, "--input", short, "--state", tmp_path / "s.db", "--chunk", 7)
-        with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+        as_json("run", BUNDLE, "--input", short, "--state", tmp_path / "s.db", *ONE, "--chunk", 7)
+        with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
             assert runtime.counters["frames"] == count
     assert [path.name for path in tmp_path.iterdir()] == ["s.db"]
 
 
 def test_run_takes_hyper_parameters(short):
-    source = as_json("run", BUNDLE, "--input", short, "--no-adapt", "--set", "alpha=0")
-    other = as_json("run", BUNDLE, "--input", short, "--no-adapt", "--set", "alpha=1")
+    source = as_json("run", BUNDLE, "--input", short, "--no-adapt", *ONE, "--set", "alpha=0")
+    other = as_json("run", BUNDLE, "--input", short, "--no-adapt", *ONE, "--set", "alpha=1")
     assert source["error"] != other["error"]
 
 
 def test_run_prints_tables_and_saves_a_picture(short, tmp_path):
     picture = tmp_path / "errors.png"
-    out, _ = run("run", BUNDLE, "--input", short, "--plot", picture)
+    out, _ = run("run", BUNDLE, "--input", short, "--plot", picture, by=installed)
     assert picture.read_bytes().startswith(PNG)
     assert [path.name for path in tmp_path.iterdir()] == ["errors.png"]
     for word in ("noise", "fog", "all", "160", "frozen error", "ms per frame", "adapted"):
@@ -89,7 +96,7 @@ def test_run_prints_tables_and_saves_a_picture(short, tmp_path):
 
 
 def test_inspect_prints_the_manifest_byte_for_byte():
-    out, _ = run("inspect", BUNDLE, "--json")
+    out, _ = run("inspect", BUNDLE, "--json", by=installed)
     assert out.encode() == (BUNDLE / "manifest.json").read_bytes()
     manifest = from_json(out.encode(), "printed")
     table, _ = run("inspect", BUNDLE)
@@ -98,7 +105,7 @@ def test_inspect_prints_the_manifest_byte_for_byte():
 
 
 def test_verify_prints_differences_below_the_limit():
-    found = as_json("verify", BUNDLE)
+    found = as_json("verify", BUNDLE, by=installed)
     assert set(found) == {"files", "engine", "limit", "frozen", "adapt", "adapted"}
     assert max(found["frozen"], found["adapt"], found["adapted"]) <= found["limit"] == 1e-4
     table, _ = run("verify", BUNDLE)
@@ -106,7 +113,7 @@ def test_verify_prints_differences_below_the_limit():
 
 
 def test_doctor_says_what_this_machine_can_do():
-    found = as_json("doctor")
+    found = as_json("doctor", by=installed)
     assert found["edgemem"] == edgemem.__version__
     assert found["packages"]["numpy"] == np.__version__
     assert found["able"]["run bundles"] is True
@@ -119,7 +126,7 @@ def test_doctor_says_what_this_machine_can_do():
 
 @pytest.mark.slow
 def test_the_demo_keeps_its_promise(tmp_path):
-    found = as_json("demo", "--out", tmp_path / "new" / "folder")
+    found = as_json("demo", "--out", tmp_path / "new" / "folder", by=installed)
     assert {
         "frozen_error", "adapted_error", "contexts", "ms_per_frame", "peak_rss_mb", "frames",
         "plot",
@@ -144,7 +151,7 @@ def test_the_demo_keeps_its_promise(tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_prints_a_table_where_it_is_started(tmp_path):
-    out, _ = run("demo", cwd=tmp_path)
+    out, _ = run("demo", cwd=tmp_path, by=installed)
     for word in ("fog", "frozen", "statistics", "adapted", "returns", "ms per frame", "no torch"):
         assert word in out, out
     assert (tmp_path / "results" / "demo.png").read_bytes().startswith(PNG)
@@ -159,7 +166,7 @@ def test_the_help_of_every_command_has_an_example(command):
 
 
 def test_the_help_lists_every_command():
-    listed = run("--help")[0]
+    listed = run("--help", by=installed)[0]
     for command in (
         "run", "inspect", "verify", "doctor", "demo", "warmup", "export", "train-prototypes",
     ):  # fmt: skip
@@ -218,9 +225,9 @@ def test_bad_frames_are_skipped_and_counted_by_option(short, tmp_path):
     np.savez(tmp_path / "bad.npz", x=x, y=y)
     np.savez(tmp_path / "good.npz", x=whole[good], y=y[good])
     found = as_json(
-        "run", BUNDLE, "--input", tmp_path / "bad.npz", "--skip-bad-frames", "--chunk", 1
+        "run", BUNDLE, "--input", tmp_path / "bad.npz", "--skip-bad-frames", *ONE, "--chunk", 1
     )
-    expected = as_json("run", BUNDLE, "--input", tmp_path / "good.npz", "--chunk", 1)
+    expected = as_json("run", BUNDLE, "--input", tmp_path / "good.npz", *ONE, "--chunk", 1)
     assert found["skipped_frames"] == 3 and expected["skipped_frames"] == 0
     for name in ("frames", "error", "frozen_error", "events"):
         assert found[name] == expected[name]

@@ -185,7 +185,7 @@ def outcome(tmp_path, monkeypatch, capsys):
         raise AssertionError("the command does not end")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(300)
+    signal.alarm(600)
     yield run
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

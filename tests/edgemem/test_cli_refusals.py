@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 
 import edgemem
 from edgemem.demo import BUNDLE, STREAM
 
-COMMAND = Path(sys.executable).with_name("edgemem")
 NEEDS_PROC = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, which is read-only")
 
 
@@ -25,9 +25,7 @@ def refused(tmp_path):
 
     def run(*arguments):
         before = contents(tmp_path)
-        finished = subprocess.run(
-            [COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path
-        )
+        finished = run_command(*arguments, cwd=tmp_path)
         assert finished.returncode == 2, finished
         assert "Traceback" not in finished.stderr and finished.stdout == ""
         assert contents(tmp_path) == before
@@ -46,6 +44,16 @@ def test_a_missing_bundle_is_refused(refused, command):
 def test_a_missing_bundle_is_refused_by_run_without_a_state_file(refused):
     said = refused("run", "missing.edgemem", "--input", STREAM, "--state", "s.db")
     assert "missing.edgemem: is not a folder" in said
+
+
+def test_the_installed_command_refuses_in_the_same_words(refused, tmp_path):
+    command = Path(sys.executable).with_name("edgemem")
+    words = ("run", BUNDLE, "--input", "missing.npz")
+    finished = subprocess.run(
+        [command, *map(str, words)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.splitlines() == [refused(*words)]
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])
@@ -78,16 +86,16 @@ def test_a_bad_stream_is_refused_and_makes_no_state_file(refused, tmp_path, arra
 
 
 def test_a_bad_stream_leaves_an_old_state_file_byte_for_byte(refused, tmp_path, digits_stream):
-    with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+    with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
         runtime.step(digits_stream[0][:40])
     np.savez(tmp_path / "s.npz", x=np.zeros((20, 3, 8, 8), np.uint8))
     refused("run", BUNDLE, "--input", "s.npz", "--state", "s.db")
-    with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+    with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
         assert runtime.counters["frames"] == 40
 
 
 def test_the_state_of_another_bundle_is_refused(refused, tmp_path, bundle, seal, digits_stream):
-    with edgemem.open(BUNDLE, tmp_path / "s.db") as runtime:
+    with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
         runtime.step(digits_stream[0][:40])
     seal(bundle, lambda manifest: manifest.update(name="another"))
     said = refused("run", bundle, "--input", STREAM, "--state", "s.db")
@@ -184,14 +192,14 @@ def test_names_in_a_bundle_are_harmless_on_the_terminal(bundle, seal):
         manifest["exported_from"].update(checkpoint=evil, parts=[evil])
 
     seal(bundle, change)
-    shown = subprocess.run([COMMAND, "inspect", bundle], capture_output=True, text=True)
+    shown = run_command("inspect", bundle)
     assert shown.returncode == 0, shown.stderr
     assert all(c.isprintable() or c == "\n" for c in shown.stdout)
     assert r"x\x1b]0;owned\x07" in shown.stdout and "[/red]" in shown.stdout
-    found = subprocess.run([COMMAND, "inspect", bundle, "--json"], capture_output=True, text=True)
+    found = run_command("inspect", bundle, "--json")
     assert json.loads(found.stdout)["name"] == evil
     (bundle / "a\x1b[2J").write_text("x")
-    failed = subprocess.run([COMMAND, "inspect", bundle], capture_output=True, text=True)
+    failed = run_command("inspect", bundle)
     assert failed.returncode == 2 and "\x1b" not in failed.stderr
 
 
@@ -199,10 +207,10 @@ def test_names_of_contexts_are_harmless_in_tables_pictures_and_json(tmp_path, di
     evil = "fog\x1b[2J[red]$\\frac$"
     x, y = (values[:48] for values in digits_stream)
     np.savez(tmp_path / "s.npz", x=x, y=y, context=[evil] * 48)
-    words = [COMMAND, "run", BUNDLE, "--input", tmp_path / "s.npz", "--threads", "1"]
-    shown = subprocess.run([*words, "--plot", tmp_path / "p.svg"], capture_output=True, text=True)
+    words = ["run", BUNDLE, "--input", tmp_path / "s.npz", "--threads", "1"]
+    shown = run_command(*words, "--plot", tmp_path / "p.svg")
     assert shown.returncode == 0, shown.stderr
     assert "\x1b" not in shown.stdout + shown.stderr and r"fog\x1b[2J[red]$\frac$" in shown.stdout
     assert "\x1b" not in (tmp_path / "p.svg").read_text()
-    found = subprocess.run([*words, "--json"], capture_output=True, text=True)
+    found = run_command(*words, "--json")
     assert list(json.loads(found.stdout)["per_context"]) == [evil]

@@ -22,6 +22,7 @@ with edgemem.open(BUNDLE, sys.argv[1], threads=1) as runtime:
         n = runtime.counters["frames"]
         runtime.step(x[n % 4000 : n % 4000 + 5])
         runtime.flush()
+        print("committed", flush=True)
 """
 
 
@@ -101,12 +102,14 @@ def test_a_full_disk_keeps_the_last_commit(tmp_path):
 def test_killed_at_any_moment_it_continues_with_identical_outputs(tmp_path, digits_stream):
     x, _ = digits_stream
     path, frames = tmp_path / "s.db", 0
-    for delay in (0.0, 0.03, 0.11, 0.2):
+    for commits, delay in ((0, 0.0), (2, 0.001), (0, 0.003), (5, 0.01)):
         process = subprocess.Popen(
             [sys.executable, "-c", STEPPER, str(path)], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout.readline() == "ready\n"
-        time.sleep(delay)
+        for _ in range(commits):
+            assert process.stdout.readline() == "committed\n"
+        time.sleep(delay)  # into what comes next
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
@@ -114,7 +117,7 @@ def test_killed_at_any_moment_it_continues_with_identical_outputs(tmp_path, digi
             assert runtime.counters["frames"] >= frames
             frames = runtime.counters["frames"]
             assert frames % 5 == 0
-    assert frames > 0
+    assert frames >= 7 * 5
     uninterrupted = edgemem.open(BUNDLE, threads=1)
     while uninterrupted.counters["frames"] < frames:
         uninterrupted.step(x[uninterrupted.counters["frames"] :][:5])

@@ -50,7 +50,7 @@ os.waitpid(child, 0)
 """
 FORKED = """
 for code in (reader, again):
-    subprocess.run([sys.executable, "-c", code, sys.argv[1]], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, sys.argv[1]], check=True, timeout=600)
 state.write(Snapshot({}, {"n": 2}))
 print("parent", state.read().counters["n"])
 """
@@ -73,7 +73,7 @@ except sqlite3.OperationalError as error:
 
 def run(code, path):
     finished = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=600
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout.strip()
@@ -337,7 +337,7 @@ def test_nobody_is_given_a_descriptor_that_is_being_closed(tmp_path, monkeypatch
     def slowly(descriptor):
         close(descriptor)
         closed.set()
-        go_on.wait(60)
+        go_on.wait(600)
 
     def again():
         handle = lock.Handle(path, write=True)
@@ -348,7 +348,7 @@ def test_nobody_is_given_a_descriptor_that_is_being_closed(tmp_path, monkeypatch
         patch.setattr(os, "close", slowly)
         threads = [threading.Thread(target=work) for work in (first.release, again)]
         threads[0].start()
-        closed.wait(60)
+        closed.wait(600)
         patch.setattr(os, "close", close)
         threads[1].start()
         threads[1].join(0.5)  # it gets no further, or it is wrong

@@ -109,9 +109,9 @@ def fail_with(code):
 
 
 def limited_files(patch):
-    """As on a full disk: no file grows beyond 20 KB, the size of no graph."""
+    """As on a full disk: no file grows beyond 2 KB, less than any graph."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 

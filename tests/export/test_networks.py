@@ -164,7 +164,7 @@ def test_an_export_without_warm_up_leaves_the_silent_branches_out(lively, export
     ]
     assert manifest.exported_from["warm"] is False
     x = np.random.default_rng(0).random((8, 3, 32, 32), np.float32)
-    with edgemem.open(bundle.path, hyper_parameters={"entropy_margin": 9.0}) as runtime:
+    with edgemem.open(bundle.path, hyper_parameters={"entropy_margin": 9.0}, threads=1) as runtime:
         first = runtime.predict(x).logits
         runtime.step(x)
         assert runtime.counters["updates"] == 2

@@ -31,7 +31,7 @@ def run(folder, *arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 

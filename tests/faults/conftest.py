@@ -48,7 +48,7 @@ def run():
             [sys.executable, "-c", WRITER + code, *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             **options,
         )
 

@@ -69,7 +69,7 @@ def losses(tmp_path):
         path = os.pathsep.join(filter(None, (helpers, os.environ.get("PYTHONPATH"))))
         finished = subprocess.run(
             [sys.executable, "-c", setting + DRIVER, bundle, tmp_path, json.dumps(steps), kind],
-            capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": path},
+            capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": path},
         )  # fmt: skip
         assert finished.returncode == 0, finished.stderr
         return json.loads(finished.stdout)

@@ -205,7 +205,7 @@ print("done")
 """
     processes = [start(code, tmp_path / "s.db") for _ in range(3)]
     for process in processes:
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=600)
         assert out == "done\n", error
     assert checked(tmp_path / "s.db")[1] == 45
 

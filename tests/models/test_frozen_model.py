@@ -18,7 +18,10 @@ NETWORKS = {
     "wrn40_2": (wrn40_2, ["block1", "block2[0:3]", "block2[3:6]", "block3"]),
     "digits": (digits, ["layer1", "layer2"]),
 }
-everywhere = pytest.mark.parametrize("name", NETWORKS)
+DEEP = ("resnet32", "wrn40_2")  # of the same layers as resnet20
+everywhere = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in DEEP)) for n in NETWORKS]
+)
 
 
 def frames(network, count=6, seed=0):

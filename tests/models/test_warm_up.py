@@ -63,9 +63,10 @@ def interrupt(step):
     return report
 
 
-@pytest.fixture
-def uninterrupted(network, source):
-    model = build(network)
+@pytest.fixture(scope="module")
+def uninterrupted(lively, source):
+    """The state after all epochs (do not write there)."""
+    model = build(lively(Digits(width=6)))
     warm_up(model, *source, RECIPE)
     return state(model)
 

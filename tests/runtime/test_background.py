@@ -40,7 +40,7 @@ def gate(monkeypatch):
     event, step = threading.Event(), Batch.step
 
     def held(self, block, slots):
-        event.wait(60)
+        event.wait()
         return step(self, block, slots)
 
     monkeypatch.setattr(Batch, "step", held)

@@ -199,7 +199,7 @@ def test_impossible_source_keys_are_refused(tmp_path):
     bundle = open_bundle(path)
     (path / bundle.manifest.source).write_bytes(b"no")
     with pytest.raises(BundleError, match=r"source\.safetensors"):
-        edgemem.open(path)
+        edgemem.open(path, threads=1)
 
 
 def test_without_a_state_file_the_commit_is_the_opening_and_has_no_contexts(visits):

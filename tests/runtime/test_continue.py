@@ -115,7 +115,7 @@ def test_unknown_options_leave_no_state_file(tmp_path):
         with pytest.raises(edgemem.InputError):
             opened_with(BUNDLE, tmp_path / "s.db", **options)
     with pytest.raises(edgemem.BundleError):
-        edgemem.open(tmp_path / "missing.edgemem", tmp_path / "s.db")
+        edgemem.open(tmp_path / "missing.edgemem", tmp_path / "s.db", threads=1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -61,7 +61,7 @@ def test_what_is_taught_while_rows_are_read_is_every_contexts(bundle, later, tmp
     ready, sum_rows = threading.Event(), ShippedBank.sum_rows
 
     def hang(bank, path, faults):
-        ready.wait(60)
+        ready.wait(600)
         return sum_rows(bank, path, faults)
 
     monkeypatch.setattr(ShippedBank, "sum_rows", hang)

@@ -138,7 +138,7 @@ def test_a_stream_of_other_frames_is_refused(stream, x, reason):
 
 def test_the_packaged_bundle_computes_what_torch_computed():
     found = verify(BUNDLE, threads=1)
-    assert found.files == len(edgemem.open(BUNDLE).bundle.manifest.files)
+    assert found.files == len(edgemem.open(BUNDLE, threads=1).bundle.manifest.files)
     assert all(0 <= value <= TOLERANCE for value in (found.frozen, found.adapt, found.adapted))
     assert set(found.as_dict()) == {"files", "engine", "limit", "frozen", "adapt", "adapted"}
 

@@ -152,7 +152,7 @@ def slow_disk(monkeypatch):
     ready, fetch = threading.Event(), ShippedBank.fetch
 
     def slow(self, key):
-        ready.wait(60)
+        ready.wait(600)
         return fetch(self, key)
 
     monkeypatch.setattr(ShippedBank, "fetch", slow)

@@ -1,23 +1,17 @@
 """The commands on a bank's levels as a user runs them."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 
 from edgemem.bank.level import Level
-
-COMMAND = Path(sys.executable).with_name("edgemem")
 
 
 def run(*arguments, code=0):
     """Standard output and standard error of a command that ends with `code`."""
-    finished = subprocess.run(
-        [COMMAND, "bank", *map(str, arguments)], capture_output=True, text=True
-    )
+    finished = run_command("bank", *arguments)
     assert finished.returncode == code, finished.stderr
     assert "Traceback" not in finished.stderr
     return finished.stdout, finished.stderr

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
 
 import edgemem
 from edgemem.bundle import open_bundle
@@ -15,13 +13,12 @@ from edgemem.demo import BUNDLE
 from edgemem.runtime.source_keys import source_keys
 from edgemem.testing import session_of
 
-COMMAND = Path(sys.executable).with_name("edgemem")
 THREADS = ("--threads", 1)
 
 
 def run(*arguments, code=0):
     """Standard output and standard error of a command that ends with `code`."""
-    finished = subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True)
+    finished = run_command(*arguments)
     assert finished.returncode == code, finished.stderr
     assert "Traceback" not in finished.stderr
     return finished.stdout, finished.stderr

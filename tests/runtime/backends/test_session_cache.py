@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -27,6 +29,19 @@ def outcome(frames, cache):
     with edgemem.open(BUNDLE, threads=1, options=edgemem.Options(cache=cache)) as runtime:
         logits = [runtime.step(frames[i : i + BATCH]).logits for i in range(0, len(frames), BATCH)]
         return np.concatenate(logits)
+
+
+@pytest.fixture(scope="module")
+def first(frames, tmp_path_factory):
+    """The outcome of a first start, and the cache that it made (do not write there)."""
+    cache = tmp_path_factory.mktemp("first") / "cache"
+    return outcome(frames, cache), cache
+
+
+@pytest.fixture
+def started(first, tmp_path):
+    """The outcome of a first start, and a cache as it made it."""
+    return first[0], Path(shutil.copytree(first[1], tmp_path / "cache"))
 
 
 def kept(cache):
@@ -121,12 +136,12 @@ def a_folder(folder):
         a_folder,
     ],
 )
-def test_damage_is_found_and_the_graph_made_again(frames, tmp_path, damage):
-    expected = outcome(frames, tmp_path)
-    damage(kept(tmp_path)["adapt"])
-    cache = SessionCache(tmp_path, open_bundle(BUNDLE).identity)
+def test_damage_is_found_and_the_graph_made_again(frames, started, damage):
+    expected, folder = started
+    damage(kept(folder)["adapt"])
+    cache = SessionCache(folder, open_bundle(BUNDLE).identity)
     assert cache.find("adapt") is None
-    np.testing.assert_array_equal(outcome(frames, tmp_path), expected)
+    np.testing.assert_array_equal(outcome(frames, folder), expected)
     assert cache.find("adapt") is not None
 
 
