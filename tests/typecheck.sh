@@ -4,7 +4,6 @@ set -eu
 test_environment=$(cd "$1" && pwd)
 root=$(pwd)
 folder=$(mktemp -d)
-rm -rf build/lib  # what modules were before they moved
 trap 'rm -rf "$folder"' EXIT
 "$test_environment/bin/python" -m pip install --quiet --no-deps --target "$folder/site" "$2"
 cd "$folder"
