@@ -16,9 +16,10 @@ from torch import nn
 
 from edgemem.errors import AttachError, CheckpointError, InputError
 from edgemem.files import sha256_file
-from edgemem.models.adaptive import AdaptiveModel, Normalization, Statistics
+from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.adaptive_checkpoint import is_adaptive, load_adaptive, save_adaptive
 from edgemem.models.attach import attach
+from edgemem.models.attachment import Normalization, Statistics
 from edgemem.models.checkpoint import check_writable, load_into
 from edgemem.models.data import class_names, load_dataset
 from edgemem.models.meta_network import Form
