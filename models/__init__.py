@@ -8,7 +8,8 @@ from edgemem.models.checkpoint import load_into
 from edgemem.models.meta_network import Form
 from edgemem.models.outputs import Output
 from edgemem.models.source_keys import observe_source
-from edgemem.models.warm_up import Progress, Recipe, warm_up
+from edgemem.models.warm_up import warm_up
+from edgemem.models.warm_up_recipe import Progress, Recipe
 
 __all__ = [
     "AdaptiveModel",

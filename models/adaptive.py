@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from edgemem.models.attachment import PRIOR_FRAMES, REMEMBERED_ALPHA, Attachment, Gradient, Learn
+from edgemem.models.attachment import Attachment, Gradient, Learn
 from edgemem.models.meta_network import MetaNetwork
 from edgemem.models.norm_calls import AffinePair, RoutedNorms
 from edgemem.models.outputs import Output, logits_of, recognised
@@ -103,14 +103,9 @@ class AdaptiveModel(nn.Module):
 
     def alpha(self, frames: int) -> float | None:
         """Weight of the batch's statistics for a batch of so many frames; None = source only."""
-        statistics = self.attachment.statistics
-        if statistics == "source" or next(self._norms(), None) is None:
+        if next(self._norms(), None) is None:
             return None
-        if statistics == "remembered":
-            return REMEMBERED_ALPHA
-        if statistics == "mix":
-            return frames / (frames + PRIOR_FRAMES)
-        return 1.0 if statistics == "batch" else float(statistics)
+        return self.attachment.alpha(frames)
 
     def block(self) -> dict[str, Tensor]:
         """The arrays that adapt, by name."""

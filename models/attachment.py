@@ -44,3 +44,13 @@ class Attachment:
     normalization: Normalization | None
     input_shape: tuple[int, ...]
     outputs: Outputs = "logits"
+
+    def alpha(self, frames: int) -> float | None:
+        """Weight of the batch's statistics for a batch of so many frames; None = source only."""
+        if self.statistics == "source":
+            return None
+        if self.statistics == "remembered":
+            return REMEMBERED_ALPHA
+        if self.statistics == "mix":
+            return frames / (frames + PRIOR_FRAMES)
+        return 1.0 if self.statistics == "batch" else float(self.statistics)

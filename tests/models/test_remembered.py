@@ -32,7 +32,7 @@ from edgemem.models.remembered import (
     next_remembered,
     weighed,
 )
-from edgemem.models.warm_up import Recipe
+from edgemem.models.warm_up_recipe import Recipe
 
 SHAPES = {"1d": (7, 3, 11), "2d": (6, 4, 5, 3), "one frame": (1, 2, 4, 4), "bare": (9, 5, 1)}
 NETWORKS = {
