@@ -43,12 +43,13 @@ LAYERS = (
     ("edgemem.bank",),
     # What the rooms of the runtime hand to each other, and what runs graphs for them.
     (
-        "edgemem.runtime.engines", "edgemem.runtime.frames", "edgemem.runtime.ownership",
-        "edgemem.runtime.result",
+        "edgemem.runtime.engines", "edgemem.runtime.frames", "edgemem.runtime.logits",
+        "edgemem.runtime.ownership", "edgemem.runtime.result",
     ),
     (
-        "edgemem.runtime.classes", "edgemem.runtime.contexts", "edgemem.runtime.guard",
-        "edgemem.runtime.persistence", "edgemem.runtime.step",
+        "edgemem.runtime.batch", "edgemem.runtime.classes", "edgemem.runtime.contexts",
+        "edgemem.runtime.guard", "edgemem.runtime.persistence", "edgemem.runtime.session",
+        "edgemem.runtime.step",
     ),
     ("edgemem.runtime",),
     ("edgemem", "edgemem.runtime.tools"),
