@@ -21,13 +21,8 @@ from edgemem.export.forward import Function
 from edgemem.export.integer import reference_of, rewritten
 from edgemem.export.lowering.table import Untraceable
 from edgemem.export.objective import Objective
-from edgemem.export.parity import (
-    Parity,
-    check_at_rest,
-    check_learn,
-    check_parity,
-    onnx_engine,
-)
+from edgemem.export.onnx_graphs import onnx_engine
+from edgemem.export.parity import Parity, check_at_rest, check_learn, check_parity
 from edgemem.export.plans import check_plans, measured_plans, plan_graphs
 from edgemem.export.reading import FRAMES, READS, SUMS, Reading, teachable
 from edgemem.export.targets import OF_NPUS, Targets

@@ -27,7 +27,8 @@ from edgemem.export.step import (
 from edgemem.export.targets import check_targets
 from edgemem.manifest import FrameSpec
 from edgemem.manifest_checks import MOST_FRAME_BYTES
-from edgemem.models.adaptive import AdaptiveModel, Gradient, Learn
+from edgemem.models.adaptive import AdaptiveModel
+from edgemem.models.attachment import Gradient, Learn
 from edgemem.printable import shown
 from edgemem.typed_json import LONGEST_TEXT
 

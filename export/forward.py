@@ -13,8 +13,10 @@ from edgemem.export.label_order import in_order
 from edgemem.export.reading import HYPER_PARAMETERS as READING
 from edgemem.export.reading import Reading
 from edgemem.models import remembered
-from edgemem.models.adaptive import PRIOR_FRAMES, AdaptiveModel, Gradient, Output
+from edgemem.models.adaptive import AdaptiveModel
+from edgemem.models.attachment import PRIOR_FRAMES, Gradient
 from edgemem.models.classifier import features_of
+from edgemem.models.outputs import Output
 
 Arrays = dict[str, Tensor]
 

@@ -26,7 +26,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from edgemem.block import Array
 from edgemem.errors import ExportError
 from edgemem.export.forward import Function
-from edgemem.export.parity import Arrays, Engine, run_graph, session
+from edgemem.export.onnx_graphs import Arrays, Engine, run_graph, session
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights
 from edgemem.manifest import FrameSpec

@@ -29,7 +29,8 @@ from edgemem.export.forward import (
 from edgemem.export.reading import FRAMES, SUMS, Reading
 from edgemem.manifest import CLOSED, FILLED, LABELS
 from edgemem.models import remembered
-from edgemem.models.adaptive import AdaptiveModel, Gradient
+from edgemem.models.adaptive import AdaptiveModel
+from edgemem.models.attachment import Gradient
 from edgemem.models.classifier import features_of
 from edgemem.models.prototypes.losses import divergences
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edgemem.models.adaptive import Output
+from edgemem.models.outputs import Output
 
 HyperParameters = Mapping[str, Tensor]
 ALIKE = 1e-3  # differences below it are rounding

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor
 
 from edgemem.block import Array
 from edgemem.errors import AttachError, ExportError
 from edgemem.export.forward import Function
+from edgemem.export.onnx_graphs import Arrays, Call, Engine, run_graph, session
 from edgemem.manifest import CLOSED, FILLED, LABELS, FrameSpec
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.untouched import check_untouched, known_source
@@ -27,9 +26,6 @@ FIRST_TOLERANCE = 1e-5
 LATER_TOLERANCE = 1e-4
 SLOT_TOLERANCE = 1e-3
 SLOT_FLOOR = 1e-5
-Arrays = dict[str, Array]
-Call = Callable[[Mapping[str, Tensor | Array]], Arrays]
-Engine = Mapping[str, Call]  # by graph
 
 
 @dataclass(frozen=True)
@@ -255,39 +251,6 @@ def _call(function: Function, inputs: dict[str, Tensor]) -> Arrays:
     return {
         name: value.detach().numpy() for name, value in zip(function.outputs, values, strict=True)
     }
-
-
-def onnx_engine(folder: Path) -> Engine:
-    """The graphs of a folder, by onnxruntime; raises ExportError."""
-    sessions = {name: session(folder / f"{name}.onnx") for name in ("predict", "adapt")}
-    return {name: functools.partial(run_graph, opened) for name, opened in sessions.items()}
-
-
-def run_graph(graph: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor | Array]) -> Arrays:
-    """All outputs of a graph by name; inputs may hold more than it asks for.
-
-    Raises:
-        ExportError: onnxruntime cannot run it.
-    """
-    names = [value.name for value in graph.get_outputs()]
-    feeds = {value.name: np.asarray(inputs[value.name]) for value in graph.get_inputs()}
-    try:
-        return dict(zip(names, graph.run(names, feeds), strict=True))
-    except Exception as error:
-        first = str(error).splitlines()[0]
-        raise ExportError("graph", f"fails in onnxruntime ({first})", "Report the model") from error
-
-
-def session(path: Path) -> onnxruntime.InferenceSession:
-    """A graph file as onnxruntime runs it by default; raises ExportError."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ExportError(
-            path.name, f"is refused by onnxruntime ({error})", "Report this"
-        ) from error
 
 
 def _slots(found: Arrays, expected: Arrays) -> dict[str, float]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from edgemem.block import Array
 from edgemem.errors import ExportError
 from edgemem.export.lowering.recompute import recompute
-from edgemem.export.parity import run_graph, session
+from edgemem.export.onnx_graphs import run_graph, session
 from edgemem.manifest import PROFILES, Plan
 
 NAMES = {"adapt": "fast", "adapt_balanced": "balanced", "adapt_lean": "lean"}

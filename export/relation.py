@@ -16,9 +16,10 @@ from torch.nn import functional
 from edgemem.errors import ExportError
 from edgemem.export.objective import HyperParameters, Loss
 from edgemem.export.reading import Reading
-from edgemem.models.adaptive import AdaptiveModel, Output
+from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.classifier import features_of
 from edgemem.models.prototypes.losses import divergences
+from edgemem.models.outputs import Output
 
 
 def relation_distance(

@@ -27,7 +27,9 @@ from edgemem.export.reading import FRAMES, SEEN, SUMS, Reading
 from edgemem.export.relation import keeping_relations
 from edgemem.manifest import FILLED
 from edgemem.models import remembered
-from edgemem.models.adaptive import AdaptiveModel, Gradient, Output
+from edgemem.models.adaptive import AdaptiveModel
+from edgemem.models.attachment import Gradient
+from edgemem.models.outputs import Output
 
 # Share of the exported values in what the block learns, after every step.
 ENSEMBLING = {"source_share": 0.01}

@@ -21,7 +21,8 @@ from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.forward import Function
 from edgemem.export.litert import FILE, require_converter, write_litert
 from edgemem.export.mobile import partitions
-from edgemem.export.parity import LATER_TOLERANCE, Arrays, Call, Engine, check_parity
+from edgemem.export.onnx_graphs import Arrays, Call, Engine
+from edgemem.export.parity import LATER_TOLERANCE, check_parity
 from edgemem.export.reading import Reading
 from edgemem.export.step import key_function, predict_function
 from edgemem.export.trace import to_onnx

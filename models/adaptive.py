@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from edgemem.models.meta_network import Form, MetaNetwork
-from edgemem.models.moments import FrameMoments
+from edgemem.models.attachment import Attachment, Gradient, Learn
+from edgemem.models.meta_network import MetaNetwork
 from edgemem.models.norm_calls import AffinePair, RoutedNorms
-from edgemem.models.outputs import Outputs, logits_of, recognised
+from edgemem.models.outputs import Output, logits_of, recognised
 from edgemem.models.parts import Part
 from edgemem.models.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN, VAR
 from edgemem.models.statistics import FrozenNorm, MixedStatistics, Settings
@@ -23,52 +23,8 @@ from edgemem.models.untouched import twin_of
 if TYPE_CHECKING:
     from edgemem.models.class_prototypes import ClassPrototypes
 
-Gradient = Literal["full", "meta"]
-Learn = Literal["all", "norms"]
-Statistics = Literal["source", "batch", "mix", "remembered"] | float
-REMEMBERED_ALPHA = 0.8
 # What is kept of source data: buffers, None before a warm-up; see source_keys and source_checks.
 SOURCE = ("source_moments", "source_entropies", "source_frames", "source_labels", "source_range")
-PRIOR_FRAMES = 16  # BN-alpha, Schneider et al. 2020, figure 2: the source counts as N = 16 frames
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """Mean and deviation per input channel, applied to frames as `(x - mean) / deviation`."""
-
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """What `attach` was told: enough to attach again to the same model."""
-
-    parts: tuple[str, ...]
-    statistics: Statistics
-    form: Form
-    norm_affine: bool
-    normalization: Normalization | None
-    input_shape: tuple[int, ...]
-    outputs: Outputs = "logits"
-
-
-class Output(NamedTuple):
-    """What one forward pass gives.
-
-    Attributes:
-        logits: [n, classes].
-        key: context key [k].
-        distances: per meta network, the mean absolute difference between its output and the frozen
-            output (R_k of EcoTTA, section 3.2).
-        seen: per norm that remembers statistics, its source variance and the moments of every
-            frame.
-    """
-
-    logits: Tensor
-    key: Tensor
-    distances: tuple[Tensor, ...]
-    seen: dict[str, tuple[Tensor, FrameMoments]]
 
 
 class AdaptiveModel(nn.Module):
@@ -111,8 +67,7 @@ class AdaptiveModel(nn.Module):
         """Let `meta` replace what `part` returns."""
         key = part.name.replace(".", "/")  # module names must not contain dots
         self.meta[key] = meta
-        part.first.register_forward_pre_hook(_Enter(self, key))
-        part.last.register_forward_hook(_Leave(self, key))
+        part.surround(self, key)
 
     def add_norm_affine(self) -> None:
         """Put the affine pairs of the frozen norms into the block, as differences of zero."""
@@ -148,14 +103,9 @@ class AdaptiveModel(nn.Module):
 
     def alpha(self, frames: int) -> float | None:
         """Weight of the batch's statistics for a batch of so many frames; None = source only."""
-        statistics = self.attachment.statistics
-        if statistics == "source" or next(self._norms(), None) is None:
+        if next(self._norms(), None) is None:
             return None
-        if statistics == "remembered":
-            return REMEMBERED_ALPHA
-        if statistics == "mix":
-            return frames / (frames + PRIOR_FRAMES)
-        return 1.0 if statistics == "batch" else float(statistics)
+        return self.attachment.alpha(frames)
 
     def block(self) -> dict[str, Tensor]:
         """The arrays that adapt, by name."""
@@ -306,10 +256,7 @@ class AdaptiveModel(nn.Module):
         return self
 
     def frozen_logits(self, x: Tensor) -> Tensor:
-        """What the frozen model returns by itself, as logits.
-
-        No meta network, torch's batch norm.
-        """
+        """What the frozen model returns by itself, as logits: no meta network, torch's batch norm."""
         self.settings.plain = True
         try:
             return self._logits(x)
@@ -342,31 +289,4 @@ class AdaptiveModel(nn.Module):
 
     def _normalized(self, x: Tensor) -> Tensor:
         normalization = self.attachment.normalization
-        if normalization is None:
-            return x
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        mean = torch.tensor(normalization.mean, device=x.device).view(shape)
-        deviation = torch.tensor(normalization.deviation, device=x.device).view(shape)
-        return (x - mean) / deviation
-
-
-@dataclass(frozen=True, eq=False)
-class _Enter:
-    """Hook before a part. An object, so that a deep copy of the model hooks into the copy."""
-
-    model: AdaptiveModel
-    key: str
-
-    def __call__(self, _: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        return (self.model.enter_part(self.key, args[0]),)
-
-
-@dataclass(frozen=True, eq=False)
-class _Leave:
-    """Hook after a part."""
-
-    model: AdaptiveModel
-    key: str
-
-    def __call__(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
-        return self.model.leave_part(self.key, output)
+        return x if normalization is None else normalization.applied(x)

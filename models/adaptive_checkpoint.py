@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from edgemem.errors import AttachError, CheckpointError
-from edgemem.models.adaptive import SOURCE, AdaptiveModel, Attachment, Normalization
+from edgemem.models.adaptive import SOURCE, AdaptiveModel
 from edgemem.models.attach import attach
+from edgemem.models.attachment import Attachment, Normalization
 from edgemem.models.checkpoint import has_format, read_tensors, write_tensors
 from edgemem.models.class_prototypes import ClassPrototypes
 from edgemem.models.meta_network import Form

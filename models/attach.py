@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from edgemem.errors import AttachError
-from edgemem.models.adaptive import AdaptiveModel, Attachment, Normalization, Statistics
+from edgemem.models.adaptive import AdaptiveModel
+from edgemem.models.attachment import Attachment, Normalization, Statistics
 from edgemem.models.meta_network import CONVOLUTIONS, Form, MetaNetwork
 from edgemem.models.norm_layers import adapt_norms
 from edgemem.models.outputs import RECOGNISE, Outputs

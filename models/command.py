@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgemem.errors import AttachError, CheckpointError, InputError
+from edgemem.errors import AttachError, InputError
 from edgemem.files import sha256_file
-from edgemem.models.adaptive import AdaptiveModel, Normalization, Statistics
-from edgemem.models.adaptive_checkpoint import is_adaptive, load_adaptive, save_adaptive
+from edgemem.models.adaptive import AdaptiveModel
+from edgemem.models.adaptive_checkpoint import is_adaptive, load_adaptive
 from edgemem.models.attach import attach
-from edgemem.models.checkpoint import check_writable, load_into
-from edgemem.models.data import class_names, load_dataset
+from edgemem.models.attachment import Normalization, Statistics
+from edgemem.models.checkpoint import load_into
 from edgemem.models.meta_network import Form
 from edgemem.models.parts import split_parts
-from edgemem.models.warm_up import Progress, Recipe, warm_up
 from edgemem.printable import shown
 
 Say = Callable[[str], None]
@@ -33,11 +32,7 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class AttachSettings:
-    """Options of `attach` as text; None = not given.
-
-    Attributes:
-        norm_affine: None = what the step can train.
-    """
+    """Options of `attach` as text; None = not given. norm_affine: None = what the step can train."""
 
     parts: str | None
     statistics: str | None = None
@@ -82,10 +77,7 @@ def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
 
 
 def set_threads(threads: int) -> None:
-    """Let torch use so many threads; 0 = its choice.
-
-    Raises InputError where there are no such many.
-    """
+    """Let torch use so many threads; 0 = its choice. Raises InputError where there are no such many."""
     if not 0 <= threads <= MOST_THREADS:
         raise InputError(
             f"--threads {shown(threads)}", "is out of range", f"Use 0 to {MOST_THREADS}"
@@ -148,72 +140,6 @@ def load_model(
         "model_arguments": ", ".join(arguments),
     }
     return adaptive, source
-
-
-def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by option
-    checkpoint: Path,
-    target: str,
-    arguments: Sequence[str],
-    settings: AttachSettings,
-    data: Path,
-    out: Path,
-    recipe: Recipe,
-    report: Callable[[Progress], None],
-    threads: int,
-    *,
-    rehearse: Callable[[AdaptiveModel], None] = lambda model: None,
-    say: Say = lambda line: None,
-    names: tuple[str, ...] | None = None,
-) -> None:
-    """`edgemem warmup`: attach, train, save; the progress file beside `out` goes at the end.
-
-    rehearse: asked before hours of training whether the model can be exported after them; raises.
-    names: of the classes in the model's order, which number class folders; None = by alphabet.
-    """
-    check_writable(out)
-    if is_adaptive(checkpoint):
-        raise CheckpointError(
-            str(checkpoint), "is warmed up already", "Pass the original checkpoint"
-        )
-    set_threads(threads)
-    adaptive, source = load_model(checkpoint, target, arguments, settings, say)
-    adaptive.labels = _class_names(adaptive, data, names)
-    frames, labels = load_dataset(data, names)
-    if frames.shape[1:] != adaptive.attachment.input_shape:
-        raise InputError(
-            str(data),
-            f"has frames of {list(frames.shape[1:])}, the model takes "
-            f"{list(adaptive.attachment.input_shape)}",
-            "Pass frames of that shape, channels first",
-        )
-    rehearse(adaptive)
-    resume = out.with_suffix(".progress.safetensors")
-    warm_up(adaptive, frames, labels, recipe, resume=resume, report=report)
-    save_adaptive(adaptive, out, source)
-    resume.unlink(missing_ok=True)
-
-
-def _class_names(
-    model: AdaptiveModel, data: Path, names: tuple[str, ...] | None
-) -> tuple[str, ...] | None:
-    """Names of classes, as given or as the class folders are called.
-
-    Raises InputError if there are not as many as the model has classes.
-    """
-    classes, folders = model.classes, class_names(data)
-    if names is not None and len(names) != classes:
-        raise InputError(
-            "--labels", f"are {len(names)} names for {classes} classes", "Name every class"
-        )
-    if names is None and folders is not None and len(folders) != classes:
-        raise InputError(
-            str(data),
-            f"has {len(folders)} class folders ({', '.join(folders)}), the model has {classes} "
-            "classes, so nobody can say which is which",
-            "Name all classes in the model's order with --labels, or add an empty folder for each "
-            "that has no pictures",
-        )
-    return names or folders
 
 
 def _arguments(pairs: Sequence[str]) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edgemem.errors import AttachError
+from edgemem.models.moments import FrameMoments
 
 # "one logit" and "one probability": of the second of two classes.
 Outputs = Literal["logits", "probabilities", "one logit", "one probability"]
@@ -35,6 +36,20 @@ VIEWS = (
     torch.squeeze, Tensor.squeeze, torch.flatten, Tensor.flatten, torch.reshape, Tensor.reshape,
     Tensor.view, torch.unsqueeze, Tensor.unsqueeze, Tensor.__getitem__, Tensor.contiguous,
 )  # fmt: skip
+
+
+class Output(NamedTuple):
+    """What one forward pass gives.
+
+    logits: [n, classes]. key: context key [k]. distances: per meta network, the mean absolute
+    difference between its output and the frozen output (R_k of EcoTTA, section 3.2). seen: per norm
+    that remembers statistics, its source variance and the moments of every frame.
+    """
+
+    logits: Tensor
+    key: Tensor
+    distances: tuple[Tensor, ...]
+    seen: dict[str, tuple[Tensor, FrameMoments]]
 
 
 def logits_of(model: nn.Module, x: Tensor, outputs: Outputs) -> Tensor:

@@ -8,12 +8,23 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgemem.errors import AttachError
 
 RANGE = re.compile(r"^(?P<name>[^\[\]]+)\[(?P<start>\d*):(?P<stop>\d*)\]$")
+
+
+class Surroundings(Protocol):
+    """What sees all that goes into a part and comes out of it, and may change both."""
+
+    def enter_part(self, key: str, part_input: Tensor) -> Tensor:
+        """What the part shall see."""
+
+    def leave_part(self, key: str, output: Tensor) -> Tensor:
+        """What comes after the part shall see."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,11 @@ class Part:
     name: str
     first: nn.Module
     last: nn.Module
+
+    def surround(self, surroundings: Surroundings, key: str) -> None:
+        """From now on, let each run of the part pass through `surroundings`."""
+        self.first.register_forward_pre_hook(_Enter(surroundings, key))
+        self.last.register_forward_hook(_Leave(surroundings, key))
 
 
 def split_parts(text: str) -> list[str]:
@@ -63,3 +79,25 @@ def _find_module(model: nn.Module, path: str, name: str) -> nn.Module:
     raise AttachError(
         f"part {name!r}", "the model has no such module", f"Nearest names: {', '.join(near)}"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Enter:
+    """Hook before a part. An object, so that a deep copy of the model hooks into the copy."""
+
+    surroundings: Surroundings
+    key: str
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (self.surroundings.enter_part(self.key, args[0]),)
+
+
+@dataclass(frozen=True, eq=False)
+class _Leave:
+    """Hook after a part."""
+
+    surroundings: Surroundings
+    key: str
+
+    def __call__(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
+        return self.surroundings.leave_part(self.key, output)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemem.errors import InputError
-from edgemem.models.adaptive import AdaptiveModel, Normalization
+from edgemem.models.adaptive import AdaptiveModel
+from edgemem.models.attachment import Normalization
 from edgemem.models.data import Frames, to_float
 
 FRAMES, FEW, CHUNK = 512, 64, 64

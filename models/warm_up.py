@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,51 +26,11 @@ from edgemem.models.moments import batch_moments
 from edgemem.models.source_checks import check_source
 from edgemem.models.source_keys import observe_source
 from edgemem.models.untouched import check_untouched
-from edgemem.printable import shown
+from edgemem.models.warm_up_recipe import Progress, Recipe
 
 COMPARED = 64  # source frames, on which the model at rest has to be the one that was given
 CALIBRATION_BATCHES = 16
 BRANCH_START = 0.1  # BN' starts small, so that training starts near the frozen model
-
-MOST = (1 << 31) - 1
-LARGEST_RATE = 1e6
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. Defaults are EcoTTA's for CIFAR: SGD with momentum, no weight decay.
-
-    The rate rises linearly over the first epoch, then falls by a cosine to zero.
-    """
-
-    epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            thing = f"{name.replace('_', ' ')} {shown(value)}"
-            if value < least:
-                raise InputError(thing, "is too small", f"Use {least} or more")
-            if value > MOST:
-                raise InputError(thing, "is too large", f"Use {MOST} or less")
-        for name in ("learning_rate", "momentum"):
-            if not 0 <= (value := getattr(self, name)) <= LARGEST_RATE:
-                thing = f"{name.replace('_', ' ')} {value}"
-                raise InputError(thing, "is out of range", f"Use 0 to {LARGEST_RATE:g}")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where warm-up is: steps done of steps in all, mean loss and accuracy of the last 50."""
-
-    step: int
-    steps: int
-    loss: float
-    accuracy: float
 
 
 def warm_up(

@@ -91,8 +91,9 @@ def warmup(
     --parts layer1,layer2,layer3 --data train.npz --out warm.safetensors
     """
     require_torch("train")
-    from edgemem.models.command import AttachSettings, warm_up_checkpoint
-    from edgemem.models.warm_up import Progress, Recipe
+    from edgemem.models.command import AttachSettings
+    from edgemem.models.warm_up_command import warm_up_checkpoint
+    from edgemem.models.warm_up_recipe import Progress, Recipe
 
     settings = AttachSettings(
         parts, statistics, input_shape, mean, std, kernel_size, bottleneck, groups

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edgemem.errors import CheckpointError, EdgeMemError
-from edgemem.models.adaptive import Normalization
+from edgemem.models.attachment import Normalization
 from edgemem.models.checkpoint import has_format, read_tensors, write_tensors
 from edgemem.models.prototypes.encoder import Encoder, EncoderSettings
 from edgemem.models.prototypes.model import PrototypeModel

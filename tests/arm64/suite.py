@@ -21,7 +21,6 @@ LEFT_OUT = {
     ],
     "reads this checkout, not the install": [
         "tests/edgemem/bank/test_format_page.py",
-        "tests/edgemem/test_layout.py",
     ],
     "starts many commands, minutes under emulation": [
         "tests/edgemem/bank/test_bank_commands.py",

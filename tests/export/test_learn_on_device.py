@@ -15,7 +15,8 @@ from edgemem.cli.device import inspect
 from edgemem.export import Choices, export_bundle
 from edgemem.models import attach
 from edgemem.models.networks import digits
-from edgemem.models.warm_up import Recipe, warm_up
+from edgemem.models.warm_up import warm_up
+from edgemem.models.warm_up_recipe import Recipe
 from edgemem.runtime.verify import verify
 
 pytestmark = pytest.mark.slow

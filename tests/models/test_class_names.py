@@ -8,8 +8,9 @@ from PIL import Image
 from edgemem.errors import InputError
 from edgemem.models import Recipe
 from edgemem.models.adaptive_checkpoint import load_adaptive
-from edgemem.models.command import AttachSettings, warm_up_checkpoint
+from edgemem.models.command import AttachSettings
 from edgemem.models.networks import resnet20
+from edgemem.models.warm_up_command import warm_up_checkpoint
 
 TARGET, CLASSES = "edgemem.models.networks:resnet20", ("ant", "bee", "cat")
 

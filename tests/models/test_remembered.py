@@ -13,7 +13,7 @@ from edgemem.export.objective import ecotta
 from edgemem.export.optimizer import sgd
 from edgemem.export.step import adapt_function, predict_function
 from edgemem.models import attach, load_adaptive, remembered, save_adaptive, warm_up
-from edgemem.models.adaptive import REMEMBERED_ALPHA
+from edgemem.models.attachment import REMEMBERED_ALPHA
 from edgemem.models.moments import FrameMoments, frame_moments
 from edgemem.models.networks import conv1d, digits, resnet20
 from edgemem.models.networks.digits import Digits
@@ -32,7 +32,7 @@ from edgemem.models.remembered import (
     next_remembered,
     weighed,
 )
-from edgemem.models.warm_up import Recipe
+from edgemem.models.warm_up_recipe import Recipe
 
 SHAPES = {"1d": (7, 3, 11), "2d": (6, 4, 5, 3), "one frame": (1, 2, 4, 4), "bare": (9, 5, 1)}
 NETWORKS = {
