@@ -18,8 +18,8 @@ from edgemem.export.objective import HyperParameters, Loss
 from edgemem.export.reading import Reading
 from edgemem.models.adaptive import AdaptiveModel
 from edgemem.models.classifier import features_of
-from edgemem.models.prototypes.losses import divergences
 from edgemem.models.outputs import Output
+from edgemem.models.prototypes.losses import divergences
 
 
 def relation_distance(

@@ -256,7 +256,10 @@ class AdaptiveModel(nn.Module):
         return self
 
     def frozen_logits(self, x: Tensor) -> Tensor:
-        """What the frozen model returns by itself, as logits: no meta network, torch's batch norm."""
+        """What the frozen model returns by itself, as logits.
+
+        No meta network, torch's batch norm.
+        """
         self.settings.plain = True
         try:
             return self._logits(x)

@@ -32,7 +32,10 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class AttachSettings:
-    """Options of `attach` as text; None = not given. norm_affine: None = what the step can train."""
+    """Options of `attach` as text; None = not given.
+
+    norm_affine: None = what the step can train.
+    """
 
     parts: str | None
     statistics: str | None = None
@@ -77,7 +80,10 @@ def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
 
 
 def set_threads(threads: int) -> None:
-    """Let torch use so many threads; 0 = its choice. Raises InputError where there are no such many."""
+    """Let torch use so many threads; 0 = its choice.
+
+    Raises InputError where there are no such many.
+    """
     if not 0 <= threads <= MOST_THREADS:
         raise InputError(
             f"--threads {shown(threads)}", "is out of range", f"Use 0 to {MOST_THREADS}"

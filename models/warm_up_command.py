@@ -61,8 +61,10 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
 def _class_names(
     model: AdaptiveModel, data: Path, names: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
-    """As given, or as the class folders are called; raises InputError if there are not as many as
-    the model has classes."""
+    """Names of classes, as given or as the class folders are called.
+
+    Raises InputError if there are not as many as the model has classes.
+    """
     classes, folders = model.classes, class_names(data)
     if names is not None and len(names) != classes:
         raise InputError(

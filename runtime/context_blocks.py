@@ -67,7 +67,9 @@ class ContextBlocks:
 
     @property
     def drift(self) -> float | None:
-        """Distance of the last key from the present context; None without contexts.
+        """Distance of the last key from the present context.
+
+        A source batch is about one from the mean of the source.
 
         A source batch is about one from the mean of the source.
         """

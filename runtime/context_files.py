@@ -102,7 +102,9 @@ class ContextFiles:
         return (kept.root.zeros() if found is None else found[1]), events
 
     def version(self, number: int | None) -> int | None:
-        """Version of the written leaf of a context (None: of the root); 0 if there is none.
+        """Version of the written leaf of a context (None: of the root).
+
+        0 if there is none, None if the number is damaged.
 
         None if the number is damaged.
         """
@@ -200,7 +202,9 @@ class ContextFiles:
         return self._spec.mismatch(arrays) is None and is_sound(arrays)
 
     def _newest(self, name: str) -> tuple[tuple[int, Block] | None, Events]:
-        """The newest sound version of root or leaf, with its place among all (0: the current one).
+        """The newest sound version of root or leaf, and its place among all (0: the current one).
+
+        None without any. What is not current is told.
 
         None without any. What is not current is told.
         """

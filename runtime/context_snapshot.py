@@ -14,7 +14,10 @@ COUNTERS = ("present", "rival", "votes", "opened")
 
 
 def to_arrays(contexts: Contexts) -> Arrays:
-    """Spreads of all contexts; key and count of the present one.
+    """What a snapshot holds of contexts, as arrays.
+
+    Spreads of all contexts; key and count of the present one, whose leaf may have been written
+    before they changed; and the shared arrays of the block that the visit began with.
 
     Its leaf may have been written before key and count changed.
     """

@@ -56,7 +56,9 @@ class SourceKeys:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """A context: its number, its mean key (normal), how many batches it has seen.
+    """A context: its number, its mean key (normal), and how far its keys lie from that.
+
+    How many batches it has seen, and their mean squared distance from the key.
 
     spread: mean squared distance of their keys from the mean.
     """
@@ -109,7 +111,9 @@ def drifting(contexts: Contexts, novelty: float) -> bool:
 
 
 def elsewhere(contexts: Contexts, key: Key, novelty: float) -> int | None:
-    """The context that a (normal) key speaks for, clearly not the present one.
+    """The context that a (normal) key speaks for, where that is clearly not the present one.
+
+    Its number, or NONE for one that is not known; None where the present one may hold.
 
     Its number, or NONE for one that is not known; None where the present one may hold.
 

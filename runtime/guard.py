@@ -59,7 +59,9 @@ def is_finite(session: Session) -> bool:
 
 
 def check(session: Session, batch: Batch, files: ContextFiles) -> tuple[Session, Events]:
-    """Check the block in use if that is due, and do what the ladder says.
+    """Check the block in use if that is due; whether a step may follow.
+
+    On a batch that nothing was learnt from. Does what the ladder says.
 
     Nothing was learnt from the batch yet. A step may follow only on `Rung.LEARN`.
     """

@@ -72,7 +72,10 @@ class Companions:
         self._known: tuple[Block, bool] | None = None
 
     def chosen(self, lookahead: Lookahead, block: Block, n: int) -> tuple[Block, int]:
-        """The block that answers n new frames: the one in use or another.
+        """The block that answers n new frames, and how many frames should go through it.
+
+        The block is the learner's or another. The frames are the latest, these included, if there
+        are as many.
 
         Beside it how many of the latest frames, these included, should go through it, if there are
         as many.

@@ -75,7 +75,9 @@ def saved_counters(session: Session) -> dict[str, int]:
 
 
 def find(state: State | None, bundle: Bundle, path: Path) -> Found:
-    """The newest commit with a sound block, and the names of its classes if any commit has those.
+    """The newest commit with a sound block; nothing changes.
+
+    And the names of its classes, if any commit has those.
 
     path: of the state file.
 

@@ -75,7 +75,10 @@ def may_be_familiar(session: Session, few: Batch, files: ContextFiles) -> bool:
 def second_opinion(
     session: Session, batch: Batch, own: Logits, files: ContextFiles
 ) -> tuple[Session, Logits, Events]:
-    """The block's logits [n, classes] of a full batch, with the frozen model's share in them.
+    """The answer [n, classes] to a full batch: the block's logits, or both models' together.
+
+    The frozen model's have a part where they deserve a share. Statistics of the source no batch can
+    spoil; without its keys nothing is known of it.
 
     What is found holds for the frames after it, too. Statistics of the source no batch can spoil;
     without its keys nothing is known of it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from edgemem.cli.show import percent, print_json, progress
 from edgemem.errors import InputError
 
 if TYPE_CHECKING:
+    from edgemem.runtime.options import Provider
     from edgemem.runtime.stream import Stream
 
 WHOLE = re.compile(r"-?[0-9]{1,18}")
@@ -54,8 +55,8 @@ def run(
 ) -> None:
     """Run a recorded stream through a bundle.
 
-    Each frame is predicted before the update it takes part in. Ctrl-C and SIGTERM end it between two
-    calls; what was learnt is written then, and the exit code is 130 or 143.
+    Each frame is predicted before the update it takes part in. Ctrl-C and SIGTERM end it between
+    two calls; what was learnt is written then, and the exit code is 130 or 143.
 
     Example: edgemem run camera.edgemem --input stream.npz --state camera.db
     """
@@ -81,13 +82,15 @@ def run(
             bundle,
             state,
             adapt=adapt,
-            adapt_when=_adapt_when(adapt_when),
-            contexts=contexts,
-            keep_frames=keep_frames,
+            options=edgemem.Options(
+                adapt_when=_adapt_when(adapt_when),
+                contexts=contexts,
+                keep_frames=keep_frames,
+                memory_budget=memory_budget,
+            ),
             hyper_parameters=values,
             threads=threads,
-            memory_budget=memory_budget,
-            provider=provider,
+            provider=cast("Provider", provider),  # checked there
         ) as runtime,
         progress("frames") as bar,
     ):
@@ -110,8 +113,10 @@ def run(
 
 
 def _usable(stream: Stream, skip: bool) -> Stream:
-    """The stream without frames that hold NaN, infinite or too large values; raises InputError for
-    them if they shall not be skipped."""
+    """The stream without frames that hold NaN, infinite or too large values.
+
+    Raises InputError for them if they shall not be skipped.
+    """
     bad = stream.bad_frames()
     if len(bad) and not skip:
         more = f", and so do {len(bad) - 1} more" if len(bad) > 1 else ""
