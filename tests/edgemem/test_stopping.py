@@ -12,7 +12,7 @@ import pytest
 
 import edgemem
 from edgemem.demo import BUNDLE
-from edgemem.state import State
+from edgemem.state.store import State
 from edgemem.stopping import stopping
 from edgemem.testing import ring_of
 

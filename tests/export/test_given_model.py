@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 import edgemem
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.cli import main
 from edgemem.errors import ExportError
 from edgemem.export import Choices, export_bundle
+from edgemem.export.checks.parity import check_at_rest
+from edgemem.export.checks.rehearsal import rehearse
 from edgemem.export.choices import frame_spec
 from edgemem.export.lowering import table
-from edgemem.export.parity import check_at_rest
-from edgemem.export.rehearsal import rehearse
 from edgemem.models import attach
 from edgemem.models.networks.digits import Digits
 

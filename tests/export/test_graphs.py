@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 import torch
 
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.export.weights import ALIGNMENT, FILE, INLINE_BYTES
-from edgemem.runtime.verify import verify
+from edgemem.runtime.tools.verification import verify
 
 GRAPHS = ("predict", "adapt")
 RANDOM = {"Bernoulli", "Dropout", "Multinomial"}

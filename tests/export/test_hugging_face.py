@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import edgemem
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.export import Choices
 from edgemem.models import Form, attach
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import edgemem
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.export import Choices
-from edgemem.export.objective import entropies
+from edgemem.export.functions.objective import entropies
 from edgemem.models import Form, Normalization, attach
 from edgemem.models.networks.cifar_resnet import CifarResNet
 from edgemem.models.networks.conv1d import conv1d

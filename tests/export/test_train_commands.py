@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import edgemem
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.cli import main
 from edgemem.models import attach, save_adaptive
-from edgemem.models.checkpoint import read_tensors
+from edgemem.models.checkpoints.checkpoint import read_tensors
 from edgemem.models.networks import digits
 
 pytestmark = pytest.mark.slow

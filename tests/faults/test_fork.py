@@ -12,9 +12,9 @@ PARENT = """
 import gc, os, signal, sys
 import numpy as np
 import edgemem
-from edgemem.bank.written import WrittenBlocks
+from edgemem.bank.written.written_blocks import WrittenBlocks
 from edgemem.demo import BUNDLE, STREAM
-from edgemem.state import State
+from edgemem.state.store import State
 from edgemem.testing import state_of
 
 with np.load(STREAM) as held:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from teachable import write_bundle
 
-from edgemem.runtime.commits import MOST_STEPS
+from edgemem.runtime.persistence.commits import MOST_STEPS
 
 pytestmark = [
     pytest.mark.slow,
@@ -88,5 +88,5 @@ def test_a_power_cut_costs_fewer_than_64_steps(losses, kind):
 
 
 def test_with_no_seconds_to_lose_a_power_cut_costs_nothing(losses):
-    setting = "import edgemem.runtime.commits as commits\ncommits.MOST_SECONDS = 0\n"
+    setting = "import edgemem.runtime.persistence.commits as commits\ncommits.MOST_SECONDS = 0\n"
     assert losses([1, 7, 100], "cold", setting) == [0, 0, 0]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import edgemem
+from edgemem.bundle.manifest import FrameSpec
 from edgemem.errors import InputError
-from edgemem.manifest import FrameSpec
 from edgemem.runtime.frames import RangeWatch, bad_frames, checked
 
 RNG = np.random.default_rng(0)

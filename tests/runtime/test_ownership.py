@@ -18,8 +18,8 @@ import edgemem
 from edgemem.demo import BUNDLE
 from edgemem.runtime import loop, ownership
 from edgemem.runtime.frames import checked
-from edgemem.runtime.graphs import Graphs
-from edgemem.state import State
+from edgemem.runtime.step.graphs import Graphs
+from edgemem.state.store import State
 from edgemem.testing import wait_for_step
 
 THREADS = 6

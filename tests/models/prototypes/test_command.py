@@ -14,12 +14,12 @@ import torch
 from edgemem.accuracy import average_accuracy, figures, read_accuracy
 from edgemem.cli import main
 from edgemem.errors import CheckpointError, InputError
-from edgemem.models.checkpoint import read_tensors, write_tensors
+from edgemem.models.checkpoints.checkpoint import read_tensors, write_tensors
 from edgemem.models.data import load_dataset
 from edgemem.models.networks import digits
-from edgemem.models.prototypes import Recipe
-from edgemem.models.prototypes.checkpoint import is_prototypes, load_prototypes
-from edgemem.models.prototypes.command import Choices, split_tasks, train_prototypes
+from edgemem.models.prototypes import TaskRecipe
+from edgemem.models.prototypes.prototype_checkpoint import is_prototypes, load_prototypes
+from edgemem.models.prototypes.train_command import TaskChoices, split_tasks, train_prototypes
 
 TARGET = "edgemem.models.networks:digits"
 DIGITS = ("--model", TARGET)
@@ -27,7 +27,7 @@ COMMAND = Path(sys.executable).with_name("edgemem")
 FAST = (
     "--epochs", "6", "--batch-size", "16", "--prototype-rate", "0.2", "--threads", "1",
 )  # fmt: skip
-RECIPE = Recipe(epochs=2, batch_size=16)
+RECIPE = TaskRecipe(epochs=2, batch_size=16)
 
 
 def run(folder, *arguments):
@@ -103,7 +103,7 @@ class Interruption(Exception):
 
 
 def train(folder, out, report=lambda *_: None, recipe=RECIPE, **choices):
-    given = Choices(**{"classes_per_task": 2, **choices})
+    given = TaskChoices(**{"classes_per_task": 2, **choices})
     return train_prototypes(
         folder / "digits.pt", TARGET, [], given, folder / "all4.npz", None, out, recipe, report, 0
     )
@@ -207,7 +207,7 @@ def learnt(trained, tmp_path):
 
 @pytest.mark.parametrize("option", ["input_shape", "mean", "std", "head"])
 def test_what_a_file_of_prototypes_brings_cannot_be_given_again(folder, learnt, option):
-    choices = Choices(**{option: "1"})
+    choices = TaskChoices(**{option: "1"})
     with pytest.raises(InputError, match=rf"--{option.replace('_', '-')}: is in a\.safetensors"):
         train_prototypes(
             learnt, TARGET, [], choices, folder / "all.npz", None, learnt, RECIPE, print, 0
@@ -217,7 +217,7 @@ def test_what_a_file_of_prototypes_brings_cannot_be_given_again(folder, learnt, 
 def test_frames_of_known_classes_alone_are_refused(folder, learnt):
     with pytest.raises(InputError, match="--data: holds no class that is new"):
         train_prototypes(
-            learnt, TARGET, [], Choices(), folder / "all4.npz", None, learnt, RECIPE, print, 0
+            learnt, TARGET, [], TaskChoices(), folder / "all4.npz", None, learnt, RECIPE, print, 0
         )
 
 
