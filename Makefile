@@ -16,6 +16,7 @@
 #      bench-new-classes | bench-new-classes-quick |
 #      bench-average | bench-average-quick | bench-turns
 #             what README and docs claim
+# make docs   the site of docs/ in build/site, with the reference of Python and of the commands
 # make dist   wheel and sdist of the last commit, the same to the byte with the same tools
 
 PYTHON ?= python3
@@ -23,10 +24,11 @@ DEMO := .venv-demo
 TEST := .venv-test
 LITERT := .venv-litert
 NPU := .venv-npu
+DOCS := .venv-docs
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all test-benchmarks fuzz test-arm64 test-litert test-npu \
+.PHONY: demo docs test test-all test-benchmarks fuzz test-arm64 test-litert test-npu \
 	test-oldest test-newest dist torture torture-quick \
 	bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
@@ -53,12 +55,15 @@ test-all: test test-benchmarks
 test-benchmarks: $(TEST)/installed
 	$(TEST)/bin/pytest -n 2 --dist loadfile tests/benchmarks
 
+docs: $(DOCS)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+
 fuzz: $(TEST)/installed
 	PYTHONPATH=tests/fuzz $(TEST)/bin/python -m fuzzing --json build/fuzz/figures.json
 
 torture: $(TEST)/installed
 	OMP_NUM_THREADS=1 $(TEST)/bin/python tests/torture/run.py --json results/torture.json \
-		--plot docs/reliability.png
+		--plot docs/benchmarks/images/reliability.png
 
 torture-quick: $(TEST)/installed
 	OMP_NUM_THREADS=1 $(TEST)/bin/python tests/torture/run.py --quick --json results/torture.json
@@ -110,19 +115,19 @@ bench-method-memory: $(TEST)/installed
 	$(TEST)/bin/python -m benchmarks.cost.method_memory
 
 bench-adaptation: $(TEST)/installed
-	$(TEST)/bin/python -m benchmarks.adaptation --out docs
+	$(TEST)/bin/python -m benchmarks.adaptation --out docs/benchmarks
 
 bench-adaptation-quick: $(TEST)/installed
 	$(TEST)/bin/python -m benchmarks.adaptation --quick
 
 bench-class-incremental: $(TEST)/installed
-	$(TEST)/bin/python -m benchmarks.class_incremental --out docs
+	$(TEST)/bin/python -m benchmarks.class_incremental --out docs/benchmarks
 
 bench-class-incremental-quick: $(TEST)/installed
 	$(TEST)/bin/python -m benchmarks.class_incremental --quick
 
 bench-new-classes: $(TEST)/installed
-	$(TEST)/bin/python -m benchmarks.new_classes --out docs
+	$(TEST)/bin/python -m benchmarks.new_classes --out docs/benchmarks
 
 bench-new-classes-quick: $(TEST)/installed
 	$(TEST)/bin/python -m benchmarks.new_classes --quick
@@ -162,6 +167,12 @@ $(TEST)/installed: pyproject.toml constraints.txt
 	$(TEST)/bin/python $(INSTALL) --editable '.[dev]'
 	touch $@
 
+$(DOCS)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python $(INSTALL) 'setuptools>=77'
+	$(DOCS)/bin/python $(INSTALL) --editable '.[docs]'
+	touch $@
+
 $(LITERT)/installed: pyproject.toml tests/targets/constraints-litert.txt
 	$(PYTHON) -m venv $(LITERT)
 	$(LITERT)/bin/python -m pip install --quiet 'setuptools>=77'
@@ -176,4 +187,4 @@ $(NPU)/installed: pyproject.toml tests/targets/constraints-npu.txt
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) .venv-oldest .venv-newest $(LITERT) $(NPU) build dist results *.egg-info
+	rm -rf $(DEMO) $(TEST) $(DOCS) .venv-oldest .venv-newest $(LITERT) $(NPU) build dist results *.egg-info

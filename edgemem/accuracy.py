@@ -1,7 +1,7 @@
 """How well a sequence of tasks was learnt and kept: one matrix, and the published figures of it.
 
-`values[i, j]` is the accuracy on task j after learning task i, from 0 to 1, with tasks counted from 0.
-Figures differ between papers under one name, so each is here under a name of its own.
+`values[i, j]` is the accuracy on task j after learning task i, from 0 to 1, with tasks counted from
+0. Figures differ between papers under one name, so each is here under a name of its own.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ Figure = float | None
 class AccuracyMatrix:
     """Accuracies of a sequence of tasks.
 
-    values: float64 [tasks, tasks], from 0 to 1, NaN where nothing was measured; that is allowed above
-    the diagonal only, for tasks not learnt yet. untrained: float64 [tasks], of a model that has
-    learnt nothing, or None.
+    Attributes:
+        values: float64 [tasks, tasks], from 0 to 1, NaN where nothing was measured; that is allowed
+            above the diagonal only, for tasks not learnt yet.
+        untrained: float64 [tasks], of a model that has learnt nothing, or None.
 
     Raises:
         InputError: other shapes, values out of range, or missing ones up to the diagonal.
@@ -94,15 +95,18 @@ def average_accuracy(matrix: AccuracyMatrix) -> float:
 
 
 def average_incremental_accuracy(matrix: AccuracyMatrix) -> float:
-    """Mean over tasks i of the mean accuracy on the tasks up to i: 1/T sum_i 1/i sum_{j<=i} a[i, j]."""
+    """Mean over tasks i of the mean accuracy on tasks up to i.
+
+    1/T sum_i 1/i sum_{j<=i} a[i, j].
+    """
     return float(np.mean([row[: i + 1].mean() for i, row in enumerate(matrix.values)]))
 
 
 def forgetting_from_earlier_best(matrix: AccuracyMatrix) -> Figure:
     """1/(T-1) sum_{j<T} (max_{l<T} a[l, j] - a[T, j]): Chaudhry et al., ECCV 2018, equation 3.
 
-    The last row is not among the best, so it is negative where the last task helped all others. Rows
-    from before task j was learnt count where they were measured. None with one task.
+    The last row is not among the best, so it is negative where the last task helped all others.
+    Rows from before task j was learnt count where they were measured. None with one task.
     """
     if matrix.tasks < 2:
         return None
@@ -113,8 +117,8 @@ def forgetting_from_earlier_best(matrix: AccuracyMatrix) -> Figure:
 def forgetting_from_best(matrix: AccuracyMatrix) -> Figure:
     """1/(T-1) sum_{j<T} (max_l a[l, j] - a[T, j]) with the last row among the best: never negative.
 
-    As in the code of Mammoth, PyCIL and PRD (PRD's also looks at evaluations within tasks). None with
-    one task.
+    As in the code of Mammoth, PyCIL and PRD (PRD's also looks at evaluations within tasks). None
+    with one task.
     """
     if matrix.tasks < 2:
         return None
@@ -132,7 +136,10 @@ def forgetting_since_learnt(matrix: AccuracyMatrix) -> Figure:
 
 
 def backward_transfer(matrix: AccuracyMatrix) -> Figure:
-    """1/(T-1) sum_{j<T} (a[T, j] - a[j, j]): Lopez-Paz & Ranzato, NeurIPS 2017. None with one task."""
+    """1/(T-1) sum_{j<T} (a[T, j] - a[j, j]): Lopez-Paz & Ranzato, NeurIPS 2017.
+
+    None with one task.
+    """
     if matrix.tasks < 2:
         return None
     learnt = np.diagonal(matrix.values)[:-1]

@@ -100,15 +100,15 @@ class Block(Mapping[str, Array]):
 class ArraySpec:
     """Name, shape, dtype and zero value of one array.
 
-    The zero value fills the array that leaves the frozen model as it is. root_share: part of what
-    contexts learn that goes to the root, from 0 (the array belongs to its context alone) to 1.
+    The zero value fills the array that leaves the frozen model as it is. learns: whether steps
+    follow a gradient in it; else it remembers what frames were like.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     zero: float = 0.0
-    root_share: float = 0.0
+    learns: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -187,8 +187,10 @@ class BlockSpec:
 
 
 def is_sound(arrays: Mapping[str, Array]) -> bool:
-    """Whether these are values of a block: neither NaN nor an infinity, nor so large that the sum
-    of a few blocks might become one."""
+    """Whether these are values of a block: neither NaN nor infinite, nor too large.
+
+    Too large are those of which the sum of a few blocks might become infinite.
+    """
     # NaN is neither above nor below anything.
     return all(
         float(array.max()) <= LARGEST_VALUE and float(array.min()) >= -LARGEST_VALUE

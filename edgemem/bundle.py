@@ -28,8 +28,9 @@ LEFT_BY_OTHERS = ("readme.md", "thumbs.db", "desktop.ini")
 class Bundle:
     """A verified bundle.
 
-    identity: SHA-256 of the manifest, which holds the hashes of all other files.
-    generic: the block as exported; it belongs to no context and is always there.
+    Attributes:
+        identity: SHA-256 of the manifest, which holds the hashes of all other files.
+        generic: the block as exported; it belongs to no context and is always there.
     """
 
     path: Path
@@ -55,8 +56,8 @@ class Bundle:
 def open_bundle(path: Path | str) -> Bundle:
     """Open a bundle after checking version, paths, sizes, hashes and the generic block.
 
-    Levels of the bank are not hashed, see `check_levels`; a damaged row is noticed on its first use.
-    Files may be links, as in the cache of a model hub.
+    Levels of the bank are not hashed, see `check_levels`; a damaged row is noticed on its first
+    use. Files may be links, as in the cache of a model hub.
 
     Raises:
         BundleError: whatever is not as the manifest says, naming the file.
@@ -109,8 +110,10 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """Files of a bundle, and links to folders; without what hubs and file managers leave there,
-    which is never read."""
+    """Files of a bundle, and links to folders.
+
+    What hubs and file managers leave there is left out; it is never read.
+    """
 
     def refuse(error: OSError) -> None:
         raise error
@@ -129,6 +132,7 @@ def check_levels(
     """Hash every level of the shipped bank; reads all of it.
 
     Args:
+        bundle: an opened one.
         progress: called before and after each level with its file, bytes done and of all.
 
     Raises:

@@ -28,8 +28,10 @@ class Files(Protocol):
         """All bytes of a file; raises BundleError where they are not what they should be."""
 
     def steady(self, path: Path) -> AbstractContextManager[None]:
-        """The file is what it should be when this begins, and still the same when it ends, so that
-        others may open it by its path in between; raises BundleError at either end."""
+        """The file is what it should be at the beginning, and still the same at the end.
+
+        So others may open it by its path in between. Raises BundleError at either end.
+        """
 
 
 class OwnFiles:
@@ -62,8 +64,11 @@ class KnownFiles:
 
     @contextmanager
     def steady(self, path: Path) -> Iterator[None]:
-        """The file has these bytes now, and whoever writes to it, or puts another in its place until
-        the end, is noticed: by the times that only the system sets."""
+        """The file has these bytes now; whoever alters it until the end is noticed.
+
+        By the times that only the system sets: of whoever writes to it, or puts another in its
+        place.
+        """
         record = self._record(path)
         with _explained(path), _opened(path) as file:
             before = _state(os.fstat(file.fileno()))

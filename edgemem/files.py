@@ -53,6 +53,8 @@ def write_file(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write a file as `new_file` does.
 
     Args:
+        path: of the file.
+        content: all of it.
         private: readable by its owner alone, for what was learnt on a device; else by all.
 
     Raises:
@@ -68,10 +70,13 @@ def write_file(path: Path, content: bytes, *, private: bool = False) -> None:
 
 @contextmanager
 def new_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
-    """Yield a file beside `path`, to write and read; it becomes `path` when the block ends without
-    error: flush, fsync, rename, fsync the folder. The old file stays until the end.
+    """Yield a file beside `path`, to write and read.
+
+    It becomes `path` when the block ends without error: flush, fsync, rename, fsync the folder. The
+    old file stays until the end.
 
     Args:
+        path: of the file.
         private: as in `write_file`.
 
     Raises:
@@ -102,8 +107,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     An existing folder at `path` is replaced only then; after an error nothing is left behind.
 
     Raises:
-        InputError: something else than a folder is there; the parent folder is missing, read-only or
-            full.
+        InputError: something else than a folder is there; the parent folder is missing, read-only
+            or full.
     """
     import shutil
     import tempfile

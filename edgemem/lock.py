@@ -7,8 +7,8 @@ the file. So a process has one descriptor of each database, shared by all who ha
 closes it after the last of their connections.
 
 A file beside the database, `NAME-lock`, says which process it is, for the error that others get.
-Elsewhere than on Linux both kinds of locks may be one, so there the lock is held on that file. Whoever
-removes it can become a second owner there; commits are numbered, so that this is noticed.
+Elsewhere than on Linux both kinds of locks may be one, so there the lock is held on that file.
+Whoever removes it can become a second owner there; commits are numbered, so that this is noticed.
 
 A fork is no owner: the lock stays with the process that took it.
 """
@@ -83,8 +83,9 @@ _of_parent: set[tuple[int, int]] = set()
 
 
 class Handle:
-    """A share in this process's descriptor of a database; elsewhere than on Linux of its lock, for
-    those who write.
+    """A share in this process's descriptor of a database.
+
+    Elsewhere than on Linux: of its lock, for those who write.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,6 +1,6 @@
 """The manifest of a bundle: what `manifest.json` holds.
 
-The byte-level format is docs/bundle-format.md.
+The byte-level format is docs/formats/bundle.md.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ REMEDY = "Export the bundle again or get a fresh copy"
 class FrameSpec:
     """The frames a bundle takes: [n, *shape] float32, or uint8 to be divided by `uint8_scale`.
 
-    batch: frames in one adaptation step. companions: whether the prediction of a frame depends on
-    the frames beside it (batch statistics), so that short calls are filled with recent frames;
-    known_companions: how many are enough once the block remembers its context. source_range: what
-    values of source frames lie between, lowest and highest of each channel; None = not known.
+    Attributes:
+        batch: frames in one adaptation step.
+        companions: whether the prediction of a frame depends on the frames beside it (batch
+            statistics), so that short calls are filled with recent frames.
+        known_companions: how many are enough once the block remembers its context.
+        source_range: what values of source frames lie between, lowest and highest of each channel;
+            None = not known.
     """
 
     shape: tuple[int, ...]
@@ -34,8 +37,11 @@ class FrameSpec:
 
 @dataclass(frozen=True)
 class HyperParameter:
-    """A scalar input of the graphs. frozen: its value that, with the zero block, gives the
-    frozen model."""
+    """A scalar input of the graphs.
+
+    Attributes:
+        frozen: its value that, with the zero block, gives the frozen model.
+    """
 
     default: float
     frozen: float
@@ -53,9 +59,11 @@ class FileRecord:
 class Plan:
     """One way to run the adaptation step, with what it took when the bundle was written.
 
-    graph: its name under graphs. profile: settings of the engine, "latency" or "memory". bytes:
-    memory of graphs, weights and activations while predicting and adapting. milliseconds: of one
-    step there; only their ratios mean something elsewhere.
+    Attributes:
+        graph: its name under graphs.
+        profile: settings of the engine, "latency" or "memory".
+        bytes: memory of graphs, weights and activations while predicting and adapting.
+        milliseconds: of one step there; only their ratios mean something elsewhere.
     """
 
     name: str
@@ -79,9 +87,13 @@ CLOSED = -1e4  # logit of a class that is not there; half precision holds it
 class Binding:
     """One graph of a target: where it is, and how its tensors are called.
 
-    file: of the bundle. signature: its name within the file, where that holds several. inputs and
-    outputs: names by the graph contract, in the order of the file's own; empty where the file's
-    names are these.
+    Attributes:
+        file: of the bundle.
+        signature: its name within the file, where that holds several.
+        inputs: names by the graph contract, in the order of the file's own; empty where the file's
+            names are these.
+        outputs: names by the graph contract, in the order of the file's own; empty where the file's
+            names are these.
     """
 
     file: str
@@ -94,11 +106,14 @@ class Binding:
 class Teaching:
     """What `learn` can teach this bundle.
 
-    capacity: classes there is room for, the model's own included; logits have as many columns.
-    arrays: those of the block whose first axis is the class; a row of zeros is a class that was
-    never taught. root_share: part of what is taught of a class that the root takes at once, so that
-    every context knows it; the rest is the present context's. reads: ways to answer by name, each
-    with the hyper-parameters that make it so, the default first.
+    Attributes:
+        capacity: classes there is room for, the model's own included; logits have as many columns.
+        arrays: those of the block whose first axis is the class; a row of zeros is a class that was
+            never taught.
+        root_share: part of what is taught of a class that the root takes at once, so that every
+            context knows it; the rest is the present context's.
+        reads: ways to answer by name, each with the hyper-parameters that make it so, the default
+            first.
     """
 
     capacity: int
@@ -111,15 +126,19 @@ class Teaching:
 class Manifest:
     """Everything the runtime knows about a bundle before it opens a graph.
 
-    graphs: name -> file. targets: the same graphs for other engines, for one batch size: target ->
-    name -> binding. plans: ways to run the step, the fastest first; every one changes a block
-    in the same way. labels: class names in the order of the logits. key: size of the
-    context key. reference: file with outputs that every device must reproduce. source: file that
-    tells what keys of source data look like; None = contexts are not told apart. exported_from:
-    names and hashes of what the bundle was made from, the figures of its parity check, and what
-    tuning found; for people, never read by the runtime. adapt_when: the step runs on one batch in
-    so many, if the caller does not say otherwise. familiar: whether the frozen model answers frames
-    that are like the source's.
+    Attributes:
+        graphs: name -> file.
+        targets: the same graphs for other engines, for one batch size: target -> name -> binding.
+        plans: ways to run the step, the fastest first; every one changes a block in the same way.
+        labels: class names in the order of the logits.
+        key: size of the context key.
+        reference: file with outputs that every device must reproduce.
+        source: file that tells what keys of source data look like; None = contexts are not told
+            apart.
+        exported_from: names and hashes of what the bundle was made from, the figures of its parity
+            check, and what tuning found; for people, never read by the runtime.
+        adapt_when: the step runs on one batch in so many, if the caller does not say otherwise.
+        familiar: whether the frozen model answers frames that are like the source's.
     """
 
     name: str

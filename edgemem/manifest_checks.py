@@ -1,4 +1,7 @@
-"""Relations between the values of a manifest, before a file is read or memory reserved from them."""
+"""Relations between the values of a manifest.
+
+Checked before a file is read or memory reserved from them.
+"""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ def _block_spec(entries: Value) -> BlockSpec:
                 _shape(entry.field("shape")),
                 entry.field("dtype").choice(DTYPES),
                 entry.field("zero").single(),
-                entry.field("root_share").share(),
+                entry.field("learns").flag(),
             )
             for entry in entries.list(MOST_ARRAYS)
         )

@@ -30,8 +30,12 @@ PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of an array. start: of its values, in bytes from where the header begins.
-    columns: whether they are stored column by column."""
+    """What a file says of an array.
+
+    Attributes:
+        start: of its values, in bytes from where the header begins.
+        columns: whether they are stored column by column.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -159,7 +163,10 @@ def _fill(file: IO[bytes], values: NDArray[Any]) -> None:
 
 
 def _entries(path: Path) -> int:
-    """How many names the end of a zip says that its list has. One that is damaged may hide others."""
+    """How many names the end of a zip says that its list has.
+
+    One that is damaged may hide others.
+    """
     with path.open("rb") as file:
         file.seek(-22, 2)  # the record at the end; numpy writes no comment behind it
         record = file.read()

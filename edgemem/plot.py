@@ -97,8 +97,8 @@ def plot_errors(
     """Draw the rolling error of several methods over a stream, contexts shaded and named.
 
     With used and drift (per frame, as in a report), a second panel shows the drift and, as a strip
-    of colours, which context the runtime took: the same colour is the same block. rails: guard rails
-    that fired, by frame and kind, as marks along the bottom.
+    of colours, which context the runtime took: the same colour is the same block. rails: guard
+    rails that fired, by frame and kind, as marks along the bottom.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

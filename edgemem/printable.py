@@ -23,7 +23,10 @@ def printable(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as Python writes it, for the message of an error: harmless, and no longer than that."""
+    """A value as Python writes it, for the message of an error.
+
+    Harmless, and no longer than that.
+    """
     try:
         text = printable(repr(value))
     except Exception:  # noqa: BLE001 - whatever a value does when it is asked for its text

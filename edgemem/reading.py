@@ -1,4 +1,7 @@
-"""Files that others wrote, looked at before they are opened: plain, and no larger than they may be."""
+"""Files that others wrote, looked at before they are opened.
+
+They are plain, and no larger than they may be.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ SEEDS = 1 << 32
 class Reference:
     """What a bundle says about its reference frames.
 
-    logits: [batch, classes] float32 by `OUTPUTS`. parameters: hyper-parameters as they were then.
+    Attributes:
+        logits: [batch, classes] float32 by `OUTPUTS`.
+        parameters: hyper-parameters as they were then.
     """
 
     seed: int

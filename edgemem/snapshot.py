@@ -9,8 +9,12 @@ from edgemem.block import Arrays
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one commit holds. counters: plain numbers by name. damage: what of it, or of later ones,
-    is lost, in words."""
+    """What one commit holds.
+
+    Attributes:
+        counters: plain numbers by name.
+        damage: what of it, or of later ones, is lost, in words.
+    """
 
     arrays: Arrays
     counters: dict[str, int]

@@ -1,10 +1,10 @@
 """State: what changes on the device, in one SQLite file that survives a power cut.
 
-A snapshot is one row: counters, and the hashes of its parts. A part is a group of arrays (the block,
-the optimiser's slots, recent frames) as safetensors bytes, in a row of its own that snapshots share:
-what has not changed is not written again. Written blocks are rows of another table
-(`edgemem.bank.written`). Whatever is written in one transaction is there after a power cut as a whole
-or not at all. The newest intact version wins.
+A snapshot is one row: counters, and the hashes of its parts. A part is a group of arrays (the
+block, the optimiser's slots, recent frames) as safetensors bytes, in a row of its own that
+snapshots share: what has not changed is not written again. Written blocks are rows of another table
+(`edgemem.bank.written`). Whatever is written in one transaction is there after a power cut as a
+whole or not at all. The newest intact version wins.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class State(StateFile):
     """
 
     def read(self) -> Snapshot | None:
-        """The newest intact snapshot, which names newer ones that are damaged; None before the first
-        commit.
+        """The newest intact snapshot; None before the first commit.
+
+        It names newer ones that are damaged.
 
         Raises:
             StateError: all are damaged; `snapshots` tells what is left of them.
@@ -51,8 +52,10 @@ class State(StateFile):
         return None
 
     def snapshots(self) -> Iterator[Snapshot]:
-        """What is left of every snapshot, newest first: the parts that are intact; damage names
-        the others. Without its row nothing is left of one."""
+        """What is left of every snapshot, newest first: the parts that are intact.
+
+        damage names the others. Without its row nothing is left of one.
+        """
         select = "SELECT version, counters, parts, sha256 FROM snapshot ORDER BY version DESC"
         rows = self._undamaged(select)
         if rows is not None and self._newest() not in (None, rows[0][0] if rows else 0):
@@ -66,8 +69,8 @@ class State(StateFile):
         Inside `transaction` it is committed with the rest, at the end.
 
         Raises:
-            StateError: as `transaction`; or a counter is no whole number from -1 (of the guard: from
-                -(2^53 - 1)) to 2^53 - 1.
+            StateError: as `transaction`; or a counter is no whole number from -1 (of the guard:
+                from -(2^53 - 1)) to 2^53 - 1.
         """
         contents = {name: pack(arrays) for name, arrays in _grouped(snapshot.arrays).items()}
         hashes = {name: _sha256(content) for name, content in contents.items()}
@@ -95,8 +98,11 @@ class State(StateFile):
             self.rows("INSERT OR REPLACE INTO about SELECT 'snapshot', max(version) FROM snapshot")
 
     def _newest(self) -> int | None:
-        """The version of the newest snapshot, noted apart from it: damage can hide a row without a
-        trace. None where it was never noted; -1 where damage took the note."""
+        """The version of the newest snapshot, noted apart from it.
+
+        Damage can hide a row without a trace. None where it was never noted; -1 where damage took
+        the note.
+        """
         found = self._undamaged("SELECT value FROM about WHERE name = 'snapshot'")
         try:
             return int(found[0][0]) if found else None
@@ -150,8 +156,10 @@ class State(StateFile):
             return None
 
     def _drop_parts(self, needed: Collection[str] = ()) -> set[str]:
-        """Delete parts that no snapshot has, nor is to have, and needed ones that are damaged; those
-        of the needed ones that are there."""
+        """Delete parts that no snapshot needs, and damaged ones; the needed ones that are there.
+
+        Needed are those that a snapshot has, or is to have.
+        """
         here = {digest for digest in needed if self._part(digest) is not None}
         kept = set(here)
         for (parts,) in self.rows("SELECT parts FROM snapshot"):

@@ -77,8 +77,10 @@ class CommitNumbers:
             self._promise_it(number)
 
     def keep(self) -> None:
-        """All commits are in the database itself: nothing is left to be promised. What was lost
-        is told until there is another commit."""
+        """All commits are in the database itself: nothing is left to be promised.
+
+        What was lost is told until there is another commit.
+        """
         if self._promise and self.newest().number >= self._least:
             with suppress(OSError):  # what stays promises no more than there is
                 self._file.unlink(missing_ok=True)

@@ -35,8 +35,10 @@ _ROUND = 10_000  # steps of SQLite's machine
 
 
 class StepLimit:
-    """Ends a statement on the file at a path that takes too many steps. endless: whether it did.
-    raised: what a signal handler raised meanwhile, which Python drops."""
+    """Ends a statement on the file at a path that takes too many steps.
+
+    endless: whether it did. raised: what a signal handler raised meanwhile, which Python drops.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -48,8 +50,10 @@ class StepLimit:
         self.raised: BaseException | None = None
 
     def round(self) -> bool:
-        """Whether to end the statement: rows are bytes, and no row takes more steps than it has
-        bytes. Holes of the file count nothing."""
+        """Whether to end the statement: no row takes more steps than it has bytes.
+
+        Holes of the file count nothing.
+        """
         try:
             self._rounds += 1
             if self._rounds > 20:

@@ -1,4 +1,7 @@
-"""The door of a state file: where its path leads, who may enter, and what is made if it is missing."""
+"""The door of a state file.
+
+Where its path leads, who may enter, and what is made if it is missing.
+"""
 
 from __future__ import annotations
 

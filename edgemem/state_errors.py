@@ -1,4 +1,7 @@
-"""What went wrong with a state file, in words: one error for all that SQLite and the system raise."""
+"""What went wrong with a state file, in words.
+
+One error for all that SQLite and the system raise.
+"""
 
 from __future__ import annotations
 

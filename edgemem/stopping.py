@@ -5,8 +5,9 @@
             with stop.later():
                 runtime.step(frames)
 
-A signal ends the program where it is, or, inside `later`, at the end of that: with KeyboardInterrupt
-(exit code 130) or SystemExit (exit code 143). Then the runtime is closed, which commits.
+A signal ends the program where it is, or, inside `later`, at the end of that: with
+KeyboardInterrupt (exit code 130) or SystemExit (exit code 143). Then the runtime is closed, which
+commits.
 """
 
 from __future__ import annotations

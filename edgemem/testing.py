@@ -1,11 +1,12 @@
 """For tests of what uses a runtime: backends that answer as told, and a look at what was learnt.
 
+from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.testing import WatchedBackend, open_with, session_of
 
-backend = WatchedBackend(open_backend(open_bundle(path), "cpu"))
+backend = WatchedBackend(OnnxRuntimeBackend())
 with open_with(path, backend) as runtime:
     runtime.step(frames)
-    assert [call.graph for call in backend.calls] == ["key", "adapt"]
+    assert "adapt" in [call.graph for call in backend.calls]
     assert session_of(runtime).block.is_finite()
 """
 
@@ -36,8 +37,10 @@ Answer = Mapping[str, float]
 def open_with(
     bundle: Path | str, backend: Backend, state: Path | str | None = None, **options: Any
 ) -> Runtime:
-    """Open a bundle with a backend of your own. options: those of `Runtime`; otherwise as
-    `edgemem.open`, and with its errors."""
+    """Open a bundle with a backend of your own.
+
+    options: those of `Runtime`; otherwise as `edgemem.open`, and with its errors.
+    """
     opened = open_bundle(bundle)
     kept = None if state is None else State(state, opened.identity)
     try:
@@ -76,8 +79,9 @@ def put_session(runtime: Runtime, session: Session) -> None:
 
 
 def batch_of(runtime: Runtime, frames: Array) -> Batch:
-    """Frames as the runtime takes them, to ask its graphs about under any block; they are not noted
-    as frames that came in.
+    """Frames as the runtime takes them, to ask its graphs about under any block.
+
+    They are not noted as frames that came in.
 
     Raises:
         InputError: frames that do not fit the bundle.
@@ -87,8 +91,10 @@ def batch_of(runtime: Runtime, frames: Array) -> Batch:
 
 
 def wait_for_step(runtime: Runtime) -> None:
-    """Until the step in the background has finished, if one runs. The next call takes what it
-    learnt, or tells why it failed."""
+    """Until the step in the background has finished, if one runs.
+
+    The next call takes what it learnt, or tells why it failed.
+    """
     if (behind := runtime._keeper.behind) is not None:
         behind.wait()
 
@@ -118,8 +124,10 @@ class WatchedBackend:
         self.change, self._backend = change, backend
 
     def open(self, path: Path, binding: Binding | None = None) -> Graph:
-        """A graph whose calls are noted under its file's name without suffix; or its own, where the
-        file holds several."""
+        """A graph whose calls are noted under its file's name without suffix.
+
+        Where the file holds several graphs, under the graph's own.
+        """
         name = "" if binding is None else binding.signature
         name = name or path.name.split(".")[0]
         self.opened[name] = self._backend.open(path, binding)
@@ -139,8 +147,10 @@ class _WatchedGraph:
 
 
 class ScriptedBackend:
-    """Graphs without a network: `adapt` adds to every array what the script says; `predict` answers
-    with the mean of the block's first array.
+    """Graphs without a network.
+
+    `adapt` adds to every array what the script says; `predict` answers with the mean of the block's
+    first array.
 
     Args:
         manifest: of the bundle that is opened with it.

@@ -41,7 +41,11 @@ def read_json(
     deep, a key twice in one object, NaN, infinities, and numbers of more than 40 characters.
 
     Args:
-        thing, error, remedy: of what is raised, here and by the values.
+        content: all bytes of the document.
+        thing: name of the document, for errors.
+        error: what is raised, here and by the values.
+        remedy: what to do about it.
+        most_bytes: that a document may have.
 
     Raises:
         error: the document is refused.

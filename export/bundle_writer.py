@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,6 @@ GENERIC = "bank/generic.safetensors"
 REFERENCE = "reference.safetensors"
 SOURCE = "source.safetensors"
 TAUGHT_SHARE = 0.5  # of what is taught in one context, for all contexts at once
-ROOT_SHARE = 1.0  # of what is learnt, over contexts; what is remembered belongs to its context
 
 
 def export_bundle(
@@ -160,9 +159,7 @@ def _export(
             (folder / SOURCE).write_bytes(pack(keys.arrays()))
         (folder / REFERENCE).write_bytes(pack(reference))
         origin = _origin(model, choices, objective, parity, source) | {"targets": reports}
-        block = _spec(
-            _named("block", functions["adapt"]), dict.fromkeys(model.learned(), ROOT_SHARE)
-        )
+        block = _spec(_named("block", functions["adapt"]), model.learned())
         manifest = _manifest(path, folder, tuple(plans), functions, block, frames, choices, origin)
         manifest = replace(
             manifest, targets=elsewhere.bindings(), teaching=_teaching(model, reading)
@@ -259,17 +256,14 @@ def _named(prefix: str, function: Function) -> dict[str, torch.Tensor]:
     return {n.removeprefix(start): v for n, v in function.inputs.items() if n.startswith(start)}
 
 
-def _spec(
-    arrays: dict[str, torch.Tensor], root_shares: Mapping[str, float] | None = None
-) -> BlockSpec:
-    shares = root_shares or {}
+def _spec(arrays: dict[str, torch.Tensor], learned: Collection[str] = ()) -> BlockSpec:
     return BlockSpec(
         tuple(
             ArraySpec(
                 name,
                 tuple(value.shape),
                 str(value.dtype).removeprefix("torch."),
-                root_share=shares.get(name, 0.0),
+                learns=name in learned,
             )
             for name, value in arrays.items()
         )

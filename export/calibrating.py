@@ -30,8 +30,10 @@ def calibrated(
     choices: Choices,
     report: Callable[[str], None],
 ) -> Manifest:
-    """The manifest of a written bundle, with what its source frames say: whether the frozen model
-    answers frames like these, and, unless the user chose one, the learning rate that they allow.
+    """The manifest of a written bundle, with what its source frames say.
+
+    Whether the frozen model answers frames like these, and, unless the user chose one, the learning
+    rate that they allow.
 
     It stays as it is where the model knows too few of them.
     """

@@ -44,19 +44,25 @@ UNCALIBRATED, ENOUGH = 0.1, 16
 class Choices:
     """What is fixed at export.
 
-    batch: frames in one adaptation step. gradient: "meta", where the frozen parts are constants in
-    the backward pass (little dearer than inference), or "full", through them. learn: "all", or
-    scales and shifts of "norms" alone; the convolutions of meta networks are constants then, which
-    engines run faster. objective and optimizer: a name, or your own. The defaults are what does best
-    over the protocols of `benchmarks/adaptation`; "meta", "all" and "ecotta" are cheaper and gain less.
-    learning_rate: default of `hp.learning_rate`; None = the largest that source frames of the warm-up
-    allow (`calibrating`); a small one without two batches of them. hyper_parameters: other
-    defaults by name. labels: class names in the order of the logits; None = those of the model.
-    targets: other engines that get graphs of their own, see `targets.EXPORTS`; onnx is always there.
-    max_classes: room for so many classes, the model's own included, so that a device can be taught
-    new ones (`learn`); None = none can be taught.
-    int8: source frames [n, ...] (uint8 or float32) with which frozen kernels are quantised in ONNX
-    graphs; None = they stay in full precision.
+    Attributes:
+        batch: frames in one adaptation step.
+        gradient: "meta", where the frozen parts are constants in the backward pass (little dearer
+            than inference), or "full", through them.
+        learn: "all", or scales and shifts of "norms" alone; the convolutions of meta networks are
+            constants then, which engines run faster.
+        objective: a name, or your own. The defaults are what does best over the protocols of
+            `benchmarks/adaptation`; "meta", "all" and "ecotta" are cheaper and gain less.
+        optimizer: a name, or your own.
+        learning_rate: default of `hp.learning_rate`; None = the largest that source frames of the
+            warm-up allow (`calibrating`); a small one without two batches of them.
+        hyper_parameters: other defaults by name.
+        labels: class names in the order of the logits; None = those of the model.
+        targets: other engines that get graphs of their own, see `targets.EXPORTS`; onnx is always
+            there.
+        max_classes: room for so many classes, the model's own included, so that a device can be
+            taught new ones (`learn`); None = none can be taught.
+        int8: source frames [n, ...] (uint8 or float32) with which frozen kernels are quantised in
+            ONNX graphs; None = they stay in full precision.
     """
 
     batch: int = 16
@@ -108,8 +114,8 @@ def check_choices(model: AdaptiveModel, choices: Choices) -> None:
     if model.attachment.outputs in ("one logit", "one probability") and not model.warm:
         raise ExportError(
             "model",
-            "has a single output, and was not warmed up: nobody has compared what it says about two "
-            "classes with labels",
+            "has a single output, and was not warmed up: nobody has compared what it says about "
+            "two classes with labels",
             "Warm up with labelled source frames, or let the model return two logits: "
             "torch.cat([torch.zeros_like(z), z], 1)",
         )

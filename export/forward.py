@@ -23,8 +23,10 @@ Arrays = dict[str, Tensor]
 class Function:
     """A pure function with named inputs and outputs, ready to trace.
 
-    inputs: name -> example value, in order. outputs: names, in order.
-    dynamic_batch: whether x may hold any number of frames.
+    Attributes:
+        inputs: name -> example value, in order.
+        outputs: names, in order.
+        dynamic_batch: whether x may hold any number of frames.
     """
 
     inputs: Arrays
@@ -51,8 +53,11 @@ def predict_parameters(model: AdaptiveModel, batch: int) -> dict[str, float]:
 
 
 def share_of_full(known: Tensor, full: float) -> Tensor:
-    """Weight of the statistics of so many frames against that of a full batch, where the source
-    counts as `PRIOR_FRAMES` (BN-alpha, Schneider et al. 2020); exactly 1 from a full batch on."""
+    """Weight of the statistics of so many frames against that of a full batch.
+
+    The source counts as `PRIOR_FRAMES` (BN-alpha, Schneider et al. 2020); exactly 1 from a full
+    batch on.
+    """
     share = known * (full + PRIOR_FRAMES) / ((known + PRIOR_FRAMES) * full)
     return share.clamp(max=1.0)
 
@@ -92,8 +97,10 @@ def forward(
     present: Tensor | None = None,
     reading: Reading | None = None,
 ) -> tuple[Output, Tensor]:
-    """What a forward pass gives, its logits as they are read, and the features they come from (none
-    without a reading)."""
+    """What a forward pass gives: logits as they are read, and the features they come from.
+
+    No features without a reading.
+    """
     weight, shares = None, None if present is None else present / count
     if model.remembered():
         weight = remembered.batch_weight(count, block, hp)

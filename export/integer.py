@@ -1,4 +1,6 @@
-"""Frozen kernels in eight bits, by onnxruntime's own quantiser; what adapts stays in full precision.
+"""Frozen kernels in eight bits, by onnxruntime's own quantiser.
+
+What adapts stays in full precision.
 
 Only the forward convolutions of the frozen model are quantised: per channel, with ranges measured
 on source frames. The same ranges serve every graph, so `predict` and `adapt` still agree. Gradients
@@ -44,7 +46,8 @@ def quantized(
     """The same graphs with the frozen kernels of `predict` in eight bits.
 
     Args:
-        models: by name, "predict" among them. learned: kernels of meta networks, which stay.
+        models: by name, "predict" among them.
+        learned: kernels of meta networks, which stay.
         batches: inputs of `predict`, from source frames.
 
     Raises:
@@ -68,8 +71,12 @@ def rewritten(
     """Quantise the graphs of a folder in place; figures for people.
 
     Args:
-        models: the graphs of the folder by name, with their constants inside. frames: [n, ...]
-            float32, of the source, one batch at least.
+        folder: of the bundle.
+        models: the graphs of the folder by name, with their constants inside.
+        learned: kernels of meta networks, which stay.
+        predict: what the graph of that name computes.
+        frames: [n, ...] float32, of the source, one batch at least.
+        batch: frames of one run.
     """
     feeds = {name: value.detach().numpy() for name, value in predict.inputs.items()}
     batches = [feeds | {"x": frames[i : i + batch]} for i in range(0, len(frames), batch)]

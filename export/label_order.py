@@ -3,9 +3,9 @@
 What a device sees next is often what it sees now. The chain: a frame keeps the class of the frame
 before with some probability, or else draws it from the batch's class prior. Both are estimated from
 the batch's own predictions by rounds of expectation maximisation, so frames in random order, of all
-classes alike, are answered much as they would be one by one. Forward and backward messages as in Rabiner,
-Proc. IEEE 1989, section III, passed on by one frame a round instead of along the whole batch; the
-prior as in Saerens et al., Neural Computation 2002, equation 2.9.
+classes alike, are answered much as they would be one by one. Forward and backward messages as in
+Rabiner, Proc. IEEE 1989, section III, passed on by one frame a round instead of along the whole
+batch; the prior as in Saerens et al., Neural Computation 2002, equation 2.9.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The graph `learn`: a few labelled frames teach classes, new ones or the model's own.
 
-Prototype-sample relation distillation (Asadi et al., ICML 2023) on the device: a labelled frame adds
-its features to the prototype of its class, and one gradient step draws the features of labelled
-frames to their prototypes while those of all known classes keep their relation to the frames of the
-batch, as the frozen model and the prototypes so far have it. No frame is kept.
+Prototype-sample relation distillation (Asadi et al., ICML 2023) on the device: a labelled frame
+adds its features to the prototype of its class, and one gradient step draws the features of
+labelled frames to their prototypes while those of all known classes keep their relation to the
+frames of the batch, as the frozen model and the prototypes so far have it. No frame is kept.
 """
 
 from __future__ import annotations
@@ -132,8 +132,10 @@ def _relation_distance(
     present: Tensor,
     hp: Mapping[str, Tensor],
 ) -> Tensor:
-    """Mean over known classes of KL(relations before || after), both over the frames that are
-    there. Before: the frozen model's features and the prototypes so far."""
+    """Mean over known classes of KL(relations before || after), over frames that are there.
+
+    Before: the frozen model's features and the prototypes so far.
+    """
     with torch.no_grad(), features_of(reading.classifier) as seen:
         model.frozen_logits(x)
     before = reading.prototypes.embedded(seen[0])

@@ -13,8 +13,10 @@ COREML_LIST = "coreml_supported_mlprogram_ops.md"
 
 
 def partitions(paths: Mapping[str, Path]) -> dict[str, Any]:
-    """Of every graph: nodes, how many of them are supported, in how many partitions, and which
-    operators are not; for CoreML (ML programs) and NNAPI."""
+    """Of every graph: nodes, how many of them are supported, and which operators are not.
+
+    And in how many partitions; for CoreML (ML programs) and NNAPI.
+    """
     import onnx
     from onnxruntime.tools.mobile_helpers import usability_checker
 

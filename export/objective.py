@@ -17,8 +17,12 @@ ALIKE = 1e-3  # differences below it are rounding
 
 
 class Loss(NamedTuple):
-    """value: scalar to minimise. update: scalar bool, False = leave everything as it is.
-    stats: scalars to watch, by name."""
+    """value: scalar to minimise.
+
+    Attributes:
+        update: scalar bool, False = leave everything as it is.
+        stats: scalars to watch, by name.
+    """
 
     value: Tensor
     update: Tensor
@@ -29,9 +33,10 @@ class Loss(NamedTuple):
 class Objective:
     """A named loss, with the defaults of the hyper-parameters it reads.
 
-    exercise: hyper-parameters under which every batch leads to an update, for the parity check.
-    relation: whether prototypes shall keep their relation to the samples, too (`relation.py`).
-    learns: whether anything follows its gradient; if not, the step is a forward pass.
+    Attributes:
+        exercise: hyper-parameters under which every batch leads to an update, for the parity check.
+        relation: whether prototypes shall keep their relation to the samples, too (`relation.py`).
+        learns: whether anything follows its gradient; if not, the step is a forward pass.
     """
 
     name: str
@@ -131,8 +136,10 @@ def prototype_relation(classes: int) -> Objective:
 
 
 def statistics(classes: int) -> Objective:
-    """Nothing: a step without a backward pass, for processors that cannot run one. What the block
-    remembers still moves: moments of every norm and the class prior."""
+    """Nothing: a step without a backward pass, for processors that cannot run one.
+
+    What the block remembers still moves: moments of every norm and the class prior.
+    """
     return replace(tent(classes), name="statistics", learns=False)
 
 

@@ -13,8 +13,11 @@ Arrays = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """slots: block -> slots at zero, by name. update: (block, gradients, slots, hyper-parameters)
-    -> (next block, next slots)."""
+    """slots: block -> slots at zero, by name.
+
+    Attributes:
+        update: (block, gradients, slots, hyper-parameters) -> (next block, next slots).
+    """
 
     name: str
     hyper_parameters: dict[str, float]

@@ -36,17 +36,19 @@ Engine = Mapping[str, Call]  # by graph
 class Parity:
     """Largest differences, absolute, or relative to the largest value of an output above one.
 
-    frozen: zero block and source statistics against the model that was given, on reference frames
-    and, after a warm-up, on frames of its source (logits).
-    predict: `predict` against torch. first_step: every output of `adapt` but slots against torch.
-    slots: first step's optimiser slots (the gradient, for SGD), each relative to its own largest
-    value, however small; a wrong gradient can hide in the absolute figures.
-    batches: reference batches tried until every output had stayed within its limit on one. Where
-    some ReLU sits on its kink, the gradients before it are off by a jump in one of the two fp32
-    computations; large networks have such a ReLU somewhere in most batches. Outputs of a wrong
-    graph are off on all of them.
-    after_steps: block values after `steps` consecutive steps, of which `updated` changed it.
-    predict_equals_adapt: whether both graphs gave bit-equal logits.
+    Attributes:
+        frozen: zero block and source statistics against the model that was given, on reference
+            frames and, after a warm-up, on frames of its source (logits).
+        predict: `predict` against torch.
+        first_step: every output of `adapt` but slots against torch.
+        slots: first step's optimiser slots (the gradient, for SGD), each relative to its own
+            largest value, however small; a wrong gradient can hide in the absolute figures.
+        batches: reference batches tried until every output had stayed within its limit on one.
+            Where some ReLU sits on its kink, the gradients before it are off by a jump in one of
+            the two fp32 computations; large networks have such a ReLU somewhere in most batches.
+            Outputs of a wrong graph are off on all of them.
+        after_steps: block values after `steps` consecutive steps, of which `updated` changed it.
+        predict_equals_adapt: whether both graphs gave bit-equal logits.
     """
 
     frozen: float
@@ -98,8 +100,8 @@ def check_parity(
 ) -> tuple[Parity, Arrays]:
     """Compare written graphs with torch.
 
-    engine: runs `predict` and `adapt`. exercise: hyper-parameters under which a step surely updates.
-    Returns the figures, and torch's outputs for the reference file.
+    engine: runs `predict` and `adapt`. exercise: hyper-parameters under which a step surely
+    updates. Returns the figures, and torch's outputs for the reference file.
     """
     inputs = {name: value.clone() for name, value in adapt.inputs.items()}
     inputs |= {f"hp.{name}": torch.tensor(value) for name, value in exercise.items()}
@@ -289,8 +291,11 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def _slots(found: Arrays, expected: Arrays) -> dict[str, float]:
-    """Largest difference of every slot, relative to that slot; those of almost nothing but rounding
-    noise are relative to a small part of the largest slot of their kind."""
+    """Largest difference of every slot, relative to that slot.
+
+    Those of almost nothing but rounding noise are relative to a small part of the largest slot of
+    their kind.
+    """
     largest: dict[str, float] = {}
     sizes = {n: float(np.abs(v).max()) for n, v in expected.items() if n.startswith("next.opt.")}
     for name, size in sizes.items():
@@ -311,8 +316,10 @@ def _least(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, f
 
 
 def _difference(found: Array, expected: Array) -> float:
-    """Largest difference, relative to the largest expected value where that is above one; logits of
-    classes that are not there do not count for large."""
+    """Largest difference, relative to the largest expected value where that is above one.
+
+    Logits of classes that are not there do not count for large.
+    """
     if expected.size == 0:
         return 0.0
     if not (np.isfinite(found).all() and np.isfinite(expected).all()):

@@ -28,7 +28,10 @@ MODULE = "edgemem.runtime.plan_cost"
 
 
 def plan_graphs(step: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
-    """Graph name -> graph: the step as it is, and with activations computed again, if it has any."""
+    """Graph name -> graph of the step.
+
+    As it is, and with activations computed again, if it has any.
+    """
     graphs = {"adapt": step, "adapt_balanced": recompute(step, 2), "adapt_lean": recompute(step)}
     sizes = {name: len(graph.graph.node) for name, graph in graphs.items()}
     return {
@@ -42,7 +45,8 @@ def check_plans(folder: Path, graphs: list[str], inputs: Mapping[str, Tensor]) -
     """Run every graph of the step as it was written.
 
     Args:
-        folder: holds the graphs as files. graphs: names of those of the step, `adapt` first.
+        folder: holds the graphs as files.
+        graphs: names of those of the step, `adapt` first.
         inputs: of the step, by name.
 
     Raises:

@@ -92,8 +92,10 @@ class Reading:
         return torch.where(opened > 0, both, CLOSED)
 
     def seen(self, features: Tensor, probabilities: Tensor, block: Arrays) -> Tensor:
-        """What is seen of the model's own classes after one more batch: every frame counts for the
-        class it is taken for, as far as that is certain."""
+        """What is seen of the model's own classes after one more batch.
+
+        Every frame counts for the class it is taken for, as far as that is certain.
+        """
         top = probabilities.max(1, keepdim=True).values
         weights = torch.where(probabilities >= top, probabilities, 0.0)[:, : self.own]
         kept = (1.0 - weights.sum(0) / MOST_SEEN).clamp(min=0.0)

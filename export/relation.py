@@ -1,8 +1,8 @@
 """A regulariser: prototypes keep their relation to the samples of a batch.
 
 Prototype-sample relation distillation (Asadi et al., ICML 2023): how near each prototype is to the
-samples, compared among the samples, shall stay as the teacher has it. Here the teacher is the frozen
-model, and prototypes are the rows of its classifier, so that no labels are needed.
+samples, compared among the samples, shall stay as the teacher has it. Here the teacher is the
+frozen model, and prototypes are the rows of its classifier, so that no labels are needed.
 """
 
 from __future__ import annotations

@@ -79,8 +79,10 @@ def predict_function(
 
 
 def key_function(model: AdaptiveModel, frames: Tensor, *, static: bool = False) -> Function:
-    """x -> key; for any number of frames, or `static` as `predict_function`. Only the layers before
-    the key are left of the model."""
+    """From x to key; for any number of frames, or `static` as `predict_function`.
+
+    Only the layers before the key are left of the model.
+    """
     inputs = {"x": frames}
     if static:
         inputs[FILLED] = torch.tensor(float(frames.shape[0]))

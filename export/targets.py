@@ -1,4 +1,6 @@
-"""Graphs for other engines beside those for onnxruntime: each compared with torch, each with a report.
+"""Graphs for other engines beside those for onnxruntime.
+
+Each is compared with torch, each has a report.
 
 They are for one batch size, in operators that phones and NPUs have.
 """

@@ -64,8 +64,9 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
 
 
 def check_traceable(function: Function) -> None:
-    """The part of `to_onnx` that meets what a model does, in a fraction of the time, for a function
-    of one batch size.
+    """The part of `to_onnx` that meets what a model does, in a fraction of the time.
+
+    For a function of one batch size.
 
     Raises:
         ExportError: as `to_onnx`.

@@ -1,4 +1,7 @@
-"""What an export can still do where a step cannot be traced. Each way is tried before it is named."""
+"""What an export can still do where a step cannot be traced.
+
+Each way is tried before it is named.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +123,10 @@ def _bare(operator: str) -> str:
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, notes the operators that run, and the innermost module of `root` they run in."""
+    """While active, notes the operators that run, and where.
+
+    That is the innermost module of `root` they run in.
+    """
 
     def __init__(self, root: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

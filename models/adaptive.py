@@ -56,9 +56,13 @@ class Attachment:
 class Output(NamedTuple):
     """What one forward pass gives.
 
-    logits: [n, classes]. key: context key [k]. distances: per meta network, the mean absolute
-    difference between its output and the frozen output (R_k of EcoTTA, section 3.2). seen: per norm
-    that remembers statistics, its source variance and the moments of every frame.
+    Attributes:
+        logits: [n, classes].
+        key: context key [k].
+        distances: per meta network, the mean absolute difference between its output and the frozen
+            output (R_k of EcoTTA, section 3.2).
+        seen: per norm that remembers statistics, its source variance and the moments of every
+            frame.
     """
 
     logits: Tensor
@@ -302,7 +306,10 @@ class AdaptiveModel(nn.Module):
         return self
 
     def frozen_logits(self, x: Tensor) -> Tensor:
-        """What the frozen model returns by itself, as logits: no meta network, torch's batch norm."""
+        """What the frozen model returns by itself, as logits.
+
+        No meta network, torch's batch norm.
+        """
         self.settings.plain = True
         try:
             return self._logits(x)

@@ -1,4 +1,7 @@
-"""Checkpoints of adaptive models: all arrays, and what `attach` was told, in one safetensors file."""
+"""Checkpoints of adaptive models, in one safetensors file.
+
+All arrays, and what `attach` was told.
+"""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ def attach(
         model: any module that maps one tensor to logits [n, classes] (or to an object with
             `.logits`). With no parts, it must run at least one norm (BatchNorm, LayerNorm,
             GroupNorm or RMSNorm).
-        parts: dotted names or ranges (`layer3[0:3]`) of modules that take and return one
-            tensor [n, c], [n, c, t], [n, c, h, w] or [n, c, d, h, w], in any order. Empty: no meta networks.
+        parts: dotted names or ranges (`layer3[0:3]`) of modules that take and return one tensor [n,
+            c], [n, c, t], [n, c, h, w] or [n, c, d, h, w], in any order. Empty: no meta networks.
         example_input: frames [n, ...] float32, as the device will pass them.
         statistics: of all norms: "source", "batch", "mix" (the source counts as 16 frames),
             "remembered" (what the block remembers of its context, with its class prior), or a

@@ -17,8 +17,9 @@ SOME = 1024  # frames that moments of signals are taken from
 
 
 def augmentation(frames: Frames) -> Callable[[Tensor, Generator], Tensor]:
-    """What changes batches [n, c, ...] of such frames: pictures by appearance, signals by gain,
-    offset and noise.
+    """What changes batches [n, c, ...] of such frames.
+
+    Pictures by appearance, signals by gain, offset and noise.
 
     Pictures are uint8, or float32 within 0 to 1, of 1 or 3 channels; their shape alone would not
     tell, for a spectrogram has the same.
@@ -37,15 +38,19 @@ def _in_range(frames: Frames) -> bool:
 
 @dataclass(frozen=True)
 class Signals:
-    """Jitter of signals, in units of the source's own mean and deviation per channel [1, c, 1, ...], so
-    that it is the same wherever zero lies and whatever the unit is."""
+    """Jitter of signals, in units of the source's own mean and deviation per channel.
+
+    [1, c, 1, ...], so that it is the same wherever zero lies and whatever the unit is.
+    """
 
     mean: Tensor
     deviation: Tensor
 
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
-        """A gain of up to 40 % around the mean, an offset of up to 0.4 and noise of up to 0.1
-        deviations, on half of the frames."""
+        """A gain around the mean, an offset and noise, on half of the frames.
+
+        Gain of up to 40 %, offset of up to 0.4 and noise of up to 0.1 deviations.
+        """
         offset = 0.4 * (2 * torch.rand(_ones(x), generator=generator) - 1)
         level = 0.1 * torch.rand(_ones(x), generator=generator)
         noise = offset + level * torch.randn(x.shape, generator=generator)

@@ -71,8 +71,12 @@ def check_writable(out: Path) -> None:
 
 @dataclass(frozen=True)
 class Taken:
-    """Which weights of a file were taken. plain: whether the file holds nothing else. others: what
-    else there matches the model, too."""
+    """Which weights of a file were taken.
+
+    Attributes:
+        plain: whether the file holds nothing else.
+        others: what else there matches the model, too.
+    """
 
     name: str
     plain: bool
@@ -147,8 +151,8 @@ def _needs_code(path: Path, error: Exception) -> CheckpointError:
     if is_whole_model(path):
         return CheckpointError(
             str(path),
-            "is a whole model, pickled as an object, which needs code to be unpickled; running code "
-            "from a file is not safe",
+            "is a whole model, pickled as an object, which needs code to be unpickled; running "
+            "code from a file is not safe",
             remedy,
         )
     named = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -20,7 +20,10 @@ HEAD = 1 << 16
 LOOKED_AT = 1 << 22
 MOST_UNPACKED = 8  # times the size of the file: torch.save does not compress
 SAVE = "torch.save(model.state_dict(), 'weights.pt')"
-OTHER_FRAMEWORK = f"EdgeMem reads weights of torch models: where the torch model is, run {SAVE} and pass that file"
+OTHER_FRAMEWORK = (
+    "EdgeMem reads weights of torch models: where the torch model is, "
+    f"run {SAVE} and pass that file"
+)
 ORIGINAL = f"Pass the checkpoint that it was made from; if there is none, {SAVE} makes one"
 JOIN = (
     "Join them: state = {}; call state.update(safetensors.torch.load_file(shard)) for each, then "
@@ -42,8 +45,10 @@ BEGINNINGS = {
 
 
 def kind_of(path: Path) -> Kind:
-    """How a checkpoint is stored, whatever its name ends in; raises CheckpointError for a file that is
-    known to be something else, or that is not there."""
+    """How a checkpoint is stored, whatever its name ends in.
+
+    Raises CheckpointError for a file that is known to be something else, or that is not there.
+    """
     if path.is_dir():
         raise CheckpointError(
             str(path), "is a folder", "Name the file in it, such as model.safetensors"
@@ -84,8 +89,10 @@ def is_whole_model(path: Path) -> bool:
 
 
 def harmless() -> list[Any]:
-    """What training scripts keep beside weights, and what runs no code when it is unpickled: numbers
-    of numpy, paths, parsed arguments. With their names of numpy 1 and 2."""
+    """What training scripts keep beside weights, and what runs no code when unpickled.
+
+    Numbers of numpy, paths, parsed arguments. With their names of numpy 1 and 2.
+    """
     scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     functions = [
         (function, f"numpy.{core}.multiarray.{name}")

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def features_of(classifier: nn.Linear) -> Iterator[list[Tensor]]:
-    """While active, every forward pass adds the features [n, size] that the classifier was given."""
+    """While active, every forward pass adds the classifier's inputs.
+
+    They are features [n, size].
+    """
     seen: list[Tensor] = []
 
     def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -33,7 +33,11 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class AttachSettings:
-    """Options of `attach` as text; None = not given. norm_affine: None = what the step can train."""
+    """Options of `attach` as text; None = not given.
+
+    Attributes:
+        norm_affine: None = what the step can train.
+    """
 
     parts: str | None
     statistics: str | None = None
@@ -78,7 +82,10 @@ def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
 
 
 def set_threads(threads: int) -> None:
-    """Let torch use so many threads; 0 = its choice. Raises InputError where there are no such many."""
+    """Let torch use so many threads; 0 = its choice.
+
+    Raises InputError where there are no such many.
+    """
     if not 0 <= threads <= MOST_THREADS:
         raise InputError(
             f"--threads {shown(threads)}", "is out of range", f"Use 0 to {MOST_THREADS}"
@@ -189,8 +196,10 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
 def _class_names(
     model: AdaptiveModel, data: Path, names: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
-    """As given, or as the class folders are called; raises InputError if there are not as many as
-    the model has classes."""
+    """Names of classes, as given or as the class folders are called.
+
+    Raises InputError if there are not as many as the model has classes.
+    """
     classes, folders = model.classes, class_names(data)
     if names is not None and len(names) != classes:
         raise InputError(

@@ -29,8 +29,10 @@ def to_float(frames: Frames) -> Tensor:
 
 
 def class_names(path: Path) -> tuple[str, ...] | None:
-    """Names of the class folders of a data set, in alphabetical order, those without pictures, too;
-    None for a file. Hidden folders are none."""
+    """Names of the class folders of a data set, in alphabetical order; None for a file.
+
+    Those without pictures, too. Hidden folders are none.
+    """
     return tuple(folder.name for folder in _visible(path) if folder.is_dir()) or None
 
 

@@ -34,9 +34,11 @@ LARGEST_KERNEL = 127
 class Form:
     """Shape of the convolution in a meta network.
 
-    kernel_size: odd. bottleneck: 0 = one dense convolution; r = 1x1 down to out_channels/r,
-    k x k there, 1x1 up. groups: of the k x k convolution; 0 = depthwise (k x k per channel, then
-    1x1), which keeps wide layers light.
+    Attributes:
+        kernel_size: odd.
+        bottleneck: 0 = one dense convolution; r = 1x1 down to out_channels/r, k x k there, 1x1 up.
+        groups: of the k x k convolution; 0 = depthwise (k x k per channel, then 1x1), which keeps
+            wide layers light.
     """
 
     kernel_size: int = 3

@@ -64,7 +64,10 @@ def norm_call(
 
 
 def marks_of(layer: nn.Module) -> dict[int, bool]:
-    """Identities of a layer's tensors by which its calls are known -> whether it is a batch norm."""
+    """Identities of a layer's tensors -> whether it is a batch norm.
+
+    By these its calls are known.
+    """
     mean = dict(layer.named_buffers(recurse=False)).get("running_mean")
     if mean is not None:
         return {id(mean): True}
@@ -73,7 +76,9 @@ def marks_of(layer: nn.Module) -> dict[int, bool]:
 
 
 class AffinePair(nn.Module):
-    """Scale and shift of a norm that has no statistics of its source: LayerNorm, GroupNorm, RMSNorm.
+    """Scale and shift of a norm that has no statistics of its source.
+
+    LayerNorm, GroupNorm, RMSNorm.
 
     In the block they are differences to the frozen ones, as those of a FrozenNorm.
     """

@@ -1,4 +1,7 @@
-"""The norms of a frozen model, made ready to adapt: replaced, or kept and met where they are called."""
+"""The norms of a frozen model, made ready to adapt.
+
+They are replaced, or kept and met where they are called.
+"""
 
 from __future__ import annotations
 

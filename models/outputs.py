@@ -61,8 +61,8 @@ def logits_of(model: nn.Module, x: Tensor, outputs: Outputs) -> Tensor:
 def recognised(model: nn.Module, frames: Tensor) -> Outputs:
     """What kind of output a model has, by what it gives for frames [n, ...] as it takes them.
 
-    A linear layer at the end gives logits. Else the values tell, for these frames and for some noise
-    of many sizes, so that no logits lie between 0 and 1 by chance.
+    A linear layer at the end gives logits. Else the values tell, for these frames and for some
+    noise of many sizes, so that no logits lie between 0 and 1 by chance.
 
     Raises:
         AttachError: several sigmoids (multi-label), one class alone, or no [n, classes] at all.
@@ -75,8 +75,11 @@ def recognised(model: nn.Module, frames: Tensor) -> Outputs:
 
 
 def _of_linear_layer(model: nn.Module, frames: Tensor) -> int | None:
-    """Numbers of a row, where a linear layer made them; None where none did, or it cannot be told:
-    how an output was made is known with its gradient only, and some models bear none."""
+    """Numbers of a row, where a linear layer made them.
+
+    None where none did, or it cannot be told: how an output was made is known with its gradient
+    only, and some models bear none.
+    """
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of models that make numbers of what has a gradient
         try:
@@ -112,8 +115,8 @@ def _kind(y: Tensor) -> Outputs:
         raise AttachError(
             "model",
             f"returns {y.shape[1]} numbers between 0 and 1 that do not sum to one: independent "
-            "sigmoids of a multi-label model. EdgeMem adapts classifiers whose classes exclude each "
-            "other",
+            "sigmoids of a multi-label model. EdgeMem adapts classifiers whose classes exclude "
+            "each other",
             "Use a model with a softmax over classes",
         )
     return "logits"

@@ -80,9 +80,9 @@ def weighed(
 
     Its weight falls with its evenness, for chance and a network's mistakes tilt an even prior, too:
     where its entropy stands for the share e of all classes, it is `prior_weight` times 1 - e^32.
-    (An even one was seen at 0.98, a skewed one, blurred by mistakes, at 0.75 to 0.94.)
-    opened: [classes], 1 where there is such a class and 0 where there is only room; None = all.
-    own: the first so many are weighed; of classes just taught no batch has told how common they are.
+    (An even one was seen at 0.98, a skewed one, blurred by mistakes, at 0.75 to 0.94.) opened:
+    [classes], 1 where there is such a class and 0 where there is only room; None = all. own: the
+    first so many are weighed; of classes just taught no batch has told how common they are.
     """
     if opened is not None:
         added = _prior_of_opened(prior, hp["prior_weight"], opened)
@@ -124,6 +124,7 @@ def next_remembered(
         old: arrays by name, those of the norms under the names of their norms.
         seen: per norm, its source variance and the moments of every frame.
         logits: [n, classes], before the class prior: an estimate that fed on itself would drift.
+        hp: hyper-parameters by name, scalars.
         opened: as in `weighed`.
     """
     probabilities = torch.softmax(logits, 1)

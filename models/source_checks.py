@@ -72,8 +72,10 @@ def _check_scale(model: AdaptiveModel, x: Tensor) -> None:
 def _mistakes(
     model: AdaptiveModel, x: Tensor, given: Normalization | None
 ) -> list[tuple[str, float]]:
-    """What would undo each of the usual mistakes, and how strange the frames are then: tried, so
-    that a remedy is true."""
+    """What would undo each of the usual mistakes, and how strange the frames are then.
+
+    Tried, so that a remedy is true.
+    """
     found = []
     if given is not None:
         mean = tuple(v / BYTES for v in given.mean)
@@ -94,8 +96,10 @@ def _mistakes(
 
 
 def _strangeness(model: AdaptiveModel, x: Tensor, normalization: Normalization | None) -> float:
-    """How far frames lie from what the first norm knows: in deviations, or as a ratio of them; zero
-    where no layer of its own tells."""
+    """How far frames lie from what the first norm knows.
+
+    In deviations, or as a ratio of them; zero where no layer of its own tells.
+    """
     norm, seen, own = model.key_norm, list[Tensor](), model.attachment
     if norm is None:
         return 0.0

@@ -29,9 +29,15 @@ RIDGE = 1e-4  # keeps the map finite where two numbers of the key always agree
 
 @dataclass(frozen=True)
 class SourceKeys:
-    """mean: [k] float32. whitening: [k, k] float32, with distances as root mean squares: the
-    distance of two keys is the length of whitening @ (a - b). novelty: a distance. entropy: mean of
-    the frozen model's predictions in nats; entropy_deviation: over frames."""
+    """mean: [k] float32.
+
+    Attributes:
+        whitening: [k, k] float32, with distances as root mean squares: the distance of two keys is
+            the length of whitening @ (a - b).
+        novelty: a distance.
+        entropy: mean of the frozen model's predictions in nats.
+        entropy_deviation: over frames.
+    """
 
     mean: NDArray[np.float32]
     whitening: NDArray[np.float32]
@@ -47,8 +53,10 @@ class SourceKeys:
 def observe_source(
     model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64] | None = None, seed: int = 0
 ) -> None:
-    """Keep some source frames [n, ...] (uint8 or float32) in the model, with their labels [n] where
-    these are known; of more frames their moments, and how uncertain the frozen model is of them.
+    """Keep some source frames [n, ...] (uint8 or float32) in the model, and their labels [n].
+
+    Labels where these are known. Of more frames their moments are kept, and how uncertain the
+    frozen model is of them.
 
     No moments are kept where the model has no key.
     """

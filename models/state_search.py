@@ -24,9 +24,14 @@ WRAPPED = (("_orig_mod",), ("_orig_mod", "module"))
 
 @dataclass(frozen=True)
 class Found:
-    """A state dict that matches. where: the keys that lead to it. prefix: what its names began with.
-    left: how many tensors beside have other names. averaged: whether it is a mean over training, as
-    EMA and SWA keep them."""
+    """A state dict that matches.
+
+    Attributes:
+        where: the keys that lead to it.
+        prefix: what its names began with.
+        left: how many tensors beside have other names.
+        averaged: whether it is a mean over training, as EMA and SWA keep them.
+    """
 
     where: tuple[str, ...]
     prefix: str

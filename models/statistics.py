@@ -185,7 +185,9 @@ class FrozenNorm(MixedStatistics):
 
 
 class KeptNorm(FrozenNorm):
-    """A BatchNorm whose layer stays in the frozen model, for what it does besides; see `norm_calls`.
+    """A BatchNorm whose layer stays in the frozen model, for what it does besides.
+
+    See `norm_calls`.
 
     Its source arrays are the layer's, so they are not written a second time.
     """

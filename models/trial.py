@@ -26,7 +26,8 @@ SAME = 1e-3  # relative: above it, a value is another one
 class NormUse:
     """How one norm is used. runs: how often in a pass. within: only as a module.
 
-    rows: of its input for each frame, one frame after another; None where rows are not so.
+    Attributes:
+        rows: of its input for each frame, one frame after another; None where rows are not so.
     """
 
     layer: nn.Module
@@ -39,8 +40,12 @@ class NormUse:
 
 @dataclass(frozen=True)
 class Trial:
-    """norms: those on which the answer depends, in order of their first run. classifier: the
-    linear layer that answers, if there is one. rows: of the watched modules, as in `NormUse`."""
+    """norms: those on which the answer depends, in order of their first run.
+
+    Attributes:
+        classifier: the linear layer that answers, if there is one.
+        rows: of the watched modules, as in `NormUse`.
+    """
 
     norms: tuple[NormUse, ...]
     classifier: nn.Linear | None
@@ -165,8 +170,10 @@ def _needed(network: nn.Module, answer: Callable[[], Tensor], seen: Pass) -> set
 
 
 def _classifier(seen: Pass) -> nn.Linear | None:
-    """Of the linear layers that answer so many classes, once in a pass: the one whose output is the
-    answer, else the last one that ran."""
+    """Of the linear layers that answer so many classes, the one whose output is the answer.
+
+    Only those count that run once in a pass; where no output is the answer, the last one that ran.
+    """
     shape = seen.logits.shape
     layers = [layer for layer, _ in seen.linear]
     fitting = [(m, y) for m, y in seen.linear if y.shape == shape and layers.count(m) == 1]

@@ -85,10 +85,11 @@ def warm_up(
     """Train the meta networks of `model` in place; nothing else of it changes.
 
     It also keeps some source frames, and moments of more, from which export learns what source data
-    look like and which learning rate does no harm (`observe_source`), and where the features of each
-    class lie (`observe_classes`).
+    look like and which learning rate does no harm (`observe_source`), and where the features of
+    each class lie (`observe_classes`).
 
     Args:
+        model: from `attach`.
         frames: [n, c, ...]; uint8 is divided by 255.
         labels: [n] class indices.
         recipe: default Recipe().

@@ -17,8 +17,13 @@ from edgemem.models.norm_calls import DEFAULT_EPS, marks_of, norm_call
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one norm. within: by its own layer's forward, called as a module. gate: a factor
-    of what it gives, one; the answer has a slope in it where it depends on the norm."""
+    """One run of one norm.
+
+    Attributes:
+        within: by its own layer's forward, called as a module.
+        gate: a factor of what it gives, one; the answer has a slope in it where it depends on the
+            norm.
+    """
 
     layer: nn.Module
     of_batch: bool
@@ -30,8 +35,12 @@ class Run:
 
 @dataclass
 class Pass:
-    """What ran in one pass, in order. inputs: of the watched modules. linear: layers that answer
-    [n, classes], with their outputs."""
+    """What ran in one pass, in order.
+
+    Attributes:
+        inputs: of the watched modules.
+        linear: layers that answer [n, classes], with their outputs.
+    """
 
     runs: list[Run] = field(default_factory=list)
     inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
@@ -45,8 +54,10 @@ def watched_pass(
     watched: Iterable[nn.Module],
     silenced: int | None = None,
 ) -> Pass:
-    """One pass of a network. watched: modules whose inputs are kept. silenced: number of the run of
-    a norm that gives half of what it does.
+    """One pass of a network.
+
+    watched: modules whose inputs are kept. silenced: number of the run of a norm that gives half of
+    what it does.
 
     Raises:
         AttachError: a norm without source statistics.

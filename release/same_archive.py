@@ -1,4 +1,7 @@
-"""Rewrites a .tar.gz so that equal files give equal bytes: no times, owners or order of a machine."""
+"""Rewrites a .tar.gz so that equal files give equal bytes.
+
+No times, owners or order of a machine stay in it.
+"""
 
 import gzip
 import io

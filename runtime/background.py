@@ -19,8 +19,10 @@ NICENESS = 10
 
 @dataclass(frozen=True)
 class Learnt:
-    """A finished step. batch: its frames. block: the one it started from. outputs: of `adapt`.
-    seconds: that it took."""
+    """A finished step.
+
+    batch: its frames. block: the one it started from. outputs: of `adapt`. seconds: that it took.
+    """
 
     batch: Batch
     block: Block

@@ -89,8 +89,10 @@ class Batch:
 
 
 class _Part(Batch):
-    """Some frames of a batch. The frozen model answers each frame by itself, so whole and part have
-    the same answers of it."""
+    """Some frames of a batch.
+
+    The frozen model answers each frame by itself, so whole and part have the same answers of it.
+    """
 
     def __init__(self, whole: Batch, every: int) -> None:
         super().__init__(whole.frames[::every], whole._graphs, whole._parameters)

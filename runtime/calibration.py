@@ -34,8 +34,13 @@ Answers = dict[str, NDArray[np.bool_]]  # whether each is right, by segment
 
 @dataclass(frozen=True)
 class Trial:
-    """One rate beside no step, on the same frames. gain: in accuracy, mean over orders of labels;
-    deviation: of chance in it. orders: gain by order."""
+    """One rate beside no step, on the same frames.
+
+    Attributes:
+        gain: in accuracy, mean over orders of labels.
+        deviation: of chance in it.
+        orders: gain by order.
+    """
 
     rate: float
     gain: float
@@ -51,8 +56,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class AtHome:
-    """Accuracies on source frames in random order, of the frozen model and of the block without
-    steps."""
+    """Accuracies on source frames in random order.
+
+    Of the frozen model and of the block without steps.
+    """
 
     frozen: float
     without_steps: float
@@ -101,7 +108,11 @@ def calibrate(
     """Choose the learning rate of a bundle.
 
     Args:
-        source: labelled source frames. frames: of every shift, in each order of labels.
+        bundle: an opened one.
+        source: labelled source frames.
+        frames: of every shift, in each order of labels.
+        seed: of draws and shifts.
+        threads: of the engine; 0 = all cores.
         note: called after every trial.
 
     Raises:

@@ -24,8 +24,10 @@ Label = int | str
 class ClassInfo:
     """A class that a runtime predicts.
 
-    index: its number in `result.labels`, and its column in `result.logits`. frames: how many
-    labelled ones of it were given. own: whether it is one of the model's.
+    Attributes:
+        index: its number in `result.labels`, and its column in `result.logits`.
+        frames: how many labelled ones of it were given.
+        own: whether it is one of the model's.
     """
 
     index: int
@@ -38,9 +40,12 @@ class ClassInfo:
 class ClassTable:
     """Which classes are open, by number; a value, so that whoever changes one gets another.
 
-    own: the model's classes, which are the first. capacity: classes there is room for. names: by
-    number, the own ones included. frames: labelled ones by number, none where there were none.
-    taught: arrays of the block that labelled frames have changed.
+    Attributes:
+        own: the model's classes, which are the first.
+        capacity: classes there is room for.
+        names: by number, the own ones included.
+        frames: labelled ones by number, none where there were none.
+        taught: arrays of the block that labelled frames have changed.
     """
 
     own: tuple[str, ...]
@@ -132,8 +137,11 @@ class ClassTable:
         return replace(self, names={**self.names, number: name})
 
     def covering(self, rows: Array) -> ClassTable:
-        """With a name for each class that a block knows and the table does not: blocks that were
-        imported come without names. rows: of an array [capacity, ...], zero where not taught."""
+        """With a name for each class that a block knows and the table does not.
+
+        Blocks that were imported come without names. rows: of an array [capacity, ...], zero where
+        not taught.
+        """
         names = dict(self.names)
         for number in np.flatnonzero(rows.reshape(len(rows), -1).any(1)).tolist():
             if number not in names:

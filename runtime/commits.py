@@ -27,8 +27,8 @@ from edgemem.snapshot import Snapshot
 if TYPE_CHECKING:
     from edgemem.state import State
 
-# What a power cut may cost, whatever the context does: so many steps, and what was learnt in so many
-# seconds. This comes before the next rule.
+# What a power cut may cost, whatever the context does: so many steps, and what was learnt in so
+# many seconds. This comes before the next rule.
 MOST_STEPS, MOST_SECONDS = 64, 60.0
 # Flash wears out. On a change of context a commit comes at most so often in steps, and only if all
 # commits together stay below so many bytes per 1,000 frames.
@@ -40,8 +40,8 @@ UNSOUND = "the block held what cannot be committed; the last good one is back"
 class Commit:
     """What a commit is for. why: in words, for the provenance of blocks.
 
-    between: one that nobody asked for. It spares the flash: recent frames, the optimiser's slots and
-    the leaf of the present context are left out. After a power cut the ring is empty and the
+    between: one that nobody asked for. It spares the flash: recent frames, the optimiser's slots
+    and the leaf of the present context are left out. After a power cut the ring is empty and the
     optimiser starts afresh; nothing learnt is lost. clear: takes out of all blocks in the file what
     is to be forgotten. alone: delete all earlier snapshots. After either `scrub` must follow.
     """
@@ -80,15 +80,18 @@ class Commits:
         return "context change" if self.moved and fits and not waits else None
 
     def put_off(self, session: Session) -> None:
-        """The disk refuses: try again when as much as a power cut may cost has been learnt again."""
+        """The disk refuses: try again when as much as a power cut may cost has been learnt."""
         self.step, self._time = session.counters.steps, self.clock()
 
     def write(self, session: Session, recent: Frames, commit: Commit) -> tuple[Session, Events]:
-        """Commit, all or nothing; contexts are settled. What opening would refuse gives way to what
-        is sound, which is told, and is never written.
+        """Commit, all or nothing; contexts are settled.
+
+        What opening would refuse gives way to what is sound, which is told, and is never written.
 
         Args:
+            session: as it is.
             recent: the frames of the ring, oldest first.
+            commit: what it is for.
 
         Returns:
             The session as it is committed.
@@ -116,8 +119,10 @@ class Commits:
             self._state.scrub()
 
     def _is_writing(self) -> bool:
-        """Whether this call came in the midst of a commit. Only the stack knows: whatever else notes
-        it can be left behind by an interrupt."""
+        """Whether this call came in the midst of a commit.
+
+        Only the stack knows: whatever else notes it can be left behind by an interrupt.
+        """
         frame: FrameType | None = sys._getframe()
         while frame is not None:
             if frame.f_code is Commits._write.__code__ and frame.f_locals["self"] is self:

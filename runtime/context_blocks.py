@@ -1,8 +1,7 @@
 """Blocks of contexts: which one is in use, what it is the sum of, and where its changes go.
 
 The block in use is root + shipped rows + leaf. The root is slow, and shared by all contexts; the
-rows are what the bundle knows of contexts like this one; all that is learnt goes to the leaf. When
-a context is left, consolidation gives a part of that to the root.
+rows are what the bundle knows of contexts like this one; all that steps learn goes to the leaf.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import numpy as np
 
 from edgemem.block import Array, Block, is_finite
 from edgemem.manifest import Teaching
-from edgemem.runtime.consolidation import Probe, shared_part
 from edgemem.runtime.context_files import PREFIX, ContextFiles
 from edgemem.runtime.contexts import NONE, Contexts, drifting, elsewhere, follow
 from edgemem.runtime.kept_blocks import KeptBlocks
@@ -28,7 +26,7 @@ GENERIC = "generic"
 
 @dataclass(frozen=True, eq=False)
 class ContextBlocks:
-    """kept: root and leaves. arrived: the block with which the present visit began.
+    """kept: root and leaves.
 
     follows: whether contexts are told apart; else nothing of this changes but by teaching. policy:
     which contexts there are, and the present one. rows: of the present context. request: for those,
@@ -36,7 +34,6 @@ class ContextBlocks:
     """
 
     kept: KeptBlocks
-    arrived: Block
     follows: bool = True
     policy: Contexts = field(default_factory=Contexts)
     rows: Rows = NOTHING
@@ -45,7 +42,7 @@ class ContextBlocks:
     @classmethod
     def new(cls, root: Block, *, follows: bool) -> ContextBlocks:
         """No contexts yet."""
-        return cls(KeptBlocks(root), root, follows)
+        return cls(KeptBlocks(root), follows)
 
     @property
     def name(self) -> str:
@@ -70,8 +67,10 @@ class ContextBlocks:
 
     @property
     def drift(self) -> float | None:
-        """Distance of the last key from the present context; a source batch is about one from the
-        mean of the source. None where contexts are not told apart."""
+        """Distance of the last key from the present context; None without contexts.
+
+        A source batch is about one from the mean of the source.
+        """
         return self.policy.drift if self.follows else None
 
     def is_drifting(self, files: ContextFiles) -> bool:
@@ -93,22 +92,23 @@ class Arrival:
     events: Events = ()
 
 
-def arrive(
-    before: ContextBlocks, key: Array, block: Block, probe: Probe, files: ContextFiles
-) -> Arrival:
+def arrive(before: ContextBlocks, key: Array, block: Block, files: ContextFiles) -> Arrival:
     """Follow the key of a batch to the block of its context.
 
     Args:
-        block: the one in use. probe: judges a block by the frames of this batch.
+        before: the contexts as they were.
+        key: of the batch, finite.
+        block: the one in use.
+        files: where blocks and rows are read.
     """
     novelty = files.source.novelty
     policy = follow(before.policy, files.source.normal(key), novelty, CAPACITY)
     if policy.present == before.policy.present:
         stays = replace(before, policy=policy)
         return rows_arrived(stays, files) if before.reading else Arrival(stays)
-    left, kept, learnt = before.policy.present, before.kept, None
+    kept, left = before.kept, before.policy.present
     if left in policy.known and not before.reading:
-        learnt, kept = block - before.arrived, before.with_leaf_of(block).kept
+        kept = before.with_leaf_of(block).kept
     kept = kept.without(set(before.policy.known) - set(policy.known))
     new = policy.present not in before.policy.known
     if new:
@@ -116,21 +116,19 @@ def arrive(
     contexts = _asking(replace(before, policy=policy, kept=kept), files)
     told = Event(EventKind.CONTEXT, f"{contexts.name} is {'new' if new else 'back'}")
     found = rows_arrived(contexts, files)
-    contexts, events = found.contexts, (told, *found.events)
     arrived = found.block
-    if learnt is not None and not contexts.reading:
-        contexts, more = _consolidated(contexts, left, learnt, probe, files)
-        arrived, events = contexts.arrived, events + more
     if arrived is None:
         arrived = _with_taught(contexts, files.bundle.generic, files)
-    return Arrival(contexts, arrived, events)
+    return Arrival(found.contexts, arrived, (told, *found.events))
 
 
 def rows_arrived(
     contexts: ContextBlocks, files: ContextFiles, patience: float = PATIENCE
 ) -> Arrival:
-    """Go on with the block of the present context, if its shipped rows are there, or none are to
-    come. patience: seconds to wait for them."""
+    """Go on with the block of the present context, unless its shipped rows are still to come.
+
+    patience: seconds to wait for them.
+    """
     contexts, asked, events = _answered(contexts, patience)
     if contexts.reading:
         text = f"rows of {contexts.name} are on the way; generic block"
@@ -138,8 +136,8 @@ def rows_arrived(
     if asked:
         kept = contexts.kept.with_path(contexts.policy.present, contexts.rows.path)
         contexts = replace(contexts, kept=kept)
-    contexts, standing, more = _standing(contexts, files)
-    return Arrival(replace(contexts, arrived=standing), standing, events + more)
+    contexts, standing, more = standing_anew(contexts, files)
+    return Arrival(contexts, standing, events + more)
 
 
 def settle(contexts: ContextBlocks, files: ContextFiles) -> Arrival:
@@ -150,8 +148,7 @@ def settle(contexts: ContextBlocks, files: ContextFiles) -> Arrival:
 
 
 def glimpse(contexts: ContextBlocks, key: Array, noise: float, files: ContextFiles) -> Block | None:
-    """The block for a few frames with this key, where they are clearly not of the present context;
-    None where they may be.
+    """The block for a few frames that are clearly not of the present context; else None.
 
     noise: how many times as far as that of a full batch such a key scatters.
     """
@@ -168,9 +165,10 @@ def glimpse(contexts: ContextBlocks, key: Array, noise: float, files: ContextFil
 def fall_backs(
     contexts: ContextBlocks, without_steps: Block, taught: Block, files: ContextFiles
 ) -> Iterator[tuple[Block, ContextBlocks]]:
-    """Blocks for a present context whose own has failed, nearest first, each with the contexts in
-    which it is the context's own: the root gets nothing of what was learnt on the way there.
-    Nothing of other contexts is lost by any of them.
+    """Blocks for a present context whose own has failed, nearest first.
+
+    Each comes with the contexts in which it is the context's own: the root gets nothing of what was
+    learnt on the way there. Nothing of other contexts is lost by any of them.
 
     without_steps: the block in use without what steps have learnt.
     taught: arrays that labelled frames have changed, of the block in use; all of them get it.
@@ -204,15 +202,14 @@ def teach(contexts: ContextBlocks, change: Block, teaching: Teaching) -> Context
     told = change if rooted else change.part(teaching.arrays)
     part = {name: np.asarray(np.asarray(share, a.dtype) * a) for name, a in told.items()}
     kept = contexts.kept.with_root(contexts.root + part, "taught")
-    return replace(contexts, kept=kept, arrived=contexts.arrived + told)
+    return replace(contexts, kept=kept)
 
 
 def forget(contexts: ContextBlocks, cleared: Callable[[Block], Block]) -> ContextBlocks:
     """Without what was taught of a class, as far as it is in memory."""
     if not contexts.follows:
         return contexts
-    kept = contexts.kept.cleared(cleared)
-    return replace(contexts, kept=kept, arrived=cleared(contexts.arrived))
+    return replace(contexts, kept=contexts.kept.cleared(cleared))
 
 
 def started_again(contexts: ContextBlocks, root: Block, files: ContextFiles) -> ContextBlocks:
@@ -220,16 +217,13 @@ def started_again(contexts: ContextBlocks, root: Block, files: ContextFiles) -> 
     if not contexts.follows:
         return contexts
     kept = contexts.kept.started_again(contexts.policy.known, root, files.bundle.generic)
-    return ContextBlocks(kept, root, policy=Contexts(opened=contexts.policy.opened))
+    return ContextBlocks(kept, policy=Contexts(opened=contexts.policy.opened))
 
 
 def sound(contexts: ContextBlocks, files: ContextFiles) -> tuple[ContextBlocks, Events]:
     """Before a commit: what is no sound block, or no sound context, starts afresh."""
     kept, events = files.sound(contexts.kept)
     contexts = replace(contexts, kept=kept)
-    if not contexts.arrived.is_sound():
-        contexts, standing, more = _standing(contexts, files)
-        contexts, events = replace(contexts, arrived=standing), events + more
     known = contexts.policy.known
     finite = {n: c for n, c in known.items() if is_finite({"key": c.key, "": np.array(c.spread)})}
     gone = set(known) - set(finite)
@@ -248,12 +242,6 @@ def asking_again(contexts: ContextBlocks, files: ContextFiles) -> tuple[ContextB
     return contexts, events
 
 
-def standing_anew(contexts: ContextBlocks, files: ContextFiles) -> tuple[ContextBlocks, Events]:
-    """With the block that root, rows and leaf make of the present context."""
-    contexts, standing, events = _standing(contexts, files)
-    return replace(contexts, arrived=standing), events
-
-
 def _asking(contexts: ContextBlocks, files: ContextFiles) -> ContextBlocks:
     """Having asked for the rows of the present context."""
     present, request = contexts.policy.present, None
@@ -264,8 +252,10 @@ def _asking(contexts: ContextBlocks, files: ContextFiles) -> ContextBlocks:
 
 
 def _answered(contexts: ContextBlocks, patience: float) -> tuple[ContextBlocks, bool, Events]:
-    """With the rows that were asked for, if they are there; whether any were asked for; and what is
-    wrong with them."""
+    """With the rows that were asked for, if they are there.
+
+    Beside it whether any were asked for, and what is wrong with them.
+    """
     if contexts.request is None:
         return contexts, False, ()
     rows = contexts.request.answer(patience)
@@ -275,7 +265,9 @@ def _answered(contexts: ContextBlocks, patience: float) -> tuple[ContextBlocks, 
     return replace(contexts, rows=rows, request=None), True, faults
 
 
-def _standing(contexts: ContextBlocks, files: ContextFiles) -> tuple[ContextBlocks, Block, Events]:
+def standing_anew(
+    contexts: ContextBlocks, files: ContextFiles
+) -> tuple[ContextBlocks, Block, Events]:
     """The block of the present context; without its leaf if that makes no sound block of it."""
     number, base = contexts.policy.present, contexts.base
     if number == NONE:
@@ -289,28 +281,9 @@ def _standing(contexts: ContextBlocks, files: ContextFiles) -> tuple[ContextBloc
     return replace(contexts, kept=kept), base, (*events, Event(EventKind.DAMAGED, text))
 
 
-def _consolidated(
-    contexts: ContextBlocks, left: int, learnt: Block, probe: Probe, files: ContextFiles
-) -> tuple[ContextBlocks, Events]:
-    """With the root's part of what a context learnt, unless the present one suffers."""
-    part = shared_part(files.bundle.manifest.block, learnt, len(contexts.policy.known))
-    if not any(change.any() for change in part.values()):
-        return contexts, ()
-    if not probe(contexts.arrived + part).no_worse_than(probe(contexts.arrived)):
-        text = f"others would suffer from what {PREFIX}{left} learnt"
-        return contexts, (Event(EventKind.REFUSED, text),)
-    leaf, events = files.leaf(contexts.kept, left)
-    kept = contexts.kept.with_root(contexts.root + part, f"consolidated {PREFIX}{left}")
-    contexts = replace(contexts, kept=kept.with_leaf(left, leaf - part))
-    contexts, more = standing_anew(contexts, files)
-    told = Event(EventKind.CONSOLIDATED, f"the root took its part of {PREFIX}{left}")
-    return contexts, (*events, *more, told)
-
-
 def _starting_from(contexts: ContextBlocks, block: Block) -> ContextBlocks:
     """With this as the block of the present context."""
-    contexts = contexts if contexts.policy.present == NONE else contexts.with_leaf_of(block)
-    return replace(contexts, arrived=block)
+    return contexts if contexts.policy.present == NONE else contexts.with_leaf_of(block)
 
 
 def _rowless(contexts: ContextBlocks) -> ContextBlocks:

@@ -43,8 +43,10 @@ class Loaded:
 
 
 class ContextFiles:
-    """Reads and writes blocks of contexts; opens each file when it is first needed. Without a state
-    there are only the bundle's."""
+    """Reads and writes blocks of contexts; opens each file when it is first needed.
+
+    Without a state there are only the bundle's.
+    """
 
     def __init__(self, bundle: Bundle, state: State | None) -> None:
         self.bundle, self._spec, self._state = bundle, bundle.manifest.block, state
@@ -79,8 +81,10 @@ class ContextFiles:
         return self._state is not None
 
     def ask_rows(self, key: Array, path: tuple[int, ...] | None) -> Request | None:
-        """Ask for the shipped rows of a context: by its path, or, as long as that is unknown, by its
-        key. None where it has none."""
+        """Ask for the shipped rows of a context; None where it has none.
+
+        By its path, or, as long as that is unknown, by its key.
+        """
         if self.rows is None or path == ():
             return None
         if path is None:
@@ -88,16 +92,20 @@ class ContextFiles:
         return self.rows.ask(path)
 
     def leaf(self, kept: KeptBlocks, number: int) -> tuple[Block, Events]:
-        """The leaf of a known context; if that is damaged, which is told, its newest sound version,
-        and zero without any."""
+        """The leaf of a known context.
+
+        If that is damaged, which is told, its newest sound version, and zero without any.
+        """
         if number in kept.leaves:
             return kept.leaves[number], ()
         found, events = self._newest(f"{PREFIX}{number}")
         return (kept.root.zeros() if found is None else found[1]), events
 
     def version(self, number: int | None) -> int | None:
-        """Version of the written leaf of a context (None: of the root); 0 if there is none, None if
-        the number is damaged."""
+        """Version of the written leaf of a context (None: of the root); 0 if there is none.
+
+        None if the number is damaged.
+        """
         name = ROOT_ID if number is None else f"{PREFIX}{number}"
         try:
             return 0 if self._written is None else self._written.version(name)
@@ -179,7 +187,7 @@ class ContextFiles:
         return Loaded(KeptBlocks(root, paths, why_root=why), records, events)
 
     def close(self, patience: float) -> None:
-        """Close the files of the shipped bank; wait so many seconds for a read that is under way."""
+        """Close the shipped bank; wait so many seconds for a read that is under way."""
         if "rows" in self.__dict__ and self.rows is not None:
             self.rows.close(patience)
 
@@ -192,8 +200,10 @@ class ContextFiles:
         return self._spec.mismatch(arrays) is None and is_sound(arrays)
 
     def _newest(self, name: str) -> tuple[tuple[int, Block] | None, Events]:
-        """The newest sound version of root or leaf, and its place among all (0: the current one);
-        None without any. What is not current is told."""
+        """The newest sound version of root or leaf, with its place among all (0: the current one).
+
+        None without any. What is not current is told.
+        """
         found = None
         if self._written is not None:
             versions = self._written.intact(name)

@@ -7,20 +7,21 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgemem.bank.record import Record
-from edgemem.block import Array, Arrays, Block, BlockSpec
+from edgemem.block import Arrays
 from edgemem.runtime.contexts import NONE, Context, Contexts
 
 COUNTERS = ("present", "rival", "votes", "opened")
 
 
-def to_arrays(contexts: Contexts, arrived: Block, spec: BlockSpec) -> Arrays:
-    """Spreads of all contexts; key and count of the present one, whose leaf may have been written
-    before they changed; and the shared arrays of the block that the visit began with."""
+def to_arrays(contexts: Contexts) -> Arrays:
+    """Spreads of all contexts; key and count of the present one.
+
+    Its leaf may have been written before key and count changed.
+    """
     known = sorted(contexts.known)
     spreads = [contexts.known[number].spread for number in known]
-    shared = arrived.part(a.name for a in spec.arrays if a.root_share)
     present = contexts.known.get(contexts.present)
-    return shared.under("arrived") | {
+    return {
         "contexts.number": np.array(known, np.int64),
         "contexts.spread": np.array(spreads, np.float64),
         "contexts.key": np.array([] if present is None else present.key, np.float32),
@@ -31,12 +32,6 @@ def to_arrays(contexts: Contexts, arrived: Block, spec: BlockSpec) -> Arrays:
 def to_counters(contexts: Contexts) -> dict[str, int]:
     """What the policy remembers from batch to batch."""
     return {name: getattr(contexts, name) for name in COUNTERS}
-
-
-def is_part(arrays: Mapping[str, Array], spec: BlockSpec) -> bool:
-    """Whether these are arrays of a block, some of them."""
-    expected = {array.name: (array.shape, np.dtype(array.dtype)) for array in spec.arrays}
-    return all(expected.get(name) == (a.shape, a.dtype) for name, a in arrays.items())
 
 
 def contexts_of(

@@ -28,8 +28,11 @@ FAR = 1e12  # further away than this nothing is told apart, and squares stay in 
 
 @dataclass(frozen=True)
 class SourceKeys:
-    """mean: [k]. whitening: [k, k]. novelty: the distance beyond which a key is of no context.
-    entropy: mean of the frozen model's predictions, in nats; entropy_deviation: over frames."""
+    """mean: [k].
+
+    whitening: [k, k]. novelty: the distance beyond which a key is of no context. entropy: mean of
+    the frozen model's predictions, in nats; entropy_deviation: over frames.
+    """
 
     mean: Key
     whitening: Key
@@ -38,8 +41,10 @@ class SourceKeys:
     entropy_deviation: float = 0.0
 
     def normal(self, key: Key) -> Key:
-        """A finite key in coordinates in which the distance is that of the policy, at most `FAR`
-        from the source's mean."""
+        """A finite key in coordinates in which the distance is that of the policy.
+
+        It is at most `FAR` from the source's mean.
+        """
         with np.errstate(over="ignore", invalid="ignore"):
             found: Key = self.whitening @ (key - self.mean)
         if np.abs(found).max(initial=0.0) <= FAR / max(1, len(found)):
@@ -51,8 +56,10 @@ class SourceKeys:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """A context: its number, its mean key (normal), how many batches it has seen, and their mean
-    squared distance from the key."""
+    """A context: its number, its mean key (normal), how many batches it has seen.
+
+    spread: mean squared distance of their keys from the mean.
+    """
 
     number: int
     key: Key
@@ -102,8 +109,9 @@ def drifting(contexts: Contexts, novelty: float) -> bool:
 
 
 def elsewhere(contexts: Contexts, key: Key, novelty: float) -> int | None:
-    """The context that a (normal) key speaks for, clearly not the present one: its number, or NONE
-    for one that is not known; None where the present one may hold.
+    """The context that a (normal) key speaks for, clearly not the present one.
+
+    Its number, or NONE for one that is not known; None where the present one may hold.
 
     novelty: for keys of few frames, larger than that of batches.
     """

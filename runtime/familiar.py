@@ -1,4 +1,6 @@
-"""Are the frames like the source's? A judgement that goes on from batch to batch, as pure functions.
+"""Are the frames like the source's?
+
+A judgement that goes on from batch to batch, as pure functions.
 
 On frames like the source's nothing beats the frozen model, and there is nothing to adapt to. Two
 things tell. The mean key of recent batches must be no further from the source's than chance and a
@@ -31,9 +33,9 @@ DEVIATIONS = 3.0  # of a mean, that may be chance
 class Seen:
     """Of recent frames. key: mean key (normal). frames: that it stands for.
 
-    Of the frozen model's predictions, asked about some of the batches: entropy: their mean, in nats.
-    same: part of the frames with the label of the frame before. shares: [classes], of the labels.
-    asked: frames that these stand for.
+    Of the frozen model's predictions, asked about some of the batches: entropy: their mean, in
+    nats. same: part of the frames with the label of the frame before. shares: [classes], of the
+    labels. asked: frames that these stand for.
     """
 
     key: Key
@@ -70,8 +72,11 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """seen: of recent frames. looks: batches since the context began. holds: whether the frozen model
-    answers because frames are like the source's."""
+    """seen: of recent frames.
+
+    looks: batches since the context began. holds: whether the frozen model answers because frames
+    are like the source's.
+    """
 
     seen: Seen
     looks: int = 0
@@ -97,8 +102,11 @@ def seen_of(array: Array | None, key: int, classes: int) -> Seen:
 
 
 def is_near(seen: Seen, source: SourceKeys, batch: int, before: bool = False) -> bool:
-    """Whether the mean key may be the source's. A source batch exceeds `source.novelty` once in a
-    thousand; the mean of more frames scatters less. before: whether frames were familiar so far."""
+    """Whether the mean key may be the source's.
+
+    A source batch exceeds `source.novelty` once in a thousand; the mean of more frames scatters
+    less. before: whether frames were familiar so far.
+    """
     if not seen.frames:
         return False
     distance = float(seen.key @ seen.key) / batch
@@ -107,8 +115,10 @@ def is_near(seen: Seen, source: SourceKeys, batch: int, before: bool = False) ->
 
 
 def is_as_certain(seen: Seen, source: SourceKeys, before: bool = False) -> bool:
-    """Whether the frozen model is as certain as of source frames; it may be more so where it is
-    wrong. before: as in `is_near`."""
+    """Whether the frozen model is as certain as of source frames.
+
+    It may be more so where it is wrong. before: as in `is_near`.
+    """
     if not seen.asked:
         return False
     chance = DEVIATIONS * source.entropy_deviation / math.sqrt(seen.asked)
@@ -131,6 +141,9 @@ def _kept(value: float) -> float:
 
 
 def _share(before: float, batch: int) -> tuple[float, float]:
-    """Weight of a batch in a mean over so many frames before it, and the frames it stands for then."""
+    """Weight of a batch in a mean over so many frames before it.
+
+    And the frames that the mean stands for then.
+    """
     share = max(batch / (before + batch), batch / (MEMORY + batch))
     return share, min(before + batch, 2 * MEMORY)

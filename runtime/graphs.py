@@ -102,7 +102,10 @@ class Graphs:
     def frozen_taught(
         self, window: Frames, hyper_parameters: Mapping[str, float], taught: Block
     ) -> Logits:
-        """Logits of the frozen model with arrays that were taught, in the way chosen to read them."""
+        """Logits of the frozen model with arrays that were taught.
+
+        In the way chosen to read them.
+        """
         return self._frozen(window, self._reads, hyper_parameters, taught)
 
     def frozen_read(

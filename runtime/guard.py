@@ -59,8 +59,10 @@ def is_finite(session: Session) -> bool:
 
 
 def check(session: Session, batch: Batch, files: ContextFiles) -> tuple[Session, Events]:
-    """Check the block in use if that is due, on a batch that nothing was learnt from, and do what the
-    ladder says. A step may follow only where it says `Rung.LEARN`."""
+    """Check the block in use if that is due, and do what the ladder says.
+
+    Nothing was learnt from the batch yet. A step may follow only on `Rung.LEARN`.
+    """
     updates, before = session.counters.updates, session.watch
     learning = before.ladder.rung is Rung.LEARN
     if learning and updates - before.checked < _pause(before, files):

@@ -1,4 +1,4 @@
-"""Keeps a session: takes the next one, commits it, and closes what a runtime holds, even a lost one."""
+"""Keeps a session: takes the next one, commits it, and closes what a runtime holds."""
 
 from __future__ import annotations
 
@@ -36,12 +36,13 @@ GO_ON = (
 
 
 class Keeper:
-    """The one place where a session gives way to the next. Knows nothing of its runtime, which can
-    therefore vanish while this ends its business.
+    """The one place where a session gives way to the next.
+
+    Knows nothing of its runtime, which can therefore vanish while this ends its business.
 
     session: the present one. notices: what happened, to be told by the next call. changed: whether
-    there is anything to commit. closed: whether all is released. commits: None without a state file.
-    behind: runs steps; None = they run at once.
+    there is anything to commit. closed: whether all is released. commits: None without a state
+    file. behind: runs steps; None = they run at once.
     """
 
     def __init__(
@@ -90,15 +91,18 @@ class Keeper:
         return self.take(session, events)
 
     def settled(self) -> Session:
-        """The session with what was being learnt and read, of which classes may change; raises as
-        `take_learnt`."""
+        """The session with what was being learnt and read, before its classes change.
+
+        Raises as `take_learnt`.
+        """
         self.notices += self.take_learnt(wait=True)
         self._settle_rows()
         return replace(self.session, lookahead=self.session.lookahead.dropped())
 
     def resume(self, *, adapting: bool, keep_frames: bool) -> None:
-        """Go on from the state file, as far as there is one and it is intact. adapting: whether
-        batches are looked at at all.
+        """Go on from the state file, as far as there is one and it is intact.
+
+        adapting: whether batches are looked at at all.
 
         Raises:
             StateError: the file cannot be read, or frames cannot be deleted from it.
@@ -154,8 +158,7 @@ class Keeper:
         self.changed = False
 
     def commit_if_due(self) -> Events:
-        """Commit what was learnt if a change of context, or the bound on what a power cut may cost,
-        asks for it."""
+        """Commit what was learnt if one is due, see `Commits.due`."""
         why = None if self.commits is None else self.commits.due(self.session)
         if self.commits is None or why is None:
             return ()
@@ -174,8 +177,10 @@ class Keeper:
             self.commits.scrub()
 
     def close(self) -> None:
-        """Flush what changed and close. What cannot be committed keeps it open; raises as
-        `Runtime.close`."""
+        """Flush what changed and close.
+
+        What cannot be committed keeps it open; raises as `Runtime.close`.
+        """
         if self.closed:
             return
         try:

@@ -20,6 +20,7 @@ def checked_labels(labels: Labels, frames: int) -> list[Label]:
 
     Args:
         labels: [n] names or numbers, also mixed; for one frame a single one may come bare.
+        frames: how many there are.
 
     Raises:
         InputError: another type, or not one for each frame.

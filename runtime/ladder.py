@@ -1,6 +1,7 @@
 """The ladder of guard rails: what becomes of the block when checks of it fail, and how it recovers.
 
-Each failed check is one rung up, and calm ones lead back to the ground in one stride, later each time.
+Each failed check is one rung up, and calm ones lead back to the ground in one stride, later each
+time.
 """
 
 from __future__ import annotations
@@ -26,8 +27,13 @@ MOST_RELAPSES = 8
 
 @dataclass(frozen=True)
 class Ladder:
-    """rung: where it stands. calm: how many checks in a row have passed there. relapses: how often
-    learning has led to an alarm lately; calm times on the ground make up for them."""
+    """rung: where it stands.
+
+    Attributes:
+        calm: how many checks in a row have passed there.
+        relapses: how often learning has led to an alarm lately; calm times on the ground make up
+            for them.
+    """
 
     rung: Rung = Rung.LEARN
     calm: int = 0

@@ -25,8 +25,11 @@ Glimpse = Callable[[float], Block | None]
 
 @dataclass(frozen=True, eq=False)
 class Lookahead:
-    """since: frames since the last full batch. looks: at them. others: looks in a row that found
-    another context. borrowed: the block that answers for it."""
+    """since: frames since the last full batch.
+
+    looks: at them. others: looks in a row that found another context. borrowed: the block that
+    answers for it.
+    """
 
     since: int = 0
     looks: int = 0
@@ -64,15 +67,16 @@ class Companions:
         teaching = bundle.manifest.teaching
         taught = () if teaching is None else teaching.arrays
         self._remembers = [
-            a.name
-            for a in bundle.manifest.block.arrays
-            if not a.root_share and a.name not in taught
+            a.name for a in bundle.manifest.block.arrays if not a.learns and a.name not in taught
         ]
         self._known: tuple[Block, bool] | None = None
 
     def chosen(self, lookahead: Lookahead, block: Block, n: int) -> tuple[Block, int]:
-        """The block that answers n new frames, the one in use or another, and how many of the latest
-        frames, these included, should go through it, if there are as many."""
+        """The block that answers n new frames: the one in use or another.
+
+        Beside it how many of the latest frames, these included, should go through it, if there are
+        as many.
+        """
         if not self._frames.companions:
             return block, n
         if lookahead.borrowed is not None:

@@ -205,7 +205,7 @@ class Runtime(Owned):
 
     @in_turn
     def classes(self) -> list[ClassInfo]:
-        """All classes that are predicted, by number: the model's own, and those that were taught."""
+        """All classes that are predicted, by number: the model's own, and those taught."""
         return list(self._session.all_classes(self.bundle).listed())
 
     @in_turn
@@ -272,7 +272,7 @@ class Runtime(Owned):
     def flush(self) -> None:
         """Commit block, optimiser, recent frames and counters to the state file, if there is one.
 
-        What was learnt is also committed without being asked: see docs/architecture.md for how much
+        What was learnt is also committed without being asked: see docs/reliability.md for how much
         a power cut may cost.
 
         Raises:

@@ -15,8 +15,10 @@ Returned = TypeVar("Returned")
 
 
 class Turn:
-    """Whose call may run. lock: held while a call runs, so that the next waits for it; taken by
-    `with`, which no interrupt can come between.
+    """Whose call may run.
+
+    lock: held while a call runs, so that the next waits for it; taken by `with`, which no interrupt
+    can come between.
 
     Calls of the same thread nest, for a signal may call from within a call.
     """

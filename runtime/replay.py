@@ -34,14 +34,19 @@ class Rail:
 class Report:
     """What a replay measured. Errors are fractions, None without labels.
 
-    ms_per_frame: time in `step` alone, prediction and adaptation together. events: how often each
-    kind happened. rails: guard rails, in order. notes: what is to be said of the stream.
-    skipped_frames: left out of it. per_context: frames, error and frozen_error of each context. visits: every stay
-    in a context of the stream. returns: first visits beside later ones. kilobytes_written: to the
-    state file, per 1,000 frames.
+    Per frame, for plots, not in `as_dict`: wrong and frozen_wrong, whether the prediction was;
+    used, the name of the context whose block predicted it; drift, as in `Result`.
 
-    Per frame, for plots, not in `as_dict`: wrong and frozen_wrong, whether the prediction was; used,
-    the name of the context whose block predicted it; drift, as in `Result`.
+    Attributes:
+        ms_per_frame: time in `step` alone, prediction and adaptation together.
+        events: how often each kind happened.
+        rails: guard rails, in order.
+        notes: what is to be said of the stream.
+        skipped_frames: left out of it.
+        per_context: frames, error and frozen_error of each context.
+        visits: every stay in a context of the stream.
+        returns: first visits beside later ones.
+        kilobytes_written: to the state file, per 1,000 frames.
     """
 
     frames: int
@@ -106,6 +111,8 @@ def replay(
     """Run every frame of a stream through `step`.
 
     Args:
+        runtime: an opened one; it goes on from where it is.
+        stream: the frames.
         chunk: frames per call.
         frozen: also predict each frame with the frozen model, to compare (outside the timing).
         progress: called after each chunk with frames done and the error so far.

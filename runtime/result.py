@@ -38,8 +38,6 @@ class EventKind(StrEnum):
     # is taken, and without any it counts as zero.
     DAMAGED = "damaged"
     READING = "reading"  # shipped rows are not there yet; the generic block predicts
-    CONSOLIDATED = "consolidated"  # the root took its part of what a context learnt
-    REFUSED = "refused"  # it did not, for another context would suffer
     EVICTED = "evicted"  # a written block had to make room
     UNWRITTEN = "unwritten"  # the disk refused a commit; what was learnt stays in memory
     FALLBACK = "fallback"  # an engine that was preferred fails; another one runs

@@ -27,12 +27,13 @@ class LoadedContexts:
 
 
 def saved_contexts(contexts: ContextBlocks, files: ContextFiles) -> Snapshot:
-    """For a commit, after its blocks were written. Where rows are still being read the visit is not
-    told: it begins anew."""
+    """For a commit, after its blocks were written.
+
+    Where rows are still being read the visit is not told: it begins anew.
+    """
     policy = contexts.policy
     told = replace(policy, present=NONE) if contexts.reading else policy
-    arrays = to_arrays(policy, contexts.arrived, files.bundle.manifest.block)
-    return Snapshot(arrays, to_counters(told) | _versions(told.present, files))
+    return Snapshot(to_arrays(policy), to_counters(told) | _versions(told.present, files))
 
 
 def load_contexts(
@@ -60,13 +61,12 @@ def load_contexts(
     events = loaded.events + events + more
     now = _versions(policy.present, files)
     if block is None or any(counters.get(n, v) != v for n, v in now.items()):
-        contexts, more = standing_anew(contexts, files)
+        contexts, standing, more = standing_anew(contexts, files)
         events += more
         if block is not None:
             text = f"the written blocks have changed; {contexts.name} is taken"
             events += (Event(EventKind.CONTEXT, text),)
-        return LoadedContexts(contexts, contexts.arrived, events)
-    contexts = replace(contexts, arrived=block.replace(Block.named("arrived", arrays)))
+        return LoadedContexts(contexts, standing, events)
     if policy.present == NONE:
         contexts = _root_from(contexts, block, taught, files)
     return LoadedContexts(contexts, None, events)
@@ -104,8 +104,10 @@ def _versions(present: int, files: ContextFiles) -> dict[str, int]:
 def _root_from(
     contexts: ContextBlocks, block: Block, taught: Collection[str], files: ContextFiles
 ) -> ContextBlocks:
-    """With what was taught while contexts were not told apart. The root has all of it then, so
-    leaves give up their part, which would count twice."""
+    """With what was taught while contexts were not told apart.
+
+    The root has all of it then, so leaves give up their part, which would count twice.
+    """
     root, told = contexts.root, block.part(taught)
     if all(np.array_equal(root[name], told[name]) for name in told):
         return contexts

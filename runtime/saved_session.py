@@ -1,4 +1,4 @@
-"""A session as a commit holds it, and going on from one, as far as it is intact and fits the bundle."""
+"""A session as a commit holds it, and going on from one, as far as it is intact and fits."""
 
 from __future__ import annotations
 
@@ -33,8 +33,11 @@ EVIDENCE, SEEN = "guard.evidence", "guard.seen"  # names of arrays in a snapshot
 
 @dataclass(frozen=True)
 class Found:
-    """What there is to go on from. checked: the newest commit that can be taken; None without any.
-    damage: what was passed over, in words."""
+    """What there is to go on from.
+
+    checked: the newest commit that can be taken; None without any. damage: what was passed over, in
+    words.
+    """
 
     checked: Checked | None = None
     damage: tuple[str, ...] = ()

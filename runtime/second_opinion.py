@@ -42,8 +42,10 @@ def in_new_context(session: Session, files: ContextFiles) -> Session:
 
 
 def look(session: Session, batch: Batch, files: ContextFiles) -> tuple[Session, Events]:
-    """Take note of whether a full batch goes on what is like the source's. Where classes were taught
-    nothing is: the source has none of them. Nor is a batch without a key."""
+    """Take note of whether a full batch goes on what is like the source's.
+
+    Where classes were taught nothing is: the source has none of them. Nor is a batch without a key.
+    """
     before, found = session.familiarity, replace(session.familiarity, holds=False)
     if batch.key is not None:
         found = _goes_on(session, batch, batch.key, files)
@@ -57,8 +59,10 @@ def look(session: Session, batch: Batch, files: ContextFiles) -> tuple[Session, 
 
 
 def may_be_familiar(session: Session, few: Batch, files: ContextFiles) -> bool:
-    """Whether the first frames of all, too few for a batch, may be the source's. Statistics that are
-    taken from so few are worse than the source's then."""
+    """Whether the first frames of all, too few for a batch, may be the source's.
+
+    Statistics that are taken from so few are worse than the source's then.
+    """
     frames = files.bundle.manifest.frames
     if not frames.companions or not _may_be(session, files) or len(few) >= frames.batch:
         return False
@@ -71,9 +75,11 @@ def may_be_familiar(session: Session, few: Batch, files: ContextFiles) -> bool:
 def second_opinion(
     session: Session, batch: Batch, own: Logits, files: ContextFiles
 ) -> tuple[Session, Logits, Events]:
-    """The block's logits [n, classes] of a full batch, together with the frozen model's where these
-    deserve a share; what is found holds for the frames after it, too. Statistics of the source no
-    batch can spoil; without its keys nothing is known of it."""
+    """The block's logits [n, classes] of a full batch, with the frozen model's share in them.
+
+    What is found holds for the frames after it, too. Statistics of the source no batch can spoil;
+    without its keys nothing is known of it.
+    """
     share = replace(session.share, batches=session.share.batches + 1)
     counted = replace(session, share=share)
     if not files.bundle.manifest.frames.companions or batch.key is None:
@@ -89,8 +95,7 @@ def second_opinion(
 
 
 def with_frozen(session: Session, batch: Batch, own: Logits) -> Logits:
-    """The block's logits [n, classes] of the last frames of a batch, blended with those of the frozen
-    model as far as it has a share."""
+    """The block's logits [n, classes] of a batch's last frames, with the frozen model's share."""
     share = used(session.share.of_frozen)
     if not share:
         return own

@@ -37,8 +37,10 @@ class Counters:
 
 @dataclass(frozen=True)
 class Watch:
-    """How far the guard rails trust the block in use. ladder: where they stand. checked: updates at
-    the last check. evidence: against the block."""
+    """How far the guard rails trust the block in use.
+
+    ladder: where they stand. checked: updates at the last check. evidence: against the block.
+    """
 
     ladder: Ladder = field(default_factory=Ladder)
     checked: int = 0
@@ -47,7 +49,10 @@ class Watch:
 
 @dataclass(frozen=True)
 class Share:
-    """The frozen model's part of the answers. of_frozen: 0 to 1. batches: since the context began."""
+    """The frozen model's part of the answers.
+
+    of_frozen: 0 to 1. batches: since the context began.
+    """
 
     of_frozen: float = 0.0
     batches: int = 0
@@ -59,8 +64,8 @@ class Session:
 
     contexts: what is known of contexts, and their blocks. classes: their names, and what was taught
     of them. watch: of the guard rails. share: of the frozen model in an answer. familiarity: of the
-    frames that come in. lookahead: at frames that have not filled a batch. entropy: mean of the last
-    step. pending: frames that wait for a step.
+    frames that come in. lookahead: at frames that have not filled a batch. entropy: mean of the
+    last step. pending: frames that wait for a step.
     """
 
     block: Block
@@ -78,8 +83,10 @@ class Session:
 
     @property
     def taught(self) -> Block:
-        """The arrays that labelled frames have changed, as the block in use has them. They are no
-        part of what steps learn: whatever block comes in its place has them, too."""
+        """The arrays that labelled frames have changed, as the block in use has them.
+
+        They are no part of what steps learn: whatever block comes in its place has them, too.
+        """
         return self.block.part(self.classes.taught)
 
     @property
@@ -94,7 +101,7 @@ class Session:
     def without_steps(self, bundle: Bundle) -> Block:
         """The block in use with what it remembers, but with nothing that followed a gradient."""
         arrays = bundle.manifest.block.arrays
-        return bundle.generic.replace(self.block.part(a.name for a in arrays if not a.root_share))
+        return bundle.generic.replace(self.block.part(a.name for a in arrays if not a.learns))
 
     def taking(self, block: Block, bundle: Bundle) -> Session:
         """Going on with another block; the optimiser starts afresh."""

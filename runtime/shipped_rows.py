@@ -27,7 +27,9 @@ LAST_PATIENCE = 5.0  # before a commit or the end
 class Rows:
     """What the shipped bank adds to a block. path: rows per level; empty where it adds nothing.
 
-    values: by array. faults: readable texts about rows that count as zero.
+    Attributes:
+        values: by array.
+        faults: readable texts about rows that count as zero.
     """
 
     path: tuple[int, ...] = ()

@@ -12,7 +12,6 @@ from edgemem.block import Array, Arrays, Block
 from edgemem.errors import StateError
 from edgemem.manifest import Manifest
 from edgemem.runtime.class_table import TABLE, ClassTable, own_classes, table_of
-from edgemem.runtime.context_snapshot import is_part
 from edgemem.runtime.frames import bad_frames
 from edgemem.snapshot import Snapshot
 
@@ -23,9 +22,15 @@ CLASSES = "classes"  # among what is lost: names that people gave
 class Checked:
     """What a snapshot holds that can be gone on from.
 
-    arrays, counters: those of the snapshot that fit. good: the last sound block. slots: the
-    optimiser's. frames: the recent ones [n, ...]. pending: how many of them wait for a step.
-    table: of classes. lost: parts that do not fit, in words; for each there is what a new start has.
+    Attributes:
+        arrays: those of the snapshot that fit.
+        counters: those of the snapshot that fit.
+        good: the last sound block.
+        slots: the optimiser's.
+        frames: the recent ones [n, ...].
+        pending: how many of them wait for a step.
+        table: of classes.
+        lost: parts that do not fit, in words; for each there is what a new start has.
     """
 
     arrays: Arrays
@@ -115,7 +120,6 @@ def _fits_ring(ring: Array, manifest: Manifest) -> bool:
 _OTHERS: dict[str, Callable[[Block, Manifest], bool]] = {
     "good": lambda part, manifest: _block_fault(part, manifest) is None,
     "opt": _fits_slots,
-    "arrived": lambda part, manifest: is_part(part, manifest.block) and part.is_sound(),
     "guard": lambda part, manifest: part.is_finite(),
     "contexts": lambda part, manifest: part.is_finite(),
 }

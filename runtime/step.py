@@ -1,7 +1,7 @@
 """One full batch: what is decided of it, and what becomes of the session when its step has run.
 
-`decide` follows the context and checks the block; `apply` takes what a step learnt, or what is right
-instead, and answers. Both are functions from values to values; between them runs the step.
+`decide` follows the context and checks the block; `apply` takes what a step learnt, or what is
+right instead, and answers. Both are functions from values to values; between them runs the step.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgemem.block import Array, Arrays, Block
 from edgemem.runtime import guard, second_opinion
 from edgemem.runtime.batch import Batch
-from edgemem.runtime.consolidation import Outlook, Probe, outlook
 from edgemem.runtime.context_blocks import arrive
 from edgemem.runtime.context_files import ContextFiles
 from edgemem.runtime.ladder import Rung
@@ -25,7 +23,6 @@ from edgemem.runtime.result import Event, EventKind, Events
 from edgemem.runtime.session import Session
 from edgemem.runtime.symptoms import is_still
 
-PROBE_EVERY = 2  # one of so many frames of a batch takes part in the probe of a consolidation
 STILL = Event(EventKind.STILL, "all frames of the batch are the same")
 UNRELIABLE = Event(
     EventKind.UNRELIABLE, "no frame of the batch was reliable enough to learn from", logging.DEBUG
@@ -40,8 +37,11 @@ FROZEN = Event(
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a full batch leads to. session: with the block of its context. learns: whether a step may
-    follow. judged: whether what the block answers is judged beside the frozen model."""
+    """What a full batch leads to.
+
+    session: with the block of its context. learns: whether a step may follow. judged: whether what
+    the block answers is judged beside the frozen model.
+    """
 
     session: Session
     events: Events
@@ -55,7 +55,7 @@ def decide(session: Session, batch: Batch, files: ContextFiles) -> Plan:
         return Plan(session, (STILL,))
     events: Events = ()
     if batch.key is not None and session.contexts.follows:
-        session, events = _followed(session, batch, batch.key, files)
+        session, events = _followed(session, batch.key, files)
     session, more = second_opinion.look(session, batch, files)
     events += more
     if session.familiarity.holds:
@@ -136,27 +136,14 @@ def own_logits(block: Block, session: Session, batch: Batch) -> tuple[Logits, Ev
     return batch.frozen(session.taught), (FROZEN,)
 
 
-def _followed(
-    session: Session, batch: Batch, key: Array, files: ContextFiles
-) -> tuple[Session, Events]:
+def _followed(session: Session, key: Array, files: ContextFiles) -> tuple[Session, Events]:
     """With the block of the context that the frames come from."""
-    probe = _probe(session, batch.every(PROBE_EVERY))
-    arrival = arrive(session.contexts, key, session.block, probe, files)
+    arrival = arrive(session.contexts, key, session.block, files)
     session = replace(session, contexts=arrival.contexts)
     if arrival.block is not None:
         session = session.taking(arrival.block, files.bundle)
         session = second_opinion.in_new_context(guard.in_new_context(session), files)
     return session, arrival.events
-
-
-def _probe(session: Session, batch: Batch) -> Probe:
-    """Judges blocks by frames, beside the frozen model."""
-
-    def look(block: Block) -> Outlook:
-        frozen: NDArray[np.int64] = batch.frozen(session.taught).argmax(1)
-        return outlook(batch.logits(block), frozen)
-
-    return look
 
 
 def _restored(

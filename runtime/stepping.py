@@ -46,8 +46,10 @@ class Stepping:
         return self._ring.size - self._keeper.session.pending
 
     def step(self, part: Frames, *, adapting: bool) -> tuple[Logits, Events]:
-        """Logits of frames, at most as many as are missing in a full batch; from before the step that
-        follows if they fill one. adapting: whether batches are looked at at all."""
+        """Logits of frames, from before the step that follows if they fill a batch.
+
+        part: at most as many as are missing. adapting: whether batches are looked at at all.
+        """
         keeper, n = self._keeper, len(part)
         waiting = keeper.session.pending + n
         full = waiting == self._ring.size
@@ -64,7 +66,7 @@ class Stepping:
         return logits, tell(events)
 
     def between(self, recent: Frames, n: int) -> tuple[Logits, Events]:
-        """Logits of the last n of the most recent frames, which make no full batch to learn from."""
+        """Logits of the last n of the most recent frames, which make no full batch."""
         session, batch = self._keeper.session, self._batch(recent)
         if may_be_familiar(session, batch, self._files):
             return batch.last(n).frozen(session.taught), ()

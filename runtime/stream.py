@@ -62,7 +62,10 @@ class Stream:
             )
 
     def require_labels(self, classes: int) -> None:
-        """Check that every label, if there are any, is one of so many classes; raises InputError."""
+        """Check that every label, if there are any, is one of so many classes.
+
+        Raises InputError.
+        """
         if self.labels is None:
             return
         first, last = int(self.labels.min()), int(self.labels.max())
@@ -98,8 +101,9 @@ class Stream:
         return other
 
     def chunks(self, size: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Position and frames [size, *shape] (the last chunk may be shorter, and those with frames
-        that are left out), in order.
+        """Position and frames [size, *shape] of each chunk, in order.
+
+        The last chunk may be shorter, and so may those with frames that are left out.
 
         Raises:
             InputError: damaged, changed since it was opened, or chunks too large for memory.

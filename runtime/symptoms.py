@@ -1,4 +1,7 @@
-"""Symptoms of a block gone astray, or of frames that spoil it; as pure functions, without labels."""
+"""Symptoms of a block gone astray, or of frames that spoil it.
+
+Pure functions, without labels.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,12 @@ FARTHEST = 1.1  # see `farthest`; the zero block, which may be asked for, is at 
 
 @dataclass(frozen=True)
 class Evidence:
-    """From checks of a block beside two references, in a decaying sum. agreed: frames on which the
-    references agree. against: those of them on which the block contradicts both."""
+    """From checks of a block beside two references, in a decaying sum.
+
+    Attributes:
+        agreed: frames on which the references agree.
+        against: those of them on which the block contradicts both.
+    """
 
     agreed: float = 0.0
     against: float = 0.0
@@ -64,7 +71,7 @@ def farthest(spec: BlockSpec, source: Block, block: Block) -> float:
     Only arrays that learn count, not statistics. A kernel's distance is in lengths of the source's;
     the root mean square of a scale's or shift's is taken as it is, for one is their natural unit.
     """
-    names = [array.name for array in spec.arrays if array.root_share]
+    names = [array.name for array in spec.arrays if array.learns]
     return max((_moved(source[name], block[name]) for name in names), default=0.0)
 
 

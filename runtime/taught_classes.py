@@ -1,5 +1,4 @@
-"""Classes that are taught on the device: what a session becomes when one is learnt, forgotten or
-renamed."""
+"""Classes that are taught on the device: a session once one is learnt, forgotten or renamed."""
 
 from __future__ import annotations
 
@@ -132,6 +131,8 @@ def told(given: Lesson) -> str:
 
 
 def _one(good: Block, block: Block) -> Block:
-    """The last sound block; the block in use itself where both have the same values, for it must not
-    be tried twice."""
+    """The last sound block; the block in use itself where both have the same values.
+
+    For the same values must not be tried twice.
+    """
     return block if good.has_values_of(block) else good

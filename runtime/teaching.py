@@ -42,7 +42,7 @@ def teach(
     """
     logits = dict[int, Logits]()
     for group in groups(lesson.numbers, max(1, ring.size // LABELLED)):
-        # Where nothing was met yet they have no companions: others of the lesson are of few classes.
+        # Where nothing was met yet they have no companions: the lesson's others are of few classes.
         companions = ring.last(min(ring.size - len(group), ring.count))
         window = np.concatenate([companions, lesson.frames[group]])
         labels = np.full(len(window), -1, np.int64)
@@ -72,8 +72,10 @@ def groups(numbers: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def clearing(names: Sequence[str], number: int) -> Clear:
-    """What clears the row of a class in arrays of these names; the same block comes back where it is
-    clear already."""
+    """What clears the row of a class in arrays of these names.
+
+    The same block comes back where it is clear already.
+    """
 
     def clear(block: Block) -> Block:
         changed: dict[str, Array] = {}

@@ -1,8 +1,8 @@
 """Choosing hyper-parameters for the user, from labelled source frames and synthetic shifts alone.
 
 One after another, each hyper-parameter takes the value that does best on streams of shifted source
-frames. Fresh draws then decide whether the whole is taken: it must be no worse than the bundle's own
-values, on frames without a shift, too.
+frames. Fresh draws then decide whether the whole is taken: it must be no worse than the bundle's
+own values, on frames without a shift, too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FACTORS = {
     "alpha": (0.5, 1.5),
 }
 LARGEST = {"alpha": 1.0}
-# Values in place of factors where the bundle's own is zero, as export leaves it where steps do harm.
+# Values in place of factors where the bundle's own is zero: export left it so, for steps do harm.
 FROM_ZERO = {"learning_rate": (1e-5, 3e-5, 1e-4, 3e-4)}
 EVERY = (3, 10)  # batches, of which the step runs on one
 GAIN = 0.002  # least gain in error for which a value is changed
@@ -54,8 +54,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Errors:
-    """Of one choice: mean over orders, on frames without a shift (and the standard error of
-    that), and by labels and shift."""
+    """Errors of one choice: mean over orders, and by labels and shift.
+
+    On frames without a shift with the standard error.
+    """
 
     all: float
     clean: float
@@ -65,8 +67,14 @@ class Errors:
 
 @dataclass(frozen=True)
 class Tuned:
-    """before, after: errors of the bundle's own values and of the choice, on draws that did not
-    choose it. trials: how many choices were tried."""
+    """What was chosen, and how well it does.
+
+    Attributes:
+        before: errors of the bundle's own values and of the choice, on draws that did not choose
+            it.
+        after: errors of the bundle's own values and of the choice, on draws that did not choose it.
+        trials: how many choices were tried.
+    """
 
     choice: Choice
     before: Errors
@@ -106,8 +114,11 @@ class SourceFrames:
     def streams(
         self, frames: int, seed: int
     ) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.int64]]]:
-        """Name, frames and labels of each segment: shift by shift, with labels in random order and
-        in runs; then all shifts mixed, where a step that is too bold runs away."""
+        """Name, frames and labels of each segment.
+
+        Shift by shift, with labels in random order and in runs; then all shifts mixed, where a step
+        that is too bold runs away.
+        """
         rng = np.random.default_rng(seed)
         for order in ("random", "runs"):
             for name in (CLEAN, *rng.permutation(list(SHIFTS))):
@@ -149,7 +160,12 @@ def tune(
     """Choose hyper-parameters, and on how many batches the step runs.
 
     Args:
-        frames: of every shift, in each order of labels. note: called after every trial.
+        bundle: an opened one.
+        source: labelled source frames.
+        frames: of every shift, in each order of labels.
+        seed: of draws and shifts.
+        threads: of the engine; 0 = all cores.
+        note: called after every trial.
 
     Raises:
         InputError: the bundle does not adapt, or a number that makes no sense.

@@ -25,8 +25,12 @@ HALF_TOLERANCE = 0.1
 class Verification:
     """Largest differences from what torch computed at export, relative to the largest logit.
 
-    frozen: the frozen model. adapt: the logits of an adaptation step. adapted: the logits after
-    it, which depend on every updated array. engine: what computed. limit: of the differences.
+    Attributes:
+        frozen: the frozen model.
+        adapt: the logits of an adaptation step.
+        adapted: the logits after it, which depend on every updated array.
+        engine: what computed.
+        limit: of the differences.
     """
 
     files: int
@@ -45,6 +49,8 @@ def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verifi
     """Check a bundle completely, and compute its reference outputs again.
 
     Args:
+        path: of the bundle.
+        threads: of the engine; 0 = all cores.
         provider: see `edgemem.open`.
 
     Raises:

@@ -16,9 +16,11 @@ Wrong = NDArray[np.bool_]
 class Visit:
     """One stay in a context of the stream.
 
-    number: 1 for the first visit to this context. first_error: of its first frames alone, two
-    steps of them. recognised: part of its frames that got a name which an earlier visit got; None
-    at the first, or where contexts are not told apart. Errors are fractions, None without labels.
+    Attributes:
+        number: 1 for the first visit to this context.
+        first_error: of its first frames alone, two steps of them.
+        recognised: part of its frames that got a name which an earlier visit got; None at the
+            first, or where contexts are not told apart. Errors are fractions, None without labels.
     """
 
     context: str
@@ -51,8 +53,11 @@ def visits_of(
     """The visits of a stream, in order.
 
     Args:
-        contexts: [n], the true name of every frame's context. used: [n], the name that the runtime
-            gave it, or None. wrong, frozen_wrong: [n] or None. first: how many frames are the first.
+        contexts: [n], the true name of every frame's context.
+        used: [n], the name that the runtime gave it, or None.
+        wrong: [n], whether the answer was, or None.
+        frozen_wrong: [n], the same of the frozen model.
+        first: how many frames are the first.
     """
     known: dict[str, set[str]] = {}
     found: list[Visit] = []

@@ -33,7 +33,6 @@ OURS: dict[str, Ours] = {
     "EdgeMem, each frame alone": Ours(hyper_parameters={"label_order": 0.0}),
     "EdgeMem, one step in ten": Ours(adapt_when=10),
     "EdgeMem, tuned": Ours(bundle=TUNED),
-    "EdgeMem, leaves alone": Ours(bundle="flat"),
     "EdgeMem, one state": Ours(bundle="mix", contexts=False),
     "EdgeMem, forgetful state": Ours(
         contexts=False, hyper_parameters={"least_batch_weight": 0.9, "memory_rate": 0.1}
@@ -69,7 +68,7 @@ METHODS = (*OURS, *PEERS, *WARM)
 # long run. Some of our own variants run when they are asked for. CoTTA runs where its paper has
 # it, and where labels are correlated.
 VARIANTS = (
-    "EdgeMem, leaves alone", "EdgeMem, forgetful state", "EdgeMem, shipped levels",
+    "EdgeMem, forgetful state", "EdgeMem, shipped levels",
     "EdgeMem, meta path", "EdgeMem, tuned", "EdgeMem, int8", "EdgeMem, forward only",
 )  # fmt: skip
 MOST = tuple(name for name in METHODS if name not in (*VARIANTS, "CoTTA"))

@@ -156,12 +156,11 @@ def ecotta_warmed(name: str, task: Task, *, quick: bool) -> Path:
 
 @dataclass(frozen=True)
 class Exported:
-    """How a bundle is made. flat: no array has a share of the root. int8: frozen kernels in eight
+    """How a bundle is made. int8: frozen kernels in eight
     bits, calibrated on source frames."""
 
     statistics: Statistics = "remembered"
     norm_affine: bool = True
-    flat: bool = False
     int8: bool = False
     choices: Mapping[str, Any] = field(default_factory=dict)
 
@@ -169,7 +168,6 @@ class Exported:
 META_PATH = {"gradient": "meta", "learn": "all", "objective": "ecotta"}
 BUNDLES = {
     "remembered": Exported(),
-    "flat": Exported(flat=True),
     "mix": Exported("mix"),
     "meta path": Exported(norm_affine=False, choices=META_PATH),
     "int8": Exported(int8=True),
@@ -189,8 +187,6 @@ def write_bundles(task: Task, names: Iterable[str], folder: Path, *, quick: bool
         path = folder / "bundles" / f"{name}.edgemem"
         int8 = task.source()[0][:SOURCE_FRAMES] if made.int8 else None
         export_bundle(model, path, Choices(batch=task.batch, int8=int8, **made.choices))
-        if made.flat:
-            flatten(path / "manifest.json")
 
 
 def with_statistics(
@@ -218,11 +214,3 @@ def with_statistics(
     assert not unexpected and all("remembered" in name for name in missing)
     other.mark_warm()
     return other
-
-
-def flatten(path: Path) -> None:
-    """Take every array's share of the root away."""
-    document = json.loads(path.read_text())
-    for array in document["block"]:
-        array["root_share"] = 0.0
-    path.write_text(json.dumps(document))

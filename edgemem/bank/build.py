@@ -60,7 +60,12 @@ def build_bank(
         source: .npy with keys [N, d], .npz with `keys` and perhaps `blocks` [N, elements], floats;
             or what opens another source.
         out: the folder to write.
+        levels: how many; their rows are branch, branch^2, …
+        branch: children of every node.
         elements: numbers of a block; by default as many as the blocks have, or none.
+        storage: of blocks: "float32", "float16" or "int8".
+        seed: of the samples that k-means draws.
+        progress: called with what is done, how much of it, and of how much.
 
     Raises:
         InputError: keys, blocks or options that do not fit, or a folder that cannot be written.

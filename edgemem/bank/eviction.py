@@ -8,7 +8,7 @@ from edgemem.bank.record import Record
 
 
 def worth(count: int, age: int, nbytes: int) -> float:
-    """How much a block deserves its bytes: that stands for much, recently written and small is best.
+    """How much a block deserves its bytes: one that stands for much, is new and small is best.
 
     Greedy-dual-size-frequency (Cherkasova 1998) with the age as a divisor: `age` is counted in
     writes to the state file, not in seconds, because clocks of devices go backwards.

@@ -55,8 +55,9 @@ def open_blocks(path: Path, folder: Path, progress: Progress) -> Blocks | None:
 
 
 def new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """A new array on disk, mapped. Its space is taken at once: a disk that is full later would end the
-    process at the first write.
+    """A new array on disk, mapped.
+
+    Its space is taken at once: a disk that is full later would end the process at the first write.
 
     Raises:
         OSError: no space.

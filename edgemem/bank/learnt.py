@@ -39,7 +39,9 @@ def open_learnt(
 
     Args:
         bundle: the one that all devices run.
+        files: one a device.
         folder: where both arrays are written.
+        progress: called with what is done, how much of it, and of how much.
 
     Raises:
         InputError: a file is damaged or of another bundle, or a block does not fit.

@@ -37,7 +37,9 @@ def nothing() -> None:
 class Page:
     """Check sums and scales of 1,024 rows, and which of them were checked since it was read.
 
-    row_checked, key_checked: 1 for a row or key that is as it was written.
+    Attributes:
+        row_checked: 1 for a row or key that is as it was written.
+        key_checked: 1 for a row or key that is as it was written.
     """
 
     crc: NDArray[np.uint32]

@@ -1,6 +1,6 @@
 """The header of a level file: which arrays lie where, checked before anything relies on it.
 
-A level file is plain safetensors. `docs/bank-format.md` describes it byte by byte.
+A level file is plain safetensors. `docs/formats/bank.md` describes it byte by byte.
 """
 
 from __future__ import annotations
@@ -35,8 +35,12 @@ INDEX = ("parent", "count", "keys", "scale", "key_crc", "crc")
 class LevelShape:
     """What determines the size of a level file.
 
-    number: 1 for the level below the root. branch: children of a node. key_length: numbers of a
-    key. elements: numbers of a block. storage: float32, float16 or int8.
+    Attributes:
+        number: 1 for the level below the root.
+        branch: children of a node.
+        key_length: numbers of a key.
+        elements: numbers of a block.
+        storage: float32, float16 or int8.
     """
 
     number: int

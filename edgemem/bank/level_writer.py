@@ -32,6 +32,8 @@ def write_level(
     Parents follow from the shape: the parent of row i is i // branch.
 
     Args:
+        path: of the file.
+        shape: level, branch, and how keys and blocks are stored.
         keys: [n, d]; +inf for absent children. May be mapped from disk.
         count: [n] source keys that each row stands for; 0 for absent children.
         rows: n blocks [elements] float32, taken one by one.

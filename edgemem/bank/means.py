@@ -28,10 +28,12 @@ def mean_rows(
     up: the sum along a path misses the mean by the rounding of its last row alone.
 
     Args:
+        shape: of the level.
         counts: [n] keys of each node; 0 = absent, its row is zero.
         order: numbers of the keys, those of a node side by side, nodes by row.
         blocks: [N, elements], one a key.
         above: the levels above as written, level 1 first.
+        progress: called with rows done and of all.
     """
     zero, start, parent = np.zeros(shape.elements, np.float32), 0, -1
     for row, count in enumerate(counts.tolist()):

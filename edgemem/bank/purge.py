@@ -15,9 +15,11 @@ from edgemem.state import State
 def purge(state: State, cleared: Callable[[Block], Block], why: str) -> None:
     """Write blocks again without what is to go, and delete the earlier versions that hold it.
 
-    What the disk itself, a backup or an export keeps is out of reach; `state.scrub` empties the log.
+    What the disk itself, a backup or an export keeps is out of reach; `state.scrub` empties the
+    log.
 
     Args:
+        state: the open state file.
         cleared: a block without it; the same one where it holds nothing of it.
         why: for the provenance of what is written.
 

@@ -117,7 +117,7 @@ def checked(record: Record, thing: str) -> Record:
         "why": provenance.why.isprintable() and len(provenance.why) <= 1000,
     }
     if wrong := next((name for name, fine in valid.items() if not fine), None):
-        raise InputError(thing, f"has a {wrong} that cannot be stored", "See docs/bundle-format.md")
+        raise InputError(thing, f"has a {wrong} that cannot be stored", "See docs/formats/state.md")
     return record
 
 

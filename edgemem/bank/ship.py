@@ -32,6 +32,9 @@ def ship(
 
     Args:
         bank: folder with level-1.safetensors …
+        bundle: what is copied.
+        out: folder to write.
+        progress: called with what is done, how much of it, and of how much.
 
     Raises:
         BundleError: the bundle is damaged, or tells no contexts apart.

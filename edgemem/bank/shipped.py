@@ -26,7 +26,10 @@ MOST_REPORTS = 1000
 class Fetched:
     """What a fetch found. values: float32 [elements], the sum of the rows along the path.
 
-    path, distances: as in Descent. faults: readable texts about rows that count as zero.
+    Attributes:
+        path: as in Descent.
+        distances: as in Descent.
+        faults: readable texts about rows that count as zero.
     """
 
     path: tuple[int, ...]
@@ -36,8 +39,10 @@ class Fetched:
 
 
 class ShippedBank:
-    """The levels of a folder. Level 1 is pinned in memory, unless it takes more than `cache_bytes`
-    and 32 MiB; of the others, `cache_bytes` are kept.
+    """The levels of a folder.
+
+    Level 1 is pinned in memory, unless it takes more than `cache_bytes` and 32 MiB; of the others,
+    `cache_bytes` are kept.
 
     Memory does not depend on the size of the bank. For one thread at a time.
 

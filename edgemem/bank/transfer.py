@@ -40,8 +40,9 @@ class Imported:
 
 
 def export_blocks(state: State, out: Path, block_ids: Iterable[str] | None = None) -> list[Record]:
-    """Write the current version of blocks to a file that its owner alone can read; all of them if
-    none is named.
+    """Write the current version of blocks to a file; all of them if none is named.
+
+    Its owner alone can read the file.
 
     Raises:
         InputError: no such block, or the file cannot be written.

@@ -19,7 +19,8 @@ Children = Callable[[int, int], Keys | None]
 class Descent:
     """The way from the root to a leaf. path: row of each level, level 1 first.
 
-    distances: squared L2 distance from the key to the centroid chosen at each level.
+    Attributes:
+        distances: squared L2 distance from the key to the centroid chosen at each level.
     """
 
     path: tuple[int, ...]

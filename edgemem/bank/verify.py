@@ -23,8 +23,8 @@ def verify_bank(
 ) -> Iterator[str]:
     """What is wrong with the levels of a folder, one readable text each.
 
-    Checks the check sums of index and rows, that values can be used, that parents follow from rows, that absent children
-    have no key, and that the counts of children add up to their parent's.
+    Checks the check sums of index and rows, that values can be used, that parents follow from rows,
+    that absent children have no key, and that the counts of children add up to their parent's.
 
     Raises:
         BankError: a file cannot be opened, or its header is damaged.

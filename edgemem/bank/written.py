@@ -60,6 +60,7 @@ class WrittenBlocks:
             path: place in the tree: "3/51", or "3/51/+" for a new leaf under that node.
             key: [d] numbers, finite; stored as float32.
             count: what the block stands for; it adds to its worth.
+            provenance: where the block comes from.
 
         Raises:
             InputError: a value that cannot be stored.
@@ -103,8 +104,10 @@ class WrittenBlocks:
         return versions[0] if versions else 0
 
     def intact(self, block_id: str) -> Iterator[tuple[int, Arrays]]:
-        """The kept versions of a block that are intact, newest first: the place of each among all
-        (0: the current one), and its arrays."""
+        """The kept versions of a block that are intact, newest first.
+
+        For each its place among all (0: the current one), and its arrays.
+        """
         for place, version in enumerate(self._table.versions(block_id)):
             with suppress(StateError):
                 _, payload = self._table.read(block_id, version)
@@ -203,8 +206,9 @@ class WrittenBlocks:
     def evict(self, budget: int, keep: Collection[str] = ()) -> list[str]:
         """Delete what is worth least until all arrays fit into `budget` bytes.
 
-        Earlier versions go first, oldest first; then whole blocks, least worth first (`eviction.worth`).
-        Blocks in `keep` stay, and so do damaged ones, which a person has to decide on.
+        Earlier versions go first, oldest first; then whole blocks, least worth first
+        (`eviction.worth`). Blocks in `keep` stay, and so do damaged ones, which a person has to
+        decide on.
 
         Returns:
             Ids of the blocks that are gone.

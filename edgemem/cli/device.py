@@ -77,8 +77,8 @@ def run(
 ) -> None:
     """Run a recorded stream through a bundle.
 
-    Each frame is predicted before the update it takes part in. Ctrl-C and SIGTERM end it between two
-    calls; what was learnt is written then, and the exit code is 130 or 143.
+    Each frame is predicted before the update it takes part in. Ctrl-C and SIGTERM end it between
+    two calls; what was learnt is written then, and the exit code is 130 or 143.
 
     Example: edgemem run camera.edgemem --input stream.npz --state camera.db
     """
@@ -135,8 +135,10 @@ def run(
 
 
 def _usable(stream: Stream, skip: bool) -> Stream:
-    """The stream without frames that hold NaN, infinite or too large values; raises InputError for
-    them if they shall not be skipped."""
+    """The stream without frames that hold NaN, infinite or too large values.
+
+    Raises InputError for them if they shall not be skipped.
+    """
     bad = stream.bad_frames()
     if len(bad) and not skip:
         more = f", and so do {len(bad) - 1} more" if len(bad) > 1 else ""

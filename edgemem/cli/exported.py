@@ -19,7 +19,10 @@ COLD = (
 
 
 def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, json: bool) -> None:
-    """How the bundle at `out` compares with torch, and its learning rate; given: whether by the user."""
+    """How the bundle at `out` compares with torch, and its learning rate.
+
+    given: whether the rate is the user's.
+    """
     origin, rate = manifest.exported_from, manifest.hyper_parameters.get(RATE)
     if json:
         print_json(

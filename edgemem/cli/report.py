@@ -54,8 +54,8 @@ def print_report(report: Report, name: str) -> None:
     returns = report.returns
     if returns is not None and returns.visits and returns.recognised is not None:
         say(
-            f"{returns.visits} returns, {percent(returns.recognised)} recognised; error of the first "
-            f"two batches: first visits {percent(returns.first_visit)}, "
+            f"{returns.visits} returns, {percent(returns.recognised)} recognised; error of the "
+            f"first two batches: first visits {percent(returns.first_visit)}, "
             f"returns {percent(returns.on_return)}"
         )
     say(

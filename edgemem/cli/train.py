@@ -165,8 +165,9 @@ def export(
     """Turn a checkpoint into a bundle that adapts on a device without torch.
 
     The bundle is compared with torch before it is put in place: every output of the first step
-    within 1e-5, gradients within 1e-3 of their own size, the block within 1e-4 after 20 steps. Without
-    --learning-rate, source frames of the warm-up decide whether steps help, and how large they are.
+    within 1e-5, gradients within 1e-3 of their own size, the block within 1e-4 after 20 steps.
+    Without --learning-rate, source frames of the warm-up decide whether steps help, and how large
+    they are.
 
     Example: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
     --batch 16 --out camera.edgemem

@@ -35,8 +35,8 @@ def tune(
     """Choose learning rate, margin, regularisation, alpha and how often a step runs.
 
     By labelled source frames with synthetic shifts alone: nothing of the places where the device
-    will work. A change is kept only if fresh draws confirm it. The new bundle has an identity of its
-    own: state files of the old one do not go on with it.
+    will work. A change is kept only if fresh draws confirm it. The new bundle has an identity of
+    its own: state files of the old one do not go on with it.
 
     Example: edgemem tune camera.edgemem --source source.npz --out tuned.edgemem
     """

@@ -25,12 +25,15 @@ Note = Callable[[str, int, int, float | None], None]
 class DemoResult:
     """What the demo measured. Errors are fractions.
 
-    contexts: per context, the errors of the frozen model, of batch statistics alone (zero block)
-    and of the adapted model; of the adapted model also the mean error of the first two batches of
-    the first visit and of later visits, and the part of later visits that was recognised.
-    returns: the same over all contexts; statistics_returns: with batch statistics alone.
-    ms_per_frame: prediction and adaptation. plot: the picture's path, or None where matplotlib is
-    missing.
+    Attributes:
+        contexts: per context, the errors of the frozen model, of batch statistics alone (zero
+            block) and of the adapted model; of the adapted model also the mean error of the first
+            two batches of the first visit and of later visits, and the part of later visits that
+            was recognised.
+        returns: the same over all contexts.
+        statistics_returns: with batch statistics alone.
+        ms_per_frame: prediction and adaptation.
+        plot: the picture's path, or None where matplotlib is missing.
     """
 
     frames: int

@@ -40,9 +40,12 @@ class Voice:
 
 @dataclass(frozen=True)
 class Room:
-    """echo: seconds until an echo has fallen by 60 dB. far: its level at the start. noise: level beside a voice of 1. colour:
-    "white" or "low" (a car, a fan). low, high: Hz that the microphone lets through. walls: draws
-    the echo, which stays as it is while one stays in the room."""
+    """echo: seconds until an echo has fallen by 60 dB.
+
+    far: its level at the start. noise: level beside a voice of 1. colour: "white" or "low" (a car,
+    a fan). low, high: Hz that the microphone lets through. walls: draws the echo, which stays as it
+    is while one stays in the room.
+    """
 
     echo: float = 0.08
     far: float = 0.15

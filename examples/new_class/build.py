@@ -1,9 +1,9 @@
 """Build what this example runs: a network that knows the digits 0 to 6, and frames of all ten.
 
 Data: the 1,797 handwritten digits of scikit-learn (UCI Optical Recognition of Handwritten Digits,
-CC BY 4.0). Those of 0 to 6 among the first 1,000 train the network, each moved by up to a pixel; the
-frames are the other 797. Needs the extra `export` (torch, onnx) and scikit-learn; the example itself
-does not.
+CC BY 4.0). Those of 0 to 6 among the first 1,000 train the network, each moved by up to a pixel;
+the frames are the other 797. Needs the extra `export` (torch, onnx) and scikit-learn; the example
+itself does not.
 
     python examples/new_class/build.py
 """
@@ -31,7 +31,7 @@ KNOWN, ROOM, BATCH = 7, 12, 16
 
 
 def moved(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each frame [1, 8, 8] moved by up to a pixel; what a network learns so serves new digits, too."""
+    """Each frame [1, 8, 8] moved by up to a pixel: what is learnt so serves new digits, too."""
     padded = np.pad(frames, ((0, 0), (0, 0), (1, 1), (1, 1)))
     places = rng.integers(0, 3, (len(frames), 2))
     return np.stack([p[:, i : i + 8, j : j + 8] for p, (i, j) in zip(padded, places, strict=True)])

@@ -1,4 +1,4 @@
-"""What the example shows: how many of each digit are told before and after, as a table and a picture."""
+"""What the example shows: how many of each digit are told before and after."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Teaches a digit classifier three digits that it has never seen, from five labelled frames each.
 
-The packaged network knows 0 to 6. Frames without labels come in between, to which it adapts. What is
-counted before and after takes part in none of that.
+The packaged network knows 0 to 6. Frames without labels come in between, to which it adapts. What
+is counted before and after takes part in none of that.
 """
 
 from __future__ import annotations

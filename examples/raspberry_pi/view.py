@@ -17,7 +17,7 @@ from edgemem import Result
 
 WINDOW = 200  # frames of the rolling figures
 LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
-ROUTINE = ("context", "consolidated", "refused", "reading")  # events that no log needs
+ROUTINE = ("context", "reading")  # events that no log needs
 
 
 class View:

@@ -1,7 +1,7 @@
 """Activity recognition that gets used to how the phone is worn.
 
-Without arguments a small simulator moves: five activities, six ways to wear the phone, of which only
-the first is as in training. Every answer is from before the update it leads to.
+Without arguments a small simulator moves: five activities, six ways to wear the phone, of which
+only the first is as in training. Every answer is from before the update it leads to.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def windows_of(options: argparse.Namespace) -> Iterable[Window]:
 def together(
     windows: Iterable[Window], count: int
 ) -> Iterator[tuple[str, list[str], NDArray[np.float32]]]:
-    """Place, activities and windows [n, 3, 128], n at most `count`: a watch wakes up for several."""
+    """Place, activities and windows [n, 3, 128]: a watch wakes up for up to `count` of them."""
     for place, visit in groupby(windows, key=lambda window: window[0]):
         while group := list(islice(visit, count)):
             yield place, [name for _, name, _ in group], np.stack([x for *_, x in group])

@@ -1,7 +1,7 @@
 """A small simulator of an accelerometer that somebody carries: input when there is no sensor.
 
-Accelerations are in g, in the axes of the phone. A body moves with a rhythm of its activity; how the
-phone is worn turns the axes, scales and damps what arrives, and adds noise and a bias.
+Accelerations are in g, in the axes of the phone. A body moves with a rhythm of its activity; how
+the phone is worn turns the axes, scales and damps what arrives, and adds noise and a bias.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def window(activity: str, worn: Worn, rng: np.random.Generator) -> NDArray[np.fl
 def stream(
     visits: list[str], windows: int, seed: int, bout: float
 ) -> Iterator[tuple[str, str, NDArray[np.float32]]]:
-    """Place, activity and window, visit after visit; an activity lasts `bout` windows on average."""
+    """Place, activity and window, visit after visit; an activity lasts `bout` on average."""
     rng = np.random.default_rng(seed)
     for place in visits:
         activity = str(rng.choice(ACTIVITIES))

@@ -35,7 +35,10 @@ def convolution_backward(
     groups: int,
     output_mask: list[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, weight and bias, each where `output_mask` asks for it; in 1 to 3 dimensions."""
+    """Gradients of x, weight and bias, each where `output_mask` asks for it.
+
+    In 1 to 3 dimensions.
+    """
     stride, padding, dilation = list(stride), list(padding), list(dilation)
     db = grad.sum([0, *range(2, grad.dim())]) if output_mask[2] else None
     flat = x.dim() == 3
@@ -120,8 +123,11 @@ def transposed_input_gradient(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    """dL/dx [n, i, ...] of a transposed convolution, from dL/dy [n, o, ...] and the kernels
-    [i, o/groups, ...]. Output padding of a stride or more makes it longer than x."""
+    """dL/dx [n, i, ...] of a transposed convolution.
+
+    From dL/dy [n, o, ...] and the kernels [i, o/groups, ...]. Output padding of a stride or more
+    makes it longer than x.
+    """
     still = [0 for _ in stride]
     found = aten.convolution(grad, weight, None, stride, padding, dilation, False, still, groups)
     return cut(found, x.shape[2:])

@@ -46,7 +46,7 @@ def select_backward(grad: Tensor, input_sizes: Sequence[int], dim: int, index: i
 
 
 def select_scatter(x: Tensor, source: Tensor, dim: int, index: int) -> Tensor:
-    """x with `source` at one place of an axis."""
+    """Put `source` into x at one place of an axis."""
     axis, size = dim % x.dim(), x.shape[dim]
     place = index % size
     before, after = x.narrow(axis, 0, place), x.narrow(axis, place + 1, size - 1 - place)

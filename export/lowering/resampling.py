@@ -111,7 +111,7 @@ def _matrix(
 
 
 def _applied(x: Tensor, axis: int, matrix: NDArray[np.float64]) -> Tensor:
-    """x with `matrix` [size, size after] applied along one axis, counted from the end."""
+    """Apply `matrix` [size, size after] to x along one axis, counted from the end."""
     if axis == -2:
         return torch.tensor(matrix.T.tolist(), dtype=x.dtype, device=x.device) @ x
     right = torch.tensor(matrix.tolist(), dtype=x.dtype, device=x.device)

@@ -95,7 +95,7 @@ def scale_before_gate() -> RewriteRule:
 
 
 def affine_as_convolution() -> RewriteRule:
-    """x * scale + shift per channel -> a depthwise 1x1 convolution.
+    """From x * scale + shift per channel to a depthwise 1x1 convolution.
 
     One pass instead of two, which takes a ReLU along and stays in the engine's image layout. Left
     alone where the engine takes the affine map into the convolution that made x.

@@ -87,7 +87,10 @@ def _pad(
 
 
 def _around(x: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """One axis with so much of its end before it, and of its start behind it; less than none cuts."""
+    """One axis with so much of its end before it, and of its start behind it.
+
+    Less than none cuts.
+    """
     size = x.shape[axis] + min(before, 0) + min(after, 0)
     kept = x.narrow(axis, max(-before, 0), size)
     ends = [kept.narrow(axis, size - before, before)] if before > 0 else []

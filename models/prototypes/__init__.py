@@ -1,4 +1,7 @@
-"""New classes without old samples: prototype-sample relation distillation (Asadi et al., ICML 2023)."""
+"""New classes without old samples: prototype-sample relation distillation.
+
+Asadi et al., ICML 2023.
+"""
 
 from edgemem.models.prototypes.losses import (
     RelationAxis,

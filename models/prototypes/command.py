@@ -48,9 +48,14 @@ class Choices:
 class Outcome(NamedTuple):
     """What was learnt.
 
-    tasks: classes of each task of this run. by_class, by_task: accuracies on the test frames, among
-    all classes and among those of the task; None without test frames. In both, the classes that
-    were known before are task 0, if there are any.
+    Attributes:
+        tasks: classes of each task of this run.
+        by_class: accuracies on the test frames, among all classes and among those of the task; None
+            without test frames. In both, the classes that were known before are task 0, if there
+            are any.
+        by_task: accuracies on the test frames, among all classes and among those of the task; None
+            without test frames. In both, the classes that were known before are task 0, if there
+            are any.
     """
 
     tasks: list[list[int]]

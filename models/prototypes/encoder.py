@@ -15,8 +15,10 @@ from edgemem.models.adaptive import Normalization
 class EncoderSettings:
     """What of a network is the encoder.
 
-    head: name of the linear layer to take off; "" = none, for a network that gives features.
-    normalization: applied to frames before. input_shape: of one frame.
+    Attributes:
+        head: name of the linear layer to take off; "" = none, for a network that gives features.
+        normalization: applied to frames before.
+        input_shape: of one frame.
     """
 
     head: str

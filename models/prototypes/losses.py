@@ -85,10 +85,13 @@ def relation_distillation(
 
     KL(softmax(old / temperature) || softmax(new / temperature)) of the scores of `relations`.
 
-    - "samples", as the paper describes it: each old prototype keeps its ordering of the samples. The
+    - "samples", as the paper describes it: each old prototype keeps its ordering of the samples.
+    The
       softmax is over the batch; mean over prototypes.
-    - "prototypes", as in the released code: each sample keeps its ordering of the task's prototypes.
-      The softmax is over them; mean over samples. The code has the cross-entropy, which is larger by
+    - "prototypes", as in the released code: each sample keeps its ordering of the task's
+    prototypes.
+      The softmax is over them; mean over samples. The code has the cross-entropy, which is larger
+          by
       the entropy of the old relations, and has the same gradient.
 
     features, old_features: [n, size] of the same samples, now and by the previous model.
@@ -106,8 +109,10 @@ def relation_distillation(
 
 
 def divergences(before: Tensor, after: Tensor, over: int = 0) -> Tensor:
-    """KL(softmax(before) || softmax(after)) along an axis of scores [n, classes]; over the samples
-    by default, so one for each class."""
+    """KL(softmax(before) || softmax(after)) along an axis of scores [n, classes].
+
+    Over the samples by default, so one for each class.
+    """
     was, now = (torch.log_softmax(scores, over) for scores in (before, after))
     return (was.exp() * (was - now)).sum(over)
 

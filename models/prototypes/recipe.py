@@ -17,11 +17,11 @@ class Recipe:
     """How to learn one task. Defaults are those of the released code of PRD (Asadi et al. 2023).
 
     `loss = contrastive + prototype_weight * prototype + relation_weight * relation`. SGD at
-    `learning_rate`, `momentum` and `weight_decay` for encoder and projection head; prototypes have a
-    rate of their own, no momentum and no decay. Rates fall along half a cosine to `rate_at_end` times
-    their start, in every task; by default they are constant. The schedule of the released code acts in
-    its first task only, and overwrites the prototypes' rate. Nor are there 120 more epochs for the
-    first task, as there; pass another recipe for it.
+    `learning_rate`, `momentum` and `weight_decay` for encoder and projection head; prototypes have
+    a rate of their own, no momentum and no decay. Rates fall along half a cosine to `rate_at_end`
+    times their start, in every task; by default they are constant. The schedule of the released
+    code acts in its first task only, and overwrites the prototypes' rate. Nor are there 120 more
+    epochs for the first task, as there; pass another recipe for it.
 
     Raises:
         InputError: a number that makes no sense, or an unknown axis.
@@ -74,8 +74,12 @@ class Recipe:
 class Progress:
     """Where learning is: steps done of steps in all, and means over the last 50 steps.
 
-    loss: the weighted sum. contrastive, prototype, relation: its terms, without weights. accuracy:
-    on the batches themselves, among the classes of the task.
+    Attributes:
+        loss: the weighted sum.
+        contrastive: its terms, without weights.
+        prototype: its terms, without weights.
+        relation: its terms, without weights.
+        accuracy: on the batches themselves, among the classes of the task.
     """
 
     step: int

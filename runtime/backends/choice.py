@@ -56,8 +56,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Engine:
-    """What was chosen. provider: its name. why: for people. passed_over: what was preferred, and
-    why it does not run; among them what is here and failed (`failed`)."""
+    """What was chosen.
+
+    Attributes:
+        provider: its name.
+        why: for people.
+        passed_over: what was preferred, and why it does not run; among them what is here and failed
+            (`failed`).
+    """
 
     provider: str
     backend: Backend
@@ -80,7 +86,9 @@ def choose(
     """The first provider that is here, has graphs in the bundle and takes them.
 
     Args:
+        bundle: an opened one.
         provider: a name of `PROVIDERS`, which then runs or fails; or "auto", see `AUTOMATIC`.
+        settings: of the engine.
         step: name of the graph that adapts; "" = nothing shall.
 
     Raises:
@@ -147,8 +155,10 @@ def open_backend(bundle: Bundle, provider: str, settings: Settings) -> Backend:
 
 
 def _try(bundle: Bundle, provider: str, backend: Backend, step: str) -> None:
-    """Open what shall run; the backend keeps it. On the CPU what opens `predict` opens the others,
-    which wait until they are needed."""
+    """Open what shall run; the backend keeps it.
+
+    On the CPU what opens `predict` opens the others, which wait until they are needed.
+    """
     names = ["predict"]
     if provider != "cpu":
         names += ["key", *([step if backend.target == ONNX else "adapt"] if step else [])]
@@ -172,7 +182,7 @@ def _nothing(bundle: Bundle, provider: str, passed_over: dict[str, str]) -> Inpu
         remedy = f"Export it with --target {known.export}" if here else f"Needed: {known.needs}"
         return InputError(f"provider {provider!r}", passed_over[provider], remedy)
     targets = [PROVIDERS[n].export for n, reason in passed_over.items() if "--target" in reason]
-    remedy = "Install onnxruntime, or LiteRT: docs/targets.md says how"
+    remedy = "Install onnxruntime, or LiteRT: docs/benchmarks/targets.md says how"
     if targets:
         remedy = f"Export it with --target {','.join(sorted(targets))}"
     reasons = "; ".join(f"{name}: {reason}" for name, reason in passed_over.items())

@@ -1,8 +1,8 @@
 """Which tensors of an ONNX graph lie outside of it, read without the onnx package.
 
 An engine that is given a path follows whatever the graph names: some versions of onnxruntime read
-`../x` and absolute paths. So the graph is looked through first, and only constants of the whole graph
-may lie outside, all in one file that the manifest lists. Anything else is refused.
+`../x` and absolute paths. So the graph is looked through first, and only constants of the whole
+graph may lie outside, all in one file that the manifest lists. Anything else is refused.
 
 The format: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto and
 https://protobuf.dev/programming-guides/encoding

@@ -1,4 +1,7 @@
-"""LiteRT on the CPU, by `ai-edge-litert` or, where that is what the device has, `tflite-runtime`."""
+"""LiteRT on the CPU.
+
+By `ai-edge-litert` or, where that is what the device has, `tflite-runtime`.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +81,10 @@ class LiteRtGraph:
 
 
 class LiteRtBackend:
-    """Opens signatures of LiteRT files, each file once. threads: 0 = LiteRT's choice. files: where
-    they come from; None = they are our own, and nobody vouches for them.
+    """Opens signatures of LiteRT files, each file once.
+
+    threads: 0 = LiteRT's choice. files: where they come from; None = they are our own, and nobody
+    vouches for them.
 
     Raises:
         MissingExtraError: LiteRT is not installed.

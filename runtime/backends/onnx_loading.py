@@ -1,8 +1,8 @@
 """A graph and its weights, handed to onnxruntime as bytes that were checked.
 
-The engine never gets the path of a graph, so it cannot follow what a graph names. Weights are copied
-into the engine, and what becomes of the file later does not matter. In profile "memory" they are not:
-there the engine maps the one file that was checked at that moment.
+The engine never gets the path of a graph, so it cannot follow what a graph names. Weights are
+copied into the engine, and what becomes of the file later does not matter. In profile "memory" they
+are not: there the engine maps the one file that was checked at that moment.
 """
 
 from __future__ import annotations

@@ -32,9 +32,12 @@ DTYPES = {
 
 
 class OnnxRuntimeGraph:
-    """One session. files: where its bytes come from. skipped: optimisers to leave out. mapped: weights
-    stay in the file. providers: in order of preference; empty = as the options say. must: the one
-    that has to take at least one node."""
+    """One session.
+
+    files: where its bytes come from. skipped: optimisers to leave out. mapped: weights stay in the
+    file. providers: in order of preference; empty = as the options say. must: the one that has to
+    take at least one node.
+    """
 
     def __init__(
         self,
@@ -99,7 +102,9 @@ class OnnxRuntimeGraph:
 
 
 class OnnxRuntimeBackend:
-    """Opens sessions with one set of options, which docs/performance.md gives reasons for.
+    """Opens sessions with one set of options.
+
+    Reasons for them: docs/benchmarks/performance.md.
 
     threads: 0 = onnxruntime's choice, which is all cores. profile: "latency", or "memory", where
     weights stay in the mapped file and nothing is kept from one run to the next. cache: where

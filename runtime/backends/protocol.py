@@ -30,8 +30,12 @@ class Graph(Protocol):
 
 
 class Backend(Protocol):
-    """An inference engine. name: what it is and where it runs, for people. target: the set of a
-    bundle's graphs that it runs."""
+    """An inference engine.
+
+    Attributes:
+        name: what it is and where it runs, for people.
+        target: the set of a bundle's graphs that it runs.
+    """
 
     name: str
     target: str

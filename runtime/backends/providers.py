@@ -24,8 +24,11 @@ REMEDY = 'Use provider="auto"'
 class Provider:
     """One engine on one kind of processor.
 
-    execution_provider: its name in onnxruntime; "" = another engine. target: the set of graphs it
-    runs. export: the option of `edgemem export` that adds these. needs: how to get it.
+    Attributes:
+        execution_provider: its name in onnxruntime; "" = another engine.
+        target: the set of graphs it runs.
+        export: the option of `edgemem export` that adds these.
+        needs: how to get it.
     """
 
     name: str

@@ -1,9 +1,9 @@
 """Optimised graphs, kept from one start to the next: an engine spends most of its start on them.
 
 The check sums find damage, not malice: the folder is for the user alone. What is checked is what is
-handed over: bytes, read once. One folder a graph: the optimised graph (for an NPU, what was compiled
-for it), its weights, and their check sums. What it was made for is part of its name, so another
-engine, processor or bundle never meets it.
+handed over: bytes, read once. One folder a graph: the optimised graph (for an NPU, what was
+compiled for it), its weights, and their check sums. What it was made for is part of its name, so
+another engine, processor or bundle never meets it.
 """
 
 from __future__ import annotations
@@ -68,8 +68,10 @@ class SessionCache:
             return None
 
     def keep(self, name: str, write: Callable[[Path], object]) -> None:
-        """Keep what `write` puts into a folder, as `GRAPH` and files beside it; a disk that refuses
-        is no reason to stop."""
+        """Keep what `write` puts into a folder, as `GRAPH` and files beside it.
+
+        A disk that refuses is no reason to stop.
+        """
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.find(name) is not None:

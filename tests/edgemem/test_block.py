@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgemem.block import DTYPES, ArraySpec, BlockSpec, is_finite, pack, unpack
+from edgemem.block import DTYPES, ArraySpec, Block, BlockSpec, is_finite, pack, unpack
 from edgemem.errors import InputError, StateError
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
@@ -154,3 +154,132 @@ def test_one_bad_value_makes_a_block_non_finite(value):
     assert is_finite(good)
     good["a"][2, 3] = value
     assert not is_finite(good)
+
+
+values = st.floats(-1e6, 1e6, width=32)
+float_blocks = st.dictionaries(names, hnp.arrays("float32", shapes, elements=values), max_size=4)
+
+
+def changed_part(draw, arrays):
+    """Arrays like some of a block's, with other numbers."""
+    chosen = [name for name in arrays if draw(st.booleans())]
+    return {n: draw(hnp.arrays("float32", arrays[n].shape, elements=values)) for n in chosen}
+
+
+@given(blocks)
+def test_a_block_is_what_it_was_made_of_and_stays_so(arrays):
+    given_arrays, expected = dict(arrays), exact(arrays)
+    block = Block(given_arrays)
+    given_arrays.clear()
+    assert exact(block) == expected and list(block) == list(arrays)
+    assert not any(array.flags.writeable for array in block.values())
+    assert all(block[name] is array for name, array in arrays.items())
+    with pytest.raises(TypeError):
+        block["a"] = np.zeros(1)
+    with pytest.raises(AttributeError):
+        block.more = 1
+
+
+def test_nobody_changes_the_numbers_of_a_block():
+    array = np.zeros(3, np.float32)
+    block = Block({"a": array, "b": np.asarray(np.float32(1))})
+    for change in (block["a"], block["b"], array):
+        with pytest.raises(ValueError, match="read-only"):
+            change[...] = 2
+
+
+def test_two_blocks_are_equal_only_if_they_are_one():
+    arrays = {"a": np.zeros(2)}
+    one, other = Block(arrays), Block(arrays)
+    same = one
+    assert one == same and one != other and len({one, other, same}) == 2
+
+
+@given(float_blocks, st.data())
+def test_a_change_is_added_and_taken_away_array_by_array(arrays, data):
+    block = Block(arrays)
+    change = changed_part(data.draw, arrays)
+    for after, expected in (
+        (block + change, {n: arrays[n] + part for n, part in change.items()}),
+        (block - change, {n: arrays[n] - part for n, part in change.items()}),
+        (block.replace(change), change),
+    ):
+        assert list(after) == list(arrays)
+        for name, array in after.items():
+            assert isinstance(array, np.ndarray) and not array.flags.writeable
+            if name in change:
+                assert exact({"": array}) == exact({"": np.asarray(expected[name])})
+            else:
+                assert array is block[name]
+    assert exact(block) == exact(arrays)
+
+
+def test_a_change_of_what_a_block_does_not_have_is_an_error():
+    block = Block({"a": np.zeros(2)})
+    for change in (lambda: block + {"b": np.zeros(2)}, lambda: block - {"b": np.zeros(2)}):
+        with pytest.raises(KeyError):
+            change()
+    assert block.replace({}) is block
+
+
+@given(float_blocks, st.data())
+def test_a_part_has_the_same_arrays_and_zeros_have_their_shapes(arrays, data):
+    block = Block(arrays)
+    chosen = [name for name in arrays if data.draw(st.booleans())]
+    part, zeros = block.part(chosen), block.zeros()
+    assert list(part) == chosen and all(part[name] is block[name] for name in chosen)
+    assert exact(zeros) == exact({n: np.zeros(a.shape, a.dtype) for n, a in arrays.items()})
+    assert (block + zeros).has_values_of(block) and (block - block).has_values_of(zeros)
+    with pytest.raises(KeyError):
+        block.part(["no such array"])
+
+
+@given(blocks, st.data())
+def test_blocks_have_the_same_values_if_all_names_and_numbers_are_the_same(arrays, data):
+    block, copy = Block(arrays), {name: array.copy() for name, array in arrays.items()}
+    numbers = all(not np.isnan(array).any() for array in arrays.values())
+    assert block.has_values_of(block)
+    assert block.has_values_of(copy) == numbers
+    if arrays:
+        name = data.draw(st.sampled_from(list(arrays)))
+        rest = {n: array for n, array in copy.items() if n != name}
+        assert not block.has_values_of(rest) and not Block(rest).has_values_of(copy)
+        renamed = {f"{n}'": array for n, array in copy.items()}
+        assert not block.has_values_of(renamed)
+        if copy[name].size:
+            copy[name].flat[0] = 1 if copy[name].flat[0] != 1 else 0
+            assert not block.has_values_of(copy)
+
+
+def test_numbers_of_another_shape_are_other_values():
+    block = Block({"a": np.zeros((2, 1))})
+    assert not block.has_values_of({"a": np.zeros((1, 2))})
+    assert not block.has_values_of({"a": np.zeros(2)})
+    assert Block({}).has_values_of({}) and not Block({}).has_values_of(block)
+
+
+@given(blocks)
+def test_prefixes_come_off_as_they_went_on(arrays):
+    full = Block(arrays).under("next.block")
+    assert set(full) == {f"next.block.{name}" for name in arrays}
+    others = {"next.blocks.c": np.zeros(1), "opt.a": np.zeros(1), "block.a": np.zeros(1)}
+    assert exact(Block.named("next.block", others | full)) == exact(arrays)
+
+
+@given(float_specs, st.data())
+def test_a_block_from_a_vector_has_memory_of_its_own_that_nobody_changes(spec, data):
+    vector = data.draw(hnp.arrays("float32", spec.elements, elements=values))
+    block = spec.unflatten(vector)
+    assert isinstance(block, Block) and vector.flags.writeable
+    assert not any(array.flags.writeable for array in block.values())
+    assert not any(np.shares_memory(array, vector) for array in block.values())
+    np.testing.assert_array_equal(spec.flatten(block), vector)
+
+
+@pytest.mark.parametrize(
+    ("value", "finite", "sound"),
+    [(1.0, True, True), (2e30, True, False), (np.inf, False, False), (np.nan, False, False)],
+)
+def test_sound_blocks_are_finite_and_not_too_large(value, finite, sound):
+    block = Block({"n": np.zeros(2, np.int64), "a": np.float32([0, value])})
+    assert (block.is_finite(), block.is_sound()) == (finite, sound)

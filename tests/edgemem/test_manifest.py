@@ -131,7 +131,7 @@ def test_any_value_replaced_by_any_other_is_read_or_refused_by_name(path, value)
 
 
 def one_array(dtype, zero):
-    return {"name": "a", "shape": [1], "dtype": dtype, "zero": zero, "root_share": 0}
+    return {"name": "a", "shape": [1], "dtype": dtype, "zero": zero, "learns": False}
 
 
 def refuses(content):

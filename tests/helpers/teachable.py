@@ -27,7 +27,7 @@ FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 TAUGHT = ("prototypes.sums", "prototypes.frames", "remembered_prior")
 BLOCK = BlockSpec(
     (
-        ArraySpec("shift", (FEATURES,), "float32", root_share=1.0),
+        ArraySpec("shift", (FEATURES,), "float32", learns=True),
         ArraySpec("remembered_frames", (), "float32"),
         ArraySpec("remembered_prior", (CAPACITY,), "float32"),
         ArraySpec("prototypes.sums", (CAPACITY, FEATURES), "float32"),

@@ -197,6 +197,6 @@ def test_such_a_commit_writes_the_block_and_little_else(tmp_path, even_frames, c
     assert len(sizes) == 12
     # To the log and to the file: the block, and the last sound one if that is another.
     assert all(2 * BLOCK <= size <= 4.2 * BLOCK for size in sizes[1:])
-    # The figures of docs/architecture.md, for this block of 172 kB.
+    # The figures of docs/decisions/state/only-changes-are-written.md, for this block of 172 kB.
     assert 0.33e6 < 1000 * min(sizes[1:]) / frames < 0.36e6
     assert 0.66e6 < 1000 * max(sizes[1:]) / frames < 0.72e6 < commits.BYTES

@@ -75,9 +75,9 @@ def test_the_distance_is_that_of_the_array_that_went_farthest():
     kernel = next(a.name for a in spec.arrays if len(a.shape) > 1)
     shift = next(a.name for a in spec.arrays if a.name.endswith("shift"))
     assert farthest(spec, source, source) == 0.0
-    block = source | {kernel: 1.5 * source[kernel], shift: source[shift] + np.float32(0.25)}
+    block = source.replace({kernel: 1.5 * source[kernel], shift: source[shift] + np.float32(0.25)})
     assert farthest(spec, source, block) == pytest.approx(0.5, rel=1e-5)
-    huge = source | {shift: np.full_like(source[shift], 1e30)}
+    huge = source.replace({shift: np.full_like(source[shift], 1e30)})
     assert farthest(spec, source, huge) > FARTHEST
 
 

@@ -1,4 +1,4 @@
-"""The example of docs/bank-format.md is a file that we write."""
+"""The example of docs/formats/bank.md is a file that we write."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from edgemem.bank.level_header import LevelShape
 from edgemem.bank.level_writer import write_level
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "bank-format.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "formats" / "bank.md"
 
 
 def test_the_bytes_of_the_example_are_those_of_the_file(tmp_path):

@@ -156,7 +156,7 @@ def test_a_graph_that_only_predicts_does_not_stand_for_one_that_adapts(bundle, s
 
 def test_a_memory_budget_is_known_of_the_cpu_only():
     with pytest.raises(InputError, match=r"is not known of 'litert'.*provider=\"cpu\""):
-        edgemem.open(BUNDLE, provider="litert", memory_budget="1GB")
+        edgemem.open(BUNDLE, provider="litert", options=edgemem.Options(memory_budget="1GB"))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def frames():
 
 
 def outcome(frames, cache):
-    with edgemem.open(BUNDLE, threads=1, cache=cache) as runtime:
+    with edgemem.open(BUNDLE, threads=1, options=edgemem.Options(cache=cache)) as runtime:
         logits = [runtime.step(frames[i : i + BATCH]).logits for i in range(0, len(frames), BATCH)]
         return np.concatenate(logits)
 

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections import Counter
 from contextlib import closing, contextmanager
+from dataclasses import fields
 from threading import get_ident
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ from edgemem.errors import EdgeMemError
 from edgemem.state import State
 
 FRAMES = ("step", "predict", "learn")  # calls that return predictions
+OPTIONS = {field.name for field in fields(edgemem.Options)}
 
 
 class Player:
@@ -75,7 +77,9 @@ class Player:
             state = arguments.pop("state", None)
             self._state = None if state is None else self._room / state
             self._commit = None
-            self._runtime = edgemem.open(self._bundle, self._state, **arguments)
+            chosen = {name: arguments.pop(name) for name in OPTIONS & arguments.keys()}
+            options = edgemem.Options(**chosen)
+            self._runtime = edgemem.open(self._bundle, self._state, options=options, **arguments)
             return None
         if name in ("hide state", "show state"):
             _hide(self._state, back=name == "show state")
