@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from edgemem.bank.level import Level
+from places import begin_of
 
 COMMAND = Path(sys.executable).with_name("edgemem")
 
@@ -73,8 +72,8 @@ def test_verify_names_every_fault_and_ends_with_2(bank):
     out, _ = run("verify", bank)
     assert "as it was written" in out
     path = bank / "level-2.safetensors"
-    with Level(path) as level:
-        places = [level._begin["blocks"] + 20 * row for row in (3, 9)] + [level._begin["count"]]
+    begin = begin_of(path)
+    places = [begin["blocks"] + 20 * row for row in (3, 9)] + [begin["count"]]
     content = bytearray(path.read_bytes())
     for place in places:
         content[place] ^= 1
