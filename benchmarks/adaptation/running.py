@@ -90,19 +90,8 @@ class RunningPeer:
     context: str | None = None
     bytes_written: int | None = None
 
-    def __init__(self, folder: Path, name: str, seed: int, threads: int) -> None:
-        import torch
-
-        from benchmarks.adaptation.setups import Setup
-
-        torch.set_num_threads(threads)
-        torch.manual_seed(seed)
-        setup, (name, factor) = Setup(folder), named(name)
-        network = setup.warm() if name in WARM else setup.frozen()
-        name = WARM.get(name, name)
-        peer = importlib.import_module(f"benchmarks.adaptation.peers.{PEERS[name]}").PEERS[name]
-        rate = factor * peer.learning_rate
-        self._method: Method = peer.make(network, setup.source(), rate)
+    def __init__(self, method: Method) -> None:
+        self._method = method
         self._window: list[Tensor] = []
         self._seen = 0
 
@@ -128,6 +117,22 @@ class RunningPeer:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def peer_of(folder: Path, name: str, seed: int, threads: int) -> Method:
+    """The peer of that name, with the network that it starts from."""
+    import torch
+
+    from benchmarks.adaptation.setups import Setup
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    setup, (name, factor) = Setup(folder), named(name)
+    network = setup.warm() if name in WARM else setup.frozen()
+    name = WARM.get(name, name)
+    peer = importlib.import_module(f"benchmarks.adaptation.peers.{PEERS[name]}").PEERS[name]
+    made: Method = peer.make(network, setup.source(), factor * peer.learning_rate)
+    return made
 
 
 def _tensor(frames: Frames) -> Tensor:
@@ -156,4 +161,4 @@ def running(
     if ours in OURS:
         way = OURS[ours]
         return RunningBundle(bundle_path(folder, way, protocol), way, state, threads, factor)
-    return RunningPeer(folder, name, seed, threads)
+    return RunningPeer(peer_of(folder, name, seed, threads))

@@ -52,6 +52,8 @@ class Page:
 class Level:
     """An open level file. Holds no more than 1 MiB, however large the file is.
 
+    begin: where each of its arrays begins in the file, in bytes.
+
     Raises:
         BankError: missing, damaged, or not of the expected key length and elements.
     """
@@ -68,7 +70,7 @@ class Level:
         try:
             header = read_header(self._handle, str(self.path))
             self.shape, self.index_crc = header.shape, header.index_crc
-            self._begin = header.begin
+            self.begin = header.begin
             self._expect("numbers in a block", self.shape.elements, elements)
             self._expect("numbers in a key", self.shape.key_length, key_length)
         except BaseException:
@@ -91,7 +93,7 @@ class Level:
         branch, length = self.shape.branch, self.shape.key_length
         keys = np.empty((branch, length), "<f4")
         first = row * branch
-        self._read(keys, self._begin["keys"] + first * length * 4, waiting)
+        self._read(keys, self.begin["keys"] + first * length * 4, waiting)
         self._check_keys(first, keys)
         return keys
 
@@ -120,7 +122,7 @@ class Level:
         Raises:
             BankError: the row is damaged or cannot be read.
         """
-        self._read(out, self._begin["blocks"] + row * self._row_bytes, waiting)
+        self._read(out, self.begin["blocks"] + row * self._row_bytes, waiting)
         page, place = self._page(row), row % PAGE_ROWS
         if not page.row_checked[place]:
             crc = row_crc(out, None if page.scale is None else page.scale[place])
@@ -133,7 +135,7 @@ class Level:
 
     def will_need(self, row: int) -> None:
         """Let the system read a block ahead, while other work goes on; changes nothing else."""
-        offset, size = self._begin["blocks"] + row * self._row_bytes, self._row_bytes
+        offset, size = self.begin["blocks"] + row * self._row_bytes, self._row_bytes
         if hasattr(os, "posix_fadvise"):  # macOS has none
             with suppress(OSError):  # only advice
                 os.posix_fadvise(self._handle, offset, size, os.POSIX_FADV_WILLNEED)
@@ -148,7 +150,7 @@ class Level:
         count = self.shape.rows - first if rows is None else rows
         found = np.empty([count, *sizes[1:]], DTYPES[code])
         one = found.itemsize * int(np.prod(sizes[1:], dtype=np.int64))
-        self._read(found, self._begin[name] + first * one)
+        self._read(found, self.begin[name] + first * one)
         return found
 
     def columns(self, name: str) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -163,7 +165,7 @@ class Level:
         """Whether everything but the blocks is as it was written; reads all of it."""
         crc = 0
         for name in INDEX:
-            if name in self._begin:
+            if name in self.begin:
                 for _, part in self.columns(name):
                     crc = zlib.crc32(part.data, crc)
         return crc == self.index_crc
@@ -202,7 +204,7 @@ class Level:
         if page is None:
             first = number * PAGE_ROWS
             count = min(PAGE_ROWS, self.shape.rows - first)
-            scale = self.column("scale", first, count) if "scale" in self._begin else None
+            scale = self.column("scale", first, count) if "scale" in self.begin else None
             crc, key_crc = self.column("crc", first, count), self.column("key_crc", first, count)
             page = Page(crc, key_crc, scale, bytearray(count), bytearray(count))
             self._pages.put(number, page, 14 * count)

@@ -256,8 +256,7 @@ def test_single_frames_of_a_peer_go_through_a_window_that_is_learnt_from_when_fu
             seen.append(("adapt", len(frames)))
             return torch.eye(3)[frames.flatten(1)[:, 0].long()]
 
-    peer = RunningPeer.__new__(RunningPeer)
-    peer._method, peer._window, peer._seen = Noting(), [], 0
+    peer = RunningPeer(Noting())
     frames = np.random.default_rng(0).integers(0, 2, (130, 1, 1, 1)).astype(np.uint8) * 255
     labels = [peer.answer(frames[i : i + 1])[0] for i in range(130)]
     np.testing.assert_array_equal(labels, frames[:, 0, 0, 0] // 255)

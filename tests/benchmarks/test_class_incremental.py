@@ -255,20 +255,19 @@ def test_replay_stores_at_most_its_number_and_each_frame_with_its_own_label(peer
 def test_der_keeps_logits_as_its_formula_says():
     first, second = tasks_of()
     peer = learnt(DER(start(), 2, 0.3), [first])
-    frames, _, stored = (row.copy() for row in peer.memory.rows())
-    rng = copy.deepcopy(peer.memory._rng)
+    memory = copy.deepcopy(peer.memory)
     peer.tasks.append(list(second.classes))
     peer.network.eval()
     batch, state = batch_of(peer, second), peer.generator.get_state()
     found = peer.loss(batch).item()
-    order = rng.choice(2, 2, replace=False)
+    frames, _, stored = memory.draw(2)
     peer.generator.set_state(state)
     with torch.no_grad():
-        replayed = peer.network(peer.augmented(frames[order])).tolist()
+        replayed = peer.network(peer.augmented(frames)).tolist()
         own = head_loss(peer.network(batch.x), batch.labels, peer.seen).item()
     pairs = [
         pair
-        for rows in zip(replayed, stored[order].tolist(), strict=True)
+        for rows in zip(replayed, stored.tolist(), strict=True)
         for pair in zip(*rows, strict=True)
     ]
     distance = sum((a - b) ** 2 for a, b in pairs) / len(pairs)

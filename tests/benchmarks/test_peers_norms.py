@@ -323,7 +323,7 @@ def test_roids_weights_leave_out_what_is_like_the_mean_prediction(model, source)
     method = roid.Roid(model, source, 1e-3)
     method.mean_prediction = functional.one_hot(torch.tensor(0), CLASSES).float()
     logits = torch.eye(CLASSES)[[0, 0, 1, 2]] * torch.tensor([[9.0], [8.0], [9.0], [3.0]])
-    weights = method._weights(logits)
+    weights = method.weights(logits)
     assert weights[:2].tolist() == [0.0, 0.0] and weights[2] > weights[3] > 0
     # A sample both the most diverse and the most certain: exp(1 * 1 * 3).
     assert weights[2] == pytest.approx(math.exp(3), rel=1e-3)

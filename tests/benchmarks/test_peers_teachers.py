@@ -173,7 +173,7 @@ def test_the_teacher_of_cotta_is_the_average_of_its_students():
         before = [p.clone() for p in method.teacher.parameters()]
         student, optimizer = copy.deepcopy((method.student, method.optimizer))
         torch.manual_seed(k)
-        targets = method._targets(frames)
+        targets = method.targets(frames)
         loss = -(targets.softmax(1) * student(frames).log_softmax(1)).sum(1).mean()
         optimizer.zero_grad()
         loss.backward()

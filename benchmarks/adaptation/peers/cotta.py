@@ -43,7 +43,7 @@ class Cotta:
         """The teacher's logits from before the step, averaged over the views if there are any."""
         with torch.enable_grad():
             answers: Tensor = self.student(frames)
-            targets = self._targets(frames)
+            targets = self.targets(frames)
             loss = cross_entropy(answers, targets).mean()
         self.optimizer.zero_grad()
         loss.backward()
@@ -53,7 +53,7 @@ class Cotta:
         return targets
 
     @torch.no_grad()
-    def _targets(self, frames: Tensor) -> Tensor:
+    def targets(self, frames: Tensor) -> Tensor:
         """Augmentation-averaged pseudo-labels: mean logits of the teacher over views, or those of the frames."""
         certain = self.anchor(frames).softmax(1).amax(1).mean()
         if certain >= self.confidence:

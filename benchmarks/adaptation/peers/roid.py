@@ -62,13 +62,13 @@ class Roid:
         return prior_corrected(logits.detach())
 
     def _loss(self, frames: Tensor, logits: Tensor) -> Tensor:
-        weights = self._weights(logits.detach())
+        weights = self.weights(logits.detach())
         kept = weights > 0
         views = self.model(self.augment(frames[kept]))
         losses = soft_likelihood_ratio(logits[kept]) + symmetric_cross_entropy(views, logits[kept])
         return (weights[kept] * losses).sum() / len(frames)
 
-    def _weights(self, logits: Tensor) -> Tensor:
+    def weights(self, logits: Tensor) -> Tensor:
         """Weight of each sample; 0 for those less diverse than the mean."""
         predictions = logits.softmax(1)
         likeness = functional.cosine_similarity(self.mean_prediction[None], predictions)
