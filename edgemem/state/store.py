@@ -3,8 +3,8 @@
 A snapshot is one row: counters, and the hashes of its parts. A part is a group of arrays (the
 block, the optimiser's slots, recent frames) as safetensors bytes, in a row of its own that
 snapshots share: what has not changed is not written again. Written blocks are rows of another table
-(`edgemem.bank.written.written_blocks`). Whatever is written in one transaction is there after a power cut as a
-whole or not at all. The newest intact version wins.
+(`edgemem.bank.written.written_blocks`). Whatever is written in one transaction is there after a
+power cut as a whole or not at all. The newest intact version wins.
 """
 
 from __future__ import annotations

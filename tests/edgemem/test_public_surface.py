@@ -18,8 +18,8 @@ from edgemem.runtime.result import Event, Result
 HEAVY = {"torch", "onnx", "onnxscript", "transformers", "matplotlib", "PIL", "scipy", "sklearn"}
 PUBLIC = {
     "AttachError", "BankError", "BundleError", "CheckpointError", "ClassInfo", "EdgeMemError",
-    "Event", "ExportError", "InputError", "MissingExtraError", "Result", "Runtime", "StateError",
-    "__version__", "open",
+    "Event", "EventKind", "ExportError", "InputError", "MissingExtraError", "Options", "Result",
+    "Runtime", "StateError", "__version__", "open",
 }  # fmt: skip
 TREE = [getattr(errors, name) for name in dir(errors) if name.endswith("Error")]
 

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import sys
+from pathlib import Path
 
 import interrupts
 import kills
@@ -112,6 +113,7 @@ def test_lines_after_a_commit_are_interrupted_too(bundle, tmp_path):
     bench = Bench(bundle, tmp_path, KeyboardInterrupt)
     counting = Interrupt(bench)
     bench.faulted("flush", counting)
+    assert {"commits.py", "keeper.py"} <= {Path(place.file).name for place in counting.places}
     last = max(counting.places, key=lambda place: place.said)
     interrupt = Interrupt(bench, last, counting.places[last])
     assert bench.faulted("flush", interrupt)[0] == ("new", [], 0)

@@ -91,8 +91,8 @@ def test_a_place_that_cannot_be_written_is_named():
 def test_a_full_disk_keeps_the_last_commit(tmp_path):
     state = State(tmp_path / "s.db", "bundle")
     state.write(snapshot())
-    pages = state._database.execute("PRAGMA page_count").fetchone()[0]
-    state._database.execute(f"PRAGMA max_page_count = {pages}")
+    ((pages,),) = state.rows("PRAGMA page_count")
+    state.rows(f"PRAGMA max_page_count = {pages}")
     large = Snapshot({"a": np.zeros(1 << 16, np.float32)}, {})
     with pytest.raises(edgemem.StateError, match="full"):
         state.write(large)

@@ -10,6 +10,7 @@ import pytest
 
 import edgemem
 from edgemem.demo import BUNDLE
+from edgemem.runtime.persistence import commits, keeper
 from edgemem.state import commit_numbers, connection, schema, sqlite_errors, sqlite_file
 from edgemem.state import store as state_module
 from edgemem.state.store import Snapshot, State
@@ -25,16 +26,17 @@ MODULES = (
     schema,
 )
 FILES = {module.__file__ for module in MODULES}
+RUNTIME_FILES = FILES | {module.__file__ for module in (commits, keeper)}
 
 
 class Interrupts:
     """Raises KeyboardInterrupt before the n-th line of a commit, for each n of `at`.
 
-    count: lines that were run.
+    files: whose lines count. count: lines that were run. names: of the files they are in.
     """
 
-    def __init__(self, *at):
-        self.at, self.count = set(at), 0
+    def __init__(self, *at, files=FILES):
+        self.at, self.files, self.count, self.names = set(at), files, 0, set()
 
     def __enter__(self):
         self._before = sys.gettrace()
@@ -45,10 +47,11 @@ class Interrupts:
         sys.settrace(self._before)
 
     def _trace(self, frame, event, _):
-        if frame.f_code.co_filename not in FILES:
+        if frame.f_code.co_filename not in self.files:
             return None
         if event == "line":
             self.count += 1
+            self.names.add(frame.f_code.co_filename)
             if self.count in self.at:
                 raise KeyboardInterrupt
         return self._trace
@@ -190,12 +193,13 @@ def test_a_runtime_goes_on_after_an_interrupt_at_any_of_its_commits_lines(tmp_pa
     with edgemem.open(BUNDLE, tmp_path / "s.db", threads=1) as runtime:
         state_of(runtime).rows("PRAGMA synchronous = OFF")
         runtime.step(x[:64])
-        with Interrupts() as counted:
+        with Interrupts(files=RUNTIME_FILES) as counted:
             runtime.flush()
+        assert {commits.__file__, keeper.__file__} <= counted.names
         for line in range(1, counted.count, counted.count // 40):
             runtime.step(x[:16])
             try:
-                with Interrupts(line):
+                with Interrupts(line, files=RUNTIME_FILES):
                     runtime.flush()
             except KeyboardInterrupt as error:
                 kept.append(error)

@@ -134,7 +134,7 @@ def test_a_block_that_explodes_costs_its_own_context_alone(reopened, visits, tmp
     assert np.isfinite(back.logits).all()
     assert known(runtime) == names
     spec, block = runtime.bundle.manifest.block, session_of(runtime).block
-    learnt_arrays = [array.name for array in spec.arrays if array.root_share]
+    learnt_arrays = [array.name for array in spec.arrays if array.learns]
     assert_same_arrays({n: block[n] for n in learnt_arrays},
                        {n: runtime.bundle.generic[n] for n in learnt_arrays})  # fmt: skip
     assert all(result.adapted for result in step_all(runtime, visits[2][BATCH:])[1:])

@@ -7,6 +7,7 @@ import context_runs
 import numpy as np
 import pytest
 from context_runs import BATCH, events, step_all
+from places import begin_of
 
 from edgemem.bank.building.hierarchy import build_bank
 from edgemem.bank.building.ship import ship
@@ -120,7 +121,7 @@ def test_a_flipped_byte_costs_its_row_and_is_reported(bundle, visits, bright_key
         (row,) = bank.fetch(bright_key).path
     path = broken / "bank" / "level-1.safetensors"
     with Level(path) as level:
-        place = level.begin["blocks"] + row * level.shape.row_bytes + 7
+        place = begin_of(path)["blocks"] + row * level.shape.row_bytes + 7
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 from commands import run_command
-
-from edgemem.bank.levels.level import Level
+from places import begin_of
 
 
 def run(*arguments, code=0):
@@ -67,8 +66,8 @@ def test_verify_names_every_fault_and_ends_with_2(bank):
     out, _ = run("verify", bank)
     assert "as it was written" in out
     path = bank / "level-2.safetensors"
-    with Level(path) as level:
-        places = [level.begin["blocks"] + 20 * row for row in (3, 9)] + [level.begin["count"]]
+    begin = begin_of(path)
+    places = [begin["blocks"] + 20 * row for row in (3, 9)] + [begin["count"]]
     content = bytearray(path.read_bytes())
     for place in places:
         content[place] ^= 1

@@ -1,5 +1,6 @@
 """What devices learnt becomes a bank: keys and blocks of exports against sums by hand."""
 
+from collections.abc import Mapping
 from contextlib import closing
 
 import numpy as np
@@ -35,7 +36,7 @@ class Device:
         path = self.folder / f"{self.name}.safetensors"
         with closing(State(self.folder / f"{self.name}.db", identity)) as state:
             for name, place, values, *length in blocks:
-                arrays = values if isinstance(values, dict) else self.spec.unflatten(values)
+                arrays = values if isinstance(values, Mapping) else self.spec.unflatten(values)
                 key = self.random.normal(size=length[0] if length else 48)
                 origin = Provenance(identity, 7, 0.2, "flush")
                 WrittenBlocks(state).put(

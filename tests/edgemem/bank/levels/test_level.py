@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import begin_of
 from safetensors.numpy import load_file, save_file
 
 from edgemem.bank.levels.level import PAGES_BYTES, Level
@@ -153,12 +154,12 @@ def folder_of_one(path):
 @pytest.mark.parametrize("place", ["block", "scale", "crc"])
 def test_a_damaged_row_is_refused_and_its_neighbours_are_read(tmp_path, place):
     path, _, _, blocks = make(tmp_path, LevelShape(1, 4, 2, 6, "int8"))
-    with Level(path) as level:
-        offset = {
-            "block": level.begin["blocks"] + 2 * 6 + 3,
-            "scale": level.begin["scale"] + 2 * 4 + 3,
-            "crc": level.begin["crc"] + 2 * 4,
-        }[place]
+    begin = begin_of(path)
+    offset = {
+        "block": begin["blocks"] + 2 * 6 + 3,
+        "scale": begin["scale"] + 2 * 4 + 3,
+        "crc": begin["crc"] + 2 * 4,
+    }[place]
     flip(path, offset)
     out = np.empty(6, np.float32)
     with Level(path) as level:
@@ -178,9 +179,7 @@ def flip(path, offset):
 
 def test_a_damaged_key_is_not_a_number_and_its_neighbours_are_read(tmp_path):
     path, keys, _, _ = make(tmp_path, LevelShape(2, 3, 4, 0))
-    with Level(path) as level:
-        offset = level.begin["keys"] + 4 * 4 * 4 + 2
-    flip(path, offset)
+    flip(path, begin_of(path)["keys"] + 4 * 4 * 4 + 2)
     with Level(path) as level:
         found = level.children_keys(1)
         assert np.isnan(found[1]).all()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from places import begin_of
 
-from edgemem.bank.levels.level import Level
 from edgemem.bank.levels.level_header import LevelShape
 from edgemem.bank.levels.level_writer import write_level
 from edgemem.bank.read.shipped_bank import ShippedBank
@@ -35,8 +35,7 @@ def make(folder, storage="float32", depth=3, branch=BRANCH):
 
 def flip(path, array, index):
     """Flip a bit of an array of a level file."""
-    with Level(path) as level:
-        place = level.begin[array] + index
+    place = begin_of(path)[array] + index
     with path.open("r+b") as file:
         file.seek(place)
         byte = file.read(1)[0]

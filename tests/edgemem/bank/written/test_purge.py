@@ -5,6 +5,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from edgemem.bank.written.block_table import BlockTable
 from edgemem.bank.written.purge import purge
 from edgemem.bank.written.record import Provenance
 from edgemem.bank.written.written_blocks import WrittenBlocks
@@ -34,7 +35,7 @@ def held(state):
     """First number of every version, the current one first, by block."""
     blocks = WrittenBlocks(state)
     assert blocks.verify() == []
-    table = blocks._table
+    table = BlockTable(state)
     found = {}
     for record in blocks.listing().records:
         versions = table.known(record.id)

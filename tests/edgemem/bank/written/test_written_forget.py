@@ -79,7 +79,7 @@ def test_a_reader_that_holds_the_old_bytes_is_named(tmp_path):
         blocks = WrittenBlocks(state)
         put(blocks, "a", secret)
         with closing(State(path, None, read_only=True)) as reader:
-            reader._database.execute("BEGIN")
+            reader.rows("BEGIN")
             assert len(WrittenBlocks(reader).listing().records) == 1
             with pytest.raises(edgemem.StateError, match="is being read.*edgemem bank compact"):
                 blocks.forget("a")
