@@ -62,7 +62,7 @@ def test_another_scale_is_told_once_with_both_ranges(name):
     low, high = np.min(spec.source_range[0]), np.max(spec.source_range[1])
     for value in (x.min(), x.max(), low, high):
         assert f"{value:.3g}" in event.message
-    assert watch.look(x) == []
+    assert watch.look(x) == ()
 
 
 def test_without_a_known_range_nothing_is_told():

@@ -58,7 +58,7 @@ def spoil(runtime, change):
     """As if steps had led there: the block in use after a change of every array that learns."""
     spec = runtime.bundle.manifest.block
     session = session_of(runtime)
-    learns = session.block.part(a.name for a in spec.arrays if a.root_share)
+    learns = session.block.part(a.name for a in spec.arrays if a.learns)
     changed = {name: change(name, array).astype(array.dtype) for name, array in learns.items()}
     block = session.block.replace(changed)
     put_session(runtime, replace(session, block=block).counting(updates=CHECK_EVERY))
