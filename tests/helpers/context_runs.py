@@ -1,6 +1,7 @@
 """Runs of the demo's bundle that learn from every batch, and what they leave behind."""
 
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import numpy as np
 from opening import opened_with
@@ -8,7 +9,7 @@ from opening import opened_with
 from edgemem.bank.written.written_blocks import WrittenBlocks
 from edgemem.demo import BUNDLE
 from edgemem.state.store import State
-from edgemem.testing import session_of
+from edgemem.testing import put_session, session_of
 
 BATCH = 16
 
@@ -39,6 +40,16 @@ def events(results, kind):
 def known(runtime):
     """Names of the contexts that a runtime knows."""
     return {f"context-{number}" for number in session_of(runtime).contexts.policy.known}
+
+
+def move_root(runtime, much=1e-4):
+    """Give all contexts another root, as lessons do; the next commit writes it."""
+    session, spec = session_of(runtime), runtime.bundle.manifest.block
+    kept = session.contexts.kept
+    learns = [array.name for array in spec.arrays if array.learns]
+    root = kept.root + {name: np.full_like(kept.root[name], much) for name in learns}
+    contexts = replace(session.contexts, kept=kept.with_root(root, "as if taught"))
+    put_session(runtime, replace(session, contexts=contexts))
 
 
 @contextmanager

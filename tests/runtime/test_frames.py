@@ -66,7 +66,7 @@ def test_another_scale_is_told_once_with_both_ranges(name):
 
 
 def test_without_a_known_range_nothing_is_told():
-    assert told(FrameSpec((3, 8, 8), 4, True, 4), 1e6 * np.ones((4, 3, 8, 8))) == []
+    assert told(FrameSpec((3, 8, 8), 4, True, 4), 1e6 * np.ones((4, 3, 8, 8))) == ()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from context_runs import BATCH, blocks_of, bright_and_dark, opened, step_all
+from context_runs import BATCH, blocks_of, bright_and_dark, move_root, opened, step_all
 
 import edgemem
 from edgemem.block import Block
@@ -233,6 +233,7 @@ def test_contexts_that_do_not_fit_the_budget_make_room(visits, tmp_path, monkeyp
     with opened(state) as runtime:
         for frames in visits:
             results += step_all(runtime, frames)
+            move_root(runtime)
             runtime.flush()
     assert "evicted" in [event.kind for result in results for event in result.events]
     left = blocks_of(state)

@@ -13,6 +13,7 @@ from context_runs import (
     blocks_of,
     events,
     known,
+    move_root,
     opened,
     step_all,
     written,
@@ -44,6 +45,7 @@ def learnt(path, visits):
         for frames in visits:
             for half in np.split(frames, 2):
                 step_all(runtime, half)
+                move_root(runtime)
                 runtime.flush()
     return blocks_of(path)
 

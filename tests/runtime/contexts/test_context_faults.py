@@ -14,6 +14,7 @@ from context_runs import (
     blocks_of,
     events,
     known,
+    move_root,
     opened,
     step_all,
 )
@@ -45,6 +46,7 @@ def learnt(path, visits):
         for frames in visits:
             for half in np.split(frames, 2):
                 step_all(runtime, half)
+                move_root(runtime)
                 runtime.flush()
     return blocks_of(path)
 
@@ -174,6 +176,7 @@ def test_a_refused_commit_on_a_change_of_context_is_an_event(visits, tmp_path, m
         with monkeypatch.context() as patch:
             patch.setattr(State, "write", failing)
             results = step_all(runtime, frames)
+        move_root(runtime)
         assert_same_logits(results, expected)
         assert len(events(results, "unwritten")) == len(tries) >= 2
         assert all(later - earlier >= 6 for earlier, later in pairwise(tries))

@@ -15,6 +15,7 @@ from context_runs import (
     assert_same_blocks,
     blocks_of,
     known,
+    move_root,
     opened,
     step_all,
     written,
@@ -44,6 +45,7 @@ def image(never_familiar, visits, tmp_path_factory):
     with opened(path) as runtime:
         step_all(runtime, np.concatenate(visits[:2]))
         runtime.step(visits[2][:3])
+        move_root(runtime)
         runtime.flush()
         step_all(runtime, visits[2][3 : 3 * BATCH])
     with closing(State(path, None, read_only=True)) as state:
@@ -225,7 +227,6 @@ OTHERS = {
     "ring     ": lambda a, c: a.update(ring=np.full((2, 1, 8, 8), 1e30, np.float32)),
     "ring      ": lambda a, c: c.update(pending=16),
     "ring       ": lambda a, c: c.update(pending=-1),
-    "arrived": lambda a, c: a.update({"arrived.more": np.zeros(1, np.float32)}),
     "guard": lambda a, c: a.update({"guard.evidence": np.full(2, np.nan, np.float32)}),
     "contexts": lambda a, c: a.update({"contexts.spread": a["contexts.spread"] + np.inf}),
 }
