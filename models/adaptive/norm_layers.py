@@ -11,7 +11,7 @@ from edgemem.errors import AttachError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.inspection.trial import NormUse, Trial
 from edgemem.models.norms.norm_calls import AffinePair
-from edgemem.models.norms.statistics import FrozenNorm, KeptNorm
+from edgemem.models.norms.statistics import FrozenNorm, InPlaceNorm
 
 # Layers whose arithmetic is known. A subclass may do more, so it is kept.
 OF_TORCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -35,7 +35,7 @@ def adapt_norms(model: AdaptiveModel, trial: Trial) -> None:
         _check_use(model, name, use)
         norm = _norm(model, name, use)
         norm.rows = use.rows or 1
-        if isinstance(norm, KeptNorm):
+        if isinstance(norm, InPlaceNorm):
             model.norms[_key(name)] = norm
         else:
             replaced[use.layer] = norm
@@ -47,7 +47,7 @@ def adapt_norms(model: AdaptiveModel, trial: Trial) -> None:
 
 
 def _norm(model: AdaptiveModel, name: str, use: NormUse) -> FrozenNorm:
-    kind = FrozenNorm if _is_plain(use) else KeptNorm
+    kind = FrozenNorm if _is_plain(use) else InPlaceNorm
     return kind(use.layer, model.settings, use.eps)
 
 

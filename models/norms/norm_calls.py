@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from edgemem.models.norms.statistics import KeptNorm
+from edgemem.models.norms.statistics import InPlaceNorm
 
 # Names of the arguments, in order.
 BATCH: dict[Any, tuple[str, ...]] = {
@@ -115,9 +115,9 @@ class RoutedNorms(TorchFunctionMode):
 
     def __init__(self, norms: Iterable[nn.Module]) -> None:
         super().__init__()
-        self._norms: dict[int, KeptNorm | AffinePair] = {}
+        self._norms: dict[int, InPlaceNorm | AffinePair] = {}
         for norm in norms:
-            assert isinstance(norm, (KeptNorm, AffinePair))
+            assert isinstance(norm, (InPlaceNorm, AffinePair))
             self._norms |= dict.fromkeys(marks_of(norm.layer), norm)
 
     def __torch_function__(

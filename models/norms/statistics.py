@@ -184,7 +184,7 @@ class FrozenNorm(MixedStatistics):
         return torch.cat([shift, 0.5 * torch.log((var + self.eps) / source)])
 
 
-class KeptNorm(FrozenNorm):
+class InPlaceNorm(FrozenNorm):
     """A BatchNorm whose layer stays in the frozen model, for what it does besides.
 
     See `norm_calls`.

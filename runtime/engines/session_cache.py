@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class KeptGraph:
+class CachedGraph:
     """An optimised graph with the files beside it, as they were checked."""
 
     path: Path
@@ -55,7 +55,7 @@ class SessionCache:
         about = (*made_for, onnxruntime.__version__, platform.machine(), _processor())
         self._tag = hashlib.sha256("\0".join(about).encode()).hexdigest()[:16]
 
-    def find(self, name: str) -> KeptGraph | None:
+    def find(self, name: str) -> CachedGraph | None:
         """The optimised graph of that name, if it is there and whole."""
         folder = self._place(name)
         try:
@@ -88,7 +88,7 @@ class SessionCache:
         return self._folder / f"{name}-{self._tag}"
 
 
-def _read(folder: Path) -> KeptGraph:
+def _read(folder: Path) -> CachedGraph:
     """The files of a folder; raises OSError or BundleError unless they are those of the sums."""
     thing, remedy = str(folder), "It is made again"
     sums = read_json((folder / SUMS).read_bytes(), thing, BundleError, remedy).object(MOST_FILES)
@@ -99,7 +99,7 @@ def _read(folder: Path) -> KeptGraph:
     for path, content in contents.items():
         if hashlib.sha256(content).hexdigest() != sums[path.name].text():
             raise BundleError(thing, f"has another {path.name} than it lists", remedy)
-    return KeptGraph(folder / GRAPH, contents)
+    return CachedGraph(folder / GRAPH, contents)
 
 
 def _processor() -> str:

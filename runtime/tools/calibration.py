@@ -55,7 +55,7 @@ class RateTrial:
 
 
 @dataclass(frozen=True)
-class AtHome:
+class SourceAccuracies:
     """Accuracies on source frames in random order.
 
     Of the frozen model and of the block without steps.
@@ -81,7 +81,7 @@ class Calibration:
 
 def compare_at_home(
     bundle: Bundle, source: SourceFrames, *, seed: int = 0, threads: int = 0
-) -> AtHome:
+) -> SourceAccuracies:
     """How frozen model and block do on labelled source frames, each frame once."""
     backend = choose(bundle, settings=EngineSettings(threads)).backend
     order = np.random.default_rng(seed).permutation(len(source.y))
@@ -93,7 +93,7 @@ def compare_at_home(
         frozen = [runtime.predict(part, frozen=True).labels for part in parts]
         own = [runtime.step(part).labels for part in parts]
     right = [float((np.concatenate(labels) == y).mean()) for labels in (frozen, own)]
-    return AtHome(*right)
+    return SourceAccuracies(*right)
 
 
 def calibrate(

@@ -13,8 +13,8 @@ from edgemem.runtime.tools import calibration
 from edgemem.runtime.tools.calibration import (
     FACTORS,
     PLAINLY,
-    AtHome,
     RateTrial,
+    SourceAccuracies,
     calibrate,
     compare_at_home,
 )
@@ -117,6 +117,6 @@ def test_at_home_both_are_asked_about_each_frame_once(bundle, source):
 
 
 def test_the_frozen_model_answers_at_home_unless_it_is_plainly_worse():
-    assert AtHome(0.7, 0.7 + 0.9 * PLAINLY).frozen_answers
-    assert AtHome(0.9, 0.4).frozen_answers
-    assert not AtHome(0.46, 0.63).frozen_answers
+    assert SourceAccuracies(0.7, 0.7 + 0.9 * PLAINLY).frozen_answers
+    assert SourceAccuracies(0.9, 0.4).frozen_answers
+    assert not SourceAccuracies(0.46, 0.63).frozen_answers
