@@ -133,7 +133,7 @@ def test_blocks_that_are_of_no_context_of_the_bundle_are_refused(tmp_path, digit
         (("short", "+", whole, 5), "has a key of 5 numbers, not 48"),
         (("deep", "1/+", whole), "has the path 1/+, which the bundle's bank does not have"),
         (("other", "+", {name: whole[name]}), "does not fit the bundle: array"),
-        (("nan", "+", whole | {name: whole[name] * np.float32(np.nan)}), "holds NaN"),
+        (("nan", "+", {**whole, name: whole[name] * np.float32(np.nan)}), "holds NaN"),
         (("root", "", {name: whole[name]}), "does not fit the bundle: array"),
     ]
     for number, (block, reason) in enumerate(cases):
