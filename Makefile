@@ -28,7 +28,8 @@ DOCS := .venv-docs
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo docs test test-all test-benchmarks fuzz test-arm64 test-litert test-npu \
+.PHONY: demo docs test test-all test-benchmarks wheel types empty-environment fuzz test-arm64 \
+	test-litert test-npu \
 	test-oldest test-newest dist torture torture-quick \
 	bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
@@ -45,9 +46,18 @@ test test-all test-benchmarks: export OMP_NUM_THREADS := 1
 test: $(TEST)/installed
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
-	sh tests/typecheck.sh $(TEST)
+	$(MAKE) -j 2 types empty-environment
 	$(TEST)/bin/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/benchmarks
-	sh tests/empty_environment.sh $(TEST)
+
+wheel: $(TEST)/installed
+	rm -rf build/wheel build/lib  # where modules that were removed would stay
+	$(TEST)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+
+types: wheel
+	sh tests/typecheck.sh $(TEST) build/wheel/edgemem-*.whl
+
+empty-environment: wheel
+	sh tests/empty_environment.sh $(TEST) build/wheel/edgemem-*.whl
 
 test-all: test test-benchmarks
 	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow --ignore tests/benchmarks

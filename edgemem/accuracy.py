@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.errors import InputError
-from edgemem.files import write_file
-from edgemem.reading import read_bounded
+from edgemem.files.atomic import write_file
+from edgemem.files.untrusted import read_bounded
 
 FORMAT = "edgemem-accuracy-1"
 LARGEST_FILE = 64 << 20

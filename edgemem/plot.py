@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.errors import InputError, MissingExtraError
-from edgemem.files import explain_write_errors
+from edgemem.files.atomic import explain_write_errors
 from edgemem.printable import printable
 
 COLOURS = {"frozen": "#9a9a9a", "statistics": "#3a7ebf", "adapted": "#d1495b"}

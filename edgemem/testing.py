@@ -1,6 +1,6 @@
 """For tests of what uses a runtime: backends that answer as told, and a look at what was learnt.
 
-from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
+from edgemem.runtime.engines.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.testing import WatchedBackend, open_with, session_of
 
 backend = WatchedBackend(OnnxRuntimeBackend())
@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 
 from edgemem.block import Array, Arrays
-from edgemem.bundle import open_bundle
-from edgemem.manifest import Binding, Manifest
-from edgemem.runtime.backends.protocol import Backend, Graph, TensorSpec
+from edgemem.bundle.manifest import Binding, Manifest
+from edgemem.bundle.opening import open_bundle
 from edgemem.runtime.batch import Batch
+from edgemem.runtime.engines.protocol import Backend, Graph, TensorSpec
 from edgemem.runtime.frames import checked
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.result import Events
-from edgemem.runtime.ring import Ring
 from edgemem.runtime.session import Session
-from edgemem.state import State
+from edgemem.runtime.step.ring import Ring
+from edgemem.state.store import State
 
 Answer = Mapping[str, float]
 

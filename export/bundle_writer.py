@@ -13,43 +13,31 @@ import onnx
 import torch
 
 from edgemem.block import ArraySpec, BlockSpec, pack
-from edgemem.bundle import open_bundle
+from edgemem.bundle.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, Teaching
+from edgemem.bundle.manifest_file import MANIFEST, to_json
+from edgemem.bundle.opening import open_bundle
+from edgemem.bundle.reference_frames import reference_frames
 from edgemem.errors import InputError
-from edgemem.export.calibrating import calibrated
+from edgemem.export.checks.calibrating import calibrated
+from edgemem.export.checks.onnx_graphs import onnx_engine
+from edgemem.export.checks.parity import Parity, check_at_rest, check_learn, check_parity
+from edgemem.export.checks.way_out import with_way_out
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
-from edgemem.export.forward import Function
-from edgemem.export.integer import reference_of, rewritten
+from edgemem.export.functions.class_reading import FRAMES, READS, SUMS, Reading, teachable
+from edgemem.export.functions.forward import Function
+from edgemem.export.functions.objective import Objective
 from edgemem.export.lowering.table import Untraceable
-from edgemem.export.objective import Objective
-from edgemem.export.parity import (
-    Parity,
-    check_at_rest,
-    check_learn,
-    check_parity,
-    onnx_engine,
-)
-from edgemem.export.plans import check_plans, measured_plans, plan_graphs
-from edgemem.export.reading import FRAMES, READS, SUMS, Reading, teachable
-from edgemem.export.targets import OF_NPUS, Targets
+from edgemem.export.memory_plans import check_plans, measured_plans, plan_graphs
+from edgemem.export.targets.integer import reference_of, rewritten
+from edgemem.export.targets.target_graphs import OF_NPUS, Targets
 from edgemem.export.trace import to_onnx
-from edgemem.export.way_out import with_way_out
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
-from edgemem.files import new_folder, sha256_file
-from edgemem.manifest import (
-    FileRecord,
-    FrameSpec,
-    HyperParameter,
-    Manifest,
-    Plan,
-    Teaching,
-)
-from edgemem.manifest_file import MANIFEST, to_json
-from edgemem.models.adaptive import AdaptiveModel
+from edgemem.files.atomic import new_folder, sha256_file
+from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
-from edgemem.models.remembered import CLASS_PRIOR
-from edgemem.models.source_keys import source_keys
-from edgemem.reference import reference_frames
+from edgemem.models.norms.remembered import CLASS_PRIOR
+from edgemem.models.warmup.source_keys import source_keys
 
 GENERIC = "bank/generic.safetensors"
 REFERENCE = "reference.safetensors"

@@ -11,25 +11,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.manifest_checks import MOST_FRAME_BYTES
 from edgemem.errors import ExportError
-from edgemem.export.forward import Function
-from edgemem.export.learn import HYPER_PARAMETERS as LEARNING
-from edgemem.export.learn import learn_function
-from edgemem.export.objective import OBJECTIVES, Objective
-from edgemem.export.optimizer import OPTIMIZERS, Optimizer
-from edgemem.export.reading import Reading
-from edgemem.export.step import (
+from edgemem.export.functions.class_reading import Reading
+from edgemem.export.functions.forward import Function
+from edgemem.export.functions.learn import HYPER_PARAMETERS as LEARNING
+from edgemem.export.functions.learn import learn_function
+from edgemem.export.functions.objective import OBJECTIVES, Objective
+from edgemem.export.functions.optimizer import OPTIMIZERS, Optimizer
+from edgemem.export.functions.predict_adapt import (
     adapt_function,
     hyper_parameters,
     key_function,
     predict_function,
 )
-from edgemem.export.targets import check_targets
-from edgemem.manifest import FrameSpec
-from edgemem.manifest_checks import MOST_FRAME_BYTES
-from edgemem.models.adaptive import AdaptiveModel, Gradient, Learn
+from edgemem.export.targets.target_graphs import check_targets
+from edgemem.files.typed_json import LONGEST_TEXT
+from edgemem.models.adaptive.adaptive_model import AdaptiveModel
+from edgemem.models.adaptive.attachment import Gradient, Learn
 from edgemem.printable import shown
-from edgemem.typed_json import LONGEST_TEXT
 
 KNOWN_COMPANIONS = 15  # beside a frame, where the block remembers statistics
 MOST_VALUES = MOST_FRAME_BYTES // 8  # of the frames of a step; a manifest allows two such batches

@@ -17,7 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from edgemem.errors import EdgeMemError, ExportError
-from edgemem.export.forward import Function
+from edgemem.export.functions.forward import Function
 from edgemem.export.lowering.portable import PORTABLE
 from edgemem.export.lowering.rewrite import lower
 from edgemem.export.lowering.spelled_out import SpelledOut

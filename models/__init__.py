@@ -1,12 +1,15 @@
 """The train side (torch): meta networks, warm-up, checkpoints, small reference networks."""
 
-from edgemem.models.adaptive import AdaptiveModel, Normalization, Output
-from edgemem.models.adaptive_checkpoint import load_adaptive, save_adaptive
-from edgemem.models.attach import attach
-from edgemem.models.checkpoint import load_into
-from edgemem.models.meta_network import Form
-from edgemem.models.source_keys import observe_source
-from edgemem.models.warm_up import Progress, Recipe, warm_up
+from edgemem.models.adaptive.adaptive_model import AdaptiveModel
+from edgemem.models.adaptive.attach import attach
+from edgemem.models.adaptive.attachment import Normalization
+from edgemem.models.adaptive.meta_network import Form
+from edgemem.models.adaptive.outputs import Output
+from edgemem.models.checkpoints.adaptive_checkpoint import load_adaptive, save_adaptive
+from edgemem.models.checkpoints.checkpoint import load_into
+from edgemem.models.warmup.source_keys import observe_source
+from edgemem.models.warmup.warm_up import warm_up
+from edgemem.models.warmup.warm_up_recipe import Progress, Recipe
 
 __all__ = [
     "AdaptiveModel",

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemem.errors import InputError, MissingExtraError
-from edgemem.npz import Npz
-from edgemem.reading import require_file
+from edgemem.files.npz import Npz
+from edgemem.files.untrusted import require_file
 
 Frames = NDArray[np.uint8] | NDArray[np.float32]
 LEFTOVERS = ("__MACOSX", "Thumbs.db", "desktop.ini")  # beside hidden ones

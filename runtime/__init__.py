@@ -6,18 +6,18 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgemem.bundle import open_bundle
+from edgemem.bundle.manifest import ONNX
+from edgemem.bundle.opening import open_bundle
 from edgemem.errors import InputError
-from edgemem.manifest import ONNX
 from edgemem.printable import shown
-from edgemem.runtime.backends.choice import Settings, choose, open_backend
-from edgemem.runtime.class_table import ClassInfo
+from edgemem.runtime.classes.class_table import ClassInfo
+from edgemem.runtime.engines.choice import EngineSettings, choose, open_backend
+from edgemem.runtime.engines.plan_choice import choose_plan
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.options import DEFAULTS, Options, Provider
-from edgemem.runtime.plans import choose_plan
 from edgemem.runtime.result import Event, EventKind, Result
-from edgemem.runtime.schedule import Schedule
-from edgemem.runtime.settings import HyperParameters, read_parameters
+from edgemem.runtime.step.hyper_parameters import HyperParameters, read_parameters
+from edgemem.runtime.step.schedule import Schedule
 
 __all__ = ["ClassInfo", "Event", "EventKind", "Options", "Result", "Runtime", "open"]
 
@@ -63,7 +63,7 @@ def open(
     adapt_when, cache = options.adapt_when, options.cache
     memory_budget, background = options.memory_budget, options.background
     # These refuse what they do not know, before anything is opened.
-    Settings(threads)
+    EngineSettings(threads)
     Schedule(1 if adapt_when is None else adapt_when)
     opened = open_bundle(bundle)
     chosen = {} if hyper_parameters is None else hyper_parameters
@@ -81,13 +81,13 @@ def open(
     if memory_budget is not None and provider not in ("auto", "cpu"):
         raise InputError("memory_budget", f"is not known of {provider!r}", 'Use provider="cpu"')
     provider = provider if memory_budget is None else "cpu"  # plans are measured there
-    engine = choose(opened, provider, Settings(spare, profile, kept_graphs), step)
+    engine = choose(opened, provider, EngineSettings(spare, profile, kept_graphs), step)
     behind = None
     if background and adapt:
-        behind = open_backend(opened, engine.provider, Settings(1, profile, kept_graphs))
+        behind = open_backend(opened, engine.provider, EngineSettings(1, profile, kept_graphs))
     kept = None
     if state is not None:
-        from edgemem.state import State  # SQLite takes a while to load
+        from edgemem.state.store import State  # SQLite takes a while to load
 
         kept = State(state, opened.identity)
     try:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgemem.block import Array, Arrays, Block, is_finite
-from edgemem.runtime.graphs import Frames, Graphs
 from edgemem.runtime.logits import Logits
+from edgemem.runtime.step.graphs import Frames, Graphs
 
 NOTHING_TAUGHT = Block({})
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.block import Array
+from edgemem.bundle.manifest import FrameSpec
 from edgemem.errors import InputError
-from edgemem.manifest import FrameSpec
 from edgemem.runtime.result import Event, EventKind, Events
 
 # Beyond it the squares that every norm sums leave float32, and what comes of them is no number.

@@ -13,34 +13,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.block import Array
-from edgemem.bundle import Bundle
+from edgemem.bundle.manifest import Plan as StepPlan
+from edgemem.bundle.opening import Bundle
 from edgemem.errors import InputError
-from edgemem.manifest import Plan as StepPlan
-from edgemem.runtime import taught_classes
-from edgemem.runtime.backends.protocol import Backend
-from edgemem.runtime.class_table import ClassInfo, Label
-from edgemem.runtime.commits import Commit, Commits
-from edgemem.runtime.context_blocks import GENERIC
-from edgemem.runtime.context_files import ContextFiles
+from edgemem.runtime.classes import taught_classes
+from edgemem.runtime.classes.class_table import ClassInfo, Label
+from edgemem.runtime.classes.labels import Labels
+from edgemem.runtime.contexts.context_blocks import GENERIC
+from edgemem.runtime.contexts.context_files import ContextFiles
+from edgemem.runtime.contexts.lookahead import Lookahead
+from edgemem.runtime.contexts.shipped_rows import LAST_PATIENCE
+from edgemem.runtime.engines.protocol import Backend
 from edgemem.runtime.frames import RangeWatch, checked
-from edgemem.runtime.graphs import Graphs
-from edgemem.runtime.keeper import Keeper
-from edgemem.runtime.labels import Labels
 from edgemem.runtime.logits import Logits
-from edgemem.runtime.lookahead import Lookahead
 from edgemem.runtime.ownership import Owned, in_turn
+from edgemem.runtime.persistence.commits import Commit, Commits
+from edgemem.runtime.persistence.keeper import Keeper
 from edgemem.runtime.result import Event, EventKind, Events, Result, make_result, tell
-from edgemem.runtime.ring import Ring
-from edgemem.runtime.schedule import Schedule, When
 from edgemem.runtime.session import Session, new_session
-from edgemem.runtime.settings import HyperParameters
-from edgemem.runtime.shipped_rows import LAST_PATIENCE
-from edgemem.runtime.stepping import Stepping
+from edgemem.runtime.step.graphs import Graphs
+from edgemem.runtime.step.hyper_parameters import HyperParameters
+from edgemem.runtime.step.ring import Ring
+from edgemem.runtime.step.schedule import Schedule, When
+from edgemem.runtime.step.stepping import Stepping
 
 if TYPE_CHECKING:
-    from edgemem.runtime.backends.choice import Engine
-    from edgemem.runtime.background import Background
-    from edgemem.state import State
+    from edgemem.runtime.engines.choice import Engine
+    from edgemem.runtime.step.background import Background
+    from edgemem.state.store import State
 
 
 class Runtime(Owned):
@@ -83,7 +83,7 @@ class Runtime(Owned):
         self._graphs = Graphs(bundle, backend, step, background)
         behind: Background | None = None
         if background is not None:
-            from edgemem.runtime.background import Background  # threads take a while to load
+            from edgemem.runtime.step.background import Background  # threads take a while to load
 
             behind = Background()
         self._range = RangeWatch(manifest.frames)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgemem.runtime.schedule import When
+from edgemem.runtime.step.schedule import When
 
 Provider = Literal["auto", "cpu", "xnnpack", "cuda", "coreml", "nnapi", "qnn", "litert"]
 Read = Literal["mixed", "prototypes", "classifier"]

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from edgemem.block import Block
-from edgemem.bundle import Bundle
-from edgemem.runtime.class_table import ClassTable, own_classes
-from edgemem.runtime.context_blocks import ContextBlocks
-from edgemem.runtime.familiar import Familiarity, nothing_seen
-from edgemem.runtime.ladder import Ladder, Rung
-from edgemem.runtime.lookahead import Lookahead
-from edgemem.runtime.opinion import used
-from edgemem.runtime.symptoms import Evidence
+from edgemem.bundle.opening import Bundle
+from edgemem.runtime.classes.class_table import ClassTable, own_classes
+from edgemem.runtime.contexts.context_blocks import ContextBlocks
+from edgemem.runtime.contexts.lookahead import Lookahead
+from edgemem.runtime.guard.escalation import Escalation, Rung
+from edgemem.runtime.guard.failure_indicators import Evidence
+from edgemem.runtime.guard.familiar import Familiarity, nothing_seen
+from edgemem.runtime.guard.frozen_share import used
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Watch:
     ladder: where they stand. checked: updates at the last check. evidence: against the block.
     """
 
-    ladder: Ladder = field(default_factory=Ladder)
+    escalation: Escalation = field(default_factory=Escalation)
     checked: int = 0
     evidence: Evidence = field(default_factory=Evidence)
 
@@ -92,7 +92,7 @@ class Session:
     @property
     def frozen_share(self) -> float:
         """What part of an answer is the frozen model's: 0 to 1, and 1 only by the guard rails."""
-        return 1.0 if self.watch.ladder.rung is Rung.FROZEN else used(self.share.of_frozen)
+        return 1.0 if self.watch.escalation.rung is Rung.FROZEN else used(self.share.of_frozen)
 
     def source(self, bundle: Bundle) -> Block:
         """The block as exported, with what was taught."""

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sealing import reseal
 
-from edgemem.bank.build import build_bank
-from edgemem.bank.ship import ship
+from edgemem.bank.building.hierarchy import build_bank
+from edgemem.bank.building.ship import ship
 from edgemem.demo import BUNDLE, STREAM
 
 # The same examples on every machine; `pytest --hypothesis-profile=explore` looks for new ones.

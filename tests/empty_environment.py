@@ -26,7 +26,9 @@ def main(command):
     for name in HEAVY:
         assert importlib.util.find_spec(name) is None, f"{name} is installed here"
     imported = list(device_modules())
-    assert "edgemem.runtime.loop" in imported and "edgemem.cli.device" in imported, imported
+    assert "edgemem.runtime.loop" in imported and "edgemem.cli.commands.device" in imported, (
+        imported
+    )
     assert not set(HEAVY) & set(sys.modules)
     finished = subprocess.run(
         [command, "demo", "--json"], check=True, capture_output=True, text=True

@@ -4,10 +4,8 @@ set -eu
 test_environment=$(cd "$1" && pwd)
 root=$(pwd)
 folder=$(mktemp -d)
-rm -rf build/lib  # what modules were before they moved
 trap 'rm -rf "$folder"' EXIT
-"$test_environment/bin/python" -m pip install --quiet --no-deps --no-build-isolation \
-    --target "$folder/site" "$root"
+"$test_environment/bin/python" -m pip install --quiet --no-deps --target "$folder/site" "$2"
 cd "$folder"
 MYPYPATH="$folder/site" "$test_environment/bin/mypy" --config-file "$root/pyproject.toml" \
     --cache-dir "$root/.mypy_cache" -p edgemem

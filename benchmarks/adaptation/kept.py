@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from benchmarks.adaptation.methods import OURS, SHIPPED, TUNED, WARM, named
 from benchmarks.adaptation.streams import CLEAN, Stream, pool_path
 from benchmarks.shared.cache import cache_home, code_meaning, digest
-from edgemem.files import sha256_file
+from edgemem.files.atomic import sha256_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HARNESS_CODE = ("benchmarks/adaptation/running.py", "benchmarks/adaptation/worker.py")
-LIBRARY = ("edgemem/*.py", "edgemem/bank/*.py", "runtime/*.py", "export/**/*.py", "models/*.py")
+LIBRARY = ("edgemem/**/*.py", "runtime/**/*.py", "export/**/*.py", "models/**/*.py")
 TUNING = ("tuning.py", "shifts.py")  # of the runtime; only what is tuned passes them
 PEERS_CODE = ("benchmarks/adaptation/peers/*.py", "benchmarks/shared/views.py")
 WARM_UP_CODE = ("benchmarks/adaptation/setups.py", "benchmarks/adaptation/tasks.py",
-                "benchmarks/shared/resnets.py", "benchmarks/shared/speech.py", "models/*.py")  # fmt: skip
+                "benchmarks/shared/resnets.py", "benchmarks/shared/speech.py", "models/**/*.py")  # fmt: skip
 CODE = {
     "ours": (*LIBRARY, *WARM_UP_CODE),
     "peer": PEERS_CODE,

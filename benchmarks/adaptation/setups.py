@@ -24,8 +24,8 @@ from benchmarks.adaptation.tasks import Task, task_of
 from benchmarks.shared.warm_cache import cache_path
 from edgemem.export import Choices, export_bundle
 from edgemem.models import AdaptiveModel, Normalization, attach, load_adaptive
-from edgemem.models.adaptive import SOURCE
-from edgemem.models.checkpoint import read_tensors, write_tensors
+from edgemem.models.adaptive.adaptive_model import SOURCE
+from edgemem.models.checkpoints.checkpoint import read_tensors, write_tensors
 from edgemem.models.data import to_float
 
 SOURCE_FRAMES = 2000  # that peers may use

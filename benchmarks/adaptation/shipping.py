@@ -12,13 +12,13 @@ import edgemem
 from benchmarks.adaptation.protocols import Protocol
 from benchmarks.adaptation.streams import Builder
 from benchmarks.adaptation.worker import Pool
-from edgemem.bank.build import build_bank
-from edgemem.bank.learnt import learnt_opener
-from edgemem.bank.ship import ship
-from edgemem.bank.transfer import export_blocks
-from edgemem.bundle import open_bundle
-from edgemem.cli.tune import tune
-from edgemem.state import State
+from edgemem.bank.building.hierarchy import build_bank
+from edgemem.bank.building.learnt import learnt_opener
+from edgemem.bank.building.ship import ship
+from edgemem.bank.written.transfer import export_blocks
+from edgemem.bundle.opening import open_bundle
+from edgemem.cli.commands.tune import tune
+from edgemem.state.store import State
 
 LEVELS, BRANCH, SEED = 2, 4, 1000
 

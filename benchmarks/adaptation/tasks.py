@@ -31,7 +31,7 @@ from benchmarks.shared.speech import (
 from benchmarks.shared.views import image_view, sound_view, warm_up_view
 from benchmarks.shared.warm_cache import cache_path, cached_warm_up
 from edgemem.models import AdaptiveModel, Normalization, Recipe, attach
-from edgemem.models.checkpoint import read_tensors, write_tensors
+from edgemem.models.checkpoints.checkpoint import read_tensors, write_tensors
 
 NATURAL = "JPEG files"
 IMAGE_NORMALIZATION = Normalization(MEAN, STD)

@@ -19,7 +19,7 @@ from benchmarks.adaptation.measures import known
 from benchmarks.adaptation.methods import OURS, named
 from benchmarks.adaptation.running import Running, running
 from benchmarks.adaptation.streams import CLEAN, Stream, pool_path
-from edgemem.runtime.memory import peak_rss_mb
+from edgemem.runtime.engines.process_memory import peak_rss_mb
 
 SOURCE_FRAMES = 1024  # of the error on source frames after the stream
 

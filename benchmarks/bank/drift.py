@@ -23,9 +23,9 @@ import numpy as np
 from benchmarks.bank.fetch import make_bank
 from benchmarks.bank.fetch_worker import figures, timed
 from benchmarks.shared.report import command_line, save_json, setting, setting_text
-from edgemem.bank.cache import ByteCache
-from edgemem.bank.folder import open_levels
-from edgemem.bank.level import Level
+from edgemem.bank.levels.byte_cache import ByteCache
+from edgemem.bank.levels.level import Level
+from edgemem.bank.levels.level_folder import open_levels
 from edgemem.cli.show import print_table
 
 LEVELS, ELEMENTS, CACHE_BYTES = 3, 28_672, 32 << 20

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shared.report import command_line, save_json, setting, setting_text
-from edgemem.bank.folder import level_path
-from edgemem.bank.level_header import LevelShape
-from edgemem.bank.level_writer import write_level
+from edgemem.bank.levels.level_folder import level_path
+from edgemem.bank.levels.level_header import LevelShape
+from edgemem.bank.levels.level_writer import write_level
 from edgemem.cli.show import print_table, progress
 
 WORKER = Path(__file__).with_name("fetch_worker.py")

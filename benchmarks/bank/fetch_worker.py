@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from edgemem.bank.folder import open_levels
-from edgemem.bank.level_header import read_header
-from edgemem.bank.shipped import ShippedBank
+from edgemem.bank.levels.level_folder import open_levels
+from edgemem.bank.levels.level_header import read_header
+from edgemem.bank.read.shipped_bank import ShippedBank
 
 CONTEXTS = 40
 FEW_BYTES = 1 << 20

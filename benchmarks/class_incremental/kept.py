@@ -21,7 +21,7 @@ from edgemem.accuracy import read_accuracy, write_accuracy
 REPOSITORY = Path(__file__).resolve().parents[2]
 HARNESS = ("network.py", "views.py", "split.py", "running.py", "peers/base.py")
 LIBRARY = (
-    "edgemem/accuracy.py", "models/augment.py", "models/data.py", "models/prototypes/losses.py",
+    "edgemem/accuracy.py", "models/warmup/augment.py", "models/data.py", "models/prototypes/losses.py",
     "models/prototypes/model.py", "models/prototypes/recipe.py", "models/prototypes/training.py",
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from benchmarks.class_incremental.peers.icarl import ICaRL
 from benchmarks.class_incremental.peers.prototypes import ContrastiveMeans, Prototypes
 from benchmarks.class_incremental.peers.regularised import EWC, LwF
 from benchmarks.class_incremental.peers.replay import DER, ER
-from edgemem.models.prototypes import Recipe
+from edgemem.models.prototypes import TaskRecipe
 
 Numbers = Mapping[str, float]
 OURS = "PRD"
@@ -41,7 +41,7 @@ class Method:
 
 def _prd(axis: str, chosen: Numbers, tried: Mapping[str, tuple[float, ...]]) -> Method:
     def make(start: Start, numbers: Numbers) -> Learner:
-        return Prototypes(start, Recipe(relation_axis=axis, **numbers))  # type: ignore[arg-type]
+        return Prototypes(start, TaskRecipe(relation_axis=axis, **numbers))  # type: ignore[arg-type]
 
     return Method("prototypes", make, chosen, tried)
 

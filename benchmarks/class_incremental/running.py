@@ -15,7 +15,7 @@ from benchmarks.class_incremental.network import encoder
 from benchmarks.class_incremental.peers.base import Learner, Start
 from benchmarks.class_incremental.split import Setting, Task, merged
 from edgemem.accuracy import AccuracyMatrix, from_rows
-from edgemem.models.prototypes import Recipe
+from edgemem.models.prototypes import TaskRecipe
 
 READINGS = {"by_task": "task-incremental", "by_class": "class-incremental"}
 Rows = list[list[float]]
@@ -67,7 +67,7 @@ def run(
 
 def start_of(setting: Setting, seed: int, device: torch.device) -> Start:
     """The same start for every method."""
-    recipe = Recipe(
+    recipe = TaskRecipe(
         epochs=setting.epochs,
         batch_size=setting.batch_size,
         learning_rate=setting.learning_rate,

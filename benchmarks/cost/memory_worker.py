@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 import edgemem
-from edgemem.bundle import open_bundle
-from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend, OnnxRuntimeGraph
-from edgemem.runtime.memory import peak_rss_mb
+from edgemem.bundle.opening import open_bundle
+from edgemem.runtime.engines.onnxruntime_engine import OnnxRuntimeBackend, OnnxRuntimeGraph
+from edgemem.runtime.engines.process_memory import peak_rss_mb
 
 RUNS = 6
 

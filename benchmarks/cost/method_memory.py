@@ -125,7 +125,7 @@ def counted(name: str) -> dict[str, float]:
     """Weights and peak of what is saved, of one method in torch; and this process's peak."""
     import torch
 
-    from edgemem.runtime.memory import peak_rss_mb
+    from edgemem.runtime.engines.process_memory import peak_rss_mb
 
     torch.manual_seed(0)
     adapt, models = ours(OURS[name]) if name in OURS else method(name)
@@ -149,7 +149,7 @@ def ours(statistics: str) -> tuple[Callable[[Any], None], list[Any]]:
     import torch
 
     from benchmarks.cost.step_cost_model import HP
-    from edgemem.export.objective import ecotta
+    from edgemem.export.functions.objective import ecotta
 
     model, objective = adaptive_model(NETWORK, statistics), ecotta(10)
     hp = {k: torch.tensor(v) for k, v in (objective.hyper_parameters | HP).items()}

@@ -40,7 +40,7 @@ def torch_calls(name: str, statistics: str, batch: int, learn: str) -> dict[str,
     """Frozen forward pass and both steps in torch eager."""
     import torch
 
-    from edgemem.export.objective import ecotta
+    from edgemem.export.functions.objective import ecotta
 
     adaptive = adaptive_model(name, statistics, learn)
     x, objective, block = torch.rand(batch, *NETWORKS[name][2]), ecotta(10), adaptive.block()
@@ -72,7 +72,7 @@ def onnx_call(path: Path, inputs: Path | None, threads: int) -> Callable[[], Any
     """One graph with the runtime's own options; a plain model with those of onnxruntime."""
     import onnxruntime
 
-    from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
+    from edgemem.runtime.engines.onnxruntime_engine import OnnxRuntimeBackend
 
     if inputs is not None:
         graph = OnnxRuntimeBackend(threads).open(path)

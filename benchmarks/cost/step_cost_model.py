@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from edgemem.export.forward import Function
+    from edgemem.export.functions.forward import Function
 
 HP = {"entropy_margin": 100.0}  # every sample counts
 STATISTICS = ("source", "mix")
@@ -80,7 +80,7 @@ def write_steps(model: Any, batch: int, folder: Path, gradients: tuple[str, ...]
     """`predict.onnx` and, for each gradient, its plans, with one weights file and their inputs."""
     from edgemem.export import Choices
     from edgemem.export.choices import frame_spec, functions_of
-    from edgemem.export.plans import plan_graphs
+    from edgemem.export.memory_plans import plan_graphs
     from edgemem.export.trace import to_onnx
     from edgemem.export.weights import FILE, share_weights, strip_notes
 

@@ -14,7 +14,7 @@ from benchmarks.cost.step_cost_model import HP, adaptive_model, write_steps
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from edgemem.export.forward import Function
+    from edgemem.export.functions.forward import Function
 
 BATCH, NETWORK, STATISTICS = 16, "ResNet-20", "source"
 
@@ -105,8 +105,8 @@ def _write_loss(model: nn.Module, x: np.ndarray, path: Path) -> None:
     """x -> loss, logits; the block's arrays are initialisers. Norms are plain arithmetic."""
     import torch
 
+    from edgemem.export.functions.objective import ecotta
     from edgemem.export.lowering.table import decompositions
-    from edgemem.export.objective import ecotta
 
     objective = ecotta(10)
     hp = {k: torch.tensor(v) for k, v in (objective.hyper_parameters | HP).items()}

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.shared.report import save_json, setting, setting_text
-from edgemem.bundle import Bundle, open_bundle
+from edgemem.bundle.opening import Bundle, open_bundle
+from edgemem.bundle.reference_frames import reference_frames
 from edgemem.cli.show import print_table
 from edgemem.errors import EdgeMemError
-from edgemem.reference import reference_frames
-from edgemem.runtime.backends.choice import Settings, open_backend, usable
-from edgemem.runtime.backends.protocol import Backend
-from edgemem.runtime.backends.providers import PROVIDERS, is_emulated
-from edgemem.runtime.graphs import Graphs
-from edgemem.runtime.verify import verify
+from edgemem.runtime.engines.choice import EngineSettings, open_backend, usable
+from edgemem.runtime.engines.protocol import Backend
+from edgemem.runtime.engines.providers import PROVIDERS, is_emulated
+from edgemem.runtime.step.graphs import Graphs
+from edgemem.runtime.tools.verification import verify
 
 RUNS = {True: 20, False: 200}
 
@@ -48,7 +48,7 @@ def milliseconds(bundle: Bundle, backend: Backend, runs: int) -> dict[str, float
 
 def measured(bundle: Bundle, provider: str, runs: int) -> dict[str, Any]:
     """One row."""
-    backend = open_backend(bundle, provider, Settings(threads=1))
+    backend = open_backend(bundle, provider, EngineSettings(threads=1))
     checked = verify(bundle.path, 1, provider)
     nodes = _nodes(bundle, backend) if provider not in ("cpu", "litert") else {}
     times = None if is_emulated(PROVIDERS[provider]) else milliseconds(bundle, backend, runs)

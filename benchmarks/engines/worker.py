@@ -35,7 +35,7 @@ def names(folder: Path) -> dict[str, list[str]]:
 
 def load_edgemem(folder: Path, threads: int, plan: str = "full", profile: str = "latency") -> Step:
     """The exported graph as the runtime opens it."""
-    from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
+    from edgemem.runtime.engines.onnxruntime_engine import OnnxRuntimeBackend
 
     graph = OnnxRuntimeBackend(threads, profile).open(folder / f"{plan}.onnx")
     feeds = dict(zip(names(folder)["inputs"], values(folder), strict=True))
@@ -54,7 +54,7 @@ def load_eager(folder: Path, threads: int, compiled: bool = False) -> Step:
 
     from benchmarks.cost.step_cost_model import HP, adaptive_model
     from benchmarks.engines.model import NETWORK, STATISTICS
-    from edgemem.export.objective import ecotta
+    from edgemem.export.functions.objective import ecotta
 
     torch.set_num_threads(threads)
     model, objective = adaptive_model(NETWORK, STATISTICS), ecotta(10)

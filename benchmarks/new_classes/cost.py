@@ -14,13 +14,13 @@ from torch import nn
 from benchmarks.new_classes.courses import BATCH, course
 from benchmarks.new_classes.running import OURS, WAYS, run_ours
 from benchmarks.new_classes.subjects import Subject, kept_bundle
-from edgemem.bundle import open_bundle
+from edgemem.bundle.manifest import Manifest
+from edgemem.bundle.opening import open_bundle
+from edgemem.bundle.reference_frames import reference_frames
 from edgemem.export import Choices
-from edgemem.manifest import Manifest
 from edgemem.models import attach
-from edgemem.reference import reference_frames
-from edgemem.runtime.backends.choice import Settings, open_backend
-from edgemem.runtime.graphs import Graphs
+from edgemem.runtime.engines.choice import EngineSettings, open_backend
+from edgemem.runtime.step.graphs import Graphs
 
 PROTOTYPES = "prototypes."
 CLASSES, FEATURES = 100, 512
@@ -100,7 +100,7 @@ def graph_milliseconds(path: Path) -> float:
     one thread."""
     bundle = open_bundle(path)
     manifest = bundle.manifest
-    graphs = Graphs(bundle, open_backend(bundle, "cpu", Settings(1, "latency", None)))
+    graphs = Graphs(bundle, open_backend(bundle, "cpu", EngineSettings(1, "latency", None)))
     x, labels = reference_frames(manifest.frames, 0), np.full(BATCH, -1, np.int64)
     labels[-4:] = len(manifest.labels)
     values = {name: value.default for name, value in manifest.hyper_parameters.items()}

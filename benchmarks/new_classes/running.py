@@ -19,7 +19,7 @@ from benchmarks.new_classes.measures import Accuracies, accuracies
 from benchmarks.new_classes.peers import MEANS, PEERS, Features, Make
 from benchmarks.new_classes.subjects import WORDS, Frames, Subject
 from benchmarks.shared.cache import cache_home
-from edgemem.models.classifier import features_of
+from edgemem.models.adaptive.classifier import features_of
 
 OURS = "EdgeMem"
 LABELLED_TOGETHER = 4  # labelled frames beside recent ones in a batch of 16, as the runtime does

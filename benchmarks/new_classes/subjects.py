@@ -37,7 +37,7 @@ from benchmarks.shared.speech import (
 from benchmarks.shared.warm_cache import cache_path, cached_warm_up
 from edgemem.export import Choices, export_bundle
 from edgemem.models import AdaptiveModel, Recipe, attach, load_adaptive
-from edgemem.models.checkpoint import read_tensors, write_tensors
+from edgemem.models.checkpoints.checkpoint import read_tensors, write_tensors
 from edgemem.models.networks import digits
 
 CLASSES, OWN = 10, 5
@@ -46,8 +46,11 @@ SOUND_PARTS = ("stem", "blocks[0:1]", "blocks[1:2]", "blocks[2:3]")
 VOICES = 2  # views of every recording in a warm-up
 TEST_TAKES = 20  # recordings of a digit and speaker, of fifty
 TEST_IMAGES = 30  # of a digit
-CHECKS = ("parity.py", "command.py")  # of the exporter; they decide nothing of what is written
-EXPORT_CODE = ("export/**/*.py", "models/*.py", "edgemem/manifest.py", "edgemem/bundle*.py")
+CHECKS = (
+    "parity.py",
+    "export_command.py",
+)  # of the exporter; they decide nothing of what is written
+EXPORT_CODE = ("export/**/*.py", "models/**/*.py", "edgemem/bundle/*.py")
 Frames = NDArray[np.float32]
 Labels = NDArray[np.int64]
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.shared.cifar import MEAN, STD, load_cifar10, resnet_checkpoint
 from benchmarks.shared.warm_cache import cached_warm_up
-from edgemem.files import sha256_file
+from edgemem.files.atomic import sha256_file
 from edgemem.models import AdaptiveModel, Normalization, Recipe, attach, load_into
 from edgemem.models.networks import resnet20, resnet32
 

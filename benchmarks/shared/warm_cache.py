@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 import edgemem.models
 from benchmarks.shared.cache import cache_home
 from edgemem.cli.show import percent, progress
-from edgemem.files import sha256_file
+from edgemem.files.atomic import sha256_file
 from edgemem.models import AdaptiveModel, Progress, Recipe, save_adaptive, warm_up
 
 WARM_UP_CODE = (
-    "adaptive", "attach", "augment", "meta_network", "source_keys", "statistics", "warm_up",
+    "adaptive/adaptive_model", "adaptive/attach", "adaptive/meta_network", "norms/statistics",
+    "warmup/augment", "warmup/source_keys", "warmup/warm_up",
 )  # fmt: skip
 
 

@@ -6,7 +6,15 @@ import sys
 
 import typer
 
-from edgemem.cli import bank, bank_ship, bank_state, device, train, train_prototypes, tune
+from edgemem.cli.commands import (
+    bank_levels,
+    bank_ship,
+    bank_state,
+    device,
+    train,
+    train_prototypes,
+    tune,
+)
 from edgemem.cli.encoding import print_anywhere
 from edgemem.cli.output import (
     UnprintableError,
@@ -29,9 +37,9 @@ device.add_to(app)
 train.add_to(app)
 train_prototypes.add_to(app)
 tune.add_to(app)
-bank.add_to(app)
-bank_ship.add_to(bank.bank_app)
-bank_state.add_to(bank.bank_app)
+bank_levels.add_to(app)
+bank_ship.add_to(bank_levels.bank_app)
+bank_state.add_to(bank_levels.bank_app)
 
 
 def main() -> None:

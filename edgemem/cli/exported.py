@@ -9,7 +9,7 @@ from edgemem.cli.output import say
 from edgemem.cli.show import print_json, print_table
 
 if TYPE_CHECKING:
-    from edgemem.manifest import Manifest
+    from edgemem.bundle.manifest import Manifest
 
 RATE = "learning_rate"
 COLD = (

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgemem.demo import DemoResult
-    from edgemem.runtime.replay import Report
-    from edgemem.runtime.stream import Stream
+    from edgemem.runtime.tools.replay import Report
+    from edgemem.runtime.tools.stream import Stream
 
 
 def print_demo(found: DemoResult) -> None:

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgemem.files import explain_write_errors
+from edgemem.files.atomic import explain_write_errors
 
 if TYPE_CHECKING:
-    from edgemem.runtime.replay import Report
-    from edgemem.runtime.stream import Stream
-    from edgemem.runtime.visits import Returns
+    from edgemem.runtime.tools.replay import Report
+    from edgemem.runtime.tools.stream import Stream
+    from edgemem.runtime.tools.visits import Returns
 
 HERE = Path(__file__).parent
 BUNDLE = HERE / "digits.edgemem"
@@ -65,8 +65,8 @@ def run_demo(out: Path, threads: int, note: Note) -> DemoResult:
         BundleError: the packaged bundle was altered.
     """
     import edgemem
-    from edgemem.runtime.replay import replay
-    from edgemem.runtime.stream import Stream
+    from edgemem.runtime.tools.replay import replay
+    from edgemem.runtime.tools.stream import Stream
 
     with explain_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def run_demo(out: Path, threads: int, note: Note) -> DemoResult:
 
 
 def _result(stream: Stream, statistics: Report, adapted: Report, out: Path) -> DemoResult:
-    from edgemem.runtime.visits import returns_of
+    from edgemem.runtime.tools.visits import returns_of
 
     contexts: dict[str, dict[str, float | None]] = {}
     for name, row in adapted.per_context.items():

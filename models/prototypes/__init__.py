@@ -11,14 +11,14 @@ from edgemem.models.prototypes.losses import (
     supervised_contrastive_loss,
 )
 from edgemem.models.prototypes.model import PrototypeModel
-from edgemem.models.prototypes.recipe import Progress, Recipe
+from edgemem.models.prototypes.recipe import TaskProgress, TaskRecipe
 from edgemem.models.prototypes.training import learn_task
 
 __all__ = [
-    "Progress",
     "PrototypeModel",
-    "Recipe",
     "RelationAxis",
+    "TaskProgress",
+    "TaskRecipe",
     "learn_task",
     "prototype_loss",
     "relation_distillation",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemem.errors import InputError
-from edgemem.models.adaptive import Normalization
+from edgemem.models.adaptive.attachment import Normalization
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ MOST = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TaskRecipe:
     """How to learn one task. Defaults are those of the released code of PRD (Asadi et al. 2023).
 
     `loss = contrastive + prototype_weight * prototype + relation_weight * relation`. SGD at
@@ -71,7 +71,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TaskProgress:
     """Where learning is: steps done of steps in all, and means over the last 50 steps.
 
     Attributes:

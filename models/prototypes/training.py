@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from edgemem.errors import CheckpointError, InputError
-from edgemem.models.augment import augmentation
-from edgemem.models.checkpoint import read_tensors, write_tensors
+from edgemem.models.checkpoints.checkpoint import read_tensors, write_tensors
 from edgemem.models.data import Frames, to_float
 from edgemem.models.prototypes.losses import (
     cosines,
@@ -26,7 +25,8 @@ from edgemem.models.prototypes.losses import (
     supervised_contrastive_loss,
 )
 from edgemem.models.prototypes.model import PrototypeModel
-from edgemem.models.prototypes.recipe import Progress, Recipe
+from edgemem.models.prototypes.recipe import TaskProgress, TaskRecipe
+from edgemem.models.warmup.augment import augmentation
 
 RECENT = 50
 Views = Callable[[Tensor, Generator], Tensor]
@@ -36,8 +36,8 @@ def learn_task(
     model: PrototypeModel,
     frames: Frames,
     labels: NDArray[np.int64],
-    recipe: Recipe | None = None,
-    progress: Callable[[Progress], None] = lambda progress: None,
+    recipe: TaskRecipe | None = None,
+    progress: Callable[[TaskProgress], None] = lambda progress: None,
     *,
     views: Views | None = None,
     resume: Path | None = None,
@@ -62,7 +62,7 @@ def learn_task(
         InputError: no frames, labels that do not fit, classes known already, or a non-finite loss.
         CheckpointError: `resume` is damaged or of other settings.
     """
-    recipe = recipe or Recipe()
+    recipe = recipe or TaskRecipe()
     _check(frames, labels)
     classes = np.unique(labels)
     student = model.with_task(classes.tolist(), recipe.seed + len(model.tasks))
@@ -81,7 +81,7 @@ class _Learning:
         student: PrototypeModel,
         frames: Frames,
         targets: Tensor,
-        recipe: Recipe,
+        recipe: TaskRecipe,
         views: Views,
     ) -> None:
         self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
@@ -93,7 +93,7 @@ class _Learning:
         self.steps = self.epoch_steps * recipe.epochs
         self.recent: list[tuple[float, ...]] = []
 
-    def run(self, progress: Callable[[Progress], None], resume: Path | None) -> None:
+    def run(self, progress: Callable[[TaskProgress], None], resume: Path | None) -> None:
         """All epochs, from the last one that `resume` holds."""
         first = self._restore(resume) if resume is not None and resume.exists() else 0
         self.student.train()
@@ -112,7 +112,7 @@ class _Learning:
         rng = np.random.default_rng([self.recipe.seed, len(self.student.tasks), epoch])
         yield from np.array_split(rng.permutation(len(self.frames)), self.epoch_steps)
 
-    def _epoch(self, epoch: int, progress: Callable[[Progress], None]) -> None:
+    def _epoch(self, epoch: int, progress: Callable[[TaskProgress], None]) -> None:
         generator = torch.Generator().manual_seed(self._seed(epoch))
         for number, index in enumerate(self._batches(epoch)):
             x = to_float(self.frames[index])
@@ -120,7 +120,7 @@ class _Learning:
             self._set_rates(epoch * self.epoch_steps + number)
             self._step(x, self.targets[index].repeat(2).to(x.device))
             means = (sum(v) / len(self.recent) for v in zip(*self.recent, strict=True))
-            progress(Progress(epoch * self.epoch_steps + number + 1, self.steps, *means))
+            progress(TaskProgress(epoch * self.epoch_steps + number + 1, self.steps, *means))
 
     def _set_rates(self, step: int) -> None:
         factor = self.recipe.rate_factor(step, self.steps)
@@ -208,7 +208,7 @@ class _Learning:
         return epoch
 
 
-def optimizer_of(model: PrototypeModel, recipe: Recipe) -> torch.optim.SGD:
+def optimizer_of(model: PrototypeModel, recipe: TaskRecipe) -> torch.optim.SGD:
     """SGD with two groups: encoder and projection head; prototypes, at a rate of their own."""
     body = [*model.encoder.parameters(), *model.projection.parameters()]
     groups: list[dict[str, Any]] = [

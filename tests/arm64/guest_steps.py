@@ -11,9 +11,9 @@ from contextlib import closing
 import numpy as np
 
 import edgemem
-from edgemem.bank.written import WrittenBlocks
+from edgemem.bank.written.written_blocks import WrittenBlocks
 from edgemem.demo import BUNDLE, STREAM
-from edgemem.state import State
+from edgemem.state.store import State
 
 BATCH = 16
 

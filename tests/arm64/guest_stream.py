@@ -12,8 +12,8 @@ import onnxruntime  # noqa: F401 - all libraries before memory is measured
 
 import edgemem
 from edgemem.demo import BUNDLE, STREAM
-from edgemem.runtime.replay import replay
-from edgemem.runtime.stream import Stream
+from edgemem.runtime.tools.replay import replay
+from edgemem.runtime.tools.stream import Stream
 
 TOO_MUCH = 300_000_000
 

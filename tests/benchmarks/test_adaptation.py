@@ -21,7 +21,7 @@ from benchmarks.adaptation.streams import VISIT, Builder, Stream, correlated
 from benchmarks.adaptation.worker import pool_path, run
 from benchmarks.shared.speech import BANDS, RATE, STEPS, features, mel_bands, other_voices
 from edgemem.models import Recipe, attach, warm_up
-from edgemem.models.adaptive import SOURCE
+from edgemem.models.adaptive.adaptive_model import SOURCE
 from edgemem.models.networks import digits, resnet20
 
 pytestmark = pytest.mark.slow

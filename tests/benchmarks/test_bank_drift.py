@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from benchmarks.bank.drift import DRIFTS, Bank, walk
-from edgemem.bank.folder import open_levels
-from edgemem.bank.level_header import LevelShape
-from edgemem.bank.level_writer import write_level
-from edgemem.bank.shipped import ShippedBank
+from edgemem.bank.levels.level_folder import open_levels
+from edgemem.bank.levels.level_header import LevelShape
+from edgemem.bank.levels.level_writer import write_level
+from edgemem.bank.read.shipped_bank import ShippedBank
 
 pytestmark = pytest.mark.slow
 

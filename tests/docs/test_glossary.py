@@ -23,7 +23,7 @@ def words_of(name):
 
 def modules_and_classes():
     """Name -> where it is defined, of modules and of public classes; folders are modules, too, but
-    may have the name of one: `edgemem/bank` and its commands in `edgemem/cli/bank.py`."""
+    may have the name of one: `edgemem/bank` and its commands in `edgemem/cli/commands/bank_levels.py`."""
     modules, classes = defaultdict(list), defaultdict(list)
     for folder in ("edgemem", "runtime", "models", "export"):
         for path in sorted((ROOT / folder).rglob("*.py")):

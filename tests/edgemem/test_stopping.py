@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import edgemem
 from edgemem.demo import BUNDLE
-from edgemem.state import State
+from edgemem.state.store import State
 from edgemem.stopping import stopping
 from edgemem.testing import ring_of
 
@@ -89,7 +90,7 @@ def ended(command, state, number, **options):
     )  # fmt: skip
     try:
         while not (before := steps_in(state)) and process.poll() is None:
-            pass
+            time.sleep(0.01)
         process.send_signal(number)
         _, errors = process.communicate()
     finally:
@@ -138,7 +139,7 @@ def test_the_example_that_teaches_ends_so_too(tmp_path):
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not Path(f"{state}-lock").exists() and process.poll() is None:
-        pass
+        time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode in (143, 0) and "Traceback" not in errors, errors

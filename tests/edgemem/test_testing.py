@@ -8,11 +8,11 @@ import pytest
 import edgemem
 from edgemem import testing
 from edgemem.block import Block
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.demo import BUNDLE, STREAM
 from edgemem.errors import BundleError, InputError
-from edgemem.runtime.backends.onnxruntime_engine import OnnxRuntimeBackend
-from edgemem.runtime.graphs import Graphs
+from edgemem.runtime.engines.onnxruntime_engine import OnnxRuntimeBackend
+from edgemem.runtime.step.graphs import Graphs
 from edgemem.testing import (
     ScriptedBackend,
     WatchedBackend,

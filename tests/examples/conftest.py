@@ -20,7 +20,7 @@ def example(tmp_path):
         command = [sys.executable, "-X", "importtime", ROOT / "examples" / script, *options]
         environment = os.environ | {"PYTHONPATH": str(modules or "")}
         found = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
         )
         lines = found.stderr.splitlines()
         imported = {line.rpartition("|")[2].strip() for line in lines if "import time:" in line}

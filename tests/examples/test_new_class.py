@@ -25,7 +25,7 @@ def test_new_digits_are_told_and_the_known_ones_still_are(example, tmp_path):
     known = [accuracy[name] for name in ("zero", "one", "two", "three", "four", "five", "six")]
     assert all(after >= before - 0.05 for before, after in known), accuracy
     assert (tmp_path / score["picture"]).stat().st_size > 10_000
-    with edgemem.open(FOLDER / "digits.edgemem", tmp_path / "device.db") as device:
+    with edgemem.open(FOLDER / "digits.edgemem", tmp_path / "device.db", threads=1) as device:
         assert [(c.name, c.frames) for c in device.classes() if not c.own] == [
             ("seven", 5), ("eight", 5), ("nine", 5),
         ]  # fmt: skip

@@ -156,7 +156,7 @@ def test_it_tells_systemd_that_it_is_well_and_stops_when_told(tmp_path):
     command = [sys.executable, FOLDER / "camera.py", "--input", "demo", "--fps", "20"]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(address)
-        channel.settimeout(60)
+        channel.settimeout(600)
         process = subprocess.Popen(
             [*command, "--state", state], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
             env=os.environ | {"NOTIFY_SOCKET": address},
@@ -166,7 +166,7 @@ def test_it_tells_systemd_that_it_is_well_and_stops_when_told(tmp_path):
             assert channel.recv(64) == b"WATCHDOG=1"
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
-            output = process.communicate(timeout=60)[0]
+            output = process.communicate(timeout=600)[0]
         finally:
             process.kill()
     assert process.returncode == 143 and "frames" in output and state.exists()

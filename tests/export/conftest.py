@@ -12,6 +12,26 @@ from edgemem.models import AdaptiveModel, attach
 from edgemem.models.networks import digits
 
 
+class Small(nn.Module):
+    """A stem, one part and a classifier: the fewest layers of which a graph has every kind."""
+
+    input_shape = (1, 8, 8)
+
+    def __init__(self, width=8, classes=10):
+        super().__init__()
+        self.stem = _block(1, width)
+        self.layer1 = _block(width, width)
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, x):
+        return self.classifier(self.layer1(self.stem(x)).mean((2, 3)))
+
+
+def _block(inputs, outputs):
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
 @dataclass(frozen=True)
 class Exported:
     """A bundle and what it was made from; protos: the traced graphs, before they were written."""
@@ -115,15 +135,22 @@ def digits_meta(lively, warmed, exported):
     return exported(network, model, choices)
 
 
+@pytest.fixture(scope="session")
+def small_full(lively, warmed, exported):
+    network = lively(Small())
+    model = warmed(attach(network, ["layer1"], torch.zeros(2, 1, 8, 8)))
+    return exported(network, model, Choices(8, "full", "all", "ecotta"))
+
+
 @pytest.fixture
-def instant(digits_full, monkeypatch):
-    """Tracing answers at once with the graphs of `digits_full`, for tests of what follows it."""
+def instant(small_full, monkeypatch):
+    """Tracing answers at once with the graphs of `small_full`, for tests of what follows it."""
 
     def replay(function):
         name = "predict" if function.dynamic_batch else "adapt"
-        copy = type(digits_full.protos[name])()
-        copy.CopyFrom(digits_full.protos[name])
+        copy = type(small_full.protos[name])()
+        copy.CopyFrom(small_full.protos[name])
         return copy
 
     monkeypatch.setattr(bundle_writer, "to_onnx", replay)
-    return digits_full
+    return small_full

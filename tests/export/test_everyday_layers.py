@@ -5,9 +5,9 @@ import torch
 from everyday_layers import LAYERS, Network
 
 from edgemem.export import Choices
+from edgemem.export.checks.onnx_graphs import run_graph
 from edgemem.export.choices import frame_spec, functions_of
-from edgemem.export.forward import Function
-from edgemem.export.parity import run_graph
+from edgemem.export.functions.forward import Function
 from edgemem.export.trace import to_onnx, traced
 from edgemem.models import attach
 

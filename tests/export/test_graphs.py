@@ -12,17 +12,18 @@ import onnxruntime
 import pytest
 import torch
 
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.export.weights import ALIGNMENT, FILE, INLINE_BYTES
-from edgemem.runtime.verify import verify
-
-pytestmark = pytest.mark.slow
+from edgemem.runtime.tools.verification import verify
 
 GRAPHS = ("predict", "adapt")
 RANDOM = {"Bernoulli", "Dropout", "Multinomial"}
 
 
-@pytest.fixture(params=["digits_full", "digits_meta"], scope="module")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("digits_full", "digits_meta")]
+
+
+@pytest.fixture(params=["small_full", *SLOW], scope="module")
 def bundle(request):
     return request.getfixturevalue(request.param)
 
@@ -174,6 +175,7 @@ def test_parity_is_met_kept_in_the_manifest_and_true_again_on_this_machine(bundl
     verify(bundle.path)
 
 
+@pytest.mark.slow
 def test_choices_are_in_the_manifest(digits_meta, digits_full):
     meta, full = (open_bundle(b.path).manifest for b in (digits_meta, digits_full))
     assert (meta.exported_from["gradient"], full.exported_from["gradient"]) == ("meta", "full")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import edgemem
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.export import Choices
 from edgemem.models import Form, attach
 
@@ -68,7 +68,7 @@ def test_a_hugging_face_network_goes_all_the_way_to_the_runtime(attached, export
     network, model = attached("ResNet")
     bundle = exported(network, model, Choices(4, "meta", "all", "ecotta"))
     x = np.random.default_rng(0).random((8, 3, 64, 64), np.float32)
-    with edgemem.open(bundle.path, hyper_parameters={"entropy_margin": 9.0}) as runtime:
+    with edgemem.open(bundle.path, hyper_parameters={"entropy_margin": 9.0}, threads=1) as runtime:
         runtime.step(x)
         assert runtime.counters["updates"] == 2
         found = runtime.predict(x, frozen=True).logits

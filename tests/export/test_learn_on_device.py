@@ -11,12 +11,13 @@ from torch.nn import functional
 
 import edgemem
 from edgemem.block import pack, unpack
-from edgemem.cli.device import inspect
+from edgemem.cli.commands.device import inspect
 from edgemem.export import Choices, export_bundle
 from edgemem.models import attach
 from edgemem.models.networks import digits
-from edgemem.models.warm_up import Recipe, warm_up
-from edgemem.runtime.verify import verify
+from edgemem.models.warmup.warm_up import warm_up
+from edgemem.models.warmup.warm_up_recipe import Recipe
+from edgemem.runtime.tools.verification import verify
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import edgemem
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.export import Choices
-from edgemem.export.objective import entropies
+from edgemem.export.functions.objective import entropies
 from edgemem.models import Form, Normalization, attach
 from edgemem.models.networks.cifar_resnet import CifarResNet
 from edgemem.models.networks.conv1d import conv1d
@@ -164,7 +164,7 @@ def test_an_export_without_warm_up_leaves_the_silent_branches_out(lively, export
     ]
     assert manifest.exported_from["warm"] is False
     x = np.random.default_rng(0).random((8, 3, 32, 32), np.float32)
-    with edgemem.open(bundle.path, hyper_parameters={"entropy_margin": 9.0}) as runtime:
+    with edgemem.open(bundle.path, hyper_parameters={"entropy_margin": 9.0}, threads=1) as runtime:
         first = runtime.predict(x).logits
         runtime.step(x)
         assert runtime.counters["updates"] == 2

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import edgemem
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.errors import ExportError
 from edgemem.export import Choices, export_bundle
 from edgemem.models import Recipe, attach, warm_up

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import edgemem
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.cli import main
 from edgemem.models import attach, save_adaptive
-from edgemem.models.checkpoint import read_tensors
+from edgemem.models.checkpoints.checkpoint import read_tensors
 from edgemem.models.networks import digits
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ def run(folder, *arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -9,7 +9,8 @@ import edgemem
 from edgemem.export import Choices, export_bundle
 from edgemem.models import attach
 from edgemem.models.data import load_dataset
-from edgemem.models.warm_up import Recipe, warm_up
+from edgemem.models.warmup.warm_up import warm_up
+from edgemem.models.warmup.warm_up_recipe import Recipe
 
 
 class Vectors(nn.Module):

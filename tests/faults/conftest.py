@@ -8,17 +8,17 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from edgemem.bank.record import Provenance
-from edgemem.bank.written import WrittenBlocks
-from edgemem.state import Snapshot, State
+from edgemem.bank.written.record import Provenance
+from edgemem.bank.written.written_blocks import WrittenBlocks
+from edgemem.state.store import Snapshot, State
 
 # A writing run: blocks and a snapshot in one commit, and a line on standard output after it.
 WRITER = """
 import sys
 import numpy as np
-from edgemem.bank.record import Provenance
-from edgemem.bank.written import WrittenBlocks
-from edgemem.state import Snapshot, State
+from edgemem.bank.written.record import Provenance
+from edgemem.bank.written.written_blocks import WrittenBlocks
+from edgemem.state.store import Snapshot, State
 
 
 def commit(state, number):
@@ -48,7 +48,7 @@ def run():
             [sys.executable, "-c", WRITER + code, *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             **options,
         )
 

@@ -12,9 +12,9 @@ PARENT = """
 import gc, os, signal, sys
 import numpy as np
 import edgemem
-from edgemem.bank.written import WrittenBlocks
+from edgemem.bank.written.written_blocks import WrittenBlocks
 from edgemem.demo import BUNDLE, STREAM
-from edgemem.state import State
+from edgemem.state.store import State
 from edgemem.testing import state_of
 
 with np.load(STREAM) as held:
@@ -35,7 +35,7 @@ def told(call):
 
 
 def child():
-    signal.alarm(60)
+    signal.alarm(600)
     {child}
 
 
@@ -82,7 +82,7 @@ def run(tmp_path, child, parent="runtime.close()"):
     script = PARENT.replace("{child}", child).replace("{parent}", parent)
     finished = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "s.db")],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     return finished.stdout.splitlines()
@@ -134,7 +134,7 @@ def test_a_child_that_lives_on_does_not_keep_the_lock_of_a_parent_that_died(tmp_
         pass_fds=[reading],
     )
     try:
-        assert parent.wait(timeout=120) < 0
+        assert parent.wait(timeout=600) < 0
         second = "import sys, edgemem; from edgemem.demo import BUNDLE; " + (
             "runtime = edgemem.open(BUNDLE, sys.argv[1], threads=1); "
             "print(runtime.counters['steps']); runtime.close()"

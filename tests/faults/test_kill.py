@@ -54,7 +54,7 @@ with tempfile.TemporaryDirectory() as folder:
         state = State(folder + "/s.db", "bundle")
         commit(state, number)
         state.close()
-    took = time.monotonic() - start  # some machines take ten times as long
+    took = time.monotonic() - start  # by which kills are spread within the next commits
 for _ in range(kills):
     reader, writer = os.pipe()
     child = os.fork()
@@ -68,10 +68,10 @@ for _ in range(kills):
             sys.stderr.flush()
             os._exit(1)
     os.close(writer)
-    time.sleep(random_numbers.expovariate(1 / (3 * took)))
+    said = b"".join(os.read(reader, 1 << 16) for _ in range(random_numbers.randrange(4)))
+    time.sleep(random_numbers.expovariate(1 / took))
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the writer ended by itself"
-    said = b""
     while chunk := os.read(reader, 1 << 16):
         said += chunk
     os.close(reader)
@@ -84,5 +84,5 @@ print(steps)
 def test_killed_at_300_random_moments_nothing_acknowledged_is_lost(tmp_path, run):
     finished = run(DRIVER, tmp_path / "s.db", KILLS)
     assert finished.returncode == 0, finished.stderr
-    assert int(finished.stdout) > 100  # it did write
+    assert int(finished.stdout) > KILLS  # it did write: more than one was heard of a kill
     assert [file.name for file in tmp_path.iterdir()] == ["s.db"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from teachable import write_bundle
 
-from edgemem.runtime.commits import MOST_STEPS
+from edgemem.runtime.persistence.commits import MOST_STEPS
 
 pytestmark = [
     pytest.mark.slow,
@@ -69,7 +69,7 @@ def losses(tmp_path):
         path = os.pathsep.join(filter(None, (helpers, os.environ.get("PYTHONPATH"))))
         finished = subprocess.run(
             [sys.executable, "-c", setting + DRIVER, bundle, tmp_path, json.dumps(steps), kind],
-            capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": path},
+            capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": path},
         )  # fmt: skip
         assert finished.returncode == 0, finished.stderr
         return json.loads(finished.stdout)
@@ -88,5 +88,5 @@ def test_a_power_cut_costs_fewer_than_64_steps(losses, kind):
 
 
 def test_with_no_seconds_to_lose_a_power_cut_costs_nothing(losses):
-    setting = "import edgemem.runtime.commits as commits\ncommits.MOST_SECONDS = 0\n"
+    setting = "import edgemem.runtime.persistence.commits as commits\ncommits.MOST_SECONDS = 0\n"
     assert losses([1, 7, 100], "cold", setting) == [0, 0, 0]

@@ -78,7 +78,8 @@ for number in range(kills):
     os.close(writer)
     start = time.monotonic()
     heard = os.read(reader, 1 << 16)
-    opening = time.monotonic() - start  # some machines take ten times as long, for calls, too
+    opening = time.monotonic() - start  # by which kills are spread within the next calls
+    heard += b"".join(os.read(reader, 1 << 16) for _ in range(random_numbers.randrange(3)))
     time.sleep(random_numbers.expovariate(1 / (2 * opening)))
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the device ended by itself"
@@ -97,8 +98,8 @@ def test_killed_at_60_random_moments_classes_are_those_before_or_after(tmp_path)
     path = os.pathsep.join(filter(None, (helpers, os.environ.get("PYTHONPATH"))))
     finished = subprocess.run(
         [sys.executable, "-c", DRIVER, str(bundle), str(tmp_path / "s.db"), str(KILLS)],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=600,
         env=os.environ | {"PYTHONPATH": path},
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
-    assert int(finished.stdout) > KILLS // 4  # it did learn
+    assert int(finished.stdout) > KILLS // 4  # it did learn: one call was heard of a kill

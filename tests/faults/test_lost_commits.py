@@ -6,7 +6,7 @@ from contextlib import closing
 from teachable import stream_of, write_bundle
 
 import edgemem
-from edgemem.state import State
+from edgemem.state.store import State
 
 
 def opened(bundle, path):

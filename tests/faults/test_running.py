@@ -11,8 +11,8 @@ from contextlib import closing, suppress
 import pytest
 
 import edgemem
-from edgemem.bank.written import WrittenBlocks
-from edgemem.state import Snapshot, State
+from edgemem.bank.written.written_blocks import WrittenBlocks
+from edgemem.state.store import Snapshot, State
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and unlinking")
 # Commits one block for every line it is sent, and says so.
@@ -205,7 +205,7 @@ print("done")
 """
     processes = [start(code, tmp_path / "s.db") for _ in range(3)]
     for process in processes:
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=600)
         assert out == "done\n", error
     assert checked(tmp_path / "s.db")[1] == 45
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 from opening import opened_with
 
-from edgemem.bank.written import WrittenBlocks
+from edgemem.bank.written.written_blocks import WrittenBlocks
 from edgemem.demo import BUNDLE
-from edgemem.state import State
+from edgemem.state.store import State
 from edgemem.testing import put_session, session_of
 
 BATCH = 16

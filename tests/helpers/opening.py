@@ -7,7 +7,9 @@ import edgemem
 OPTIONS = {field.name for field in fields(edgemem.Options)}
 
 
-def opened_with(bundle, state=None, **choices):
-    """A runtime; choices: keywords of `edgemem.open` and fields of `edgemem.Options` alike."""
+def opened_with(bundle, state=None, threads=1, **choices):
+    """A runtime on one thread; choices: keywords of `edgemem.open` and fields of `edgemem.Options` alike."""
     options = {name: choices.pop(name) for name in OPTIONS & choices.keys()}
-    return edgemem.open(bundle, state, options=edgemem.Options(**options), **choices)
+    return edgemem.open(
+        bundle, state, threads=threads, options=edgemem.Options(**options), **choices
+    )

@@ -10,16 +10,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemem.block import ArraySpec, BlockSpec, pack
-from edgemem.files import sha256_file
-from edgemem.manifest import (
-    FileRecord,
-    FrameSpec,
-    HyperParameter,
-    Manifest,
-    Plan,
-    Teaching,
-)
-from edgemem.manifest_file import to_json
+from edgemem.bundle.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, Teaching
+from edgemem.bundle.manifest_file import to_json
+from edgemem.files.atomic import sha256_file
 
 BATCH, FEATURES, CAPACITY = 16, 6, 5
 OWN = ("left", "right")

@@ -46,7 +46,7 @@ def test_two_builds_are_the_same_to_the_byte(tmp_path):
     with tarfile.open(sdist) as archive:
         members = archive.getmembers()
         assert {(m.uid, m.gid, m.uname, m.gname) for m in members} == {(0, 0, "", "")}
-        assert any(m.name.endswith("edgemem/manifest.py") for m in members)
+        assert any(m.name.endswith("edgemem/bundle/manifest.py") for m in members)
     wheel = next(file for name, file in first.items() if name.endswith(".whl"))
     with zipfile.ZipFile(wheel) as archive:
         modes = {entry.external_attr >> 16 & 0o777 for entry in archive.infolist()}

@@ -13,12 +13,12 @@ def visits(even_frames):
 @pytest.fixture
 def no_opinion(monkeypatch):
     """The block answers alone, however unsure it is."""
-    monkeypatch.setattr("edgemem.runtime.second_opinion.frozen_share", lambda *_: 0.0)
+    monkeypatch.setattr("edgemem.runtime.guard.frozen_fallback.frozen_share", lambda *_: 0.0)
 
 
 @pytest.fixture(scope="module")
 def never_familiar():
     """Steps run on source frames, too, as if these were of a place of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edgemem.runtime.second_opinion.is_near", lambda *_: False)
+        patch.setattr("edgemem.runtime.guard.frozen_fallback.is_near", lambda *_: False)
         yield

@@ -14,8 +14,8 @@ from teachable import frames_of, write_bundle
 import edgemem
 from edgemem.demo import BUNDLE
 from edgemem.errors import StateError
-from edgemem.runtime.graphs import Graphs
-from edgemem.state import State
+from edgemem.runtime.step.graphs import Graphs
+from edgemem.state.store import State
 from edgemem.testing import session_of
 
 pytestmark = pytest.mark.usefixtures("never_familiar")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import edgemem
+from edgemem.bundle.manifest import FrameSpec
 from edgemem.errors import InputError
-from edgemem.manifest import FrameSpec
 from edgemem.runtime.frames import RangeWatch, bad_frames, checked
 
 RNG = np.random.default_rng(0)
@@ -62,11 +62,11 @@ def test_another_scale_is_told_once_with_both_ranges(name):
     low, high = np.min(spec.source_range[0]), np.max(spec.source_range[1])
     for value in (x.min(), x.max(), low, high):
         assert f"{value:.3g}" in event.message
-    assert watch.look(x) == []
+    assert watch.look(x) == ()
 
 
 def test_without_a_known_range_nothing_is_told():
-    assert told(FrameSpec((3, 8, 8), 4, True, 4), 1e6 * np.ones((4, 3, 8, 8))) == []
+    assert told(FrameSpec((3, 8, 8), 4, True, 4), 1e6 * np.ones((4, 3, 8, 8))) == ()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -18,8 +18,8 @@ import edgemem
 from edgemem.demo import BUNDLE
 from edgemem.runtime import loop, ownership
 from edgemem.runtime.frames import checked
-from edgemem.runtime.graphs import Graphs
-from edgemem.state import State
+from edgemem.runtime.step.graphs import Graphs
+from edgemem.state.store import State
 from edgemem.testing import wait_for_step
 
 THREADS = 6
@@ -40,7 +40,7 @@ def hasty():
     sys.setswitchinterval(before)
 
 
-def calls(x, seed, count=60):
+def calls(x, seed, count=30):
     """Frames of calls of different sizes."""
     sizes = np.random.default_rng(seed).integers(1, 2 * BATCH, count)
     starts = np.random.default_rng(seed + 1).integers(0, len(x) - 2 * BATCH, count)
@@ -362,7 +362,7 @@ def test_an_interrupt_at_any_line_of_a_turn_gives_it_back_to_other_threads(digit
         while interrupted(line):
             other = threading.Thread(target=runtime.predict, args=(x,), daemon=True)
             other.start()
-            other.join(60)
+            other.join(600)
             assert not other.is_alive()
             line += 1
     assert line > 3

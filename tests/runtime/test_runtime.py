@@ -8,12 +8,12 @@ from opening import opened_with
 
 import edgemem
 from edgemem.block import unpack
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
+from edgemem.bundle.reference_frames import reference_frames
 from edgemem.demo import BUNDLE
-from edgemem.reference import reference_frames
 from edgemem.runtime.loop import Runtime
-from edgemem.runtime.ring import Ring
-from edgemem.runtime.verify import verify
+from edgemem.runtime.step.ring import Ring
+from edgemem.runtime.tools.verification import verify
 from edgemem.testing import ScriptedBackend, ring_of, session_of
 
 

@@ -7,9 +7,9 @@ import pytest
 from teachable import BATCH, CAPACITY, FEATURES, TAUGHT, frames_of, stream_of, write_bundle
 
 import edgemem
-from edgemem.bundle import open_bundle
-from edgemem.runtime.ladder import Ladder, Rung
-from edgemem.runtime.opinion import LEAST_SHARE
+from edgemem.bundle.opening import open_bundle
+from edgemem.runtime.guard.escalation import Escalation, Rung
+from edgemem.runtime.guard.frozen_share import LEAST_SHARE
 from edgemem.runtime.session import Counters, Session, Share, Watch, new_session
 from edgemem.testing import session_of
 
@@ -85,7 +85,7 @@ def test_only_the_guard_rails_give_the_frozen_model_all_of_the_answer(bundle):
         shared = replace(session, share=Share(share))
         assert 0 <= shared.frozen_share < 1
         for rung in Rung:
-            stands = replace(shared, watch=Watch(Ladder(rung)))
+            stands = replace(shared, watch=Watch(Escalation(rung)))
             assert (stands.frozen_share == 1) == (rung is Rung.FROZEN)
 
 

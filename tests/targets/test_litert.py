@@ -10,10 +10,10 @@ from opening import opened_with
 from sealing import reseal
 
 import edgemem
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.demo import STREAM
-from edgemem.runtime.backends.litert_engine import LiteRtBackend
-from edgemem.runtime.verify import verify
+from edgemem.runtime.engines.litert_engine import LiteRtBackend
+from edgemem.runtime.tools.verification import verify
 from edgemem.testing import session_of
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: make test-litert")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import edgemem
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.demo import STREAM
-from edgemem.runtime.backends.choice import Settings, open_backend
-from edgemem.runtime.backends.providers import QNN_PACKAGE, qnn_devices
-from edgemem.runtime.verify import verify
+from edgemem.runtime.engines.choice import EngineSettings, open_backend
+from edgemem.runtime.engines.providers import QNN_PACKAGE, qnn_devices
+from edgemem.runtime.tools.verification import verify
 from edgemem.testing import WatchedBackend, open_with
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -97,7 +97,7 @@ def test_the_runtime_adapts_on_the_npu_when_asked_and_on_no_emulator_by_itself(f
 
 def test_what_was_compiled_is_kept_loaded_again_and_checked(frames, tmp_path):
     def outcome():
-        settings = Settings(1, cache=tmp_path / "compiled")
+        settings = EngineSettings(1, cache=tmp_path / "compiled")
         backend = WatchedBackend(open_backend(open_bundle(BUNDLE), "qnn", settings))
         with open_with(BUNDLE, backend) as runtime:
             return runtime.step(frames[:BATCH]).logits, backend.opened
@@ -117,7 +117,7 @@ def test_rounded_kernels_run_there_but_for_what_makes_them_of_frames(frames):
     """The very first rounding, of the frames themselves, stays on the CPU."""
     found = verify(INT8, threads=1, provider="qnn")
     assert max(found.frozen, found.adapt, found.adapted) <= found.limit == 0.1
-    backend = WatchedBackend(open_backend(open_bundle(INT8), "qnn", Settings(1)))
+    backend = WatchedBackend(open_backend(open_bundle(INT8), "qnn", EngineSettings(1)))
     with open_with(INT8, backend) as runtime:
         assert runtime.step(frames[:BATCH]).adapted
     nodes = {name: graph.nodes for name, graph in backend.opened.items()}

@@ -23,10 +23,10 @@ from device import (
 )
 
 import edgemem
-from edgemem.bank.transfer import import_blocks
-from edgemem.bank.written import WrittenBlocks
-from edgemem.runtime import commits
-from edgemem.state import State
+from edgemem.bank.written.transfer import import_blocks
+from edgemem.bank.written.written_blocks import WrittenBlocks
+from edgemem.runtime.persistence import commits
+from edgemem.state.store import State
 
 
 def _step(runtime):

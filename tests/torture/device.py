@@ -20,11 +20,11 @@ from opening import opened_with
 from teachable import frames_of, stream_of
 
 import edgemem
-from edgemem.bank.transfer import export_blocks, import_blocks
-from edgemem.bank.written import WrittenBlocks
-from edgemem.bundle import open_bundle
-from edgemem.runtime.commits import MOST_STEPS, Commits
-from edgemem.state import State
+from edgemem.bank.written.transfer import export_blocks, import_blocks
+from edgemem.bank.written.written_blocks import WrittenBlocks
+from edgemem.bundle.opening import open_bundle
+from edgemem.runtime.persistence.commits import MOST_STEPS, Commits
+from edgemem.state.store import State
 
 LEFT, RIGHT, CAT = 0, 1, 2
 PLACES = (0.4, 0.8, -0.4, -0.8)  # contexts, so far from the source

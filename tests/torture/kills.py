@@ -28,9 +28,9 @@ from device import (
     prepared,
 )
 
-from edgemem.bank.transfer import import_blocks
-from edgemem.bank.written import WrittenBlocks
-from edgemem.state import State
+from edgemem.bank.written.transfer import import_blocks
+from edgemem.bank.written.written_blocks import WrittenBlocks
+from edgemem.state.store import State
 
 LONGEST = 1.0  # seconds after which a device is killed at the latest
 

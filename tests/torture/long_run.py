@@ -14,7 +14,7 @@ from counts import Row
 from device import batch, fast_folder, holds, knows_cat, lesson, opened
 from teachable import stream_of
 
-from edgemem.runtime import context_files
+from edgemem.runtime.contexts import context_files
 
 RETURNING = 8  # contexts, which come back again and again
 SMALL_BANK = 16_000  # bytes: less than written blocks take where contexts are ever new ones

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from device import RIGHT, Journal, announced, batch, holds, knows_cat, lesson, live, opened
 
-from edgemem.bank.transfer import export_blocks, import_blocks
-from edgemem.bank.written import WrittenBlocks
-from edgemem.state import State
+from edgemem.bank.written.transfer import export_blocks, import_blocks
+from edgemem.bank.written.written_blocks import WrittenBlocks
+from edgemem.state.store import State
 
 FLUSHES = 60  # enough for the log to start again from its beginning
 

@@ -20,7 +20,7 @@ from disk import ALL, NOTHING, SIZES, SOME, Disk, Event
 from interrupts import Interrupt
 from teachable import write_bundle
 
-from edgemem.runtime.commits import Commits
+from edgemem.runtime.persistence.commits import Commits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, LD_PRELOAD and tmpfs")
 compiled = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -28,7 +28,7 @@ compiled = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C comp
 in_finalisers = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 # Acknowledges what the disk may lose.
 CARELESS = """
-import edgemem.state_file as state_file
+import edgemem.state.sqlite_file as state_file
 prepare = state_file.StateFile._prepare_to_write
 def careless(self):
     prepare(self)
@@ -38,7 +38,7 @@ state_file.StateFile._prepare_to_write = careless
 # Tells nobody that a commit failed.
 SILENT = """
 from edgemem import StateError
-from edgemem.runtime.commits import Commits
+from edgemem.runtime.persistence.commits import Commits
 commit = Commits.write
 def silent(self, session, *values):
     try:

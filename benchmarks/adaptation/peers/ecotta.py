@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.adaptation.peers.base import Peer, Source, copied, entropies, use_batch_statistics
-from edgemem.models.parts import Part, find_part
+from edgemem.models.adaptive.parts import Part, find_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ class MetaPart:
 class MetaModel:
     """A frozen copy of a model with a meta network beside each of the named parts.
 
-    parts: as in `edgemem.models.parts`, one after the other. frames: two or more, for the shapes.
+    parts: as in `edgemem.models.adaptive.parts`, one after the other. frames: two or more, for the shapes.
     """
 
     def __init__(self, model: nn.Module, parts: Sequence[str], frames: Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from benchmarks.class_incremental.network import Encoder
 from benchmarks.class_incremental.views import crop_and_flip
 from edgemem.models.data import Frames, to_float
-from edgemem.models.prototypes import Recipe
+from edgemem.models.prototypes import TaskRecipe
 from edgemem.models.prototypes.model import evaluating
 
 EVALUATION_BATCH = 256
@@ -41,7 +41,7 @@ class Start:
 
     encoder: Encoder
     classes: int
-    recipe: Recipe
+    recipe: TaskRecipe
     device: torch.device
 
 

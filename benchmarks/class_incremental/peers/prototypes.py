@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from benchmarks.class_incremental.peers.base import Start, in_batches
 from benchmarks.class_incremental.views import crop_and_flip
 from edgemem.models.data import Frames
-from edgemem.models.prototypes import PrototypeModel, Recipe, learn_task
+from edgemem.models.prototypes import PrototypeModel, TaskRecipe, learn_task
 
 
 class Prototypes:
     """PRD as the library has it."""
 
-    def __init__(self, start: Start, recipe: Recipe) -> None:
+    def __init__(self, start: Start, recipe: TaskRecipe) -> None:
         """recipe: of losses; its epochs, batches, optimiser and seed are `start`'s."""
         shared = (
             "epochs",
@@ -54,7 +54,7 @@ class ContrastiveMeans(Prototypes):
     """
 
     def __init__(self, start: Start) -> None:
-        super().__init__(start, Recipe(prototype_weight=0.0, relation_weight=0.0))
+        super().__init__(start, TaskRecipe(prototype_weight=0.0, relation_weight=0.0))
 
     def learn(self, classes: Sequence[int], frames: Frames, labels: NDArray[np.int64]) -> None:
         """Contrast; then the mean of unit features of each class."""

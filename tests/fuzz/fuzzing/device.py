@@ -6,11 +6,11 @@ from unittest.mock import patch
 
 import numpy as np
 
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 from edgemem.demo import BUNDLE, STREAM
-from edgemem.runtime.backends.choice import Settings, open_backend
+from edgemem.runtime.engines.choice import EngineSettings, open_backend
 from edgemem.runtime.loop import Runtime
-from edgemem.state import State
+from edgemem.state.store import State
 
 BATCH = 16
 
@@ -22,7 +22,7 @@ def bundle():
 
 @cache
 def backend():
-    return open_backend(bundle(), "cpu", Settings(threads=1))
+    return open_backend(bundle(), "cpu", EngineSettings(threads=1))
 
 
 @cache
@@ -45,7 +45,7 @@ class Sessions:
 
     def __init__(self, opened, contents, profile="latency"):
         self._contents = contents
-        self._own = open_backend(opened, "cpu", Settings(1, profile))
+        self._own = open_backend(opened, "cpu", EngineSettings(1, profile))
         self.name, self.target = self._own.name, self._own.target
 
     def open(self, path, binding=None):

@@ -11,16 +11,16 @@ from torch import nn
 
 from edgemem.errors import CheckpointError, InputError
 from edgemem.models.prototypes import (
-    Progress,
     PrototypeModel,
-    Recipe,
+    TaskProgress,
+    TaskRecipe,
     learn_task,
     prototype_loss,
     relation_distillation,
     supervised_contrastive_loss,
 )
 
-RECIPE = Recipe(epochs=3, batch_size=16, prototype_rate=0.1)
+RECIPE = TaskRecipe(epochs=3, batch_size=16, prototype_rate=0.1)
 STEPS = 3  # a pass over the frames
 
 
@@ -111,7 +111,7 @@ def test_prototypes_have_a_rate_of_their_own(known, data):
 
 @pytest.mark.parametrize("end", [1.0, 0.25, 0.0])
 def test_rates_fall_along_half_a_cosine(end):
-    recipe = Recipe(rate_at_end=end)
+    recipe = TaskRecipe(rate_at_end=end)
     factors = [recipe.rate_factor(step, 8) for step in range(9)]
     cosine = np.cos(np.linspace(0, np.pi, 9))
     np.testing.assert_allclose(factors, end + (1 - end) * (1 + cosine) / 2, atol=1e-12)
@@ -139,7 +139,7 @@ def test_all_rates_fall_and_an_interrupted_task_goes_on_where_they_were(known, d
 @pytest.mark.parametrize("axis", ["samples", "prototypes"])
 def test_one_epoch_of_four_steps_is_plain_gradient_descent_on_the_weighted_sum(known, data, axis):
     """Momentum and decay for encoder and head; neither for prototypes, at ten times the rate."""
-    recipe = Recipe(
+    recipe = TaskRecipe(
         1, 12, 0.02, 0.5, 0.01, 0.2, 0.3, prototype_weight=1.5, relation_weight=20.0,
         relation_temperature=0.2, relation_axis=axis,
     )  # fmt: skip
@@ -232,7 +232,7 @@ def test_progress_tells_every_step_and_its_terms(known, data):
     seen = []
     second(known, data, progress=seen.append, views=plain)
     assert [p.step for p in seen] == list(range(1, 3 * STEPS + 1))
-    assert all(isinstance(p, Progress) and p.steps == 3 * STEPS for p in seen)
+    assert all(isinstance(p, TaskProgress) and p.steps == 3 * STEPS for p in seen)
     assert seen[0].relation == pytest.approx(0, abs=1e-6)  # nothing has changed yet
     assert seen[-1].relation > 1e-6
     for p in seen:
@@ -249,7 +249,7 @@ def test_every_frame_is_seen_once_an_epoch_however_many_there_are(new_model, dat
             return x
 
         frames, labels = data[0][:count], data[1][:count]
-        learn_task(new_model(), frames, labels, Recipe(epochs=1, batch_size=16), views=spy)
+        learn_task(new_model(), frames, labels, TaskRecipe(epochs=1, batch_size=16), views=spy)
         assert max(len(x) for x in seen) <= 16 and len(seen) == 2 * -(-count // 16)
         rows = torch.cat(seen[::2]).numpy()
         assert sorted(map(tuple, rows)) == sorted(map(tuple, frames))
@@ -341,16 +341,16 @@ def test_a_loss_that_is_not_finite_ends_it(known, data):
 )  # fmt: skip
 def test_a_recipe_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(InputError, match="is out of range"):
-        Recipe(**wrong)
+        TaskRecipe(**wrong)
 
 
 def test_an_unknown_axis_is_refused():
     with pytest.raises(InputError, match="relation axis 'classes'"):
-        Recipe(relation_axis="classes")
+        TaskRecipe(relation_axis="classes")
 
 
 def test_the_defaults_are_those_of_the_released_code():
-    assert json.loads(json.dumps(dataclasses.asdict(Recipe()))) == {
+    assert json.loads(json.dumps(dataclasses.asdict(TaskRecipe()))) == {
         "epochs": 100,
         "batch_size": 128,
         "learning_rate": 0.01,
@@ -369,7 +369,7 @@ def test_the_defaults_are_those_of_the_released_code():
 
 def test_three_tasks_in_turn_are_told_apart(new_model, grid):
     frames, row, column = grid(240, 5)
-    model, recipe = new_model(), Recipe(epochs=10, batch_size=40, prototype_rate=0.1)
+    model, recipe = new_model(), TaskRecipe(epochs=10, batch_size=40, prototype_rate=0.1)
     for task in range(3):
         own = row == task
         model = learn_task(model, frames[own], 3 * task + column[own], recipe)

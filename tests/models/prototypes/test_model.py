@@ -7,7 +7,7 @@ from torch import nn
 
 from edgemem.errors import InputError
 from edgemem.models.networks import digits
-from edgemem.models.prototypes import PrototypeModel, Recipe, learn_task
+from edgemem.models.prototypes import PrototypeModel, TaskRecipe, learn_task
 
 
 @pytest.fixture
@@ -110,6 +110,6 @@ def test_images_of_bytes_and_a_convolutional_encoder_do(lively):
     size = network(torch.zeros(1, *network.input_shape)).shape[1]
     x = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8), np.uint8)
     model = PrototypeModel(network, size)
-    learnt = learn_task(model, x, np.arange(12) % 3, Recipe(epochs=1, batch_size=6))
+    learnt = learn_task(model, x, np.arange(12) % 3, TaskRecipe(epochs=1, batch_size=6))
     assert set(learnt.predict(x)) <= {0, 1, 2}
     assert (learnt.predict(x) == learnt.predict(x.astype(np.float32) / 255)).all()

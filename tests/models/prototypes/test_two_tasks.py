@@ -7,7 +7,7 @@ of rows draws columns together; nothing but the relations to old prototypes spea
 import numpy as np
 import pytest
 
-from edgemem.models.prototypes import Recipe, learn_task
+from edgemem.models.prototypes import TaskRecipe, learn_task
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ def first_task(request, new_model, grid):
     """A model that knows columns, the seed, and frames to learn from and to test on."""
     seed = request.param
     train, test = grid(360, 2 * seed), grid(360, 2 * seed + 1)
-    recipe = Recipe(epochs=20, seed=seed, **COMMON)
+    recipe = TaskRecipe(epochs=20, seed=seed, **COMMON)
     return learn_task(new_model(seed), train[0], train[2], recipe), seed, train, test
 
 
@@ -37,7 +37,9 @@ def test_distillation_keeps_what_fine_tuning_forgets(first_task, axis):
     before = np.mean(model.predict(test[0]) == test[2])
     learnt = {}
     for name, weight in (("fine-tuned", 0.0), ("distilled", 4.0)):
-        recipe = Recipe(epochs=60, seed=seed, relation_weight=weight, relation_axis=axis, **COMMON)
+        recipe = TaskRecipe(
+            epochs=60, seed=seed, relation_weight=weight, relation_axis=axis, **COMMON
+        )
         learnt[name] = accuracies(learn_task(model, train[0], 3 + train[1], recipe), test)
     assert before > 0.9
     assert learnt["fine-tuned"][0] < CHANCE + 0.2 and learnt["fine-tuned"][1] > 0.9

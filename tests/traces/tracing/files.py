@@ -9,7 +9,7 @@ from tracing.frames import ROOT
 from tracing.machine import machine
 from tracing.play import Player
 
-from edgemem.bundle import open_bundle
+from edgemem.bundle.opening import open_bundle
 
 FORMAT = 1
 RECORDED = ROOT / "tests" / "traces" / "recorded"

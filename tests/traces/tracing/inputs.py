@@ -9,11 +9,11 @@ import numpy as np
 from tracing.frames import ROOT
 
 import edgemem
-from edgemem.bank.build import build_bank
-from edgemem.bank.learnt import learnt_opener
-from edgemem.bank.transfer import export_blocks
-from edgemem.bundle import open_bundle
-from edgemem.state import State
+from edgemem.bank.building.hierarchy import build_bank
+from edgemem.bank.building.learnt import learnt_opener
+from edgemem.bank.written.transfer import export_blocks
+from edgemem.bundle.opening import open_bundle
+from edgemem.state.store import State
 
 DAMAGED = 7  # byte of a row
 
@@ -60,7 +60,7 @@ def learnt_levels(bundle, visits, out):
 
 def damaged_byte(folder, level, row):
     """Place of a byte of a row's numbers, which lie last in the file of a level."""
-    from edgemem.bank.level import Level
+    from edgemem.bank.levels.level import Level
 
     path = folder / f"level-{level}.safetensors"
     with Level(path) as opened:

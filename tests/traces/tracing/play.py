@@ -13,10 +13,10 @@ import onnxruntime
 from tracing.frames import ROOT, frames
 
 import edgemem
-from edgemem.bank.ship import ship
-from edgemem.bank.written import WrittenBlocks
+from edgemem.bank.building.ship import ship
+from edgemem.bank.written.written_blocks import WrittenBlocks
 from edgemem.errors import EdgeMemError
-from edgemem.state import State
+from edgemem.state.store import State
 
 FRAMES = ("step", "predict", "learn")  # calls that return predictions
 OPTIONS = {field.name for field in fields(edgemem.Options)}

@@ -1,0 +1,1 @@
+"""Building a bank: keys and blocks are grouped into levels, and put into a bundle."""

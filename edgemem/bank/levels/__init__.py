@@ -1,0 +1,1 @@
+"""The files of a bank: one level each, written row by row and read row by row."""

@@ -1,0 +1,1 @@
+"""The bundle: the immutable folder that is shipped to a device."""

@@ -1,0 +1,201 @@
+"""Bundles: the immutable folder shipped to a device, opened only when it is as it was written.
+
+Every byte is checked at opening but those of the bank's levels, which may be many gigabytes: of
+these only sizes and headers, and each row when it is first read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgemem.bank.levels.level_folder import IN_BUNDLE, is_level, open_levels
+from edgemem.block import Block, unpack
+from edgemem.bundle.checked_files import KnownFiles
+from edgemem.bundle.manifest import REMEDY, Manifest
+from edgemem.bundle.manifest_file import MANIFEST, MOST_BYTES, from_json
+from edgemem.errors import BankError, BundleError
+from edgemem.files.atomic import inside, sha256_file, sha256_rest
+
+# Beside hidden files and folders, such as .gitattributes, .cache and .DS_Store.
+LEFT_BY_OTHERS = ("readme.md", "thumbs.db", "desktop.ini")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        identity: SHA-256 of the manifest, which holds the hashes of all other files.
+        generic: the block as exported; it belongs to no context and is always there.
+    """
+
+    path: Path
+    manifest: Manifest
+    identity: str
+    generic: Block
+
+    @property
+    def bank(self) -> Path | None:
+        """The folder of the shipped levels; None without any."""
+        return self.path / IN_BUNDLE if self.manifest.levels else None
+
+    @property
+    def files(self) -> KnownFiles:
+        """Everything that was hashed when the bundle was opened: all files but the levels."""
+        return _known(self.path, self.manifest)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a listed file that is no level; raises BundleError if it was changed."""
+        return self.files.read(self.path / name)
+
+
+def open_bundle(path: Path | str) -> Bundle:
+    """Open a bundle after checking version, paths, sizes, hashes and the generic block.
+
+    Levels of the bank are not hashed, see `check_levels`; a damaged row is noticed on its first
+    use. Files may be links, as in the cache of a model hub.
+
+    Raises:
+        BundleError: whatever is not as the manifest says, naming the file.
+    """
+    if not isinstance(path, str | os.PathLike):  # such as importlib.resources gives for an archive
+        raise _packed(path, "an archive")
+    folder = Path(path).absolute()  # graphs are opened later, perhaps from another directory
+    try:
+        content = _read_manifest(folder)
+        manifest = from_json(content, f"{folder.name}/{MANIFEST}")
+        check_files(folder, manifest)
+        generic = _read_generic(folder, manifest)
+        _check_headers(folder, manifest)
+    except OSError as error:
+        raise BundleError(
+            str(error.filename or folder), f"cannot be read ({error.strerror or error})", REMEDY
+        ) from error
+    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest(), generic)
+
+
+def _known(folder: Path, manifest: Manifest) -> KnownFiles:
+    records = manifest.files.items()
+    return KnownFiles({folder / n: record for n, record in records if not is_level(n)})
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Check that every listed file is inside, of the right size and hash, and none is extra.
+
+    Levels of the bank: all of this but the hash.
+
+    Raises:
+        BundleError: naming the file.
+    """
+    for name, record in manifest.files.items():
+        file = inside(folder, name, BundleError)
+        thing = f"{folder.name}/{name}"
+        if not file.is_file():
+            reason = "is a link to a file that is not there" if file.is_symlink() else "is missing"
+            raise BundleError(thing, reason, REMEDY)
+        with file.open("rb") as content:  # size and hash are of one file, whatever a link becomes
+            size = os.fstat(content.fileno()).st_size
+            if size != record.size:
+                raise BundleError(thing, f"has {size} bytes instead of {record.size}", REMEDY)
+            if not is_level(name) and sha256_rest(content) != record.sha256:
+                raise BundleError(thing, "does not have the hash in the manifest", REMEDY)
+    listed = {*manifest.files, MANIFEST}
+    for name in sorted(_names(folder)):
+        if name not in listed:
+            raise BundleError(f"{folder.name}/{name}", "is not in the manifest", "Remove the file")
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Files of a bundle, and links to folders.
+
+    What hubs and file managers leave there is left out; it is never read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        for name in (*files, *links):
+            if not name.startswith(".") and name.lower() not in LEFT_BY_OTHERS:
+                yield Path(root, name).relative_to(folder).as_posix()
+
+
+def check_levels(
+    bundle: Bundle, progress: Callable[[str, int, int], None] = lambda file, done, total: None
+) -> None:
+    """Hash every level of the shipped bank; reads all of it.
+
+    Args:
+        bundle: an opened one.
+        progress: called before and after each level with its file, bytes done and of all.
+
+    Raises:
+        BundleError: a level is not as the manifest says.
+    """
+    for name in bundle.manifest.levels:
+        record, thing = bundle.manifest.files[name], f"{bundle.path.name}/{name}"
+        progress(name, 0, record.size)
+        try:
+            found = sha256_file(bundle.path / name)
+        except OSError as error:
+            raise BundleError(thing, f"cannot be read ({error.strerror})", REMEDY) from error
+        if found != record.sha256:
+            raise BundleError(
+                thing,
+                "does not have the hash in the manifest",
+                "Get a fresh copy; edgemem bank verify names the damaged rows",
+            )
+        progress(name, record.size, record.size)
+
+
+def _check_headers(folder: Path, manifest: Manifest) -> None:
+    if not manifest.levels:
+        return
+    try:
+        levels = open_levels(folder / IN_BUNDLE, manifest.block.elements, manifest.key)
+    except BankError as error:
+        raise BundleError(error.thing, error.reason, REMEDY) from error
+    for level in levels:
+        level.close()
+
+
+def _read_manifest(folder: Path) -> bytes:
+    if not folder.is_dir():
+        archive = next((place for place in folder.parents if place.is_file()), None)
+        if archive is not None:
+            raise _packed(folder, archive.name)
+        raise BundleError(
+            str(folder), "is not a folder", "Pass the path of a bundle made by edgemem export"
+        )
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(
+            str(folder), f"has no {MANIFEST}", "Pass the path of a bundle made by edgemem export"
+        )
+    if path.stat().st_size > MOST_BYTES:
+        raise BundleError(f"{folder.name}/{MANIFEST}", "is too large", REMEDY)
+    return path.read_bytes()
+
+
+def _packed(path: object, archive: str) -> BundleError:
+    return BundleError(
+        str(path), f"lies inside {archive}, and engines need files", "Unpack it and pass the folder"
+    )
+
+
+def _read_generic(folder: Path, manifest: Manifest) -> Block:
+    name = manifest.generic_block
+    thing = f"{folder.name}/{name}"
+    content = _known(folder, manifest).read(folder / name)
+    block = Block(unpack(content, thing, BundleError, REMEDY))
+    if reason := manifest.block.mismatch(block):
+        raise BundleError(thing, reason, REMEDY)
+    if not block.is_finite():
+        raise BundleError(thing, "holds NaN or infinite values", REMEDY)
+    return block

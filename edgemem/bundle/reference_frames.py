@@ -1,0 +1,90 @@
+"""Reference frames: the same numbers on every machine, without storing them.
+
+A bundle holds what torch computed on these frames; `edgemem verify` computes it again. How far from
+that a device may be is said here. The bundle that is to be verified says only whether its kernels
+are in eight bits, which allows more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemem.block import Array, ArraySpec, BlockSpec, is_finite, unpack
+from edgemem.bundle.manifest import REMEDY, FrameSpec, Manifest
+from edgemem.errors import BundleError
+
+MULTIPLIER = 2654435761  # Knuth's multiplicative hash, 2**32 / golden ratio
+# Of logits, relative to the largest. Kernels in eight bits round values that lie between two steps
+# to one side or the other.
+TOLERANCE = 1e-4
+ROUNDED_TOLERANCE = 5e-2
+ROUNDED = "rounded"  # array of the reference: 1 where kernels are in eight bits
+OUTPUTS = ("frozen", "adapt", "adapted")
+SEEDS = 1 << 32
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a bundle says about its reference frames.
+
+    Attributes:
+        logits: [batch, classes] float32 by `OUTPUTS`.
+        parameters: hyper-parameters as they were then.
+    """
+
+    seed: int
+    logits: dict[str, Array]
+    parameters: dict[str, float]
+    tolerance: float
+
+
+def read_reference(content: bytes, thing: str, manifest: Manifest) -> Reference:
+    """What a reference file holds.
+
+    Raises:
+        BundleError: other arrays, shapes or dtypes than it has to hold, or impossible values.
+    """
+    found = unpack(content, thing, BundleError, REMEDY)
+    logits = (manifest.frames.batch, manifest.classes)
+    parameters = [name for name in manifest.hyper_parameters if f"hp.{name}" in found]
+    specs = [ArraySpec("seed", (), "int64")]
+    specs += [ArraySpec(ROUNDED, (), "int64")] if ROUNDED in found else []
+    specs += [ArraySpec(f"{name}.logits", logits, "float32") for name in OUTPUTS]
+    specs += [ArraySpec(f"hp.{name}", (), "float32") for name in parameters]
+    if reason := BlockSpec(tuple(specs)).mismatch(found):
+        raise BundleError(thing, reason, REMEDY)
+    if not is_finite(found):
+        raise BundleError(thing, "holds NaN or infinite values", REMEDY)
+    seed, rounded = int(found["seed"]), int(found.get(ROUNDED, 0))
+    if not 0 <= seed < SEEDS or rounded not in {0, 1}:
+        raise BundleError(thing, f"has the seed {seed}, or {ROUNDED} {rounded}", REMEDY)
+    return Reference(
+        seed,
+        {name: found[f"{name}.logits"] for name in OUTPUTS},
+        {name: float(found[f"hp.{name}"]) for name in parameters},
+        ROUNDED_TOLERANCE if rounded else TOLERANCE,
+    )
+
+
+def reference_frames(spec: FrameSpec, seed: int = 0) -> NDArray[np.float32]:
+    """One batch [batch, *shape] float32 in [0, 1): coarse patterns with noise on top."""
+    shape = (spec.batch, *spec.shape)
+    noise = _hashed(math.prod(shape), seed).reshape(shape)
+    level = _hashed(spec.batch, seed + 1).reshape(-1, *[1] * len(spec.shape))
+    wave = np.zeros(shape, np.float64)
+    for axis in range(2, len(shape)):
+        phase = np.arange(shape[axis]) / shape[axis]
+        wave = wave + np.reshape(phase, [-1 if a == axis else 1 for a in range(len(shape))])
+    pattern = np.abs((wave * (1 + 3 * level) + level) % 1.0)
+    return (0.75 * pattern + 0.25 * noise).astype(np.float32)
+
+
+def _hashed(count: int, seed: int) -> NDArray[np.float64]:
+    index = np.arange(1, count + 1, dtype=np.uint64) + np.uint64(seed * 7919)
+    mixed = (index * np.uint64(MULTIPLIER)) % np.uint64(1 << 32)
+    mixed = ((mixed ^ (mixed >> np.uint64(15))) * np.uint64(MULTIPLIER)) % np.uint64(1 << 32)
+    return mixed / float(1 << 32)

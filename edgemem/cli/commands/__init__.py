@@ -1,0 +1,1 @@
+"""The commands of `edgemem`: each module registers its own."""

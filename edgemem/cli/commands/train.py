@@ -1,0 +1,272 @@
+"""Commands of the train side: warmup and export. Both need torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgemem.cli.exported import print_exported
+from edgemem.cli.output import complain, say
+from edgemem.cli.show import line_of, percent, print_json, progress
+from edgemem.errors import InputError, MissingExtraError
+from edgemem.files.untrusted import read_bounded
+from edgemem.printable import shown
+
+Checkpoint = Annotated[
+    Path, typer.Argument(help="Weights of torch, as .safetensors, .pt, .ckpt, …")
+]
+Model = Annotated[str, typer.Option(help="package.module:factory of the model.")]
+ModelArg = Annotated[
+    list[str] | None, typer.Option(help="Argument of the factory, name=value; repeatable.")
+]
+Parts = Annotated[
+    str | None,
+    typer.Option(help="Parts to give a meta network: 'layer1,layer2,layer3[0:3]'."),
+]
+Out = Annotated[Path, typer.Option(help="What to write.")]
+Statistics = Annotated[
+    str | None,
+    typer.Option(
+        help="source, batch, mix or a weight from 0 to 1; default as warmed up, else mix."
+    ),
+]
+InputShape = Annotated[
+    str | None, typer.Option(help="Shape of one frame, such as 3,32,32; default the model's own.")
+]
+Mean = Annotated[str | None, typer.Option(help="Mean per channel that the model expects removed.")]
+Std = Annotated[str | None, typer.Option(help="Deviation per channel to divide by.")]
+KernelSize = Annotated[int, typer.Option(help="Kernel of the meta networks.")]
+Bottleneck = Annotated[
+    int, typer.Option(help="Narrow the meta networks by this factor; 0 = dense.")
+]
+Groups = Annotated[int, typer.Option(help="Groups of their convolution; 0 = depthwise.")]
+Labels = Annotated[
+    str | None,
+    typer.Option(help="Class names in the model's order: a,b,c, or a .txt with one a line."),
+]
+CALIBRATION_FRAMES = 512
+MOST_LABEL_BYTES = 1 << 22
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command()(warmup)
+    app.command()(export)
+
+
+def warmup(
+    checkpoint: Checkpoint,
+    model: Model,
+    data: Annotated[Path, typer.Option(help="Source data: .npz (x, y) or class folders.")],
+    parts: Annotated[str, typer.Option(help="Parts: 'layer1,layer2,layer3[0:3]'.")],
+    out: Out,
+    model_arg: ModelArg = None,
+    statistics: Annotated[
+        str, typer.Option(help="source, batch, mix, remembered, or a weight from 0 to 1.")
+    ] = "remembered",
+    input_shape: InputShape = None,
+    mean: Mean = None,
+    std: Std = None,
+    kernel_size: KernelSize = 3,
+    bottleneck: Bottleneck = 0,
+    groups: Groups = 1,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Frames in a training step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 0.05,
+    labels: Labels = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads of torch; 0 = its choice.")] = 0,
+    json: Json = False,
+) -> None:
+    """Train meta networks for a frozen checkpoint on source data.
+
+    Progress is kept beside --out after every epoch: run the same command again to go on. The file
+    keeps up to 512 source frames (8 MB), with which later commands compare and calibrate.
+
+    Example: edgemem warmup resnet.th --model edgemem.models.networks:resnet20
+    --parts layer1,layer2,layer3 --data train.npz --out warm.safetensors
+    """
+    require_torch("train")
+    from edgemem.models.model_options import AttachSettings
+    from edgemem.models.warmup.warm_up_command import warm_up_checkpoint
+    from edgemem.models.warmup.warm_up_recipe import Progress, Recipe
+
+    settings = AttachSettings(
+        parts, statistics, input_shape, mean, std, kernel_size, bottleneck, groups
+    )
+    recipe = Recipe(epochs, batch_size, learning_rate, seed=seed)
+    last: list[Progress] = []
+    with progress("steps") as bar:
+        task = bar.add_task("warm-up", total=None, note="")
+
+        def note(state: Progress) -> None:
+            last[:] = [state]
+            text = f"loss {state.loss:.3f}, accuracy {percent(state.accuracy)}"
+            bar.update(task, completed=state.step, total=state.steps, note=text)
+
+        warm_up_checkpoint(
+            checkpoint, model, model_arg or [], settings, data, out, recipe, note, threads,
+            rehearse=_rehearse,
+            say=lambda line: line_of(bar, line),
+            names=read_labels(labels),
+        )  # fmt: skip
+    figures = vars(last[0]) if last else {}
+    if json:
+        print_json({"out": str(out), **figures})
+    else:
+        say(f"{out}: warmed up. Next: edgemem export {out} --model {model} --out NAME.edgemem")
+
+
+def export(
+    checkpoint: Checkpoint,
+    model: Model,
+    out: Out,
+    parts: Parts = None,
+    model_arg: ModelArg = None,
+    batch: Annotated[int, typer.Option(help="Frames in one adaptation step.")] = 16,
+    gradient: Annotated[
+        str, typer.Option(help="full, or meta: a cheaper step that gains less.")
+    ] = "full",
+    statistics: Statistics = None,
+    norm_affine: Annotated[
+        bool | None,
+        typer.Option(help="Adapt scales and shifts of frozen norms; default with --gradient full."),
+    ] = None,
+    learn: Annotated[str, typer.Option(help="norms: scales and shifts alone; or all.")] = "norms",
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="ecotta, likelihood_ratio, prototype_relation, tent; statistics: no gradient."
+        ),
+    ] = "likelihood_ratio",
+    optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the step; default what source frames allow.")
+    ] = None,
+    labels: Labels = None,
+    target: Annotated[
+        str, typer.Option(help="Engines that get graphs: onnx, litert, qnn, coreml; with commas.")
+    ] = "onnx",
+    int8: Annotated[
+        Path | None, typer.Option(help="Source frames (.npz with x): frozen kernels in 8 bits.")
+    ] = None,
+    max_classes: Annotated[
+        int | None,
+        typer.Option(help="Room for classes taught on the device, the model's own included."),
+    ] = None,
+    input_shape: InputShape = None,
+    mean: Mean = None,
+    std: Std = None,
+    json: Json = False,
+) -> None:
+    """Turn a checkpoint into a bundle that adapts on a device without torch.
+
+    The bundle is compared with torch before it is put in place: every output of the first step
+    within 1e-5, gradients within 1e-3 of their own size, the block within 1e-4 after 20 steps.
+    Without --learning-rate, source frames of the warm-up decide whether steps help, and how large
+    they are.
+
+    Example: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
+    --batch 16 --out camera.edgemem
+    """
+    require_torch("export")
+    from edgemem.bundle.opening import open_bundle
+    from edgemem.export.choices import Choices
+    from edgemem.export.export_command import export_checkpoint
+    from edgemem.models.model_options import AttachSettings
+
+    settings = AttachSettings(parts, statistics, input_shape, mean, std, norm_affine=norm_affine)
+    choices = Choices(
+        batch=batch,
+        gradient=gradient,  # type: ignore[arg-type]
+        learn=learn,  # type: ignore[arg-type]
+        objective=objective,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        labels=read_labels(labels),
+        targets=tuple(name.strip() for name in target.split(",")),
+        int8=None if int8 is None else _calibration(int8),
+        max_classes=max_classes,
+    )
+    with progress("stages") as bar:
+        task = bar.add_task("export", total=None, note="")  # how many depends on the model
+
+        def note(stage: str) -> None:
+            bar.update(task, advance=1, note=stage)
+
+        parity = export_checkpoint(
+            checkpoint, model, model_arg or [], settings, choices, out, note,
+            lambda line: line_of(bar, line),
+        )  # fmt: skip
+        bar.update(task, total=bar.tasks[0].completed)
+    manifest = open_bundle(out).manifest
+    print_exported(out, parity, manifest, given=learning_rate is not None, json=json)
+
+
+def _rehearse(model: Any) -> None:
+    """Meet before a warm-up what `edgemem export` would meet after it, where that is installed."""
+    try:
+        require_torch("export")
+    except MissingExtraError:
+        return
+    from edgemem.export.checks.rehearsal import rehearse
+
+    if (error := rehearse(model)) is not None:
+        complain(f"This model needs edgemem export --gradient meta: {error}")
+
+
+def read_labels(text: str | None) -> tuple[str, ...] | None:
+    """Class names from text: with commas, as a line of CSV, or the path of a .txt with one a line.
+
+    Raises:
+        InputError: a file that cannot be read, or an empty or repeated name.
+    """
+    if text is None:
+        return None
+    import csv
+
+    try:
+        if text.endswith(".txt"):
+            content = read_bounded(Path(text), MOST_LABEL_BYTES)
+            names = content.decode("utf-8-sig").splitlines()
+        else:
+            names = next(csv.reader([text], skipinitialspace=True), [])
+    except (InputError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.reason if isinstance(error, InputError) else f"cannot be read ({error})"
+        raise InputError(
+            f"--labels {text}", reason, "Pass names with commas, or a text file in UTF-8"
+        ) from error
+    names = [name.strip() for name in names]
+    while names and not names[-1] and text.endswith(".txt"):
+        names.pop()  # empty lines at the end
+    wrong = [name for name, count in Counter(names).items() if not name or count > 1]
+    if wrong or not names:
+        reason = f"names {shown(wrong[0])} twice" if wrong and wrong[0] else "holds an empty name"
+        raise InputError(f"--labels {text}", reason, "Give every class a name of its own")
+    return tuple(names)
+
+
+def _calibration(path: Path) -> Any:
+    """Some frames of a data set, from all over it: it may be sorted by class."""
+    from edgemem.models.data import load_dataset
+
+    frames, _ = load_dataset(path)
+    return frames[:: max(1, len(frames) // CALIBRATION_FRAMES)][:CALIBRATION_FRAMES]
+
+
+def require_torch(extra: str) -> None:
+    """Refuse to go on without the packages of an extra.
+
+    Raises:
+        MissingExtraError: one of them is not installed.
+    """
+    import importlib.util
+
+    needed = ("torch",) if extra == "train" else ("torch", "onnx", "onnxscript")
+    for module in needed:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(module, extra)

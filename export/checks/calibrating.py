@@ -1,0 +1,77 @@
+"""The learning rate that does a network no harm, put into its bundle before it is in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgemem.bundle.manifest import HyperParameter, Manifest
+from edgemem.export.choices import Choices, can_calibrate
+from edgemem.models.adaptive.adaptive_model import AdaptiveModel
+from edgemem.models.data import to_float
+
+if TYPE_CHECKING:
+    from edgemem.runtime.tools.calibration import Calibration
+
+RATE = "learning_rate"
+MOST_FRAMES, LEAST_FRAMES = 256, 64  # of every shift, in each order of labels
+SEGMENTS = 18  # such numbers of frames in a trial
+MOST_SECONDS = 120.0  # that a trial may take, as far as fewer frames help
+
+
+def calibrated(
+    folder: Path,
+    manifest: Manifest,
+    model: AdaptiveModel,
+    choices: Choices,
+    report: Callable[[str], None],
+) -> Manifest:
+    """The manifest of a written bundle, with what its source frames say.
+
+    Whether the frozen model answers frames like these, and, unless the user chose one, the learning
+    rate that they allow.
+
+    It stays as it is where the model knows too few of them.
+    """
+    if not can_calibrate(model, choices.batch):
+        return manifest
+    frames, labels = model.source_frames, model.source_labels
+    assert frames is not None and labels is not None
+    from edgemem.bundle.opening import open_bundle
+    from edgemem.runtime.tools.calibration import calibrate, compare_at_home
+    from edgemem.runtime.tools.tuning import SourceFrames
+
+    report("calibrating")
+    source = SourceFrames(to_float(frames.numpy()).numpy(), labels.numpy().astype(np.int64))
+    bundle = open_bundle(folder)
+    home = compare_at_home(bundle, source)
+    told = manifest.exported_from | {"source_accuracy": asdict(home)}
+    manifest = replace(manifest, familiar=home.frozen_answers, exported_from=told)
+    chosen = choices.learning_rate is not None or RATE in (choices.hyper_parameters or {})
+    if chosen or RATE not in manifest.hyper_parameters:
+        return manifest
+    found = calibrate(
+        replace(bundle, manifest=manifest),
+        source,
+        frames=_frames(manifest),
+        note=lambda text: report(f"calibrating, {text}"),
+    )
+    return _with_rate(manifest, found)
+
+
+def _frames(manifest: Manifest) -> int:
+    """Of every shift: fewer where steps take long."""
+    seconds = min(plan.milliseconds for plan in manifest.plans) / manifest.frames.batch / 1000
+    affordable = int(MOST_SECONDS / (SEGMENTS * max(seconds, 1e-9)))
+    return min(MOST_FRAMES, max(LEAST_FRAMES, affordable))
+
+
+def _with_rate(manifest: Manifest, found: Calibration) -> Manifest:
+    parameters = dict(manifest.hyper_parameters)
+    parameters[RATE] = HyperParameter(found.rate, parameters[RATE].frozen)
+    told = manifest.exported_from | {"calibration": asdict(found)}
+    return replace(manifest, hyper_parameters=parameters, exported_from=told)

@@ -1,0 +1,292 @@
+"""The parity check: a written bundle, run by onnxruntime, against the same step in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgemem.block import Array
+from edgemem.bundle.manifest import CLOSED, FILLED, LABELS, FrameSpec
+from edgemem.bundle.reference_frames import reference_frames
+from edgemem.errors import AttachError, ExportError
+from edgemem.export.checks.onnx_graphs import Arrays, Call, Engine, run_graph, session
+from edgemem.export.functions.forward import Function
+from edgemem.models.adaptive.adaptive_model import AdaptiveModel
+from edgemem.models.inspection.untouched import check_untouched, known_source
+
+STEPS = 20
+BATCHES = 10
+FIRST_TOLERANCE = 1e-5
+LATER_TOLERANCE = 1e-4
+SLOT_TOLERANCE = 1e-3
+SLOT_FLOOR = 1e-5
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest differences, absolute, or relative to the largest value of an output above one.
+
+    Attributes:
+        frozen: zero block and source statistics against the model that was given, on reference
+            frames and, after a warm-up, on frames of its source (logits).
+        predict: `predict` against torch.
+        first_step: every output of `adapt` but slots against torch.
+        slots: first step's optimiser slots (the gradient, for SGD), each relative to its own
+            largest value, however small; a wrong gradient can hide in the absolute figures.
+        batches: reference batches tried until every output had stayed within its limit on one.
+            Where some ReLU sits on its kink, the gradients before it are off by a jump in one of
+            the two fp32 computations; large networks have such a ReLU somewhere in most batches.
+            Outputs of a wrong graph are off on all of them.
+        after_steps: block values after `steps` consecutive steps, of which `updated` changed it.
+        predict_equals_adapt: whether both graphs gave bit-equal logits.
+    """
+
+    frozen: float
+    predict: float
+    first_step: float
+    worst_output: str
+    slots: float
+    batches: int
+    after_steps: float
+    steps: int
+    updated: int
+    predict_equals_adapt: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        return asdict(self)
+
+    def check(self, engine: str = "onnxruntime") -> None:
+        """Raise ExportError where a difference is above its limit."""
+        limits = {
+            "frozen logits": (self.frozen, FIRST_TOLERANCE),
+            "predict": (self.predict, FIRST_TOLERANCE),
+            f"first step ({self.worst_output})": (self.first_step, FIRST_TOLERANCE),
+            "first step, slots relative to their size": (self.slots, SLOT_TOLERANCE),
+            f"block after {self.steps} steps": (self.after_steps, LATER_TOLERANCE),
+        }
+        for what, (found, limit) in limits.items():
+            if not found <= limit:
+                raise ExportError(
+                    "parity check",
+                    f"{what}: {engine} and torch differ by {found:.1e}, limit {limit:.0e}",
+                    "No bundle was written; try a lower learning rate, or report the model",
+                )
+        if self.updated == 0:
+            raise ExportError(
+                "parity check",
+                "no step changed the block, so nothing was compared",
+                "Check that the meta networks get a gradient",
+            )
+
+
+def check_parity(
+    engine: Engine,
+    model: AdaptiveModel,
+    predict: Function,
+    adapt: Function,
+    frames: FrameSpec,
+    exercise: Mapping[str, float],
+) -> tuple[Parity, Arrays]:
+    """Compare written graphs with torch.
+
+    engine: runs `predict` and `adapt`. exercise: hyper-parameters under which a step surely
+    updates. Returns the figures, and torch's outputs for the reference file.
+    """
+    inputs = {name: value.clone() for name, value in adapt.inputs.items()}
+    inputs |= {f"hp.{name}": torch.tensor(value) for name, value in exercise.items()}
+    inputs |= {name: value for name, value in predict.inputs.items() if name not in inputs}
+    differences: dict[str, float] = {}
+    slots: dict[str, float] = {}
+    for seed in range(BATCHES):
+        inputs["x"] = torch.from_numpy(reference_frames(frames, seed))
+        expected, found = _call(adapt, inputs), engine["adapt"](inputs)
+        # Slots are gradients, which have a limit of their own, relative to their size.
+        names = [name for name in adapt.outputs if not name.startswith("next.opt.")]
+        now = {name: _difference(found[name], expected[name]) for name in names}
+        differences, slots = _least(differences, now), _least(slots, _slots(found, expected))
+        worst = max(differences, key=differences.__getitem__)
+        worst_slot = max(slots.values(), default=0.0)
+        if differences[worst] <= FIRST_TOLERANCE and worst_slot <= SLOT_TOLERANCE:
+            break
+    frozen, frozen_logits = _frozen(engine, model, predict, inputs["x"])
+    others = [_frozen(engine, model, predict, x)[0] for x in _source(model, frames)]
+    predicted = engine["predict"](inputs)["logits"]
+    after: dict[str, float] = {}
+    for first in range(0, BATCHES * STEPS, STEPS):
+        now, updated = _run_steps(engine["adapt"], adapt, inputs, frames, first)
+        after = _least(after, now)
+        if max(after.values()) <= LATER_TOLERANCE:
+            break
+    figures = Parity(
+        frozen=max([frozen, *others]),
+        predict=_difference(predicted, _call(predict, inputs)["logits"]),
+        first_step=differences[worst],
+        worst_output=worst,
+        slots=worst_slot,
+        batches=seed + 1,
+        after_steps=max(after.values()),
+        steps=STEPS,
+        updated=updated,
+        predict_equals_adapt=bool((predicted == found["logits"]).all()),
+    )
+    later = inputs | {k: torch.from_numpy(v) for k, v in _next(expected).items()}
+    reference = {
+        "seed": np.asarray(seed, np.int64),
+        "frozen.logits": frozen_logits,
+        "adapt.logits": expected["logits"],
+        "adapted.logits": _call(predict, later)["logits"],
+        **{n: np.asarray(v, np.float32) for n, v in inputs.items() if n.startswith("hp.")},
+    }
+    return figures, reference
+
+
+def check_at_rest(model: AdaptiveModel, frames: FrameSpec) -> None:
+    """Compare the zero block with the model that was given, both in torch, before work begins.
+
+    Raises:
+        ExportError: it names the first module that differs.
+    """
+    known = known_source(model)
+    try:
+        check_untouched(model, torch.from_numpy(reference_frames(frames)))
+        if known is not None:
+            check_untouched(model, known)
+    except AttachError as error:
+        raise ExportError(error.thing, error.reason, error.remedy) from error
+
+
+def check_learn(path: Path, learn: Function, frames: FrameSpec) -> None:
+    """Compare the written graph `learn` with torch, on a few labelled frames, others and filler.
+
+    Raises:
+        ExportError: an output differs on every one of some batches.
+    """
+    opened, inputs = session(path), dict(learn.inputs)
+    capacity = len(inputs["block.prototypes.frames"])
+    labels = torch.full((frames.batch,), -1)
+    labels[::2] = torch.arange(len(labels[::2])) % capacity
+    inputs |= {LABELS: labels, FILLED: torch.tensor(float(frames.batch - frames.batch // 4))}
+    inputs |= {"hp.learn_rate": torch.tensor(1e-2)} if "hp.learn_rate" in inputs else {}
+    differences: dict[str, float] = {}
+    for seed in range(BATCHES):
+        inputs["x"] = torch.from_numpy(reference_frames(frames, seed))
+        expected, found = _call(learn, inputs), run_graph(opened, inputs)
+        now = {name: _difference(found[name], expected[name]) for name in learn.outputs}
+        differences = _least(differences, now)
+        if max(differences.values()) <= FIRST_TOLERANCE:
+            return
+    worst = max(differences, key=differences.__getitem__)
+    raise ExportError(
+        "parity check",
+        f"{worst} of 'learn': onnxruntime and torch differ by {differences[worst]:.1e}, limit "
+        f"{FIRST_TOLERANCE:.0e}",
+        "No bundle was written; report the model",
+    )
+
+
+def _run_steps(
+    call: Call,
+    adapt: Function,
+    inputs: dict[str, Tensor],
+    frames: FrameSpec,
+    first: int,
+) -> tuple[dict[str, float], int]:
+    """20 steps on both sides, each going on from its own block; differences by array, updates.
+
+    first: seed of the first batch.
+    """
+    torch_side: Arrays = {name: value.numpy() for name, value in inputs.items()}
+    engine_side, updated = dict(torch_side), 0
+    for step in range(first, first + STEPS):
+        torch_side["x"] = engine_side["x"] = reference_frames(frames, seed=step)
+        expected = _call(adapt, {k: torch.from_numpy(v) for k, v in torch_side.items()})
+        updated += int(expected["stat.updated"])
+        torch_side |= _next(expected)
+        engine_side |= _next(call(engine_side))
+    block = [name for name in torch_side if name.startswith("block.")]
+    return {n: _difference(engine_side[n], torch_side[n]) for n in block}, updated
+
+
+def _next(outputs: Arrays) -> Arrays:
+    return {n.removeprefix("next."): v for n, v in outputs.items() if n.startswith("next.")}
+
+
+def _frozen(
+    engine: Engine, model: AdaptiveModel, predict: Function, x: Tensor
+) -> tuple[float, Array]:
+    """Difference of the frozen logits of a graph from those of the model that was given; these."""
+    with torch.no_grad():
+        given: Array = model.untouched_logits(x).numpy()
+    found = engine["predict"](_frozen_inputs(predict, x))["logits"]
+    room = found.shape[1] - given.shape[1]  # of classes that can be taught
+    given = np.pad(given, [(0, 0), (0, room)], constant_values=CLOSED)
+    return _difference(found, given), given
+
+
+def _source(model: AdaptiveModel, frames: FrameSpec) -> list[Tensor]:
+    """Full batches of source frames, where the model knows any; the first ones fill up the last."""
+    known = known_source(model)
+    if known is None:
+        return []
+    batches = -(-len(known) // frames.batch)
+    rows = torch.arange(batches * frames.batch) % len(known)
+    return list(torch.split(known[rows], frames.batch))
+
+
+def _frozen_inputs(predict: Function, x: Tensor) -> dict[str, Tensor]:
+    zero = {name: torch.zeros_like(value) for name, value in predict.inputs.items()}
+    filled = {name: value for name, value in predict.inputs.items() if name == FILLED}
+    return {**zero, **filled, "x": x}
+
+
+def _call(function: Function, inputs: dict[str, Tensor]) -> Arrays:
+    values = function.call(*(inputs[name] for name in function.inputs))
+    return {
+        name: value.detach().numpy() for name, value in zip(function.outputs, values, strict=True)
+    }
+
+
+def _slots(found: Arrays, expected: Arrays) -> dict[str, float]:
+    """Largest difference of every slot, relative to that slot.
+
+    Those of almost nothing but rounding noise are relative to a small part of the largest slot of
+    their kind.
+    """
+    largest: dict[str, float] = {}
+    sizes = {n: float(np.abs(v).max()) for n, v in expected.items() if n.startswith("next.opt.")}
+    for name, size in sizes.items():
+        kind = name.split(".")[2]
+        largest[kind] = max(size, largest.get(kind, 0.0))
+    differences = {}
+    for name, size in sizes.items():
+        scale = max(size, SLOT_FLOOR * largest[name.split(".")[2]])
+        if scale > 0 or found[name].any():
+            difference = float(np.abs(found[name] - expected[name]).max())
+            differences[name] = difference / scale if scale else float("inf")
+    return differences
+
+
+def _least(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """The smaller difference of each name."""
+    return {name: min(value, before.get(name, value)) for name, value in now.items()}
+
+
+def _difference(found: Array, expected: Array) -> float:
+    """Largest difference, relative to the largest expected value where that is above one.
+
+    Logits of classes that are not there do not count for large.
+    """
+    if expected.size == 0:
+        return 0.0
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return float("inf")
+    there = np.where(expected == CLOSED, 0.0, expected)
+    scale = max(1.0, float(np.abs(there).max()))
+    return float(np.abs(found - expected).max()) / scale

@@ -1,0 +1,192 @@
+"""The two pure functions that become graphs: `predict` and the adaptation step `adapt`.
+
+Both take and return flat tuples of tensors; their names are the graph contract's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+from edgemem.bundle.manifest import FILLED
+from edgemem.export.functions.class_reading import FRAMES, SEEN, SUMS, Reading
+from edgemem.export.functions.forward import (
+    Arrays,
+    Function,
+    answer,
+    detached,
+    forward,
+    predict_parameters,
+    prefixed,
+    present_rows,
+    share_of_full,
+    strip,
+)
+from edgemem.export.functions.objective import Loss, Objective
+from edgemem.export.functions.optimizer import Optimizer
+from edgemem.export.functions.relation import keeping_relations
+from edgemem.models.adaptive.adaptive_model import AdaptiveModel
+from edgemem.models.adaptive.attachment import Gradient
+from edgemem.models.adaptive.outputs import Output
+from edgemem.models.norms import remembered
+
+# Share of the exported values in what the block learns, after every step.
+ENSEMBLING = {"source_share": 0.01}
+
+
+def hyper_parameters(
+    model: AdaptiveModel, batch: int, objective: Objective, optimizer: Optimizer
+) -> dict[str, float]:
+    """Names and defaults of all scalars that the device may tune."""
+    known = predict_parameters(model, batch) | _memory_parameters(model)
+    if not objective.learns:
+        return known
+    return known | optimizer.hyper_parameters | objective.hyper_parameters | ENSEMBLING
+
+
+def predict_function(
+    model: AdaptiveModel,
+    frames: Tensor,
+    *,
+    static: bool = False,
+    reading: Reading | None = None,
+) -> Function:
+    """x, block -> logits, key; for any number of frames.
+
+    Fewer frames than a full batch carry less weight against the source statistics. static: always
+    as many rows as `frames` has, of which the first `FILLED` are frames; the others have no effect.
+    reading: how taught classes are answered; None = there is no room for any.
+    """
+    block = detached(model.block())
+    scalars = {n: torch.tensor(v) for n, v in predict_parameters(model, frames.shape[0]).items()}
+    inputs = {"x": frames, **prefixed("block", block), **prefixed("hp", scalars)}
+    if static:
+        inputs[FILLED] = torch.tensor(float(frames.shape[0]))
+    full = float(frames.shape[0])
+
+    def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+        values = dict(zip(list(inputs)[1:], flat, strict=True))
+        arrays, hp = strip("block", values), strip("hp", values)
+        filled = values.get(FILLED)
+        present = None if filled is None else present_rows(x, filled)
+        count = (x.flatten(1)[:, 0] * 0.0 + 1.0).sum() if filled is None else filled
+        if "alpha" in hp:
+            known = count + arrays[remembered.FRAMES] if model.remembered() else count
+            hp["alpha"] = hp["alpha"] * share_of_full(known, full)
+        output, _ = forward(model, arrays, x, count, hp, present=present, reading=reading)
+        return answer(model, output, arrays, count, hp, present, reading), output.key
+
+    return Function(inputs, ("logits", "key"), call, dynamic_batch=not static)
+
+
+def key_function(model: AdaptiveModel, frames: Tensor, *, static: bool = False) -> Function:
+    """From x to key; for any number of frames, or `static` as `predict_function`.
+
+    Only the layers before the key are left of the model.
+    """
+    inputs = {"x": frames}
+    if static:
+        inputs[FILLED] = torch.tensor(float(frames.shape[0]))
+
+    def call(x: Tensor, *filled: Tensor) -> tuple[Tensor, ...]:
+        shares = present_rows(x, filled[0]) / filled[0] if static else None
+        output: Output = model(x, frame_weights=shares)
+        return (output.key,)
+
+    return Function(inputs, ("key",), call, dynamic_batch=not static)
+
+
+def adapt_function(
+    model: AdaptiveModel,
+    frames: Tensor,
+    objective: Objective,
+    optimizer: Optimizer,
+    gradient: Gradient,
+    reading: Reading | None = None,
+) -> Function:
+    """x, block, slots, hyper-parameters -> logits, key, next block, next slots, stats.
+
+    The logits are those before the update. Where the objective says so (no reliable sample),
+    what the block learns and the slots come back unchanged; what it remembers moves on. Classes
+    that were taught come back unchanged always. reading: see `predict_function`.
+    """
+    block, learned = detached(model.block()), list(model.learned())
+    source = detached(model.learned())  # a copy: tracing takes the block's own arrays for inputs
+    slots = optimizer.slots({name: block[name] for name in learned}) if objective.learns else {}
+    defaults = hyper_parameters(model, frames.shape[0], objective, optimizer)
+    inputs = {
+        "x": frames,
+        **prefixed("block", block),
+        **prefixed("opt", slots),
+        **prefixed("hp", {name: torch.tensor(value) for name, value in defaults.items()}),
+    }
+    stat_names: list[str] = []
+
+    def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+        values = dict(zip(list(inputs)[1:], flat, strict=True))
+        old_block, old_slots = strip("block", values), strip("opt", values)
+        hp, old_learned = strip("hp", values), {name: old_block[name] for name in learned}
+        count = torch.tensor(float(x.shape[0]))
+
+        def loss(arrays: Arrays) -> tuple[Tensor, tuple[Output, Tensor, Loss]]:
+            def run() -> tuple[Output, Tensor]:
+                return forward(model, old_block | arrays, x, count, hp, gradient, reading=reading)
+
+            if objective.relation:
+                (output, features), extended = keeping_relations(model, run, x, old_block, reading)
+                result = extended(objective.loss(output, hp), hp)
+            else:
+                output, features = run()
+                result = objective.loss(output, hp)
+            return result.value, (output, features, result)
+
+        new_block, new_slots = dict(old_learned), dict(old_slots)
+        if objective.learns:
+            value, pullback, (output, features, result) = vjp(loss, old_learned, has_aux=True)  # type: ignore[misc]
+            # One, but not before the forward pass is over: an engine that takes a gradient first
+            # and the loss later keeps activations for both.
+            over = (value + output.key.sum()).detach().clamp(0.0, 0.0)
+            (grads,) = pullback(torch.ones_like(value) + over)
+            new_block, new_slots = optimizer.update(old_learned, grads, old_slots, hp)
+            share = hp["source_share"]
+            new_block = {k: _towards(v, source[k], share) for k, v in new_block.items()}
+        else:
+            _, (output, features, result) = loss(old_learned)
+        logits = answer(model, output, old_block, count, hp, None, reading)
+        update = updated = result.update
+        moved = dict.fromkeys(learned, update)
+        if model.remembered():  # from every batch that gives finite values, reliable or not
+            updated = update | torch.isfinite(result.value)
+            opened = None if reading is None else reading.opened(old_block, hp)
+            new_block |= remembered.next_remembered(
+                old_block, output.seen, output.logits, hp, opened
+            )
+        if reading is not None:
+            taken = torch.softmax(logits.detach(), 1)
+            new_block |= {SUMS: old_block[SUMS], FRAMES: old_block[FRAMES]}
+            new_block[SEEN] = reading.seen(features.detach(), taken, old_block)
+        next_block = [torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in block]
+        stat_names[:] = [*result.stats, "loss", "updated"]
+        stats = (*result.stats.values(), result.value, updated.to(x.dtype))
+        next_slots = [torch.where(update, new_slots[k], old_slots[k]) for k in slots]
+        return (logits, output.key, *next_block, *next_slots, *stats)
+
+    call(*inputs.values())  # names the stats, and fails early in plain torch
+    outputs = (
+        "logits",
+        "key",
+        *prefixed("next.block", block),
+        *prefixed("next.opt", slots),
+        *(f"stat.{name}" for name in stat_names),
+    )
+    return Function(inputs, outputs, call, dynamic_batch=False)
+
+
+def _towards(value: Tensor, source: Tensor, share: Tensor) -> Tensor:
+    """Weight ensembling with the source's values (as in ROID, Marsden et al., WACV 2024)."""
+    return value + share * (source - value)
+
+
+def _memory_parameters(model: AdaptiveModel) -> dict[str, float]:
+    return remembered.HYPER_PARAMETERS if model.remembered() else {}

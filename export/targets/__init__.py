@@ -1,0 +1,1 @@
+"""Graphs for other engines than onnxruntime on a CPU."""

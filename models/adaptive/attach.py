@@ -1,0 +1,286 @@
+"""`attach`: give the named parts of a frozen model a meta network each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from edgemem.errors import AttachError
+from edgemem.models.adaptive.adaptive_model import AdaptiveModel
+from edgemem.models.adaptive.attachment import Attachment, Normalization, Statistics
+from edgemem.models.adaptive.meta_network import CONVOLUTIONS, Form, MetaNetwork
+from edgemem.models.adaptive.norm_layers import adapt_norms
+from edgemem.models.adaptive.outputs import RECOGNISE, Outputs
+from edgemem.models.adaptive.parts import Part, find_part
+from edgemem.models.inspection.trial import Trial, trial_frames, try_out
+from edgemem.models.inspection.untouched import check_untouched
+from edgemem.models.norms.statistics import MixedStatistics, PassSettings
+
+CHECKED = 16  # frames of the example that are compared
+
+
+def attach(
+    model: nn.Module,
+    parts: Sequence[str],
+    example_input: Tensor,
+    *,
+    statistics: Statistics = "mix",
+    form: Form | None = None,
+    norm_affine: bool = False,
+    normalization: Normalization | None = None,
+    outputs: Outputs | None = None,
+) -> AdaptiveModel:
+    """Return an adaptive copy of `model`; the model itself is left as it was.
+
+    Args:
+        model: any module that maps one tensor to logits [n, classes] (or to an object with
+            `.logits`). With no parts, it must run at least one norm (BatchNorm, LayerNorm,
+            GroupNorm or RMSNorm).
+        parts: dotted names or ranges (`layer3[0:3]`) of modules that take and return one tensor [n,
+            c], [n, c, t], [n, c, h, w] or [n, c, d, h, w], in any order. Empty: no meta networks.
+        example_input: frames [n, ...] float32, as the device will pass them.
+        statistics: of all norms: "source", "batch", "mix" (the source counts as 16 frames),
+            "remembered" (what the block remembers of its context, with its class prior), or a
+            weight between 0 and 1 for the batch. "source" is fixed at export; the others set the
+            default of `hp.alpha`.
+        form: the convolution of the meta networks; default dense 3x3.
+        norm_affine: put the affine pairs of the frozen norms into the block too.
+        normalization: mean and deviation per channel, applied to the frames first.
+        outputs: what the model returns; default what it is recognised to return. Probabilities and
+            one logit or probability of two classes are made logits [n, classes].
+
+    Raises:
+        AttachError: unknown part, a part with several inputs, no norm, an output that is no choice
+            among classes, …; or the adaptive model at rest is not the model that was given (the
+            first module that differs is named).
+    """
+    _check_statistics(statistics)
+    _check_outputs(outputs)
+    attachment = Attachment(
+        tuple(parts),
+        statistics,
+        form or Form(),
+        norm_affine,
+        normalization,
+        tuple(example_input.shape[1:]),
+        outputs or "logits",
+    )
+    frozen = _frozen_copy(model)
+    settings = PassSettings()
+    found = [find_part(frozen, name) for name in parts]
+    adaptive = AdaptiveModel(frozen, settings, attachment)
+    if outputs is None:
+        _recognise(adaptive, example_input)
+    shapes = _part_shapes(adaptive, found, example_input)
+    trial = _try_out(adaptive, found, example_input)
+    if trial.classes < 2:
+        raise AttachError("model", "returns one number a frame, not logits of classes", RECOGNISE)
+    adaptive.classifier_name = _name_of(frozen, trial.classifier)
+    adapt_norms(adaptive, trial)
+    for part in found:
+        meta = _meta_network(part.name, shapes[part.name], attachment.form, settings)
+        _set_rows(meta, part, trial, attachment.statistics)
+        # Found again: a part can itself be a norm, which has just been replaced.
+        adaptive.add_meta_network(find_part(frozen, part.name), meta)
+    _check_statistics_matter(adaptive)
+    if norm_affine:
+        adaptive.add_norm_affine()
+    if adaptive.attachment.statistics == "remembered":
+        adaptive.make_remembering(trial.classes)
+    adaptive.to(example_input.device).eval()
+    check_untouched(adaptive, torch.cat([trial_frames(example_input), example_input[:CHECKED]]))
+    return adaptive
+
+
+def _frozen_copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model).eval().requires_grad_(False)
+    except (RuntimeError, TypeError) as error:
+        raise AttachError(
+            f"model {type(model).__name__}",
+            f"cannot be copied ({error})",
+            "Remove what holds computed tensors, such as the old torch.nn.utils.weight_norm",
+        ) from error
+
+
+def _name_of(network: nn.Module, layer: nn.Module | None) -> str | None:
+    return next((name for name, module in network.named_modules() if module is layer), None)
+
+
+def _try_out(adaptive: AdaptiveModel, parts: list[Part], example_input: Tensor) -> Trial:
+    """What runs in the model that was given, with its layers as those of the frozen copy."""
+    firsts = [part.first for part in parts]
+
+    def answer(x: Tensor) -> Tensor:
+        return adaptive(x).logits  # type: ignore[no-any-return]
+
+    return try_out(adaptive.frozen, answer, example_input, firsts)
+
+
+def _check_statistics(statistics: Statistics) -> None:
+    if statistics in ("source", "batch", "mix", "remembered"):
+        return
+    if not isinstance(statistics, (int, float)) or not 0.0 <= statistics <= 1.0:
+        raise AttachError(
+            f"statistics {statistics!r}",
+            "is not a known choice",
+            "Use 'source', 'batch', 'mix', 'remembered' or a weight between 0 and 1",
+        )
+
+
+def _check_outputs(outputs: Outputs | None) -> None:
+    if outputs is not None and outputs not in get_args(Outputs):
+        raise AttachError(
+            f"outputs {outputs!r}", "is not a known choice", f"Use {', '.join(get_args(Outputs))}"
+        )
+
+
+def _check_statistics_matter(adaptive: AdaptiveModel) -> None:
+    """Without a layer that has statistics of its source, those of batches have no place."""
+    if any(isinstance(module, MixedStatistics) for module in adaptive.modules()):
+        if adaptive.attachment.statistics == "remembered" and adaptive.key_norm is None:
+            raise AttachError(
+                "statistics 'remembered'",
+                "needs a BatchNorm layer, by whose input contexts are told apart, and none runs",
+                "Use statistics mix",
+            )
+        return
+    if not len(adaptive.norms):
+        raise AttachError(
+            f"model {type(adaptive.frozen).__name__}",
+            "runs no BatchNorm, LayerNorm, GroupNorm or RMSNorm layer, and no part was named, so "
+            "nothing of it could adapt",
+            "Name parts for meta networks, or use a model with such layers",
+        )
+    if adaptive.attachment.statistics == "remembered":
+        raise AttachError(
+            "statistics 'remembered'",
+            "has nothing to remember: no BatchNorm layer runs and no part was named",
+            "Use statistics source",
+        )
+    adaptive.attachment = replace(adaptive.attachment, statistics="source")
+
+
+def _set_rows(meta: MetaNetwork, part: Part, trial: Trial, statistics: Statistics) -> None:
+    rows = trial.rows[part.first]
+    if rows is None and statistics != "source":
+        raise _part_error(
+            part.name,
+            "takes rows that are not those of one frame after another, with statistics "
+            f"{statistics!r}",
+        )
+    for module in meta.modules():
+        if isinstance(module, MixedStatistics):
+            module.rows = rows or 1
+
+
+def _recognise(adaptive: AdaptiveModel, example_input: Tensor) -> None:
+    try:
+        adaptive.recognise_outputs(example_input)
+    except AttachError:
+        raise
+    except Exception as error:
+        raise _refused(example_input, error) from error
+
+
+def _refused(example_input: Tensor, error: Exception) -> AttachError:
+    return AttachError(
+        f"example input {list(example_input.shape)}",
+        f"the model refuses it ({error})",
+        "Pass frames of the shape the model was trained on",
+    )
+
+
+def _part_shapes(
+    adaptive: AdaptiveModel, parts: list[Part], example_input: Tensor
+) -> dict[str, tuple[torch.Size, torch.Size]]:
+    """Run the example once and note input and output shape of every part."""
+    inputs: dict[str, torch.Size] = {}
+    outputs: dict[str, torch.Size] = {}
+    active: list[str] = []
+    handles = []
+    for part in parts:
+
+        def enter(
+            _: nn.Module,
+            args: tuple[object, ...],
+            keywords: dict[str, object],
+            name: str = part.name,
+        ) -> None:
+            if active:
+                raise _part_error(name, f"lies inside part {active[-1]!r}")
+            if name in inputs:
+                raise _part_error(name, "runs more than once in a forward pass")
+            active.append(name)
+            inputs[name] = _single_tensor(name, args, "takes", keywords)
+
+        def leave(_: nn.Module, __: object, output: object, name: str = part.name) -> None:
+            outputs[name] = _single_tensor(name, (output,), "returns")
+            active.remove(name)
+
+        handles.append(part.first.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(part.last.register_forward_hook(leave))
+    try:
+        with torch.no_grad():
+            adaptive(example_input)
+    except AttachError:
+        raise
+    except Exception as error:
+        raise _refused(example_input, error) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    for part in parts:
+        if part.name not in outputs:
+            raise _part_error(part.name, "does not run in a forward pass")
+    return {name: (inputs[name], outputs[name]) for name in inputs}
+
+
+def _single_tensor(
+    name: str,
+    values: tuple[object, ...],
+    verb: str,
+    keywords: Mapping[str, object] | None = None,
+) -> torch.Size:
+    named = {key: value for key, value in (keywords or {}).items() if value is not None}
+    if named or len(values) != 1 or not isinstance(values[0], Tensor):
+        kinds = ", ".join(
+            [type(value).__name__ for value in values]
+            + [f"{key}={type(value).__name__}" for key, value in named.items()]
+        )
+        how = "one tensor, by position" if named else "exactly one tensor"
+        raise _part_error(name, f"{verb} ({kinds}), not {how}")
+    return values[0].shape
+
+
+def _part_error(name: str, reason: str) -> AttachError:
+    return AttachError(
+        f"part {name!r}", reason, "Choose parts that run one after another, one tensor in and out"
+    )
+
+
+def _meta_network(
+    name: str, shapes: tuple[torch.Size, torch.Size], form: Form, settings: PassSettings
+) -> MetaNetwork:
+    before, after = shapes
+    if len(before) != len(after) or len(before) not in CONVOLUTIONS:
+        raise _part_error(
+            name, f"maps {list(before)} to {list(after)}; a meta network needs [n, c, …] maps"
+        )
+    stride = []
+    for size_in, size_out in zip(before[2:], after[2:], strict=True):
+        step = -(-size_in // size_out)  # if any stride does, the smallest one is this
+        if -(-size_in // step) != size_out:
+            raise _part_error(name, f"maps size {size_in} to {size_out}, which no stride does")
+        stride.append(step)
+    channels, groups = (before[1], after[1]), form.groups or 1
+    grouped = (form.inner(after[1]),) if form.bottleneck else channels
+    if any(count % groups for count in grouped):
+        sizes = " to ".join(map(str, grouped))
+        raise _part_error(name, f"has {sizes} channels to convolve, not {groups} groups")
+    return MetaNetwork(channels, tuple(stride), len(before), form, settings)

@@ -1,0 +1,1 @@
+"""Checkpoints: reading other people's safely, and our own."""

@@ -1,0 +1,1 @@
+"""Normalisation: statistics of the source, of the batch, and of what a block remembers."""

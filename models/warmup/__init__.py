@@ -1,0 +1,1 @@
+"""Warm-up: meta networks are trained on source data before export."""

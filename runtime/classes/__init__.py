@@ -1,0 +1,1 @@
+"""Classes that are taught on the device, beside the model's own."""

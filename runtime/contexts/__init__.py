@@ -1,0 +1,1 @@
+"""Contexts: which one the frames come from, and which block goes with it."""

@@ -1,0 +1,1 @@
+"""What is kept over a restart: commits to the state file, and going on from them."""

@@ -1,0 +1,181 @@
+"""The graphs of a bundle: opened on first use, checked against the manifest, bound by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemem.block import Array, Arrays, Block
+from edgemem.bundle.manifest import FILLED, LABELS, REMEDY
+from edgemem.bundle.opening import Bundle
+from edgemem.errors import BundleError, InputError
+from edgemem.runtime.engines.protocol import Backend, Graph
+from edgemem.runtime.logits import Logits
+from edgemem.runtime.step.contract import (
+    READING,
+    check_adapt,
+    check_key,
+    check_learn,
+    check_predict,
+)
+
+Frames = NDArray[np.float32]
+# Every other graph is a step.
+CHECKS = {"predict": check_predict, "key": check_key, "learn": check_learn}
+REMEDIES = {"learn": 'Open it with provider="cpu" to teach classes'}
+
+
+class Graphs:
+    """Runs the graphs of one bundle. zero: the block with which the model is the frozen one.
+
+    frozen_parameters: the hyper-parameters that go with it. step: the graph that adapts.
+    step_backend: what runs it; None = as the others.
+
+    Raises:
+        BundleError: the `predict` graph does not fit the manifest.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend,
+        step: str = "adapt",
+        step_backend: Backend | None = None,
+    ) -> None:
+        self._bundle, self._backend, self._step = bundle, backend, step
+        self._step_backend = step_backend or backend
+        self.zero = bundle.manifest.block.zero()
+        parameters = bundle.manifest.hyper_parameters
+        self.frozen_parameters = {name: value.frozen for name, value in parameters.items()}
+        teaching = bundle.manifest.teaching
+        reads = () if teaching is None else teaching.reads.values()
+        self._reads = {name for values in reads for name in values}
+        self.opened: dict[str, Graph] = {}
+        self.open("predict")
+
+    def open(self, name: str) -> Graph:
+        """The graph of that name.
+
+        Raises:
+            InputError: the bundle has none.
+            BundleError: it does not fit the manifest.
+        """
+        if name not in self.opened:
+            manifest = self._bundle.manifest
+            backend = self._step_backend if name == self._step else self._backend
+            binding = manifest.binding(name, backend.target)
+            if binding is None:
+                raise InputError(
+                    f"bundle {manifest.name!r}",
+                    f"has no {name!r} graph for {backend.name}",
+                    REMEDIES.get(name, "Open it with adapt=False"),
+                )
+            graph = backend.open(self._bundle.path / binding.file, binding)
+            check = CHECKS.get(name, check_adapt)
+            check(graph, manifest, f"{self._bundle.path.name}/{binding.file}")
+            self.opened[name] = graph
+        return self.opened[name]
+
+    @property
+    def knows_keys(self) -> bool:
+        """Whether anything is known of context keys."""
+        return self._bundle.manifest.source is not None
+
+    def open_step(self) -> Graph:
+        """The graph that adapts; raises as `open`."""
+        return self.open(self._step)
+
+    def predict(
+        self, window: Frames, block: Block, hyper_parameters: Mapping[str, float]
+    ) -> Logits:
+        """Logits of a window [n, ...]."""
+        graph = self.open("predict")
+        feeds = {**block.under("block"), **_scalars(hyper_parameters, graph)}
+        return self._run(graph, window, feeds)["logits"][: len(window)]
+
+    def frozen(self, window: Frames) -> Logits:
+        """Logits of the frozen model."""
+        return self.predict(window, self.zero, self.frozen_parameters)
+
+    def frozen_taught(
+        self, window: Frames, hyper_parameters: Mapping[str, float], taught: Block
+    ) -> Logits:
+        """Logits of the frozen model with arrays that were taught.
+
+        In the way chosen to read them.
+        """
+        return self._frozen(window, self._reads, hyper_parameters, taught)
+
+    def frozen_read(
+        self, window: Frames, hyper_parameters: Mapping[str, float], taught: Block
+    ) -> Logits:
+        """The same, read as those of the block are in all that does not belong to the model."""
+        return self._frozen(window, self._reads | READING, hyper_parameters, taught)
+
+    def _frozen(
+        self,
+        window: Frames,
+        read: set[str],
+        hyper_parameters: Mapping[str, float],
+        taught: Block,
+    ) -> Logits:
+        reading = {name: hyper_parameters[name] for name in read & hyper_parameters.keys()}
+        return self.predict(window, self.zero.replace(taught), self.frozen_parameters | reading)
+
+    def adapt(
+        self, window: Frames, block: Block, slots: Block, hyper_parameters: Mapping[str, float]
+    ) -> Arrays:
+        """All outputs of one adaptation step on a full batch."""
+        graph = self.open_step()
+        arrays = {**block.under("block"), **slots.under("opt")}
+        return graph.run({"x": window, **arrays, **_scalars(hyper_parameters, graph)})
+
+    def learn(
+        self,
+        window: Frames,
+        labels: NDArray[np.int64],
+        block: Block,
+        hyper_parameters: Mapping[str, float],
+    ) -> Arrays:
+        """All outputs of `learn` on at most a batch of frames. labels: [n], -1 = a frame without.
+
+        Raises:
+            InputError: the bundle has no such graph.
+        """
+        graph, batch = self.open("learn"), self._bundle.manifest.frames.batch
+        y = np.full(batch, -1, np.int64)
+        y[: len(labels)] = labels
+        feeds = {LABELS: y, **block.under("block"), **_scalars(hyper_parameters, graph)}
+        return self._run(graph, window, feeds)
+
+    def key(self, window: Frames) -> Array:
+        """The context key of a window.
+
+        Raises:
+            BundleError: the graph gives another size than the manifest says.
+        """
+        key = self._run(self.open("key"), window, {})["key"]
+        if key.shape != (size := (self._bundle.manifest.key,)):
+            thing, reason = f"{self._bundle.path.name}: graph key", f"gives {list(key.shape)}"
+            raise BundleError(thing, f"{reason} numbers instead of {list(size)}", REMEDY)
+        return key
+
+    def _run(self, graph: Graph, window: Frames, feeds: Arrays) -> Arrays:
+        """All outputs; a graph for one batch size gets zeros after the frames, and is told."""
+        if FILLED not in graph.inputs:
+            return graph.run({"x": window, **feeds})
+        filled = np.asarray(len(window), np.float32)
+        if (short := self._bundle.manifest.frames.batch - len(window)) > 0:
+            window = np.concatenate([window, np.zeros((short, *window.shape[1:]), np.float32)])
+        return graph.run({"x": window, FILLED: filled, **feeds})
+
+
+def _scalars(values: Mapping[str, float], graph: Graph) -> Arrays:
+    names = {name: f"hp.{name}" for name in values}
+    return {
+        full: np.asarray(values[name], np.float32)
+        for name, full in names.items()
+        if full in graph.inputs
+    }

@@ -1,0 +1,122 @@
+"""What a runtime does with the frames of one call, a batch at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgemem.block import Arrays, Block
+from edgemem.runtime.batch import Batch
+from edgemem.runtime.contexts.context_blocks import glimpse
+from edgemem.runtime.contexts.context_files import ContextFiles
+from edgemem.runtime.contexts.lookahead import LOOK, Companions, Lookahead
+from edgemem.runtime.contexts.recognition import NONE
+from edgemem.runtime.guard.frozen_fallback import may_be_familiar
+from edgemem.runtime.logits import Logits
+from edgemem.runtime.persistence.keeper import Keeper
+from edgemem.runtime.result import Events, tell
+from edgemem.runtime.session import Session
+from edgemem.runtime.step.full_batch import answer, apply, decide
+from edgemem.runtime.step.graphs import Frames, Graphs
+from edgemem.runtime.step.ring import Ring
+
+if TYPE_CHECKING:
+    from edgemem.runtime.step.background import Background
+
+
+class Stepping:
+    """Runs the graphs that a step needs, between what is decided and what becomes of it."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        graphs: Graphs,
+        parameters: Mapping[str, float],
+        ring: Ring,
+        files: ContextFiles,
+    ) -> None:
+        self._keeper, self._graphs, self._parameters = keeper, graphs, parameters
+        self._ring, self._files, self._companions = ring, files, Companions(files.bundle)
+
+    @property
+    def missing(self) -> int:
+        """Frames until the next full batch."""
+        return self._ring.size - self._keeper.session.pending
+
+    def step(self, part: Frames, *, adapting: bool) -> tuple[Logits, Events]:
+        """Logits of frames, from before the step that follows if they fill a batch.
+
+        part: at most as many as are missing. adapting: whether batches are looked at at all.
+        """
+        keeper, n = self._keeper, len(part)
+        waiting = keeper.session.pending + n
+        full = waiting == self._ring.size
+        session = replace(keeper.session.counting(frames=n), pending=waiting % self._ring.size)
+        keeper.changed = True
+        self._ring.push(part)
+        keeper.take(replace(session, lookahead=Lookahead()) if full else session)
+        if full and adapting:
+            logits, events = self._adapt(self._batch(self._ring.last(self._ring.size)))
+            return logits[-n:], events
+        if not full:
+            keeper.take(replace(keeper.session, lookahead=self._looked_ahead(n)))
+        logits, events = self.between(self._ring.last(self._ring.count), n)
+        return logits, tell(events)
+
+    def between(self, recent: Frames, n: int) -> tuple[Logits, Events]:
+        """Logits of the last n of the most recent frames, which make no full batch."""
+        session, batch = self._keeper.session, self._batch(recent)
+        if may_be_familiar(session, batch, self._files):
+            return batch.last(n).frozen(session.taught), ()
+        block, beside = self._companions.chosen(session.lookahead, session.block, n)
+        return answer(session, batch.last(beside), n, block)
+
+    def _batch(self, frames: Frames) -> Batch:
+        return Batch(frames, self._graphs, dict(self._parameters))
+
+    def _adapt(self, batch: Batch) -> tuple[Logits, Events]:
+        """Logits of a full batch; the session goes on from there, after a step if one is due."""
+        keeper, before = self._keeper, self._keeper.session
+        plan, outputs = decide(before, batch, self._files), None
+        events = keeper.take(plan.session, plan.events)
+        if keeper.commits is not None:
+            keeper.commits.moved |= plan.session.contexts.name != before.contexts.name
+        if plan.learns and self._is_due(plan.session):
+            if keeper.behind is None:
+                outputs = self._timed_step(plan.session, batch)
+            else:
+                events += self._step_behind(batch, keeper.behind)
+        session, logits, more = apply(keeper.session, plan, batch, outputs, self._files)
+        return logits, events + keeper.take(session, more)
+
+    def _is_due(self, session: Session) -> bool:
+        before = session.counters.frames // self._ring.size - 1  # full batches
+        return self._keeper.schedule.due(before, session.contexts.is_drifting(self._files))
+
+    def _timed_step(self, session: Session, batch: Batch) -> Arrays:
+        began = time.monotonic()
+        outputs = batch.step(session.block, session.slots)
+        self._keeper.schedule.spend(time.monotonic() - began)
+        return outputs
+
+    def _step_behind(self, batch: Batch, behind: Background) -> Events:
+        """Take what the last step learnt, and start the next one, if none is running."""
+        learnt = self._keeper.take_learnt()
+        if not behind.busy:
+            session, frames = self._keeper.session, batch.frames.copy()  # the ring goes on filling
+            behind.start(self._batch(frames), session.block, session.slots)
+        return learnt
+
+    def _looked_ahead(self, n: int) -> Lookahead:
+        """After n more frames in the ring, which fill no batch."""
+        contexts = self._keeper.session.contexts
+
+        def found(noise: float) -> Block | None:
+            if contexts.policy.present == NONE:
+                return None
+            key = self._batch(self._ring.last(LOOK)).key
+            return None if key is None else glimpse(contexts, key, noise, self._files)
+
+        return self._keeper.session.lookahead.after(n, self._ring.size, found)

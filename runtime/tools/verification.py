@@ -1,0 +1,92 @@
+"""Verify a bundle on this device: every file, every graph, and the numbers that torch gave."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemem.block import Array, Block
+from edgemem.bundle.manifest import CLOSED, NPU
+from edgemem.bundle.opening import open_bundle
+from edgemem.bundle.reference_frames import read_reference, reference_frames
+from edgemem.errors import BundleError
+from edgemem.runtime.engines.choice import EngineSettings, choose
+from edgemem.runtime.step.graphs import Graphs
+from edgemem.runtime.step.hyper_parameters import HyperParameters
+
+# Of NPUs, which compute in half precision: it loses small probabilities of neighbouring frames.
+HALF_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Largest differences from what torch computed at export, relative to the largest logit.
+
+    Attributes:
+        frozen: the frozen model.
+        adapt: the logits of an adaptation step.
+        adapted: the logits after it, which depend on every updated array.
+        engine: what computed.
+        limit: of the differences.
+    """
+
+    files: int
+    engine: str
+    limit: float
+    frozen: float
+    adapt: float
+    adapted: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verification:
+    """Check a bundle completely, and compute its reference outputs again.
+
+    Args:
+        path: of the bundle.
+        threads: of the engine; 0 = all cores.
+        provider: see `edgemem.open`.
+
+    Raises:
+        InputError: the provider cannot be used here.
+        BundleError: damaged, altered, or this device computes something else than torch did.
+    """
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    thing = f"{bundle.path.name}/{manifest.reference}"
+    reference = read_reference(bundle.read(manifest.reference), thing, manifest)
+    frames = reference_frames(manifest.frames, reference.seed)
+    backend = choose(bundle, provider, EngineSettings(threads)).backend
+    half = HALF_TOLERANCE if backend.target == NPU else 0.0
+    limit = max(reference.tolerance, half)
+    # The graphs alone: guard rails may answer otherwise on frames that are nothing but noise.
+    graphs, parameters = Graphs(bundle, backend), HyperParameters(manifest, reference.parameters)
+    outputs = graphs.adapt(frames, bundle.generic, manifest.slots.zero(), parameters)
+    found = {
+        "frozen": graphs.frozen(frames),
+        "adapt": outputs["logits"],
+        "adapted": graphs.predict(frames, Block.named("next.block", outputs), parameters),
+    }
+    differences = {n: _difference(v, reference.logits[n]) for n, v in found.items()}
+    for name, difference in differences.items():
+        if not difference <= limit:
+            raise BundleError(
+                f"{bundle.path.name}",
+                f"{name} logits differ by {difference:.1e} from torch's, limit {limit:.0e}",
+                f"{backend.name} computes something else; use another version or provider",
+            )
+    return Verification(len(manifest.files), backend.name, limit, **differences)
+
+
+def _difference(found: Array, expected: Array) -> float:
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    # Room for classes does not count for large.
+    there = np.where(expected <= CLOSED / 2, 0.0, expected)
+    return float(np.abs(found - expected).max()) / max(1.0, float(np.abs(there).max()))
