@@ -21,7 +21,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 single = st.floats(width=32, allow_nan=False, allow_infinity=False)
 shape = st.lists(st.integers(1, 9), max_size=3).map(tuple)
 zero = st.integers(-128, 127).map(float)
-spec = st.builds(ArraySpec, text, shape, st.sampled_from(DTYPES), zero, st.floats(0, 1))
+spec = st.builds(ArraySpec, text, shape, st.sampled_from(DTYPES), zero, st.booleans())
 block = st.lists(spec, max_size=3, unique_by=lambda s: s.name).map(lambda a: BlockSpec(tuple(a)))
 record = st.builds(m.FileRecord, st.integers(1 << 20, 1 << 31), text)
 small = st.builds(m.FileRecord, st.integers(1 << 15, 1 << 16), text)  # of what is read whole

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import context_runs
 import numpy as np
 import pytest
-from context_runs import BATCH, blocks_of, events, step_all, written
+from context_runs import BATCH, blocks_of, events, move_root, step_all, written
 
 from edgemem.bank.building.hierarchy import build_bank
 from edgemem.bank.building.ship import ship
@@ -209,6 +209,7 @@ def test_a_block_rolled_back_between_two_runs_is_taken(whose, bundle, visits, tm
         for frames in visits * 2:
             for half in np.split(frames, 2):
                 present = step_all(runtime, half)[-1].context
+                move_root(runtime)
                 runtime.flush()
         before = session_of(runtime).block
     with written(state) as blocks:
