@@ -12,8 +12,8 @@ import edgemem
 from benchmarks.adaptation.protocols import Protocol
 from benchmarks.adaptation.streams import Builder
 from benchmarks.adaptation.worker import Pool
+from edgemem.bank.building.collected import learnt_opener
 from edgemem.bank.building.hierarchy import build_bank
-from edgemem.bank.building.learnt import learnt_opener
 from edgemem.bank.building.ship import ship
 from edgemem.bank.written.transfer import export_blocks
 from edgemem.bundle.opening import open_bundle

@@ -64,11 +64,11 @@ def read_json(
         )
     except (ValueError, RecursionError) as cause:
         raise error(thing, f"is not JSON ({_shortened(str(cause))})", remedy) from cause
-    return Value(value, "", _Door(thing, error, remedy))
+    return Value(value, "", _Opening(thing, error, remedy))
 
 
 @dataclass(frozen=True)
-class _Door:
+class _Opening:
     """What a document is called, and the error that is raised about it."""
 
     thing: str
@@ -85,7 +85,7 @@ class Value:
 
     plain: Any
     path: str
-    door: _Door
+    door: _Opening
 
     def field(self, name: str) -> Value:
         """The value of that key of an object; it has to be there."""

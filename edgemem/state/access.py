@@ -19,7 +19,7 @@ ONLY_ONCE = "Open a state file only once; others may read it with read_only=True
 
 
 @dataclass(frozen=True)
-class Door:
+class StateAccess:
     """path: absolute, without links. fresh: whether the file was made just now, empty."""
 
     path: Path
@@ -27,7 +27,7 @@ class Door:
     fresh: bool
 
 
-def enter(path: Path, *, make: bool, read_only: bool) -> Door:
+def enter(path: Path, *, make: bool, read_only: bool) -> StateAccess:
     """Come to own the file at a path, or to read it. make: make it if it is missing.
 
     Raises:
@@ -41,7 +41,7 @@ def enter(path: Path, *, make: bool, read_only: bool) -> Door:
         if not make and not path.exists():
             raise state_error(path, "is not there", "Pass the path of a state file")
         fresh = make and make_private(path)
-        return Door(path, Handle(path, write=False) if read_only else _owned(path), fresh)
+        return StateAccess(path, Handle(path, write=False) if read_only else _owned(path), fresh)
     except OpenInParentError as error:
         raise state_error(
             path,

@@ -67,12 +67,12 @@ def learn_task(
     classes = np.unique(labels)
     student = model.with_task(classes.tolist(), recipe.seed + len(model.tasks))
     targets = torch.from_numpy(np.searchsorted(classes, labels))
-    learning = _Learning(model, student, frames, targets, recipe, views or augmentation(frames))
+    learning = _TrainingRun(model, student, frames, targets, recipe, views or augmentation(frames))
     learning.run(progress, resume)
     return student.eval()
 
 
-class _Learning:
+class _TrainingRun:
     """One run; every epoch draws from its own seed, so an epoch can be repeated."""
 
     def __init__(

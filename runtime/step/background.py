@@ -18,7 +18,7 @@ NICENESS = 10
 
 
 @dataclass(frozen=True)
-class Learnt:
+class FinishedStep:
     """A finished step.
 
     batch: its frames. block: the one it started from. outputs: of `adapt`. seconds: that it took.
@@ -48,7 +48,7 @@ class Background:
         future = self._worker.submit(_timed, lambda: batch.step(block, slots))
         self._running = batch, block, future
 
-    def take(self, *, wait: bool = False) -> Learnt | None:
+    def take(self, *, wait: bool = False) -> FinishedStep | None:
         """The outcome of the step, once; None while it runs or where there is none.
 
         Raises:
@@ -57,7 +57,7 @@ class Background:
         if self._running is None or not (wait or self._running[2].done()):
             return None
         (batch, block, future), self._running = self._running, None
-        return Learnt(batch, block, *future.result())
+        return FinishedStep(batch, block, *future.result())
 
     def wait(self) -> None:
         """Until the step that runs has finished or failed; its outcome is still to be taken."""

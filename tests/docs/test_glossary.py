@@ -5,8 +5,6 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 SECTIONS = dict(
@@ -67,9 +65,6 @@ def test_every_word_of_a_name_is_in_the_glossary():
     assert {word: name for word, name in USED.items() if word not in known} == {}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="modules and classes are renamed after this page was written"
-)
 def test_no_name_holds_a_word_to_go():
     assert {word: USED[word] for word in first_column(TO_GO) if word in USED} == {}
 
@@ -78,14 +73,9 @@ def twice(places):
     return {n: p for n, p in places.items() if len(p) > 1 and not n.startswith("_")}
 
 
-@pytest.mark.xfail(strict=True, reason="command, plans, verify, reading, source_keys, checkpoint")
 def test_no_module_has_the_name_of_another():
     assert twice(MODULES) == {}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Choices, Found, Header, Progress, Recipe, Settings, SourceKeys, Trial",
-)
 def test_no_public_class_has_the_name_of_another():
     assert twice(CLASSES) == {}

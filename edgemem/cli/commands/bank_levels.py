@@ -198,7 +198,7 @@ def verify(folder: Folder, json: Json = False) -> None:
 
 def _source(files: list[Path], bundle: Path | None, elements: int | None) -> tuple[Any, int | None]:
     """What to build from, and how many numbers a block should have."""
-    from edgemem.bank.building.learnt import learnt_opener
+    from edgemem.bank.building.collected import learnt_opener
     from edgemem.bundle.opening import open_bundle
 
     exported = [path for path in files if path.suffix == ".safetensors"]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgemem.cli.arguments import BundlePath, Json, Threads, UsedProvider
 from edgemem.cli.commands.doctor import doctor
 from edgemem.cli.commands.run import run
-from edgemem.cli.options import BundlePath, Json, Threads, UsedProvider
 from edgemem.cli.report import print_demo
 from edgemem.cli.show import Stages, percent, print_json, print_table, progress
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from edgemem.cli.options import Json
+from edgemem.cli.arguments import Json
 from edgemem.cli.show import print_json, print_table
 from edgemem.errors import InputError
 from edgemem.version import VERSION

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from edgemem.cli.options import BundlePath, Json, Threads, UsedProvider
+from edgemem.cli.arguments import BundlePath, Json, Threads, UsedProvider
 from edgemem.cli.report import check_plot, draw_report, print_report
 from edgemem.cli.show import percent, print_json, progress
 from edgemem.errors import InputError

@@ -9,7 +9,7 @@ from context_runs import blocks_of, events
 from opening import opened_with
 from teachable import BATCH, CAPACITY, frames_of, stream_of, write_bundle
 
-from edgemem.bank.building.learnt import open_learnt
+from edgemem.bank.building.collected import open_learnt
 from edgemem.bank.written.transfer import export_blocks, import_blocks
 from edgemem.bundle.opening import open_bundle
 from edgemem.runtime.contexts import context_blocks

@@ -9,8 +9,8 @@ import numpy as np
 from tracing.frames import ROOT
 
 import edgemem
+from edgemem.bank.building.collected import learnt_opener
 from edgemem.bank.building.hierarchy import build_bank
-from edgemem.bank.building.learnt import learnt_opener
 from edgemem.bank.written.transfer import export_blocks
 from edgemem.bundle.opening import open_bundle
 from edgemem.state.store import State

@@ -7,7 +7,7 @@ import shutil
 from fuzzing import device, mutators
 from fuzzing.case import Case, Digest, Format
 
-from edgemem.bank.building.learnt import open_learnt
+from edgemem.bank.building.collected import open_learnt
 from edgemem.bank.written.record import COLUMNS, seal
 from edgemem.bank.written.transfer import export_blocks, import_blocks
 from edgemem.bank.written.written_blocks import WrittenBlocks

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import edgemem
+from edgemem.bank.building.collected import learnt_opener, open_learnt
 from edgemem.bank.building.hierarchy import build_bank
-from edgemem.bank.building.learnt import learnt_opener, open_learnt
 from edgemem.bank.read.shipped_bank import ShippedBank
 from edgemem.bank.written.record import Provenance
 from edgemem.bank.written.transfer import export_blocks
