@@ -5,31 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_network import Small
 from torch import nn
 
 from edgemem.export import Choices, Parity, bundle_writer, export_bundle
 from edgemem.models import AdaptiveModel, attach
 from edgemem.models.networks import digits
-
-
-class Small(nn.Module):
-    """A stem, one part and a classifier: the fewest layers of which a graph has every kind."""
-
-    input_shape = (1, 8, 8)
-
-    def __init__(self, width=8, classes=10):
-        super().__init__()
-        self.stem = _block(1, width)
-        self.layer1 = _block(width, width)
-        self.classifier = nn.Linear(width, classes)
-
-    def forward(self, x):
-        return self.classifier(self.layer1(self.stem(x)).mean((2, 3)))
-
-
-def _block(inputs, outputs):
-    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 @dataclass(frozen=True)

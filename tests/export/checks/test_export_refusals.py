@@ -1,5 +1,6 @@
 """When an export fails: a clear error, no bundle, nothing left behind, the old bundle untouched."""
 
+import copy
 import errno
 import math
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_network import Brighter, Small
 from torch import nn
 
 from edgemem.bundle.manifest_checks import MOST_FRAME_BYTES
@@ -71,8 +73,8 @@ def test_a_model_that_branches_on_values_is_refused_with_the_reason(tiny, tmp_pa
         def forward(self, x):
             return x if x.sum() > 0 else 2 * x
 
-    network = Digits(width=4)
-    network.layer2.append(Branch())
+    network = Small()
+    network.stem.append(Branch())
     with pytest.raises(ExportError, match="cannot be traced"):
         export_bundle(tiny(network), tmp_path / "net.edgemem", Choices(batch=8))
     assert list(tmp_path.iterdir()) == []
@@ -83,8 +85,8 @@ def test_an_operator_that_onnx_does_not_have_is_named(tiny, tmp_path):
         def forward(self, x):
             return torch.special.bessel_j0(x)
 
-    network = Digits(width=4)
-    network.layer2.append(Bessel())
+    network = Small()
+    network.stem.append(Bessel())
     with pytest.raises(ExportError, match=r"operator prims\.bessel_j0 has no ONNX form"):
         export_bundle(tiny(network), tmp_path / "net.edgemem", Choices(batch=8))
     assert list(tmp_path.iterdir()) == []
@@ -229,6 +231,22 @@ def test_the_meta_gradient_cannot_train_the_affine_pairs(tiny, tmp_path):
 def test_a_model_without_anything_that_adapts_is_refused(tiny, tmp_path):
     with pytest.raises(ExportError, match="no array that adapts"):
         export_bundle(tiny(parts=()), tmp_path / "net.edgemem", Choices(gradient="meta"))
+
+
+def test_a_graph_that_is_not_the_network_is_refused_on_frames_of_its_source(instant, tmp_path):
+    """The graphs are those of another network, which differs for bright frames alone."""
+    network = copy.deepcopy(instant.network)
+    network.stem.insert(0, Brighter())
+    network = network.eval()
+    model = attach(network, ["layer1"], torch.zeros(2, 1, 8, 8))
+    model.meta.load_state_dict(instant.model.meta.state_dict())
+    model.mark_warm()
+    choices = Choices(batch=8, gradient="full", learn="all", objective="ecotta")
+    model.source_frames = torch.rand(9, 1, 8, 8)
+    assert export_bundle(model, tmp_path / "same.edgemem", choices).frozen < 1e-5
+    model.source_frames = 4 * torch.rand(9, 1, 8, 8)
+    with pytest.raises(ExportError, match="frozen logits"):
+        export_bundle(model, tmp_path / "other.edgemem", choices)
 
 
 @pytest.mark.parametrize("field", ["frozen", "predict", "first_step", "slots", "after_steps"])
