@@ -97,6 +97,14 @@ class Result:
     names: tuple[str, ...]
 
 
+def overflow(logits: Logits) -> Events:
+    """The event of answers that are no numbers, where there are any."""
+    if not (wrong := len(logits) - int(np.isfinite(logits).all(1).sum())):
+        return ()
+    text = f"{wrong} of {len(logits)} answers are no numbers, not even the frozen model's"
+    return (Event(EventKind.OVERFLOW, text, logging.WARNING),)
+
+
 def make_result(
     logits: Logits,
     context: str,

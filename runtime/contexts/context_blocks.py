@@ -26,11 +26,10 @@ GENERIC = "generic"
 
 @dataclass(frozen=True, eq=False)
 class ContextBlocks:
-    """kept: root and leaves.
+    """kept: root and leaves. policy: which contexts there are, and the present one.
 
-    follows: whether contexts are told apart; else nothing of this changes but by teaching. policy:
-    which contexts there are, and the present one. rows: of the present context. request: for those,
-    while they are being read.
+    follows: whether contexts are told apart; else nothing of this changes but by teaching.
+    rows: of the present context. request: for those, while they are being read.
     """
 
     kept: KeptBlocks
@@ -144,9 +143,8 @@ def rows_arrived(
 
 def settle(contexts: ContextBlocks, files: ContextFiles) -> Arrival:
     """Wait for the rows that are being read, but not for ever."""
-    if not contexts.reading:
-        return Arrival(contexts)
-    return rows_arrived(contexts, files, LAST_PATIENCE)
+    reads = contexts.reading
+    return rows_arrived(contexts, files, LAST_PATIENCE) if reads else Arrival(contexts)
 
 
 def glimpse(contexts: ContextBlocks, key: Array, noise: float, files: ContextFiles) -> Block | None:

@@ -77,6 +77,10 @@ class ContextFiles:
 
         return None if self._state is None else WrittenBlocks(self._state)
 
+    def open(self) -> None:
+        """Open the bundle's keys and levels before they are needed; raises as these."""
+        _ = self.source, self.rows
+
     @property
     def has_state(self) -> bool:
         """Whether anything is written anywhere."""

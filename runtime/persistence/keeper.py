@@ -107,6 +107,8 @@ class Keeper:
         Raises:
             StateError: the file cannot be read, or frames cannot be deleted from it.
         """
+        if self.session.contexts.follows:
+            self._files.open()
         found = self._find()
         if found.checked is not None:
             self._ring.push(found.checked.frames)
