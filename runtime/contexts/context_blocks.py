@@ -69,8 +69,6 @@ class ContextBlocks:
         """Distance of the last key from the present context.
 
         A source batch is about one from the mean of the source.
-
-        A source batch is about one from the mean of the source.
         """
         return self.policy.drift if self.follows else None
 
