@@ -16,7 +16,7 @@ from context_runs import BATCH, opened
 
 import edgemem
 from edgemem.demo import BUNDLE
-from edgemem.runtime import loop, ownership
+from edgemem.runtime import class_calls, ownership
 from edgemem.runtime.frames import checked
 from edgemem.runtime.step.graphs import Graphs
 from edgemem.state.store import State
@@ -58,7 +58,7 @@ def test_answers_of_threads_are_those_of_the_same_calls_one_by_one(
             order.append(next(k for k, known in enumerate(given) if known is frames))
             return checked(frames, spec)
 
-        patch.setattr(loop, "checked", noted)
+        patch.setattr(class_calls, "checked", noted)
 
         def work(first):
             for k in range(first, len(given), THREADS):
