@@ -15,7 +15,6 @@ from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 
-from edgemem.bank.read.shipped_bank import ShippedBank
 from edgemem.block import Array, Block, BlockSpec
 from edgemem.errors import EdgeMemError
 
@@ -69,6 +68,8 @@ class ShippedRows:
     """
 
     def __init__(self, folder: Path, spec: BlockSpec) -> None:
+        from edgemem.bank.read.shipped_bank import ShippedBank  # loads where levels are used
+
         self._spec, self._bank = spec, ShippedBank(folder, spec.elements)
         self._queue: SimpleQueue[tuple[Future[Rows], Read] | None] = SimpleQueue()
         # A daemon: a read that never ends must not keep the process from ending.

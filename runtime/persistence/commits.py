@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from edgemem.bank.written.purge import purge
 from edgemem.block import Block
 from edgemem.errors import StateError
 from edgemem.runtime.contexts import context_blocks
@@ -141,6 +140,8 @@ class Commits:
             if session.contexts.follows:
                 evicted = self._write_blocks(session, commit)
             if commit.clear is not None:
+                from edgemem.bank.written.purge import purge  # as SQLite, it loads when used
+
                 purge(self._state, commit.clear, commit.why)
             if session.contexts.follows:
                 contexts = saved_contexts(session.contexts, self._files)
