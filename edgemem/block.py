@@ -30,7 +30,7 @@ class Block(Mapping[str, Array]):
         arrays: become read-only, not copied.
     """
 
-    __slots__ = ("_arrays",)
+    __slots__ = ("__weakref__", "_arrays")
     __hash__ = object.__hash__
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
@@ -47,6 +47,9 @@ class Block(Mapping[str, Array]):
     def under(self, prefix: str) -> Arrays:
         """The arrays under the names they have in the graph contract."""
         return {f"{prefix}.{name}": array for name, array in self._arrays.items()}
+
+    def __reduce__(self) -> tuple[type[Block], tuple[Arrays]]:
+        return Block, (self._arrays,)  # copies are read-only, too
 
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name]

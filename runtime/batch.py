@@ -1,4 +1,6 @@
-"""Frames that go through the graphs together, and what the graphs say of them, each computed once.
+"""Frames that go through the graphs together, and what the graphs say of them.
+
+Context key, and logits under each block and of the frozen model, are computed once.
 
 The answer to a frame may depend on the frames beside it, for statistics are taken over all of them.
 So a batch of some of the frames is another batch.
@@ -7,6 +9,7 @@ So a batch of some of the frames is another batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from weakref import ReferenceType, ref
 
 import numpy as np
 
@@ -23,8 +26,14 @@ class Batch:
     parameters: hyper-parameters as they are for all of these answers.
     """
 
-    def __init__(self, frames: Frames, graphs: Graphs, parameters: Mapping[str, float]) -> None:
-        self.frames = frames
+    def __init__(
+        self,
+        frames: Frames,
+        graphs: Graphs,
+        parameters: Mapping[str, float],
+        part_of: tuple[ReferenceType[Batch], int] | None = None,
+    ) -> None:
+        self.frames, self._part_of = frames, part_of
         self._graphs, self._parameters = graphs, parameters
         self._logits = list[tuple[Block, Logits]]()
         self._frozen = list[tuple[Block, Logits]]()
@@ -46,7 +55,9 @@ class Batch:
         if n == 1:
             return self
         if n not in self._parts:
-            self._parts[n] = _Part(self, n)
+            # Weakly, or the two would wait for the garbage collector.
+            whole = ref(self), n
+            self._parts[n] = Batch(self.frames[::n], self._graphs, self._parameters, whole)
         return self._parts[n]
 
     def last(self, n: int) -> Batch:
@@ -67,11 +78,19 @@ class Batch:
 
     def frozen(self, taught: Block = NOTHING_TAUGHT) -> Logits:
         """Logits of the frozen model with what was taught; without, if that fails."""
-        known = _known(self._frozen, taught)
+        known = self._known_frozen(taught)
         if known is None:
             known = self._ask_frozen(taught)
             self._frozen.append((taught, known))
         return known
+
+    def _known_frozen(self, taught: Block) -> Logits | None:
+        """The frozen model answers each frame by itself: so a part has the answers of its whole."""
+        if self._part_of is not None and (whole := self._part_of[0]()) is not None:
+            known = _known(whole._frozen, taught)
+            if known is not None:
+                return known[:: self._part_of[1]]
+        return _known(self._frozen, taught)
 
     def frozen_in_order(self, taught: Block) -> Logits:
         """Logits of the frozen model, read as those of a block are."""
@@ -86,20 +105,6 @@ class Batch:
             return self._graphs.frozen(self.frames)
         logits = self._graphs.frozen_taught(self.frames, self._parameters, taught)
         return logits if np.isfinite(logits).all() else self.frozen()
-
-
-class _Part(Batch):
-    """Some frames of a batch.
-
-    The frozen model answers each frame by itself, so whole and part have the same answers of it.
-    """
-
-    def __init__(self, whole: Batch, every: int) -> None:
-        super().__init__(whole.frames[::every], whole._graphs, whole._parameters)
-        self._whole, self._every = whole, every
-
-    def _ask_frozen(self, taught: Block) -> Logits:
-        return self._whole.frozen(taught)[:: self._every]
 
 
 def _known(answers: list[tuple[Block, Logits]], block: Block) -> Logits | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+from weakref import ReferenceType, ref
 
 import numpy as np
 
-from edgemem.block import Array
+from edgemem.block import Array, Block
 from edgemem.bundle.opening import Bundle
 from edgemem.errors import InputError
 from edgemem.runtime.classes import taught_classes
-from edgemem.runtime.classes.class_table import ClassInfo, Label
+from edgemem.runtime.classes.class_table import ClassInfo, ClassTable, Label
 from edgemem.runtime.classes.labels import Labels
 from edgemem.runtime.contexts.lookahead import Lookahead
 from edgemem.runtime.frames import checked
@@ -34,6 +36,7 @@ class ClassCalls(Owned):
     _keeper: Keeper
     _parameters: HyperParameters
     _ring: Ring
+    _known_names: tuple[ReferenceType[Block], ClassTable, Mapping[int, str]] | None = None
 
     @in_turn
     def learn(self, frames: Array, labels: Labels) -> Result:
@@ -64,11 +67,16 @@ class ClassCalls(Owned):
         x = self._checked(frames)
         lesson = taught_classes.lesson(self._session, x, labels, self.bundle, self._graphs)
         session, logits = taught_classes.learn(
-            self._keeper.settled(), lesson, self._graphs, self._parameters, self._ring, self.bundle
+            self._keeper.settled(),
+            lesson,
+            self._graphs,
+            self._parameters.now(),
+            self._ring,
+            self.bundle,
         )
         self._keeper.commit(Commit("learnt"), session)
         learnt = Event(EventKind.LEARNT, taught_classes.told(lesson), logging.DEBUG)
-        return self._result([logits], (*self._keeper.noticed(), learnt))
+        return self._result([logits], self._keeper.noticed() + tell((learnt,)))
 
     @in_turn
     def classes(self) -> list[ClassInfo]:
@@ -119,10 +127,18 @@ class ClassCalls(Owned):
     def _session(self) -> Session:
         return self._keeper.session
 
+    def _names(self) -> Mapping[int, str]:
+        """Names of classes by number, looked for again where block or classes have changed."""
+        session, known = self._session, self._known_names
+        if known is None or known[0]() is not session.block or known[1] is not session.classes:
+            names = session.all_classes(self.bundle).names
+            self._known_names = known = ref(session.block), session.classes, names
+        return known[2]
+
     def _result(self, logits: list[Logits], events: Events, context: str | None = None) -> Result:
         """context: whose block answered; None = the present one's."""
         found, contexts = np.concatenate(logits), self._session.contexts
-        names = self._session.all_classes(self.bundle).names
+        names = self._names()
         events += tell(overflow(found))
         return make_result(found, context or contexts.name, events, contexts.drift, names)
 

@@ -75,7 +75,7 @@ def tell(events: Events) -> Events:
     return events
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """Predictions for n frames, all made before any update on them.
 

@@ -20,7 +20,7 @@ LABELLED = 4
 Clear = Callable[[Block], Block]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lesson:
     """Labelled frames [n, ...], the class of each, and the table once they are learnt."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from edgemem.block import Block
@@ -16,7 +17,6 @@ from edgemem.runtime.contexts import context_blocks
 from edgemem.runtime.logits import Logits
 from edgemem.runtime.session import Session
 from edgemem.runtime.step.graphs import Frames, Graphs
-from edgemem.runtime.step.hyper_parameters import HyperParameters
 from edgemem.runtime.step.ring import Ring
 
 
@@ -52,7 +52,7 @@ def learn(
     session: Session,
     given: Lesson,
     graphs: Graphs,
-    parameters: HyperParameters,
+    parameters: Mapping[str, float],
     ring: Ring,
     bundle: Bundle,
 ) -> tuple[Session, Logits]:

@@ -73,7 +73,7 @@ class ContextBlocks:
         return self.policy.drift if self.follows else None
 
     def is_drifting(self, files: ContextFiles) -> bool:
-        """Whether there is something to adapt to: see `contexts.drifting`."""
+        """Whether there is something to adapt to: see `recognition.drifting`."""
         return not self.follows or drifting(self.policy, files.source.novelty)
 
     def with_leaf_of(self, block: Block) -> ContextBlocks:
@@ -108,7 +108,8 @@ def arrive(before: ContextBlocks, key: Array, block: Block, files: ContextFiles)
     kept, left = before.kept, before.policy.present
     if left in policy.known and not before.reading:
         kept = before.with_leaf_of(block).kept
-    kept = kept.without(set(before.policy.known) - set(policy.known))
+    dropped = set(before.policy.known) - set(policy.known)
+    kept = kept.without(dropped, noted=files.has_state)
     new = policy.present not in before.policy.known
     if new:
         kept = kept.with_leaf(policy.present, block.zeros())

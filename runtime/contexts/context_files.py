@@ -33,7 +33,7 @@ LARGEST_NUMBER = 10**9  # of a context taken from elsewhere: those to come are l
 BANK_BYTES = 256 << 20  # that written blocks may take
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loaded:
     """What the state file holds: root and paths, the records of contexts, and what was damaged."""
 
@@ -83,7 +83,7 @@ class ContextFiles:
 
     @property
     def has_state(self) -> bool:
-        """Whether anything is written anywhere."""
+        """Whether there is a state file."""
         return self._state is not None
 
     def ask_rows(self, key: Array, path: tuple[int, ...] | None) -> Request | None:
@@ -111,8 +111,6 @@ class ContextFiles:
         """Version of the written leaf of a context (None: of the root).
 
         0 if there is none, None if the number is damaged.
-
-        None if the number is damaged.
         """
         name = ROOT_ID if number is None else f"{PREFIX}{number}"
         try:
@@ -209,8 +207,6 @@ class ContextFiles:
 
     def _newest(self, name: str) -> tuple[tuple[int, Block] | None, Events]:
         """The newest sound version of root or leaf, and its place among all (0: the current one).
-
-        None without any. What is not current is told.
 
         None without any. What is not current is told.
         """

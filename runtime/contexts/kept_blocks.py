@@ -38,14 +38,16 @@ class KeptBlocks:
         """A context stands on these shipped rows."""
         return replace(self, paths={**self.paths, number: path})
 
-    def without(self, numbers: Iterable[int]) -> KeptBlocks:
-        """Without some contexts."""
+    def without(self, numbers: Iterable[int], *, noted: bool = True) -> KeptBlocks:
+        """Without some contexts. noted: whether their leaves may have been written."""
         gone = frozenset(numbers)
+        if not gone:
+            return self
         return replace(
             self,
             paths={n: path for n, path in self.paths.items() if n not in gone},
             leaves={n: leaf for n, leaf in self.leaves.items() if n not in gone},
-            gone=self.gone | gone,
+            gone=self.gone | gone if noted else self.gone,
         )
 
     def cleared(self, clear: Callable[[Block], Block]) -> KeptBlocks:

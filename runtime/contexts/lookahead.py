@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from weakref import ReferenceType, ref
 
 import numpy as np
 
@@ -69,16 +70,13 @@ class Companions:
         self._remembers = [
             a.name for a in bundle.manifest.block.arrays if not a.learns and a.name not in taught
         ]
-        self._known: tuple[Block, bool] | None = None
+        self._known: tuple[ReferenceType[Block], bool] | None = None
 
     def chosen(self, lookahead: Lookahead, block: Block, n: int) -> tuple[Block, int]:
         """The block that answers n new frames, and how many frames should go through it.
 
-        The block is the learner's or another. The frames are the latest, these included, if there
+        The block is the one in use or another. The frames are the latest, these included, if there
         are as many.
-
-        Beside it how many of the latest frames, these included, should go through it, if there are
-        as many.
         """
         if not self._frames.companions:
             return block, n
@@ -91,8 +89,8 @@ class Companions:
 
     def knows(self, block: Block) -> bool:
         """Whether a block remembers anything of its context."""
-        if self._known is None or self._known[0] is not block:
-            names = self._remembers
-            found = any(not np.array_equal(block[n], self._source[n]) for n in names)
-            self._known = block, found
-        return self._known[1]
+        if self._known is not None and self._known[0]() is block:
+            return self._known[1]
+        found = any(not np.array_equal(block[n], self._source[n]) for n in self._remembers)
+        self._known = ref(block), found  # weakly: a block may hold what is to be forgotten
+        return found

@@ -26,7 +26,7 @@ NONE = -1
 FAR = 1e12  # further away than this nothing is told apart, and squares stay in float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SourceKeys:
     """mean: [k].
 
@@ -56,9 +56,7 @@ class SourceKeys:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """A context: its number, its mean key (normal), and how far its keys lie from that.
-
-    How many batches it has seen, and their mean squared distance from the key.
+    """A context: its number, its mean key (normal), and how many batches it has seen.
 
     spread: mean squared distance of their keys from the mean.
     """
@@ -85,7 +83,7 @@ class Context:
         return max(novelty, REACH * math.sqrt(self.spread))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contexts:
     """All known contexts, the present one, and which other one the last batches preferred.
 
@@ -112,8 +110,6 @@ def drifting(contexts: Contexts, novelty: float) -> bool:
 
 def elsewhere(contexts: Contexts, key: Key, novelty: float) -> int | None:
     """The context that a (normal) key speaks for, where that is clearly not the present one.
-
-    Its number, or NONE for one that is not known; None where the present one may hold.
 
     Its number, or NONE for one that is not known; None where the present one may hold.
 

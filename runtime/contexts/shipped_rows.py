@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as ReadTimeoutError
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -56,8 +56,10 @@ class Request:
             return self.future.result(patience)
         except ReadTimeoutError:
             return None
-        except EdgeMemError as error:
+        except (EdgeMemError, OSError) as error:
             return Rows(faults=(str(error),))
+        except CancelledError:  # an interrupt came between the request and what it was for
+            return Rows(faults=("the read was given up",))
 
 
 class ShippedRows:

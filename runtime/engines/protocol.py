@@ -26,7 +26,7 @@ class Graph(Protocol):
     outputs: tuple[str, ...]
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
-        """All outputs by name."""
+        """All outputs by name: arrays of their own, which the caller keeps."""
 
 
 class Backend(Protocol):

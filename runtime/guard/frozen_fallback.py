@@ -77,11 +77,9 @@ def frozen_fallback(
 ) -> tuple[Session, Logits, Events]:
     """The answer [n, classes] to a full batch: the block's logits, or both models' together.
 
-    The frozen model's have a part where they deserve a share. Statistics of the source no batch can
-    spoil; without its keys nothing is known of it.
-
-    What is found holds for the frames after it, too. Statistics of the source no batch can spoil;
-    without its keys nothing is known of it.
+    The frozen model's have a part where they deserve a share. What is found holds for the frames
+    after it, too. Statistics of the source no batch can spoil; without its keys nothing is known of
+    it.
     """
     share = replace(session.share, batches=session.share.batches + 1)
     counted = replace(session, share=share)

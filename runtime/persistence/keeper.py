@@ -64,11 +64,16 @@ class Keeper:
 
     def take(self, session: Session, events: Events = ()) -> Events:
         """Go on with another session; what led to it, once it is in the log."""
-        request, before = session.contexts.request, self.session.contexts
-        if before.request is not None and before.request is not request:
-            before.request.cancel()
-        self.session = session
+        left, self.session = self.session.contexts.request, session
+        if left is not None and left is not session.contexts.request:
+            left.cancel()
         return tell(events)
+
+    def follow(self, session: Session, events: Events) -> Events:
+        """Take the session of a full batch; a change of context is a reason to commit."""
+        if self.commits is not None:
+            self.commits.moved |= session.contexts.name != self.session.contexts.name
+        return self.take(session, events)
 
     def noticed(self) -> Events:
         """What is to be told, once."""
@@ -152,11 +157,9 @@ class Keeper:
             recent = self._ring.last(0 if commit.clear else self._ring.count)
             session, events = self.commits.write(session, recent, commit)
             self.notices += tell(events)
-        self.take(session)
-        if (
-            commit.clear is not None
-        ):  # nobody knows which of the recent frames show what is forgotten
+        if commit.clear is not None:  # nobody knows which recent frames show what is forgotten
             self._ring.clear()
+        self.take(session)
         self.changed = False
 
     def commit_if_due(self) -> Events:
@@ -170,7 +173,7 @@ class Keeper:
             )
         except StateError as error:  # predictions must not be lost with it
             self.commits.put_off(self.session)
-            return (Event(EventKind.UNWRITTEN, str(error)),)
+            return tell((Event(EventKind.UNWRITTEN, str(error), logging.WARNING),))
         return self.take(session, events)
 
     def scrub(self) -> None:

@@ -46,7 +46,7 @@ def load_contexts(
 ) -> LoadedContexts:
     """Go on from a commit, its block (None: there is no commit) and the written blocks.
 
-    arrays: checked, see `snapshots`. taught: names of those that labelled frames have changed.
+    arrays: checked, see `snapshot_checks`. taught: names of those that labels have changed.
 
     Raises:
         StateError: the file cannot be read.

@@ -18,7 +18,7 @@ from edgemem.state.snapshot import Snapshot
 CLASSES = "classes"  # among what is lost: names that people gave
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checked:
     """What a snapshot holds that can be gone on from.
 
@@ -64,7 +64,8 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> Chec
             lost.append(group)
     ring, pending = arrays.get("ring"), counters.get("pending", 0)
     frames = manifest.frames
-    if ring is None or not _fits_ring(ring, manifest) or not 0 <= pending < frames.batch:
+    fits = ring is not None and _fits_ring(ring, manifest)
+    if ring is None or not fits or not 0 <= pending <= min(len(ring), frames.batch - 1):
         ring, pending = np.zeros((0, *frames.shape), np.float32), 0
         lost.append("ring")
     try:

@@ -17,7 +17,7 @@ from edgemem.runtime.batch import Batch
 NICENESS = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FinishedStep:
     """A finished step.
 

@@ -66,7 +66,11 @@ class HyperParameters(Mapping[str, float]):
                     f"It has {', '.join(sorted(self._values)) or 'none'}",
                 )
             checked[name] = finite_number(f"hyper-parameter {name!r}", value)
-        self._values |= checked
+        self._values = self._values | checked  # at once, for readers on other threads
+
+    def now(self) -> dict[str, float]:
+        """All values as they are at this moment."""
+        return dict(self._values)
 
     def __getitem__(self, name: str) -> float:
         return self._values[name]

@@ -9,9 +9,7 @@ Frames = NDArray[np.float32]
 
 
 class Ring:
-    """Keeps the last `size` frames.
-
-    Counts those not yet used by an adaptation step, fewer than `size`.
+    """Keeps the last `size` frames. count: how many there are.
 
     Each frame is stored twice, `size` rows apart, so that any window is one contiguous view.
     """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edgemem.block import Arrays, Block
 from edgemem.runtime.batch import Batch
@@ -20,10 +20,13 @@ from edgemem.runtime.result import Events, tell
 from edgemem.runtime.session import Session
 from edgemem.runtime.step.full_batch import answer, apply, decide
 from edgemem.runtime.step.graphs import Frames, Graphs
+from edgemem.runtime.step.hyper_parameters import HyperParameters
 from edgemem.runtime.step.ring import Ring
 
 if TYPE_CHECKING:
     from edgemem.runtime.step.background import Background
+
+Found = TypeVar("Found")
 
 
 class Stepping:
@@ -33,7 +36,7 @@ class Stepping:
         self,
         keeper: Keeper,
         graphs: Graphs,
-        parameters: Mapping[str, float],
+        parameters: HyperParameters,
         ring: Ring,
         files: ContextFiles,
     ) -> None:
@@ -43,7 +46,12 @@ class Stepping:
     @property
     def missing(self) -> int:
         """Frames until the next full batch."""
-        return self._ring.size - self._keeper.session.pending
+        return self._ring.size - self._waiting
+
+    @property
+    def _waiting(self) -> int:
+        # An interrupt while a class is forgotten may leave a ring that is empty already.
+        return min(self._keeper.session.pending, self._ring.count)
 
     def step(self, part: Frames, *, adapting: bool) -> tuple[Logits, Events]:
         """Logits of frames, from before the step that follows if they fill a batch.
@@ -51,7 +59,7 @@ class Stepping:
         part: at most as many as are missing. adapting: whether batches are looked at at all.
         """
         keeper, n = self._keeper, len(part)
-        waiting = keeper.session.pending + n
+        waiting = self._waiting + n
         full = waiting == self._ring.size
         session = replace(keeper.session.counting(frames=n), pending=waiting % self._ring.size)
         keeper.changed = True
@@ -61,7 +69,8 @@ class Stepping:
             logits, events = self._adapt(self._batch(self._ring.last(self._ring.size)))
             return logits[-n:], events
         if not full:
-            keeper.take(replace(keeper.session, lookahead=self._looked_ahead(n)))
+            lookahead = self._of_present(lambda session: self._looked_ahead(session, n))
+            keeper.take(replace(keeper.session, lookahead=lookahead))
         logits, events = self.between(self._ring.last(self._ring.count), n)
         return logits, tell(events)
 
@@ -74,22 +83,36 @@ class Stepping:
         return answer(session, batch.last(beside), n, block)
 
     def _batch(self, frames: Frames) -> Batch:
-        return Batch(frames, self._graphs, dict(self._parameters))
+        return Batch(frames, self._graphs, self._parameters.now())
 
     def _adapt(self, batch: Batch) -> tuple[Logits, Events]:
         """Logits of a full batch; the session goes on from there, after a step if one is due."""
-        keeper, before = self._keeper, self._keeper.session
-        plan, outputs = decide(before, batch, self._files), None
-        events = keeper.take(plan.session, plan.events)
-        if keeper.commits is not None:
-            keeper.commits.moved |= plan.session.contexts.name != before.contexts.name
+        keeper, files, outputs = self._keeper, self._files, None
+        plan = self._of_present(lambda session: decide(session, batch, files))
+        events = keeper.follow(plan.session, plan.events)
         if plan.learns and self._is_due(plan.session):
             if keeper.behind is None:
                 outputs = self._timed_step(plan.session, batch)
             else:
                 events += self._step_behind(batch, keeper.behind)
-        session, logits, more = apply(keeper.session, plan, batch, outputs, self._files)
+
+        def applied(session: Session) -> tuple[Session, Logits, Events]:
+            step = outputs if session is plan.session else None
+            return apply(session, plan, batch, step, files)
+
+        session, logits, more = self._of_present(applied)
         return logits, events + keeper.take(session, more)
+
+    def _of_present(self, function: Callable[[Session], Found]) -> Found:
+        """What a function makes of the present session, running graphs meanwhile.
+
+        Again, where a signal's handler has called the runtime in between: what it changed holds.
+        """
+        while True:
+            session = self._keeper.session
+            found = function(session)
+            if self._keeper.session is session:
+                return found
 
     def _is_due(self, session: Session) -> bool:
         before = session.counters.frames // self._ring.size - 1  # full batches
@@ -109,9 +132,9 @@ class Stepping:
             behind.start(self._batch(frames), session.block, session.slots)
         return learnt
 
-    def _looked_ahead(self, n: int) -> Lookahead:
+    def _looked_ahead(self, session: Session, n: int) -> Lookahead:
         """After n more frames in the ring, which fill no batch."""
-        contexts = self._keeper.session.contexts
+        contexts = session.contexts
 
         def found(noise: float) -> Block | None:
             if contexts.policy.present == NONE:
@@ -119,4 +142,4 @@ class Stepping:
             key = self._batch(self._ring.last(LOOK)).key
             return None if key is None else glimpse(contexts, key, noise, self._files)
 
-        return self._keeper.session.lookahead.after(n, self._ring.size, found)
+        return session.lookahead.after(n, self._ring.size, found)
