@@ -17,9 +17,7 @@ def to_arrays(contexts: Contexts) -> Arrays:
     """What a snapshot holds of contexts, as arrays.
 
     Spreads of all contexts; key and count of the present one, whose leaf may have been written
-    before they changed; and the shared arrays of the block that the visit began with.
-
-    Its leaf may have been written before key and count changed.
+    before they changed.
     """
     known = sorted(contexts.known)
     spreads = [contexts.known[number].spread for number in known]
