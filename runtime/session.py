@@ -39,7 +39,7 @@ class Counters:
 class Watch:
     """How far the guard rails trust the block in use.
 
-    ladder: where they stand. checked: updates at the last check. evidence: against the block.
+    escalation: where they stand. checked: updates at the last check. evidence: against the block.
     """
 
     escalation: Escalation = field(default_factory=Escalation)

@@ -211,8 +211,6 @@ class ContextFiles:
         """The newest sound version of root or leaf, and its place among all (0: the current one).
 
         None without any. What is not current is told.
-
-        None without any. What is not current is told.
         """
         found = None
         if self._written is not None:

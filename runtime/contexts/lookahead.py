@@ -74,11 +74,8 @@ class Companions:
     def chosen(self, lookahead: Lookahead, block: Block, n: int) -> tuple[Block, int]:
         """The block that answers n new frames, and how many frames should go through it.
 
-        The block is the learner's or another. The frames are the latest, these included, if there
+        The block is the one in use or another. The frames are the latest, these included, if there
         are as many.
-
-        Beside it how many of the latest frames, these included, should go through it, if there are
-        as many.
         """
         if not self._frames.companions:
             return block, n

@@ -115,8 +115,6 @@ def elsewhere(contexts: Contexts, key: Key, novelty: float) -> int | None:
 
     Its number, or NONE for one that is not known; None where the present one may hold.
 
-    Its number, or NONE for one that is not known; None where the present one may hold.
-
     novelty: for keys of few frames, larger than that of batches.
     """
     present = contexts.known.get(contexts.present)

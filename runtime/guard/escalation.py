@@ -1,4 +1,4 @@
-"""The ladder of guard rails: what becomes of the block when checks of it fail, and how it recovers.
+"""Escalation of guard rails: what becomes of the block when checks of it fail, and how it recovers.
 
 Each failed check is one rung up, and calm ones lead back to the ground in one stride, later each
 time.

@@ -1,4 +1,4 @@
-"""Symptoms of a block gone astray, or of frames that spoil it.
+"""Signs of a block gone astray, or of frames that spoil it.
 
 Pure functions, without labels.
 """

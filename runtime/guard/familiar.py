@@ -141,9 +141,6 @@ def _kept(value: float) -> float:
 
 
 def _share(before: float, batch: int) -> tuple[float, float]:
-    """Weight of a batch in a mean over so many frames before it.
-
-    And the frames that the mean stands for then.
-    """
+    """Weight of a batch in a mean over so many frames before it, and frames of the mean then."""
     share = max(batch / (before + batch), batch / (MEMORY + batch))
     return share, min(before + batch, 2 * MEMORY)
