@@ -27,9 +27,10 @@ MOST_RELAPSES = 8
 
 @dataclass(frozen=True)
 class Escalation:
-    """rung: where it stands.
+    """How far failed checks have led.
 
     Attributes:
+        rung: where it stands.
         calm: how many checks in a row have passed there.
         relapses: how often learning has led to an alarm lately; calm times on the ground make up
             for them.

@@ -72,10 +72,12 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """seen: of recent frames.
+    """Whether frames are like the source's, and what that rests on.
 
-    looks: batches since the context began. holds: whether the frozen model answers because frames
-    are like the source's.
+    Attributes:
+        seen: of recent frames.
+        looks: batches since the context began.
+        holds: whether the frozen model answers because frames are like the source's.
     """
 
     seen: Seen
