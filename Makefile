@@ -1,13 +1,13 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
-# make test-all   the same, and the tests that take long
+# make test-all   the same, the tests that take long, and those of benchmarks/
 # make test-benchmarks   tests of benchmarks/, which are a package of their own
 # make torture    kills, power cuts, interrupts, full disks, 100,000 steps: up to an hour
 # make torture-quick  a few of each: about three minutes
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
 # make fuzz   every kind of file altered, 100,000 times, and what reading it leads to
-# make test-oldest | test-newest   make test's tests with the oldest or newest packages allowed
+# make test-oldest | test-newest   tests that are not slow, with the oldest or newest packages allowed
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 # make bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |

@@ -1,13 +1,15 @@
 """For tests of what uses a runtime: backends that answer as told, and a look at what was learnt.
 
-from edgemem.runtime.engines.onnxruntime_engine import OnnxRuntimeBackend
-from edgemem.testing import WatchedBackend, open_with, session_of
+An example, with `path` of a bundle and `frames` of its shape:
 
-backend = WatchedBackend(OnnxRuntimeBackend())
-with open_with(path, backend) as runtime:
-    runtime.step(frames)
-    assert "adapt" in [call.graph for call in backend.calls]
-    assert session_of(runtime).block.is_finite()
+    from edgemem.runtime.engines.onnxruntime_engine import OnnxRuntimeBackend
+    from edgemem.testing import WatchedBackend, open_with, session_of
+
+    backend = WatchedBackend(OnnxRuntimeBackend())
+    with open_with(path, backend) as runtime:
+        runtime.step(frames)
+        assert "adapt" in [call.graph for call in backend.calls]
+        assert session_of(runtime).block.is_finite()
 """
 
 from __future__ import annotations
@@ -39,7 +41,14 @@ def open_with(
 ) -> Runtime:
     """Open a bundle with a backend of your own.
 
-    options: those of `Runtime`; otherwise as `edgemem.open`, and with its errors.
+    Args:
+        bundle: folder written by `edgemem export`.
+        backend: what runs its graphs.
+        state: file to keep what is learnt in; None = forget on close.
+        options: those of `Runtime`, by name.
+
+    Raises:
+        EdgeMemError: as `edgemem.open`.
     """
     opened = open_bundle(bundle)
     kept = None if state is None else State(state, opened.identity)
@@ -111,8 +120,13 @@ class Call:
 class WatchedBackend:
     """Another backend, whose calls are noted.
 
-    opened: its graphs by name. calls: all of them in order. change: given one, what its outputs are
-    to be instead.
+    Args:
+        backend: the other one.
+        change: given a call, what its outputs are to be instead.
+
+    Attributes:
+        opened: its graphs by name.
+        calls: all of them in order.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """Hooks of mkdocs: what the site has beside docs/ (see mkdocs.yml).
 
-- `build/site-packages/edgemem`: the packages as they are installed, for the reference reads sources
-there. - `reference/commands.md`: what `edgemem --help` and the help of every command print. -
-README files of examples, and pages of the root, with links that still lead somewhere.
+- `build/site-packages/edgemem`: the packages as they are installed, for the reference reads
+  sources there.
+- `reference/commands.md`: what `edgemem --help` and the help of every command print.
+- README files of examples, and pages of the root, with links that still lead somewhere.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 #!/bin/sh
-# The tests with the oldest, or the newest, versions that pyproject.toml allows of what users
-# install. torch is always the one of constraints.txt. Usage: test_versions.sh PYTHON oldest|newest
+# The tests that are not slow, with the oldest, or the newest, versions that pyproject.toml allows
+# of what users install. torch is always the one of constraints.txt.
+# Usage: test_versions.sh PYTHON oldest|newest
 set -eu
 environment=".venv-$2"
 if [ ! -e "$environment/installed" ] || [ pyproject.toml -nt "$environment/installed" ]; then

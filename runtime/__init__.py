@@ -47,6 +47,9 @@ def open(
             computes in half precision.
         options: when steps run, contexts, privacy, memory and start: see `Options`.
 
+    Returns:
+        The runtime, which goes on from the state file. Close it, or use it in a `with` block.
+
     Raises:
         BundleError: the bundle is missing, damaged or altered.
         StateError: the state file is damaged, of another bundle, or cannot be written.

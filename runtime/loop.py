@@ -46,9 +46,14 @@ class Runtime(ClassCalls):
     `close` it, or use it in a `with` block. One that is lost, because nobody holds it any more or
     the interpreter ends, commits what it has learnt; but nobody is told then that a disk refuses.
 
-    bundle: the verified bundle. engine: what runs its graphs, and why; None = a backend without a
-    choice. plan: how its step runs; None = as the first plan. counters:
-    frames, steps, updates, unreliable, skipped and restored since the state file was new.
+    Attributes:
+        bundle: the verified bundle.
+        engine: what runs its graphs, and why; None = a backend without a choice.
+        plan: how its step runs; None = as the first plan.
+        counters: frames, steps, updates, unreliable, skipped and restored since the state file was
+            new.
+        hyper_parameters: scalars by name.
+        bytes_written: to the state file since opening.
     """
 
     def __init__(  # noqa: PLR0913 - those of `edgemem.open`
@@ -113,6 +118,9 @@ class Runtime(ClassCalls):
             frames: [n, ...] uint8 or float32, or one bare frame. Any number.
             frozen: answer as the frozen model, whatever has been learnt.
 
+        Returns:
+            Predictions in the order of the frames.
+
         Raises:
             InputError: frames that do not fit the bundle.
         """
@@ -142,6 +150,9 @@ class Runtime(ClassCalls):
         Args:
             frames: [n, ...] uint8 or float32, or one bare frame. Any number.
 
+        Returns:
+            Predictions in the order of the frames, and what happened.
+
         Raises:
             InputError: frames that do not fit the bundle; nothing changes then.
         """
@@ -162,11 +173,18 @@ class Runtime(ClassCalls):
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:
         """Take an earlier block.
 
-        "commit": as last written to the state file (or as at opening, without one). What was not
-        committed is given up: nothing is left that `close` would have to write.
-        "source": as exported. "zero": nothing learnt, warm-up included; the frozen weights with
-        the bundle's own statistics. The optimiser starts afresh, except at "commit". Classes that
-        were taught go back with the block.
+        The optimiser starts afresh, except at "commit". Classes that were taught go back with the
+        block.
+
+        Args:
+            to: "commit" = as last written to the state file (or as at opening, without one). What
+                was not committed is given up: nothing is left that `close` would have to write.
+                "source" = as exported. "zero" = nothing learnt, warm-up included; the frozen
+                weights with the bundle's own statistics.
+
+        Raises:
+            InputError: another target.
+            StateError: the state file cannot be read.
         """
         self._require_open()
         if to not in ("commit", "source", "zero"):

@@ -16,33 +16,50 @@ log = logging.getLogger(__name__)
 
 
 class EventKind(StrEnum):
-    """What can happen besides predicting."""
+    """What can happen besides predicting.
 
-    ADAPTED = "adapted"  # a step changed the block
-    LEARNT = "learnt"  # labelled frames changed it
-    FAMILIAR = (
-        "familiar"  # frames are like the source's: the frozen model answers, nothing is learnt
-    )
-    UNFAMILIAR = "unfamiliar"  # no longer: the block answers and learns
-    UNRELIABLE = "unreliable"  # the step found nothing to learn from
-    SKIPPED = (
-        "skipped"  # a step's block was thrown away, or none was made: something is wrong with it
-    )
-    RESTORED = "restored"  # the last good block came back
-    RESET = "reset"  # what the context learnt was dropped
-    FROZEN = "frozen"  # the frozen model answers instead, or has half of the answer and more
-    RECOVERED = "recovered"  # a block is trusted again
-    STILL = "still"  # frames without any difference
-    CONTEXT = "context"  # another context began
-    # A commit, a written block or a shipped row could not be read, or does not fit: an earlier one
-    # is taken, and without any it counts as zero.
+    Attributes:
+        ADAPTED: a step changed the block.
+        LEARNT: labelled frames changed it.
+        FAMILIAR: frames are like the source's: the frozen model answers, nothing is learnt.
+        UNFAMILIAR: no longer: the block answers and learns.
+        UNRELIABLE: the step found nothing to learn from.
+        SKIPPED: a step's block was thrown away, or none was made: something is wrong with it.
+        RESTORED: the last good block came back.
+        RESET: what the context learnt was dropped.
+        FROZEN: the frozen model answers instead, or has half of the answer and more.
+        RECOVERED: a block is trusted again.
+        STILL: frames without any difference.
+        CONTEXT: another context began.
+        DAMAGED: a commit, a written block or a shipped row could not be read, or does not fit: an
+            earlier one is taken, and without any it counts as zero.
+        READING: shipped rows are not there yet; the generic block predicts.
+        EVICTED: a written block had to make room.
+        UNWRITTEN: the disk refused a commit; what was learnt stays in memory.
+        FALLBACK: an engine that was preferred fails; another one runs.
+        RANGE: frames are of another scale than source frames were; told once.
+        OVERFLOW: an answer holds values that are no numbers, whichever model gives it; its label
+            means nothing.
+    """
+
+    ADAPTED = "adapted"
+    LEARNT = "learnt"
+    FAMILIAR = "familiar"
+    UNFAMILIAR = "unfamiliar"
+    UNRELIABLE = "unreliable"
+    SKIPPED = "skipped"
+    RESTORED = "restored"
+    RESET = "reset"
+    FROZEN = "frozen"
+    RECOVERED = "recovered"
+    STILL = "still"
+    CONTEXT = "context"
     DAMAGED = "damaged"
-    READING = "reading"  # shipped rows are not there yet; the generic block predicts
-    EVICTED = "evicted"  # a written block had to make room
-    UNWRITTEN = "unwritten"  # the disk refused a commit; what was learnt stays in memory
-    FALLBACK = "fallback"  # an engine that was preferred fails; another one runs
-    RANGE = "range"  # frames are of another scale than source frames were; told once
-    # An answer holds values that are no numbers, whichever model gives it; its label means nothing.
+    READING = "reading"
+    EVICTED = "evicted"
+    UNWRITTEN = "unwritten"
+    FALLBACK = "fallback"
+    RANGE = "range"
     OVERFLOW = "overflow"
 
 
@@ -57,7 +74,10 @@ GUARD_RAILS = frozenset({
 class Event:
     """Something that happened besides predicting.
 
-    kind: see `EventKind`; it compares equal to its text. level: of the line in the log.
+    Attributes:
+        kind: see `EventKind`; it compares equal to its text.
+        message: the same in words, for people.
+        level: of the line in the log.
     """
 
     kind: EventKind
@@ -79,12 +99,16 @@ def tell(events: Events) -> Events:
 class Result:
     """Predictions for n frames, all made before any update on them.
 
-    logits: [n, classes] float32; about -1e4 for a class that is not open. labels: [n] int64, the
-    argmax. names: [n], of the classes with these labels. entropy: [n] float32, in nats.
-    context: name of the context whose block was used. adapted: whether the block changed in this
-    call. events: what else happened, in order. drift: distance of the last full batch from its
-    context, in units in which a batch of source data is about one from the source; None where
-    contexts are not told apart.
+    Attributes:
+        logits: [n, classes] float32; about -1e4 for a class that is not open.
+        labels: [n] int64, the argmax.
+        entropy: [n] float32, in nats.
+        context: name of the context whose block was used.
+        adapted: whether the block changed in this call.
+        events: what else happened, in order.
+        drift: distance of the last full batch from its context, in units in which a batch of source
+            data is about one from the source; None where contexts are not told apart.
+        names: [n], of the classes with these labels.
     """
 
     logits: Logits

@@ -60,12 +60,20 @@ class Share:
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """block: the one in use. good: the last that was found to be sound. slots: the optimiser's.
+    """All that changes on a device, as one value.
 
-    contexts: what is known of contexts, and their blocks. classes: their names, and what was taught
-    of them. watch: of the guard rails. share: of the frozen model in an answer. familiarity: of the
-    frames that come in. lookahead: at frames that have not filled a batch. entropy: mean of the
-    last step. pending: frames that wait for a step.
+    Attributes:
+        block: the one in use.
+        good: the last that was found to be sound.
+        slots: the optimiser's.
+        contexts: what is known of contexts, and their blocks.
+        classes: their names, and what was taught of them.
+        watch: of the guard rails.
+        share: of the frozen model in an answer.
+        familiarity: of the frames that come in.
+        lookahead: at frames that have not filled a batch.
+        entropy: mean of the last step.
+        pending: frames that wait for a step.
     """
 
     block: Block

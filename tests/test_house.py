@@ -6,12 +6,11 @@ Folders explain themselves: few files each, small modules, a docstring a room. I
 import ast
 import re
 import sys
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
-
-tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
 
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,4 +1,4 @@
-"""Train side of `average_networks.py`: small networks of average accuracy, their frames, bundles."""
+"""Train side of `python -m benchmarks.average`: small networks of average accuracy, their frames, bundles."""
 
 from __future__ import annotations
 

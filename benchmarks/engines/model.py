@@ -1,4 +1,4 @@
-"""One adaptation step in every form that an engine of `engines.py` starts from."""
+"""One adaptation step in every form that an engine of `compare.py` starts from."""
 
 from __future__ import annotations
 

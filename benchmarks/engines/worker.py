@@ -1,4 +1,4 @@
-"""A process of `engines.py`: one engine, in its own environment, that runs one step again and again.
+"""A process of `compare.py`: one engine, in its own environment, that runs one step again and again.
 
 `prepare ENGINE FOLDER` converts what the engine starts from; `serve ENGINE FOLDER THREADS` loads
 that, writes what the first step gives to ENGINE.npz, and answers every line on its input with the

@@ -17,9 +17,10 @@ ALIKE = 1e-3  # differences below it are rounding
 
 
 class Loss(NamedTuple):
-    """value: scalar to minimise.
+    """What an objective gives for one batch.
 
     Attributes:
+        value: scalar to minimise.
         update: scalar bool, False = leave everything as it is.
         stats: scalars to watch, by name.
     """

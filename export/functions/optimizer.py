@@ -13,9 +13,10 @@ Arrays = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """slots: block -> slots at zero, by name.
+    """The rule from gradients to the next block.
 
     Attributes:
+        slots: block -> slots at zero, by name.
         update: (block, gradients, slots, hyper-parameters) -> (next block, next slots).
     """
 

@@ -13,9 +13,9 @@ COREML_LIST = "coreml_supported_mlprogram_ops.md"
 
 
 def partitions(paths: Mapping[str, Path]) -> dict[str, Any]:
-    """Of every graph: nodes, how many of them are supported, and which operators are not.
+    """What CoreML (ML programs) and NNAPI support of every graph.
 
-    And in how many partitions; for CoreML (ML programs) and NNAPI.
+    Nodes, how many of them are supported, in how many partitions, and which operators are not.
     """
     import onnx
     from onnxruntime.tools.mobile_helpers import usability_checker

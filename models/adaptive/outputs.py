@@ -41,9 +41,13 @@ VIEWS = (
 class Output(NamedTuple):
     """What one forward pass gives.
 
-    logits: [n, classes]. key: context key [k]. distances: per meta network, the mean absolute
-    difference between its output and the frozen output (R_k of EcoTTA, section 3.2). seen: per norm
-    that remembers statistics, its source variance and the moments of every frame.
+    Attributes:
+        logits: [n, classes].
+        key: context key [k].
+        distances: per meta network, the mean absolute difference between its output and the frozen
+            output (R_k of EcoTTA, section 3.2).
+        seen: per norm that remembers statistics, its source variance and the moments of every
+            frame.
     """
 
     logits: Tensor

@@ -30,7 +30,10 @@ MOST_SIZE = 1 << 16
 def save_adaptive(model: AdaptiveModel, path: Path, source: dict[str, str]) -> None:
     """Write an adaptive model.
 
-    source: what it was made from (names and hashes), kept as it is.
+    Args:
+        model: as `attach` or a warm-up gives it.
+        path: the file to write.
+        source: what it was made from (names and hashes), kept as it is.
     """
     metadata = {
         "format": FORMAT,

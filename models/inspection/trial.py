@@ -40,9 +40,10 @@ class NormUse:
 
 @dataclass(frozen=True)
 class Trial:
-    """norms: those on which the answer depends, in order of their first run.
+    """What a trial pass found of a model.
 
     Attributes:
+        norms: those on which the answer depends, in order of their first run.
         classifier: the linear layer that answers, if there is one.
         rows: of the watched modules, as in `NormUse`.
     """

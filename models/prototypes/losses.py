@@ -38,7 +38,13 @@ def supervised_contrastive_loss(
     (Khosla et al., NeurIPS 2020: the sum over positives is outside of the logarithm). Times
     temperature / 0.07, as in the released code. An anchor without positives does not count.
 
-    projections: [n, size], of any length. labels: [n] integers. Returns a scalar; 0 without pairs.
+    Args:
+        projections: [n, size], of any length.
+        labels: [n] integers.
+        temperature: divides the cosines.
+
+    Returns:
+        A scalar; 0 without pairs.
     """
     own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     positive = (labels[:, None] == labels[None]) & ~own
@@ -56,7 +62,10 @@ def prototype_loss(features: Tensor, prototypes: Tensor, targets: Tensor) -> Ten
 
     No gradient goes into the features: the representation is left to the other losses.
 
-    features: [n, size]. prototypes: [classes, size]. targets: [n] rows of `prototypes`.
+    Args:
+        features: [n, size].
+        prototypes: [classes, size].
+        targets: [n] rows of `prototypes`.
     """
     return (1 - F.cosine_similarity(features.detach(), prototypes[targets], dim=1)).mean()
 

@@ -29,9 +29,10 @@ RIDGE = 1e-4  # keeps the map finite where two numbers of the key always agree
 
 @dataclass(frozen=True)
 class ObservedKeys:
-    """mean: [k] float32.
+    """What is known of the keys of source frames.
 
     Attributes:
+        mean: [k] float32.
         whitening: [k, k] float32, with distances as root mean squares: the distance of two keys is
             the length of whitening @ (a - b).
         novelty: a distance.

@@ -1,7 +1,6 @@
 """Blocks of contexts: which one is in use, what it is the sum of, and where its changes go.
 
-The block in use is root + shipped rows + leaf. The root is slow, and shared by all contexts; the
-rows are what the bundle knows of contexts like this one; all that steps learn goes to the leaf.
+The block in use is root + shipped rows + leaf; all that steps learn goes to the leaf.
 """
 
 from __future__ import annotations
@@ -26,10 +25,13 @@ GENERIC = "generic"
 
 @dataclass(frozen=True, eq=False)
 class ContextBlocks:
-    """kept: root and leaves. policy: which contexts there are, and the present one.
+    """The contexts of a device, and their blocks.
 
-    follows: whether contexts are told apart; else nothing of this changes but by teaching.
-    rows: of the present context. request: for those, while they are being read.
+    Attributes:
+        kept: root and leaves.
+        policy: which contexts there are, and the present one.
+        follows: whether contexts are told apart; else nothing of this changes but by teaching.
+        rows: of the present context; request: for those, while they are being read.
     """
 
     kept: KeptBlocks

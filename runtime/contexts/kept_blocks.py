@@ -10,13 +10,16 @@ from edgemem.block import Block
 
 @dataclass(frozen=True, eq=False)
 class KeptBlocks:
-    """root: the part of a block that all contexts share.
+    """Root and leaves in memory, and what of them is to be written.
 
-    paths: the shipped rows that a context stands on, none if that is empty; not there as long as it
-    is unknown.
-
-    leaves: those that are not yet written. gone: contexts whose leaves are to be deleted. why_root:
-    not empty: the root is not yet written. root_is_gone: a written one is to be deleted.
+    Attributes:
+        root: the part of a block that all contexts share.
+        paths: the shipped rows that a context stands on, none if that is empty; not there as long
+            as it is unknown.
+        leaves: those that are not yet written.
+        gone: contexts whose leaves are to be deleted.
+        why_root: not empty: the root is not yet written.
+        root_is_gone: a written one is to be deleted.
     """
 
     root: Block

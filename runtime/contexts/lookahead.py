@@ -26,10 +26,13 @@ Glimpse = Callable[[float], Block | None]
 
 @dataclass(frozen=True, eq=False)
 class Lookahead:
-    """since: frames since the last full batch.
+    """What was seen of another context since the last full batch.
 
-    looks: at them. others: looks in a row that found another context. borrowed: the block that
-    answers for it.
+    Attributes:
+        since: frames since the last full batch.
+        looks: at them.
+        others: looks in a row that found another context.
+        borrowed: the block that answers for it.
     """
 
     since: int = 0

@@ -28,10 +28,14 @@ FAR = 1e12  # further away than this nothing is told apart, and squares stay in 
 
 @dataclass(frozen=True, eq=False)
 class SourceKeys:
-    """mean: [k].
+    """What keys of source batches look like.
 
-    whitening: [k, k]. novelty: the distance beyond which a key is of no context. entropy: mean of
-    the frozen model's predictions, in nats; entropy_deviation: over frames.
+    Attributes:
+        mean: [k].
+        whitening: [k, k].
+        novelty: the distance beyond which a key is of no context.
+        entropy: mean of the frozen model's predictions, in nats.
+        entropy_deviation: over frames.
     """
 
     mean: Key

@@ -1,4 +1,4 @@
-"""What becomes of the block when checks of it fail, and how it recovers.
+"""Escalation of guard rails: what becomes of the block when checks of it fail, and how it recovers.
 
 Each failed check is one rung up, and calm ones lead back to the ground in one stride, later each
 time.
@@ -27,9 +27,10 @@ MOST_RELAPSES = 8
 
 @dataclass(frozen=True)
 class Escalation:
-    """rung: where it stands.
+    """How far failed checks have led.
 
     Attributes:
+        rung: where it stands.
         calm: how many checks in a row have passed there.
         relapses: how often learning has led to an alarm lately; calm times on the ground make up
             for them.

@@ -72,10 +72,12 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """seen: of recent frames.
+    """Whether frames are like the source's, and what that rests on.
 
-    looks: batches since the context began. holds: whether the frozen model answers because frames
-    are like the source's.
+    Attributes:
+        seen: of recent frames.
+        looks: batches since the context began.
+        holds: whether the frozen model answers because frames are like the source's.
     """
 
     seen: Seen
@@ -141,9 +143,6 @@ def _kept(value: float) -> float:
 
 
 def _share(before: float, batch: int) -> tuple[float, float]:
-    """Weight of a batch in a mean over so many frames before it.
-
-    And the frames that the mean stands for then.
-    """
+    """Weight of a batch in a mean over so many frames before it, and frames of the mean then."""
     share = max(batch / (before + batch), batch / (MEMORY + batch))
     return share, min(before + batch, 2 * MEMORY)

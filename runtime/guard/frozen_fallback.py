@@ -3,7 +3,7 @@
 Familiar frames: where what comes in is like the source's, the frozen model answers and nothing is
 learnt, see `familiar`.
 
-Second opinion: batches of few classes spoil statistics that are taken from them, which no block can
+Its share: batches of few classes spoil statistics that are taken from them, which no block can
 help. The adapted model is then far less certain than the frozen one, which gets the larger a share
 of the answer, while the block goes on learning.
 """
@@ -77,9 +77,9 @@ def frozen_fallback(
 ) -> tuple[Session, Logits, Events]:
     """The answer [n, classes] to a full batch: the block's logits, or both models' together.
 
-    The frozen model's have a part where they deserve a share. What is found holds for the frames
-    after it, too. Statistics of the source no batch can spoil; without its keys nothing is known of
-    it.
+    The frozen model's have a part where they deserve a share; what is found holds for the frames
+    after it, too. No batch can spoil statistics of the source, and without its keys nothing is
+    known of it: such bundles have no share.
     """
     share = replace(session.share, batches=session.share.batches + 1)
     counted = replace(session, share=share)

@@ -2,8 +2,8 @@
 
 The references are the frozen model, and the block without what its steps have learnt. Where these
 two agree they are mostly right, whatever the shift and however labels are ordered; so a block that
-contradicts both on more of such frames than chance allows goes one rung up. Evidence is gathered
-over checks, for batches may be small.
+contradicts both on more of such frames than chance allows goes a rung further (`escalation`).
+Evidence is gathered over checks, for batches may be small.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def is_finite(session: Session) -> bool:
 def check(session: Session, batch: Batch, files: ContextFiles) -> tuple[Session, Events]:
     """Check the block in use if that is due; whether a step may follow.
 
-    Nothing was learnt from the batch yet. What a failed check leads to, `Escalation` says; a step
-    may follow only on `Rung.LEARN`.
+    Nothing was learnt from the batch yet. Does what the escalation says. A step may follow only on
+    `Rung.LEARN`.
     """
     updates, before = session.counters.updates, session.watch
     learning = before.escalation.rung is Rung.LEARN

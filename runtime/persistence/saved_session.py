@@ -76,9 +76,9 @@ def saved_counters(session: Session) -> dict[str, int]:
 
 
 def find(state: State | None, bundle: Bundle, path: Path) -> Found:
-    """The newest commit with a sound block; nothing changes.
+    """The newest commit with a sound block, and with names of classes if any commit has those.
 
-    And the names of its classes, if any commit has those.
+    Nothing changes.
 
     path: of the state file.
 

@@ -72,7 +72,13 @@ class SourceAccuracies:
 
 @dataclass(frozen=True)
 class Calibration:
-    """rate: the one to use; 0 = steps do harm. trials: what led there. frames: of every shift."""
+    """The learning rate that source frames allow.
+
+    Attributes:
+        rate: the one to use; 0 = steps do harm.
+        trials: what led there.
+        frames: of every shift.
+    """
 
     rate: float
     trials: tuple[RateTrial, ...]

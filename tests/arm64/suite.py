@@ -9,8 +9,8 @@ LEFT_OUT = {
     "needs scikit-learn": [
         "tests/edgemem/bank/building/test_build.py",
         "tests/runtime/persistence/test_commits.py",
+        "tests/runtime/contexts/test_context_blocks.py",
         "tests/runtime/contexts/test_context_blocks_changed.py",
-        "tests/runtime/test_context_memory.py",
         "tests/runtime/persistence/test_changed_files.py",
         "tests/runtime/test_closing.py",
         "tests/runtime/persistence/test_privacy.py",

@@ -1,10 +1,14 @@
 """What docs name is there: files by their path, Python by its dotted name, make targets."""
 
+import ast
 import importlib
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+import edgemem
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*/README.md")])
@@ -52,6 +56,30 @@ def test_python_that_is_named_exists():
     names = found(r"(?<![\w.@/-])(edgemem(?:\.[A-Za-z_]\w*)+)")
     assert {n: pages for n, pages in names.items() if not exists(n) and ".db" not in n} == {}
     assert len(names) > 10
+
+
+def unknown_keywords(code, name):
+    """Keyword arguments in calls of `edgemem.NAME`, or `NAME`, that it does not take."""
+    takes = inspect.signature(getattr(edgemem, name)).parameters
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    calls = [c for c in calls if ast.unparse(c.func) in (f"edgemem.{name}", name)]
+    return {k.arg for call in calls for k in call.keywords} - {*takes, None}
+
+
+def test_calls_on_pages_have_keywords_that_are_there():
+    fences = found(r"(?s)```python\n(.*?)```")
+    inline = found(r"`((?:edgemem\.)?(?:open|Options)\([^`]*\))`")
+    calls = {code.replace("…", "..."): pages for code, pages in (fences | inline).items()}
+    wrong = {}
+    for code, pages in calls.items():
+        try:
+            names = unknown_keywords(code, "open") | unknown_keywords(code, "Options")
+        except SyntaxError:  # a piece of a program
+            continue
+        if names:
+            wrong[code] = (names, pages)
+    assert wrong == {} and len(calls) > 15
+    assert unknown_keywords("edgemem.open(b, cache='x', threads=1)", "open") == {"cache"}
 
 
 def test_make_targets_that_are_named_exist():

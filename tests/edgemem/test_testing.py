@@ -1,5 +1,6 @@
 """What `edgemem.testing` offers to tests of whatever uses a runtime."""
 
+import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,7 @@ def engine():
 
 
 def test_the_example_in_the_docstring_runs(frames):
-    code = testing.__doc__.partition("\n\n")[2]
+    code = textwrap.dedent(testing.__doc__.split("\n\n", 2)[2])
     assert code.count("assert") == 2
     exec(compile(code, "example", "exec"), {"path": BUNDLE, "frames": frames[:BATCH]})  # noqa: S102
 

@@ -11,7 +11,7 @@ def visits(even_frames):
 
 
 @pytest.fixture
-def no_opinion(monkeypatch):
+def block_alone(monkeypatch):
     """The block answers alone, however unsure it is."""
     monkeypatch.setattr("edgemem.runtime.guard.frozen_fallback.frozen_share", lambda *_: 0.0)
 

@@ -43,7 +43,7 @@ def test_frozen_answers_as_torch_did_in_any_state(digits_stream):
     np.testing.assert_array_equal(runtime.predict(x[:16]).logits, fresh.predict(x[:16]).logits)
 
 
-@pytest.mark.usefixtures("no_opinion")
+@pytest.mark.usefixtures("block_alone")
 def test_a_step_returns_the_prediction_from_before_its_update(digits_stream):
     x, _ = digits_stream
     runtime = open_demo()

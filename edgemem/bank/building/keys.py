@@ -29,7 +29,12 @@ REMEDY = "Save it with numpy.savez(path, keys=keys) or numpy.savez(path, keys=ke
 
 @dataclass(frozen=True)
 class Source:
-    """keys: [N, d] float32. blocks: [N, elements] float32, one a key, or None. Both on disk."""
+    """Keys, and blocks that belong to them, on disk.
+
+    Attributes:
+        keys: [N, d] float32.
+        blocks: [N, elements] float32, one a key, or None. Both on disk.
+    """
 
     keys: Keys
     blocks: Blocks | None = None

@@ -33,7 +33,12 @@ REMEDY = "Export the blocks again"
 
 @dataclass(frozen=True)
 class Imported:
-    """taken: ids that are new here, or newer. kept: ids whose own version is as high or higher."""
+    """What an import led to.
+
+    Attributes:
+        taken: ids that are new here, or newer.
+        kept: ids whose own version is as high or higher.
+    """
 
     taken: list[str]
     kept: list[str]

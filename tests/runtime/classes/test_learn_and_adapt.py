@@ -161,7 +161,7 @@ def test_guard_rails_keep_what_was_taught(bundle, contexts):
         assert not session_of(runtime).block["remembered_prior"].any()
 
 
-def test_taught_classes_are_no_symptom(bundle):
+def test_taught_classes_are_no_failure(bundle):
     """A stream of nothing but new classes, of which the frozen model knows none."""
     with opened(bundle) as runtime:
         runtime.learn(np.concatenate([frames_of(CAT, 4), frames_of(DOG, 4)]), [CAT] * 4 + [DOG] * 4)

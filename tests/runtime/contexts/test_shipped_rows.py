@@ -22,7 +22,7 @@ from edgemem.runtime.engines.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.state.store import State
 from edgemem.testing import session_of
 
-pytestmark = pytest.mark.usefixtures("no_opinion", "never_familiar")
+pytestmark = pytest.mark.usefixtures("block_alone", "never_familiar")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Symptoms of a block gone astray."""
+"""Signs of a block gone astray."""
 
 import numpy as np
 import pytest

@@ -28,7 +28,7 @@ def test_one_batch_in_so_many_is_adapted_to_from_the_first(frames, when, steps):
         assert runtime.counters["steps"] == steps
 
 
-@pytest.mark.usefixtures("no_opinion")
+@pytest.mark.usefixtures("block_alone")
 def test_batches_between_are_predicted_with_the_block_as_it_is(frames):
     with opened_with(BUNDLE, contexts=False, adapt_when=2) as runtime:
         runtime.step(frames[:BATCH])

@@ -48,7 +48,7 @@ def gate(monkeypatch):
     event.set()
 
 
-@pytest.mark.usefixtures("no_opinion")
+@pytest.mark.usefixtures("block_alone")
 def test_a_call_does_not_wait_for_the_step_and_predicts_as_without_it(runtime, gate, frames):
     expected = edgemem.open(BUNDLE, threads=1, adapt=False).predict(frames[:BATCH]).logits
     found = runtime.step(frames[:BATCH])

@@ -90,7 +90,7 @@ def test_the_counters_and_events_are_those_of_whole_batches(foggy_frames, calls)
     assert runtime.counters["unreliable"] == events.count("unreliable")
     steps = [kind for kind in events if kind in ("adapted", "unreliable")]
     assert len(steps) == start // BATCH
-    others = {"context", "consolidated", "refused", "frozen", "recovered"}
+    others = {"context", "frozen", "recovered"}
     assert set(events) <= {"adapted", "unreliable", *others}
 
 

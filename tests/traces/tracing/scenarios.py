@@ -93,7 +93,7 @@ def guard():
     calls = [
         opened(hyper_parameters=wild), *batches("fog", 0, 11), FLUSH, *batches("dusk", 0, 3), CLOSE,
         opened(), *batches("dusk", 3, 4), *batches("fog", 11, 2), *batches("dusk", 7, 8), CLOSE,
-        # A restart while the ladder stands on a rung.
+        # A restart while the guard rails stand on a rung.
         opened("dissent.db", hyper_parameters=dissent, contexts=False),
         *batches("noise", 0, 9), CLOSE,
         opened("dissent.db", hyper_parameters=dissent, contexts=False),

@@ -16,7 +16,7 @@ from edgemem.bank.written.transfer import export_blocks, import_blocks
 from edgemem.bank.written.written_blocks import WrittenBlocks
 from edgemem.state.store import Snapshot, State
 
-ORIGIN = Provenance("bundle", 7, 0.25, "consolidation")
+ORIGIN = Provenance("bundle", 7, 0.25, "context left")
 
 
 def put(state, name, value=1.0, size=6, key=(1, 2), path="2/9/+"):
