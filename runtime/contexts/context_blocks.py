@@ -6,7 +6,7 @@ The block in use is root + shipped rows + leaf; all that steps learn goes to the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -120,7 +120,7 @@ def arrive(before: ContextBlocks, key: Array, block: Block, files: ContextFiles)
     found = rows_arrived(contexts, files)
     arrived = found.block
     if arrived is None:
-        arrived = _with_taught(contexts, files.bundle.generic, files)
+        arrived = with_taught(contexts, files.bundle.generic, files)
     return Arrival(found.contexts, arrived, (told, *found.events))
 
 
@@ -161,32 +161,6 @@ def glimpse(contexts: ContextBlocks, key: Array, noise: float, files: ContextFil
         return contexts.root  # shipped rows take too long to read
     block = contexts.root + files.leaf(contexts.kept, number)[0]
     return block if block.is_sound() else None
-
-
-def fall_backs(
-    contexts: ContextBlocks, without_steps: Block, taught: Block, files: ContextFiles
-) -> Iterator[tuple[Block, ContextBlocks]]:
-    """Blocks for a present context whose own has failed, nearest first.
-
-    Each comes with the contexts in which it is the context's own: the root gets nothing of what was
-    learnt on the way there. Nothing of other contexts is lost by any of them.
-
-    without_steps: the block in use without what steps have learnt.
-    taught: arrays that labelled frames have changed, of the block in use; all of them get it.
-    """
-    if not contexts.follows:
-        yield without_steps, contexts
-        return
-    yield without_steps, _starting_from(contexts, without_steps)
-    if contexts.policy.present != NONE:
-        if contexts.rows.path:
-            base = contexts.base.replace(taught)
-            yield base, _starting_from(contexts, base)
-        root = contexts.root.replace(taught)
-        yield root, _starting_from(_rowless(contexts), root)
-    generic = files.bundle.generic.replace(taught)
-    kept = contexts.kept.with_root(_with_taught(contexts, generic, files), "the root had failed")
-    yield generic, _starting_from(_rowless(replace(contexts, kept=kept)), generic)
 
 
 def teach(contexts: ContextBlocks, change: Block, teaching: Teaching) -> ContextBlocks:
@@ -282,20 +256,7 @@ def standing_anew(
     return replace(contexts, kept=kept), base, (*events, Event(EventKind.DAMAGED, text))
 
 
-def _starting_from(contexts: ContextBlocks, block: Block) -> ContextBlocks:
-    """With this as the block of the present context."""
-    return contexts if contexts.policy.present == NONE else contexts.with_leaf_of(block)
-
-
-def _rowless(contexts: ContextBlocks) -> ContextBlocks:
-    """With a present context that stands on no shipped rows."""
-    if contexts.policy.present == NONE:
-        return replace(contexts, rows=NOTHING)
-    kept = contexts.kept.with_path(contexts.policy.present, ())
-    return replace(contexts, rows=NOTHING, kept=kept)
-
-
-def _with_taught(contexts: ContextBlocks, block: Block, files: ContextFiles) -> Block:
+def with_taught(contexts: ContextBlocks, block: Block, files: ContextFiles) -> Block:
     """With what all contexts were taught."""
     teaching = files.bundle.manifest.teaching
     return block if teaching is None else block.replace(contexts.root.part(teaching.arrays))

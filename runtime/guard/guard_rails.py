@@ -16,8 +16,8 @@ import numpy as np
 
 from edgemem.block import Block
 from edgemem.runtime.batch import Batch
-from edgemem.runtime.contexts.context_blocks import fall_backs
 from edgemem.runtime.contexts.context_files import ContextFiles
+from edgemem.runtime.contexts.fall_backs import fall_backs
 from edgemem.runtime.guard.escalation import Rung
 from edgemem.runtime.guard.failure_indicators import FARTHEST, Evidence, farthest, names_one_class
 from edgemem.runtime.guard.familiar import Familiarity, nothing_seen

@@ -64,8 +64,8 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> Chec
             lost.append(group)
     ring, pending = arrays.get("ring"), counters.get("pending", 0)
     frames = manifest.frames
-    fits = ring is not None and _fits_ring(ring, manifest)
-    if ring is None or not fits or not 0 <= pending <= min(len(ring), frames.batch - 1):
+    whole = ring is not None and _fits_ring(ring, manifest)
+    if ring is None or not whole or not 0 <= pending <= min(len(ring), frames.batch - 1):
         ring, pending = np.zeros((0, *frames.shape), np.float32), 0
         lost.append("ring")
     try:
