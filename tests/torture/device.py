@@ -24,6 +24,7 @@ from edgemem.bank.written.transfer import export_blocks, import_blocks
 from edgemem.bank.written.written_blocks import WrittenBlocks
 from edgemem.bundle.opening import open_bundle
 from edgemem.runtime.persistence.commits import MOST_STEPS, Commits
+from edgemem.runtime.result import GUARD_RAILS
 from edgemem.state.store import State
 
 LEFT, RIGHT, CAT = 0, 1, 2
@@ -159,10 +160,12 @@ def _found(path, bundle):
 
 def _going_on(path, bundle, found):
     with opened(bundle, path) as runtime:
-        runtime.step(batch(found.steps))
+        result = runtime.step(batch(found.steps))
         steps = runtime.counters["steps"]
     after = holds(path).steps
-    if steps == after == found.steps + 1:
+    # A guard rail may say that nothing is learnt from this batch.
+    held = any(event.kind in GUARD_RAILS for event in result.events)
+    if steps == after == found.steps + (0 if held and steps == found.steps else 1):
         return []
     return [f"from step {found.steps} it went on to {steps}, and {after} were committed"]
 
