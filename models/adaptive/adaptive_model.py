@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +18,8 @@ from edgemem.models.adaptive.parts import Part
 from edgemem.models.inspection.untouched import twin_of
 from edgemem.models.norms.norm_calls import AffinePair, RoutedNorms
 from edgemem.models.norms.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN, VAR
-from edgemem.models.norms.statistics import FrozenNorm, MixedStatistics, PassSettings
+from edgemem.models.norms.statistics import AdaptingNorm, MixedStatistics, PassSettings
+from edgemem.models.sites.identity_norm import IdentityNorm
 
 if TYPE_CHECKING:
     from edgemem.models.adaptive.class_prototypes import ClassPrototypes
@@ -46,6 +47,7 @@ class AdaptiveModel(nn.Module):
         self._untouched = [twin_of(frozen)]
         self.meta = nn.ModuleDict()
         self.norms = nn.ModuleDict()  # of layers that stay in the frozen model, see norm_calls
+        self.sites = nn.ModuleDict()  # identity norms behind modules of the frozen model
         self.attachment = attachment
         self.warm = False
         self.labels: tuple[str, ...] | None = None  # where source data names its classes
@@ -69,10 +71,16 @@ class AdaptiveModel(nn.Module):
         self.meta[key] = meta
         part.surround(self, key)
 
+    def add_site(self, name: str, module: nn.Module, norm: IdentityNorm) -> None:
+        """Let what `module` returns, the one of that name, pass through `norm`."""
+        key = name.replace(".", "/")
+        self.sites[key] = norm
+        module.register_forward_hook(_Behind(self, key))
+
     def add_norm_affine(self) -> None:
         """Put the affine pairs of the frozen norms into the block, as differences of zero."""
         for module in self.modules():
-            if isinstance(module, (FrozenNorm, AffinePair)) and module.weight_delta is None:
+            if isinstance(module, (AdaptingNorm, AffinePair)) and module.weight_delta is None:
                 module.make_trainable()
         self.attachment = replace(self.attachment, norm_affine=True)
 
@@ -230,9 +238,9 @@ class AdaptiveModel(nn.Module):
         return logits_of(self.untouched, self._normalized(x), self.attachment.outputs)
 
     @property
-    def key_norm(self) -> FrozenNorm | None:
+    def key_norm(self) -> AdaptingNorm | None:
         """The norm whose input gives the context key: the first that runs."""
-        norms = (module for module in self.modules() if isinstance(module, FrozenNorm))
+        norms = (module for module in self.modules() if isinstance(module, AdaptingNorm))
         return next((norm for norm in norms if norm.is_key), None)
 
     @property
@@ -293,3 +301,15 @@ class AdaptiveModel(nn.Module):
     def _normalized(self, x: Tensor) -> Tensor:
         normalization = self.attachment.normalization
         return x if normalization is None else normalization.applied(x)
+
+
+@dataclass(frozen=True, eq=False)
+class _Behind:
+    """Hook behind a site. An object, so that a deep copy of the model hooks into the copy."""
+
+    model: AdaptiveModel
+    key: str
+
+    def __call__(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
+        found: Tensor = self.model.sites[self.key](output)
+        return found

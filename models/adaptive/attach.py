@@ -17,6 +17,7 @@ from edgemem.models.adaptive.meta_network import CONVOLUTIONS, Form, MetaNetwork
 from edgemem.models.adaptive.norm_layers import adapt_norms
 from edgemem.models.adaptive.outputs import RECOGNISE, Outputs
 from edgemem.models.adaptive.parts import Part, find_part
+from edgemem.models.adaptive.site_norms import add_sites
 from edgemem.models.inspection.trial import Trial, trial_frames, try_out
 from edgemem.models.inspection.untouched import check_untouched
 from edgemem.models.norms.statistics import MixedStatistics, PassSettings
@@ -24,7 +25,7 @@ from edgemem.models.norms.statistics import MixedStatistics, PassSettings
 CHECKED = 16  # frames of the example that are compared
 
 
-def attach(
+def attach(  # noqa: PLR0913 - each is a choice of its own
     model: nn.Module,
     parts: Sequence[str],
     example_input: Tensor,
@@ -34,13 +35,14 @@ def attach(
     norm_affine: bool = False,
     normalization: Normalization | None = None,
     outputs: Outputs | None = None,
+    sites: Sequence[str] = (),
 ) -> AdaptiveModel:
     """Return an adaptive copy of `model`; the model itself is left as it was.
 
     Args:
         model: any module that maps one tensor to logits [n, classes] (or to an object with
-            `.logits`). With no parts, it must run at least one norm (BatchNorm, LayerNorm,
-            GroupNorm or RMSNorm).
+            `.logits`). With no parts and no sites, it must run at least one norm (BatchNorm,
+            LayerNorm, GroupNorm or RMSNorm).
         parts: dotted names or ranges (`layer3[0:3]`) of modules that take and return one tensor [n,
             c], [n, c, t], [n, c, h, w] or [n, c, d, h, w], in any order. Empty: no meta networks.
         example_input: frames [n, ...] float32, as the device will pass them.
@@ -53,6 +55,9 @@ def attach(
         normalization: mean and deviation per channel, applied to the frames first.
         outputs: what the model returns; default what it is recognised to return. Probabilities and
             one logit or probability of two classes are made logits [n, classes].
+        sites: names of layers (convolutions, linear layers, LayerNorm, GroupNorm, RMSNorm) behind
+            which an identity norm aligns moments, once `measure_source` has measured those of the
+            source.
 
     Raises:
         AttachError: unknown part, a part with several inputs, no norm, an output that is no choice
@@ -69,6 +74,7 @@ def attach(
         normalization,
         tuple(example_input.shape[1:]),
         outputs or "logits",
+        tuple(sites),
     )
     frozen = _frozen_copy(model)
     settings = PassSettings()
@@ -82,6 +88,7 @@ def attach(
         raise AttachError("model", "returns one number a frame, not logits of classes", RECOGNISE)
     adaptive.classifier_name = _name_of(frozen, trial.classifier)
     adapt_norms(adaptive, trial)
+    add_sites(adaptive, example_input)
     for part in found:
         meta = _meta_network(part.name, shapes[part.name], attachment.form, settings)
         _set_rows(meta, part, trial, attachment.statistics)
@@ -146,22 +153,23 @@ def _check_statistics_matter(adaptive: AdaptiveModel) -> None:
         if adaptive.attachment.statistics == "remembered" and adaptive.key_norm is None:
             raise AttachError(
                 "statistics 'remembered'",
-                "needs a BatchNorm layer, by whose input contexts are told apart, and none runs",
-                "Use statistics mix",
+                "needs a BatchNorm layer or a site, by whose input contexts are told apart; "
+                "none runs",
+                "Name sites, or use statistics mix",
             )
         return
     if not len(adaptive.norms):
         raise AttachError(
             f"model {type(adaptive.frozen).__name__}",
-            "runs no BatchNorm, LayerNorm, GroupNorm or RMSNorm layer, and no part was named, so "
-            "nothing of it could adapt",
-            "Name parts for meta networks, or use a model with such layers",
+            "runs no BatchNorm, LayerNorm, GroupNorm or RMSNorm layer, and no part or site was "
+            "named, so nothing of it could adapt",
+            "Name sites and measure them on source frames, or name parts for meta networks",
         )
     if adaptive.attachment.statistics == "remembered":
         raise AttachError(
             "statistics 'remembered'",
-            "has nothing to remember: no BatchNorm layer runs and no part was named",
-            "Use statistics source",
+            "has nothing to remember: no BatchNorm layer runs, and no part or site was named",
+            "Name sites, or use statistics source",
         )
     adaptive.attachment = replace(adaptive.attachment, statistics="source")
 

@@ -35,7 +35,10 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Attachment:
-    """What `attach` was told: enough to attach again to the same model."""
+    """What `attach` was told: enough to attach again to the same model.
+
+    measured: whether the norms have the moments of source frames, see `measure_source`.
+    """
 
     parts: tuple[str, ...]
     statistics: Statistics
@@ -44,6 +47,8 @@ class Attachment:
     normalization: Normalization | None
     input_shape: tuple[int, ...]
     outputs: Outputs = "logits"
+    sites: tuple[str, ...] = ()
+    measured: bool = False
 
     def alpha(self, frames: int) -> float | None:
         """Weight of the batch's statistics for a batch of so many frames; None = source only."""

@@ -21,6 +21,7 @@ from edgemem.models.adaptive.attachment import Attachment, Normalization
 from edgemem.models.adaptive.class_prototypes import ClassPrototypes
 from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.checkpoints.checkpoint import has_format, read_tensors, write_tensors
+from edgemem.models.sites.measuring import make_measured
 
 FORMAT = "edgemem-checkpoint-1"
 LONGEST = 1 << 16  # characters of what a model was made from
@@ -81,7 +82,11 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
             norm_affine=attachment.norm_affine,
             normalization=attachment.normalization,
             outputs=attachment.outputs,
+            sites=attachment.sites,
         )
+        if attachment.measured:
+            make_measured(adaptive)
+            adaptive.attachment = attachment
         for name in SOURCE:
             setattr(adaptive, name, tensors.get(name))
         if "prototypes.source" in tensors:
@@ -122,4 +127,6 @@ def _attachment(found: Value) -> Attachment:
         normalization,
         tuple(size.count(least=1, most=MOST_SIZE) for size in found.field("input_shape").list()),
         found.field("outputs").text(),  # type: ignore[arg-type]
+        tuple(site.text() for site in found.field("sites").list()),
+        found.field("measured").flag(),
     )

@@ -113,8 +113,8 @@ def _strangeness(model: AdaptiveModel, x: Tensor, normalization: Normalization |
     finally:
         handle.remove()
         model.attachment = own
-    values = torch.cat(seen).movedim(1, 0).flatten(1)
-    deviation = (norm.var + norm.eps).sqrt()
+    values = torch.cat(seen).movedim(norm.axis, 0).flatten(1)
+    deviation = (norm.var + norm.epsilon).sqrt()
     distance = ((values.mean(1) - norm.mean) / deviation).abs().median()
     ratio = (values.std(1) / deviation).log().median().exp()
     return float(torch.stack([distance, ratio, 1 / ratio]).max())

@@ -1,0 +1,148 @@
+"""Which tensors of a network moments can be aligned behind: outputs of its layers, as they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from edgemem.errors import AttachError
+from edgemem.models.inspection.trial import other_frames, rows_of_frame, trial_frames
+
+Kind = Literal["convolution", "linear", "norm"]
+CONVOLUTIONS = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+CHANNELS_FIRST = (*CONVOLUTIONS, nn.GroupNorm)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One module behind which an identity norm can stand.
+
+    Attributes:
+        axis: of the channels in what it returns, 1 or -1.
+        rows: of its output for each frame, one frame after another.
+        positions: values of a channel in a row.
+    """
+
+    name: str
+    kind: Kind
+    channels: int
+    axis: int
+    rows: int
+    positions: int
+
+
+def candidates(
+    network: nn.Module, answer: Callable[[Tensor], Tensor], example: Tensor
+) -> list[Candidate]:
+    """Modules of a network behind which moments can be aligned, in order of their run.
+
+    The layer that answers is none of them, nor what runs twice in a pass, mixes frames, or gives
+    one number a channel where other layers give many (gates of squeeze-and-excitation).
+    """
+    x = trial_frames(example)
+    first, answered = _outputs(network, answer, x)
+    second, _ = _outputs(network, answer, other_frames(x))
+    found = [
+        candidate
+        for name, (module, outputs) in first.items()
+        if len(outputs) == 1 and outputs[0].shape != answered.shape
+        if (candidate := _candidate(name, module, outputs[0], second[name][1][0])) is not None
+    ]
+    if any(candidate.positions > 1 for candidate in found):
+        return [candidate for candidate in found if candidate.positions > 1]
+    return found
+
+
+def named_sites(
+    network: nn.Module, answer: Callable[[Tensor], Tensor], example: Tensor, names: tuple[str, ...]
+) -> list[Candidate]:
+    """The candidates of these names, in order of their run.
+
+    Raises:
+        AttachError: one is no candidate; those that are, are named.
+    """
+    if not names:
+        return []
+    known = {candidate.name: candidate for candidate in candidates(network, answer, example)}
+    for name in names:
+        if name not in known:
+            some = ", ".join(list(known)[:5]) or "none in this model"
+            raise AttachError(
+                f"site {name!r}",
+                "is no layer behind which moments can be aligned: one that runs once, gives one "
+                "tensor frame by frame, and does not answer",
+                f"Leave sites out, or name such layers: {some}",
+            )
+    return [candidate for name, candidate in known.items() if name in names]
+
+
+def _candidate(name: str, module: nn.Module, y: Tensor, other: Tensor) -> Candidate | None:
+    kind = kind_of(module)
+    if kind is None or y.dim() < 2 or not y.is_floating_point():
+        return None
+    axis = 1 if y.dim() == 2 or isinstance(module, CHANNELS_FIRST) else _axis(module, y)
+    rows = rows_of_frame(y, other)
+    if rows is None or y.shape[axis] < 2:
+        return None
+    positions = y[0].numel() // y.shape[axis]
+    return Candidate(name, kind, y.shape[axis], axis, rows, positions)
+
+
+def kind_of(module: nn.Module) -> Kind | None:
+    """What a module is; None where it is no layer of these kinds."""
+    if isinstance(module, CONVOLUTIONS):
+        return "convolution"
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if isinstance(module, BATCH_NORMS):
+        return None
+    is_norm = isinstance(module, (nn.LayerNorm, nn.GroupNorm)) or "RMSNorm" in type(module).__name__
+    return "norm" if is_norm else None
+
+
+def _axis(module: nn.Module, y: Tensor) -> int:
+    """Some LayerNorms permute inside and give [n, c, h, w]: their weight tells."""
+    weight = getattr(module, "weight", None)
+    if kind_of(module) == "norm" and isinstance(weight, Tensor) and weight.dim() == 1:
+        return -1 if y.shape[-1] == len(weight) else 1
+    return -1
+
+
+Outputs = dict[str, tuple[nn.Module, list[Tensor]]]
+
+
+def _outputs(
+    network: nn.Module, answer: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Outputs, Tensor]:
+    seen: Outputs = {}
+    with _watching(network, seen), torch.no_grad():
+        return seen, answer(x)
+
+
+@contextmanager
+def _watching(network: nn.Module, seen: Outputs) -> Iterator[None]:
+    def noting(name: str) -> Callable[..., None]:
+        def note(module: nn.Module, _: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                seen.setdefault(name, (module, []))[1].append(output.detach().clone())
+
+        return note
+
+    handles = [
+        module.register_forward_hook(noting(name))
+        for name, module in network.named_modules()
+        if kind_of(module) is not None
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
