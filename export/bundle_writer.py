@@ -225,6 +225,8 @@ def _origin(
         "warm": model.warm,
         "parts": list(attachment.parts),
         "statistics": attachment.statistics,
+        "sites": list(attachment.sites),
+        "measured": attachment.measured,
         "outputs": attachment.outputs,
         "norm_affine": attachment.norm_affine,
         "normalization": vars(attachment.normalization) if attachment.normalization else None,

@@ -211,9 +211,9 @@ def functions_of(
 
 
 def can_calibrate(model: AdaptiveModel, batch: int) -> bool:
-    """Whether the model keeps labelled source frames enough to try steps on, two batches."""
+    """Whether the model keeps source frames enough to try steps on, two batches."""
     frames = model.source_frames
-    return frames is not None and model.source_labels is not None and len(frames) >= 2 * batch
+    return frames is not None and len(frames) >= 2 * batch
 
 
 def frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:

@@ -23,12 +23,14 @@ def export_checkpoint(
     say: Callable[[str], None] = lambda line: None,
 ) -> Parity:
     """Export; returns the figures of the parity check."""
-    adaptive, source = load_model(checkpoint, target, arguments, settings, say)
+    adaptive, source = load_model(
+        checkpoint, target, arguments, settings, say, batch=choices.batch, note=report
+    )
     if adaptive.attachment.statistics == "remembered" and adaptive.source_moments is None:
         raise ExportError(
             "--statistics remembered",
-            "needs contexts, and this checkpoint was not warmed up, so none could be told apart",
-            "Run edgemem warmup first, or use --statistics mix",
+            "needs contexts, and without source frames none can be told apart",
+            "Pass --source, run edgemem warmup first, or use --statistics mix",
         )
     learns = choices.objective != "statistics"
     if settings.norm_affine is None and choices.gradient == "full" and learns:

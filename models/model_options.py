@@ -7,7 +7,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.adaptive.parts import split_parts
 from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, load_adaptive
 from edgemem.models.checkpoints.checkpoint import load_into
+from edgemem.models.data import load_frames
+from edgemem.models.sites.aligned_model import align
+from edgemem.models.sites.choosing import ChosenSites
 from edgemem.printable import shown
 
 Say = Callable[[str], None]
@@ -34,7 +37,7 @@ MOST_THREADS = 1024
 class AttachSettings:
     """Options of `attach` as text; None = not given.
 
-    norm_affine: None = what the step can train.
+    norm_affine: None = what the step can train. source: frames of the source. sites: names, or auto.
     """
 
     parts: str | None
@@ -46,6 +49,8 @@ class AttachSettings:
     bottleneck: int = 0
     groups: int = 1
     norm_affine: bool | None = False
+    source: Path | None = None
+    sites: str | None = None
 
 
 def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
@@ -105,12 +110,16 @@ def load_model(
     arguments: Sequence[str],
     settings: AttachSettings,
     say: Say = lambda line: None,
-) -> tuple[AdaptiveModel, dict[str, str]]:
+    *,
+    batch: int = 16,
+    note: Say = lambda text: None,
+) -> tuple[AdaptiveModel, dict[str, Any]]:
     """An adaptive model from any checkpoint, and what it was made from.
 
     A checkpoint of `edgemem warmup` brings its own parts and statistics; another one is attached
-    with the given settings. say: is given a line about what was taken from the checkpoint, where
-    there is more than a plain state dict.
+    with the given settings, or aligned on source frames where these are given. say: is given a line
+    about what was taken from the checkpoint, where there is more than a plain state dict. batch:
+    frames in a step. note: is given a word about what is tried.
 
     Raises:
         CheckpointError, AttachError, InputError: see `load_into`, `attach`, `build_model`.
@@ -123,11 +132,23 @@ def load_model(
             adaptive.add_norm_affine()
         return adaptive, source
     load_weights(model, checkpoint, say)
+    source: dict[str, Any] = {
+        "checkpoint": checkpoint.name,
+        "checkpoint_sha256": sha256_file(checkpoint),
+        "model": target,
+        "model_arguments": ", ".join(arguments),
+    }
+    if settings.source is not None:
+        adaptive, chosen = aligned(model, settings, batch, note)
+        return adaptive, source | {"alignment": None if chosen is None else asdict(chosen)}
+    if settings.sites is not None:
+        raise InputError("--sites", "needs source frames to measure on", "Pass --source too")
     if settings.parts is None and not settings.norm_affine:
         raise AttachError(
-            "--parts",
+            "--source",
             "is missing, and this checkpoint was not warmed up",
-            f"Name parts of the model, such as {', '.join(_suggestions(model))}",
+            "Pass some hundreds of frames like those it was trained on, or name --parts of the "
+            f"model, such as {', '.join(_suggestions(model))}",
         )
     shape = input_shape_of(model, settings)
     adaptive = attach(
@@ -139,13 +160,45 @@ def load_model(
         norm_affine=bool(settings.norm_affine),
         normalization=normalization_of(settings, shape[0]),
     )
-    source = {
-        "checkpoint": checkpoint.name,
-        "checkpoint_sha256": sha256_file(checkpoint),
-        "model": target,
-        "model_arguments": ", ".join(arguments),
-    }
     return adaptive, source
+
+
+def aligned(
+    model: nn.Module, settings: AttachSettings, batch: int, note: Say
+) -> tuple[AdaptiveModel, ChosenSites | None]:
+    """A model around the moments of the source frames that the settings name; see `align`.
+
+    Raises:
+        AttachError, InputError: see `align`, `load_frames`.
+    """
+    assert settings.source is not None
+    if settings.parts is not None:
+        raise InputError(
+            "--parts and --source",
+            "do not go together: without a warm-up, meta networks have learnt nothing",
+            "Leave --parts out, or run edgemem warmup",
+        )
+    frames, labels = load_frames(settings.source)
+    shape = frames.shape[1:]
+    if settings.input_shape is not None and input_shape_of(model, settings) != shape:
+        raise InputError(
+            f"{settings.source}: x",
+            f"holds frames of {list(shape)}, and --input-shape says {settings.input_shape}",
+            "Pass frames as the device will",
+        )
+    names = settings.sites or "auto"
+    return align(
+        model,
+        frames,
+        labels,
+        sites="auto" if names == "auto" else () if names == "none" else split_parts(names),
+        statistics="remembered"
+        if settings.statistics is None
+        else _statistics(settings.statistics),
+        normalization=normalization_of(settings, shape[0]),
+        batch=batch,
+        note=note,
+    )
 
 
 def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
@@ -236,6 +289,12 @@ def _refuse_conflict(
     checkpoint: Path, adaptive: AdaptiveModel, settings: AttachSettings, model: nn.Module
 ) -> None:
     own = adaptive.attachment
+    if settings.source is not None:
+        raise InputError(
+            "--source",
+            f"has no place: {checkpoint.name} was warmed up on source data",
+            "Leave it out",
+        )
     given = {
         "--parts": settings.parts is not None and tuple(split_parts(settings.parts)) != own.parts,
         "--statistics": settings.statistics is not None

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 RATE = "learning_rate"
 COLD = (
-    "This checkpoint was not warmed up: at most statistics, scales and shifts of norms adapt.",
-    "Run edgemem warmup first for the full effect.",
+    "Without source frames, moments are taken for those of training: pass --source, or run",
+    "edgemem warmup first, for the full effect.",
 )
 
 
@@ -35,11 +35,21 @@ def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, j
             }
         )
         return
-    if not origin["warm"]:
+    if (alignment := origin.get("alignment")) is not None:
+        say(*_alignment(alignment))
+    elif not origin["warm"] and not origin["measured"]:
         say(*COLD)
     _print_parity(out, parity)
     if rate is not None:
         say(_line(rate.default, origin, given=given))
+
+
+def _alignment(found: dict[str, Any]) -> tuple[str, ...]:
+    """Where moments are aligned, and what that gains."""
+    count = len(found["names"])
+    where = f"{count} sites" if count else "the BatchNorms of the model"
+    gain = f"{100 * found['frozen']:.1f} to {100 * found['error']:.1f} %"
+    return (f"moments are aligned at {where}: wrong answers on shifted source frames {gain}",)
 
 
 def _line(rate: float, origin: dict[str, Any], *, given: bool) -> str:

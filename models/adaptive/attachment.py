@@ -38,6 +38,7 @@ class Attachment:
     """What `attach` was told: enough to attach again to the same model.
 
     measured: whether the norms have the moments of source frames, see `measure_source`.
+    remembered_alpha: weight of what is remembered, with statistics "remembered".
     """
 
     parts: tuple[str, ...]
@@ -49,13 +50,14 @@ class Attachment:
     outputs: Outputs = "logits"
     sites: tuple[str, ...] = ()
     measured: bool = False
+    remembered_alpha: float = REMEMBERED_ALPHA
 
     def alpha(self, frames: int) -> float | None:
         """Weight of the batch's statistics for a batch of so many frames; None = source only."""
         if self.statistics == "source":
             return None
         if self.statistics == "remembered":
-            return REMEMBERED_ALPHA
+            return self.remembered_alpha
         if self.statistics == "mix":
             return frames / (frames + PRIOR_FRAMES)
         return 1.0 if self.statistics == "batch" else float(self.statistics)

@@ -86,7 +86,7 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
         )
         if attachment.measured:
             make_measured(adaptive)
-            adaptive.attachment = attachment
+        adaptive.attachment = attachment
         for name in SOURCE:
             setattr(adaptive, name, tensors.get(name))
         if "prototypes.source" in tensors:
@@ -129,4 +129,5 @@ def _attachment(found: Value) -> Attachment:
         found.field("outputs").text(),  # type: ignore[arg-type]
         tuple(site.text() for site in found.field("sites").list()),
         found.field("measured").flag(),
+        found.field("remembered_alpha").share(),
     )

@@ -26,8 +26,10 @@ BYTES = 255.0
 TAILS = (0.001, 0.999)  # quantiles that stand for the range
 
 
-def check_source(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64]) -> None:
-    """Learn from labelled source frames [n, ...] what kind of output the model has, and its range.
+def check_source(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64] | None) -> None:
+    """Learn from source frames [n, ...] what kind of output the model has, and its range.
+
+    labels: [n], of the frames; None = not known, so that a single output is taken as it is.
 
     Raises:
         AttachError: an output that cannot be adapted, see `recognised`.
@@ -39,7 +41,7 @@ def check_source(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64]
     model.source_range = _range(x)
     _check_scale(model, x)
     model.recognise_outputs(x[:FEW])
-    if model.attachment.outputs in ("one logit", "one probability"):
+    if labels is not None and model.attachment.outputs in ("one logit", "one probability"):
         _check_decision(model, x, torch.from_numpy(labels[places]))
 
 

@@ -22,8 +22,8 @@ from edgemem.runtime.engines.choice import EngineSettings, choose
 from edgemem.runtime.engines.protocol import Backend
 from edgemem.runtime.frames import checked
 from edgemem.runtime.loop import Runtime
-from edgemem.runtime.tools.shifts import SHIFTS
 from edgemem.runtime.tools.stream import Stream
+from edgemem.shifts import SHIFTS
 
 # Factors of the bundle's own values.
 FACTORS = {

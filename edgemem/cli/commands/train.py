@@ -158,6 +158,16 @@ def export(
         int | None,
         typer.Option(help="Room for classes taught on the device, the model's own included."),
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Source frames, no labels needed: .npz with x, or images in a folder."),
+    ] = None,
+    sites: Annotated[
+        str | None,
+        typer.Option(
+            help="With --source, layers where moments are aligned: names, none, or auto (default)."
+        ),
+    ] = None,
     input_shape: InputShape = None,
     mean: Mean = None,
     std: Std = None,
@@ -167,10 +177,12 @@ def export(
 
     The bundle is compared with torch before it is put in place: every output of the first step
     within 1e-5, gradients within 1e-3 of their own size, the block within 1e-4 after 20 steps.
-    Without --learning-rate, source frames of the warm-up decide whether steps help, and how large
-    they are.
+    Without --learning-rate, source frames decide whether steps help, and how large they are.
 
-    Example: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
+    Example: edgemem export resnet.th --model edgemem.models.networks:resnet20
+    --source frames.npz --out camera.edgemem
+
+    After edgemem warmup, which keeps source frames: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
     --batch 16 --out camera.edgemem
     """
     require_torch("export")
@@ -179,7 +191,10 @@ def export(
     from edgemem.export.export_command import export_checkpoint
     from edgemem.models.model_options import AttachSettings
 
-    settings = AttachSettings(parts, statistics, input_shape, mean, std, norm_affine=norm_affine)
+    settings = AttachSettings(
+        parts, statistics, input_shape, mean, std,
+        norm_affine=norm_affine, source=source, sites=sites,
+    )  # fmt: skip
     choices = Choices(
         batch=batch,
         gradient=gradient,  # type: ignore[arg-type]
