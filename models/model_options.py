@@ -37,7 +37,8 @@ MOST_THREADS = 1024
 class AttachSettings:
     """Options of `attach` as text; None = not given.
 
-    norm_affine: None = what the step can train. source: frames of the source. sites: names, or auto.
+    norm_affine: None = what the step can train. source: frames of the source. sites: names of
+    layers, "none", or None = those that gain.
     """
 
     parts: str | None
@@ -187,14 +188,13 @@ def aligned(
             "Pass frames as the device will",
         )
     names = settings.sites or "auto"
+    own = settings.statistics
     return align(
         model,
         frames,
         labels,
         sites="auto" if names == "auto" else () if names == "none" else split_parts(names),
-        statistics="remembered"
-        if settings.statistics is None
-        else _statistics(settings.statistics),
+        statistics="remembered" if own is None else _statistics(own),
         normalization=normalization_of(settings, shape[0]),
         batch=batch,
         note=note,

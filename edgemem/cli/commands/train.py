@@ -182,7 +182,7 @@ def export(
     Example: edgemem export resnet.th --model edgemem.models.networks:resnet20
     --source frames.npz --out camera.edgemem
 
-    After edgemem warmup, which keeps source frames: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
+    After a warm-up: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
     --batch 16 --out camera.edgemem
     """
     require_torch("export")
