@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgemem.errors import AttachError, EdgeMemError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
 from edgemem.models.adaptive.attachment import REMEMBERED_ALPHA, Normalization
@@ -107,7 +108,16 @@ def _known(
         found: Tensor = getattr(output, "logits", output)
         return found
 
-    return candidates(twin, answer, example)
+    try:
+        return candidates(twin, answer, example)
+    except EdgeMemError:
+        raise
+    except Exception as error:  # the user's own model
+        raise AttachError(
+            f"source frames {list(example.shape)}",
+            f"the model refuses them ({error})",
+            "Pass frames of the shape the model was trained on",
+        ) from error
 
 
 def _first_sets(
