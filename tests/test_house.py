@@ -36,7 +36,7 @@ MAY_IMPORT = {
 LAYERS = (
     ("edgemem.errors", "edgemem.forks", "edgemem.printable", "edgemem.stopping", "edgemem.version"),
     ("edgemem.files",),
-    ("edgemem.accuracy", "edgemem.block", "edgemem.plot"),
+    ("edgemem.accuracy", "edgemem.block", "edgemem.plot", "edgemem.shifts"),
     ("edgemem.bank.levels", "edgemem.bank.read", "edgemem.state"),
     ("edgemem.bundle",),
     ("edgemem.bank",),

@@ -37,7 +37,7 @@ def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, j
         return
     if (alignment := origin.get("alignment")) is not None:
         say(*_alignment(alignment))
-    elif not origin["warm"] and not origin["measured"]:
+    elif not origin["warm"] and not origin.get("measured"):
         say(*COLD)
     _print_parity(out, parity)
     if rate is not None:
@@ -49,7 +49,7 @@ def _alignment(found: dict[str, Any]) -> tuple[str, ...]:
     count = len(found["names"])
     where = f"{count} sites" if count else "the BatchNorms of the model"
     gain = f"{100 * found['frozen']:.1f} to {100 * found['error']:.1f} %"
-    return (f"moments are aligned at {where}: wrong answers on shifted source frames {gain}",)
+    return (f"moments are aligned at {where}:", f"wrong answers on shifted source frames {gain}")
 
 
 def _line(rate: float, origin: dict[str, Any], *, given: bool) -> str:

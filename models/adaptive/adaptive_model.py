@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +19,6 @@ from edgemem.models.inspection.untouched import twin_of
 from edgemem.models.norms.norm_calls import AffinePair, RoutedNorms
 from edgemem.models.norms.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN, VAR
 from edgemem.models.norms.statistics import AdaptingNorm, MixedStatistics, PassSettings
-from edgemem.models.sites.identity_norm import IdentityNorm
 
 if TYPE_CHECKING:
     from edgemem.models.adaptive.class_prototypes import ClassPrototypes
@@ -70,12 +69,6 @@ class AdaptiveModel(nn.Module):
         key = part.name.replace(".", "/")  # module names must not contain dots
         self.meta[key] = meta
         part.surround(self, key)
-
-    def add_site(self, name: str, module: nn.Module, norm: IdentityNorm) -> None:
-        """Let what `module` returns, the one of that name, pass through `norm`."""
-        key = name.replace(".", "/")
-        self.sites[key] = norm
-        module.register_forward_hook(_Behind(self, key))
 
     def add_norm_affine(self) -> None:
         """Put the affine pairs of the frozen norms into the block, as differences of zero."""
@@ -301,15 +294,3 @@ class AdaptiveModel(nn.Module):
     def _normalized(self, x: Tensor) -> Tensor:
         normalization = self.attachment.normalization
         return x if normalization is None else normalization.applied(x)
-
-
-@dataclass(frozen=True, eq=False)
-class _Behind:
-    """Hook behind a site. An object, so that a deep copy of the model hooks into the copy."""
-
-    model: AdaptiveModel
-    key: str
-
-    def __call__(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
-        found: Tensor = self.model.sites[self.key](output)
-        return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,9 @@ def add_sites(model: AdaptiveModel, example: Tensor) -> None:
     for site in named_sites(model.frozen, lambda x: model(x).logits, example, sites):
         norm = IdentityNorm(site.channels, site.axis, model.settings)
         norm.rows = site.rows
-        model.add_site(site.name, model.frozen.get_submodule(site.name), norm)
+        key = site.name.replace(".", "/")  # module names must not contain dots
+        model.sites[key] = norm
+        model.frozen.get_submodule(site.name).register_forward_hook(_SiteHook(model, key))
     order = _order(model, example)
     key = next(norm for norm in order if isinstance(norm, AdaptingNorm))
     for norm in order:
@@ -54,3 +58,18 @@ def _order(model: AdaptiveModel, example: Tensor) -> list[nn.Module]:
         for handle in handles:
             handle.remove()
     return list(seen)
+
+
+@dataclass(frozen=True, eq=False)
+class _SiteHook:
+    """Lets what a module returns pass through the identity norm of its site.
+
+    An object, so that a deep copy of the model hooks into the copy.
+    """
+
+    model: AdaptiveModel
+    key: str
+
+    def __call__(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
+        found: Tensor = self.model.sites[self.key](output)
+        return found

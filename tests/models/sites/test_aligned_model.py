@@ -73,6 +73,7 @@ def test_a_network_with_batch_norms_needs_no_sites(lively):
     assert chosen.names == () and list(chosen.tried) == ["BatchNorms alone"]
 
 
+@pytest.mark.slow
 def test_a_device_answers_as_the_frozen_model_and_better_once_the_light_changes(plain, tmp_path):
     frames, labels = pictures(256, seed=1)
     model, _ = align(plain, frames, labels, sites=["0", "2"], batch=32)
