@@ -196,6 +196,7 @@ def aligned(
         sites="auto" if names == "auto" else () if names == "none" else split_parts(names),
         statistics="remembered" if own is None else _statistics(own),
         normalization=normalization_of(settings, shape[0]),
+        norm_affine=bool(settings.norm_affine),
         batch=batch,
         note=note,
     )

@@ -22,7 +22,7 @@ from edgemem.models.warmup.source_keys import observe_source
 EXAMPLES = 8
 
 
-def align(
+def align(  # noqa: PLR0913 - each is a choice of its own
     model: nn.Module,
     frames: Frames,
     labels: NDArray[np.int64] | None = None,
@@ -30,13 +30,13 @@ def align(
     sites: Sequence[str] | Literal["auto"] = "auto",
     statistics: Statistics = "remembered",
     normalization: Normalization | None = None,
+    norm_affine: bool = True,
     batch: int = 16,
     note: Callable[[str], None] = lambda text: None,
 ) -> tuple[AdaptiveModel, ChosenSites | None]:
     """An adaptive copy of `model` around the moments of source frames, ready for export.
 
-    The model itself is left as it was. No meta network is attached and nothing is trained; scales
-    and shifts of all norms belong to the block.
+    The model itself is left as it was. No meta network is attached and nothing is trained.
 
     Args:
         model: as `attach` takes it.
@@ -46,6 +46,7 @@ def align(
             that gain on synthetic shifts of the frames (`choose_sites`).
         statistics: as `attach` takes it.
         normalization: mean and deviation per channel, applied to the frames first.
+        norm_affine: put scales and shifts of all norms into the block, for steps to learn.
         batch: frames in a batch of the device.
         note: is given a word about what is tried.
 
@@ -67,7 +68,7 @@ def align(
         [],
         to_float(frames[:EXAMPLES]),
         statistics=statistics,
-        norm_affine=True,
+        norm_affine=norm_affine,
         normalization=normalization,
         sites=sites,
     )
