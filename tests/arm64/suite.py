@@ -61,7 +61,8 @@ LEFT_OUT_TESTS = {
     "tests/edgemem/bank/levels/test_level.py::test_nobody_waits_for_what_is_in_memory": (
         "the emulator cannot read only what is in memory (RWF_NOWAIT)"
     ),
-    "tests/edgemem/state/test_state.py::test_killed_at_any_moment_it_continues_with_identical_outputs": (
+    "tests/edgemem/state/test_state.py::test_killed_at_any_moment_it_continues_with_identical_"
+    "outputs": (
         "kills within 0.2 s, before the first emulated step; guest_steps.py takes its place"
     ),
     "tests/runtime/test_runtime.py::test_how_frames_are_split_into_calls_does_not_change_what_is_"

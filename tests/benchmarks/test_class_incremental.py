@@ -1,4 +1,4 @@
-"""The harness of learning new classes: its runs on tiny data, and the rules of peers against loops."""
+"""The harness of learning new classes: runs on tiny data, and peers' rules against loops."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Peers with a teacher, a memory, a pool or meta networks: each against its rule, worked out again."""
+"""Peers with a teacher, a memory, a pool or meta networks: each against its rule."""
 
 import copy
 import math

@@ -306,13 +306,15 @@ AS_THEY_COME = {
         "'state_dict' without the prefix 'net.' (of",
     ),
     "EMA beside": (
-        lambda s: {"model_ema": zeros(s), "model": s}, "took 'model'; also there, not taken: 'model_ema'",
+        lambda s: {"model_ema": zeros(s), "model": s},
+        "took 'model'; also there, not taken: 'model_ema'",
     ),
     "timm": (
         lambda s: {"state_dict_ema": zeros(s), "state_dict": s}, "not taken: 'state_dict_ema'",
     ),
     "EMA in one dict": (
-        lambda s: prefixed("ema_model.", zeros(s)) | prefixed("model.", s), "not taken: .*ema_model",
+        lambda s: prefixed("ema_model.", zeros(s)) | prefixed("model.", s),
+        "not taken: .*ema_model",
     ),
     "EMA alone": (lambda s: {"ema": {"shadow": s}, "epoch": 1}, "took 'ema.shadow'"),
     "teacher beside": (lambda s: {"teacher": zeros(s), "net": s}, "took 'net'; also .*'teacher'"),
@@ -433,7 +435,7 @@ OTHERS = {
     "is compressed by gzip": gzip.compress(b"weights"),
     "is an object of Lua Torch": struct.pack("<iii", 4, 1, 3) + b"V 1",
     "is an index of 2 shards": json.dumps(
-        {"metadata": {}, "weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "1.safetensors"}}
+        {"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "1.safetensors"}}
     ).encode(),
     "is JSON text": b'{"architectures": ["ResNet"]}',
     "is a folder": None,

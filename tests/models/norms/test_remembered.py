@@ -1,4 +1,4 @@
-"""What a block remembers of its context: moments, class prior, and how they enter the prediction."""
+"""What a block remembers of its context: moments, class prior, and what they do."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Whatever was fed, and whatever went wrong in memory: what is committed opens again and goes on."""
+"""Whatever was fed, and whatever went wrong in memory: what is committed opens again."""
 
 from contextlib import closing
 from dataclasses import replace
