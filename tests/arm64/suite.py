@@ -17,6 +17,7 @@ LEFT_OUT = {
         "tests/runtime/guard/test_frozen_fallback.py",
         "tests/runtime/contexts/test_shipped_rows.py",
         "tests/runtime/contexts/test_shipped_rows_faults.py",
+        "tests/runtime/persistence/test_unsound_in_memory.py",
         "tests/runtime/persistence/test_written_is_read.py",
     ],
     "reads this checkout, not the install": [
@@ -52,6 +53,7 @@ LEFT_OUT = {
         "tests/runtime/tools/test_tuning.py",
     ],
     "threads and forks of a process with an engine, not tried under emulation": [
+        "tests/edgemem/state/test_private_files.py",
         "tests/edgemem/state/test_state_owner.py",
         "tests/faults/test_fork.py",
         "tests/runtime/test_ownership.py",
