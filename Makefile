@@ -154,7 +154,7 @@ bench-turns: $(TEST)/installed
 
 bench-commits: $(TEST)/installed
 	@test -n "$(BEFORE)" || { echo "Name the commit to compare with: make $@ BEFORE=HEAD~1"; exit 2; }
-	$(TEST)/bin/python -m benchmarks.cost.two_commits $(BEFORE) --out docs/benchmarks $(OPTIONS)
+	$(TEST)/bin/python -m benchmarks.cost.two_commits $(BEFORE) --out docs/benchmarks
 
 # After test-litert and test-npu, with the bundles that these made; what is not there is left out.
 bench-targets:

@@ -1,8 +1,8 @@
 """Whether calls became slower since a commit: processor time of both versions, in turn.
 
-Both are taken from git and laid out as they are installed. Each round starts a process of the one,
-then of the other, and each runs the demo that its own commit ships, with one thread and a state
-file. Ratios are taken round by round.
+Both are taken from git and laid out as they are installed. In each round processes of the one and
+of the other take turns, and each runs the demo that its own commit ships, with one thread and a
+state file. Ratios are taken round by round.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from edgemem.cli.show import print_table, progress
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("two_commits_worker.py")
 PAGE = "two-commits.md"
+START, STARTS = "import and open", 5  # in a round
 COLUMNS = ("processor time of", "before ms", "now ms", "ratio", "lowest, highest", "of least")
 Measured = dict[str, Any]
 
@@ -55,17 +56,25 @@ def lay_out(version: str, folder: Path) -> Path:
     return folder
 
 
-def measure(site: Path) -> Measured:
-    """What a fresh process of one version measured."""
+def measure(site: Path, kind: str) -> Any:
+    """What a fresh process of one version measured; kind: see the worker."""
     # Byte code is kept, as it is wherever a package was installed.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="edgemem-") as folder:
-        words = [sys.executable, "-P", str(WORKER), folder]
+        words = [sys.executable, "-P", str(WORKER), folder, kind]
         done = subprocess.run(
             words, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
         )
-    found: Measured = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def one_round(sites: dict[str, Path]) -> dict[str, Measured]:
+    """Starts in turn, of which the median counts, then calls in turn; by version."""
+    starts = [{name: measure(site, "start") for name, site in sites.items()} for _ in range(STARTS)]
+    found = {name: measure(site, "calls") for name, site in sites.items()}
+    for name, one in found.items():
+        one["ms"] = {START: float(np.median([every[name] for every in starts]))} | one["ms"]
     return found
 
 
@@ -127,8 +136,8 @@ Written by `{command}`; do not edit.
 
 Medians over rounds. *Ratio*: now / before, taken round by round; beside it the lowest and the
 highest of a round. *Of least*: the least time of all rounds against the least before, which other
-work on the machine disturbs less. *Import and open*: from the start of a process. One frame: the
-mean over frames, of which every sixteenth makes a step.
+work on the machine disturbs less. *Import and open*: from the start of a process, the median of
+{STARTS} in a round. One frame: the mean over frames, of which every sixteenth makes a step.
 
 {document["stream"]}
 """
@@ -141,19 +150,18 @@ def main() -> None:
     add("before", type=commit, metavar="COMMIT", help="the version to compare with")
     add("--now", type=commit, default="HEAD", metavar="COMMIT", help="default HEAD")
     add("--rounds", type=whole, default=9, help="default 9")
-    add("--note", default="", help="what the page says about the machine")
     options = parser.parse_args()
     commits = {"before": options.before, "now": options.now}
-    measured: dict[str, list[Measured]] = {name: [] for name in commits}
     with tempfile.TemporaryDirectory(prefix="edgemem-") as text, progress("rounds") as bar:
         sites = {name: lay_out(of["commit"], Path(text, name)) for name, of in commits.items()}
         task = bar.add_task("versions", total=options.rounds + 1, note="")
+        rounds = []
         for _ in range(options.rounds + 1):
-            for name, site in sites.items():
-                measured[name].append(measure(site))
+            rounds.append(one_round(sites))
             bar.update(task, advance=1)
-    before, now = (measured[name][1:] for name in ("before", "now"))  # the first fills caches
-    about = setting(threads=1, rounds=options.rounds, note=options.note)
+    before, now = ([one[name] for one in rounds[1:]] for name in sites)  # the first fills caches
+    load = os.getloadavg()[2]  # of a quarter of an hour; one of it is this run
+    about = setting(threads=1, rounds=options.rounds, load=load)
     document = {
         "benchmark": "two_commits",
         "setting": about,
@@ -162,7 +170,7 @@ def main() -> None:
         "stream": stream_text(before[0], now[0]),
     }
     print_table("now beside before", COLUMNS, rows_of(document["results"]))
-    said = "; ".join(filter(None, (f"1 thread, {options.rounds} rounds in turn", options.note)))
+    said = f"1 thread, {options.rounds} rounds in turn; load average {load:.1f}, 1 of it this run"
     print(textwrap.fill(document["stream"], 80), setting_text(about, said), sep="\n")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / PAGE).write_text(page(document, setting_text(about, said)))
