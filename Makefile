@@ -15,7 +15,8 @@
 #      bench-adaptation | bench-adaptation-quick | bench-targets |
 #      bench-class-incremental | bench-class-incremental-quick |
 #      bench-new-classes | bench-new-classes-quick |
-#      bench-average | bench-average-quick | bench-turns
+#      bench-average | bench-average-quick | bench-turns |
+#      bench-commits BEFORE=COMMIT
 #             what README and docs claim
 # make docs   the site of docs/ in build/site, with the reference of Python and of the commands
 # make dist   wheel and sdist of the last commit, the same to the byte with the same tools
@@ -36,7 +37,7 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
-	bench-new-classes bench-new-classes-quick bench-average bench-average-quick bench-turns clean
+	bench-new-classes bench-new-classes-quick bench-average bench-average-quick bench-turns bench-commits clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -159,6 +160,10 @@ bench-average-quick: $(TEST)/installed
 
 bench-turns: $(TEST)/installed
 	$(TEST)/bin/python -m benchmarks.cost.turn_cost
+
+bench-commits: $(TEST)/installed
+	@test -n "$(BEFORE)" || { echo "Name the commit to compare with: make $@ BEFORE=HEAD~1"; exit 2; }
+	$(TEST)/bin/python -m benchmarks.cost.two_commits $(BEFORE) --out docs/benchmarks
 
 # After test-litert and test-npu, with the bundles that these made; what is not there is left out.
 bench-targets:

@@ -56,8 +56,8 @@ USES = [
     "runtime.flush()", "runtime.rollback('zero')", "runtime.learn(x[:1], [0])", "runtime.classes()",
     "runtime.forget_class('a')", "runtime.rename_class('a', 'b')",
 ]  # fmt: skip
-# What runs at the end of an interpreter, up to where onnxruntime 1.32 hangs in every forked child that
-# has imported it; children of `multiprocessing` end before, too.
+# What runs at the end of an interpreter, up to where onnxruntime 1.32 hangs in every forked child
+# that has imported it; children of `multiprocessing` end before, too.
 LAST = "import atexit; atexit._run_exitfuncs(); os._exit(0)"
 ENDS = {
     "exit": LAST,

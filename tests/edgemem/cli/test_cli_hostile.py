@@ -1,6 +1,7 @@
 """Every command with hostile values, in this process: done, or refused in words; never a traceback.
 
-What a command raises beyond its own errors would leave `main`, and fail the test with its traceback.
+What a command raises beyond its own errors would leave `main`, and fail the test with its
+traceback.
 """
 
 import itertools
@@ -167,7 +168,7 @@ def working(tmp_path_factory, demo_levels):
 
 @pytest.fixture
 def outcome(tmp_path, monkeypatch, capsys):
-    """Function: run the command line in a folder with hostile files; the exit code, and what it said."""
+    """Function: run the command line in a folder with hostile files; exit code, and its output."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
     (tmp_path / "noise").write_bytes(np.random.default_rng(0).bytes(5000))

@@ -1,4 +1,4 @@
-"""What is done to a bundle's files after they were checked: refused at first use, or without effect."""
+"""A bundle's files, changed after they were checked: refused at first use, or no effect."""
 
 import os
 import shutil
