@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,9 @@ class _SiteHook:
     model: AdaptiveModel
     key: str
 
-    def __call__(self, _: nn.Module, __: object, output: Tensor) -> Tensor:
-        found: Tensor = self.model.sites[self.key](output)
-        return found
+    def __call__(self, _: nn.Module, __: object, output: Tensor | tuple[Any, ...]) -> Any:
+        norm = self.model.sites[self.key]
+        if not isinstance(output, tuple):
+            return norm(output)
+        first, *rest = output
+        return (norm(first), *rest)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgemem.errors import AttachError
 from edgemem.models.inspection.trial import other_frames, rows_of_frame, trial_frames
 
-Kind = Literal["convolution", "linear", "norm"]
+Kind = Literal["convolution", "linear", "norm", "recurrent layer"]
 CONVOLUTIONS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
@@ -55,6 +55,7 @@ def candidates(
         for name, (module, outputs) in first.items()
         if len(outputs) == 1 and outputs[0].shape != answered.shape
         if (candidate := _candidate(name, module, outputs[0], second[name][1][0])) is not None
+        if _has_effect(module, answer, x, answered)
     ]
     if any(candidate.positions > 1 for candidate in found):
         return [candidate for candidate in found if candidate.positions > 1]
@@ -84,6 +85,23 @@ def named_sites(
     return [candidate for name, candidate in known.items() if name in names]
 
 
+def _has_effect(
+    module: nn.Module, answer: Callable[[Tensor], Tensor], x: Tensor, answered: Tensor
+) -> bool:
+    """Whether the answer changes with what a recurrent layer gives for every moment.
+
+    Some networks read its last state alone. Other layers are not asked.
+    """
+    if not isinstance(module, nn.RNNBase):
+        return True
+    handle = module.register_forward_hook(lambda _, __, output: (0.5 * output[0], *output[1:]))
+    try:
+        with torch.no_grad():
+            return not torch.equal(answer(x), answered)
+    finally:
+        handle.remove()
+
+
 def _candidate(name: str, module: nn.Module, y: Tensor, other: Tensor) -> Candidate | None:
     kind = kind_of(module)
     if kind is None or y.dim() < 2 or not y.is_floating_point():
@@ -102,10 +120,18 @@ def kind_of(module: nn.Module) -> Kind | None:
         return "convolution"
     if isinstance(module, nn.Linear):
         return "linear"
+    if isinstance(module, nn.RNNBase):  # its outputs [n, t, c]; those that are not first mix frames
+        return "recurrent layer" if module.batch_first else None
     if isinstance(module, BATCH_NORMS):
         return None
     is_norm = isinstance(module, (nn.LayerNorm, nn.GroupNorm)) or "RMSNorm" in type(module).__name__
     return "norm" if is_norm else None
+
+
+def first_of(output: object) -> Tensor | None:
+    """What a layer gives: its output, or the first of a recurrent layer's."""
+    found = output[0] if isinstance(output, tuple) and output else output
+    return found if isinstance(found, Tensor) else None
 
 
 def _axis(module: nn.Module, y: Tensor) -> int:
@@ -131,8 +157,9 @@ def _outputs(
 def _watching(network: nn.Module, seen: Outputs) -> Iterator[None]:
     def noting(name: str) -> Callable[..., None]:
         def note(module: nn.Module, _: object, output: object) -> None:
-            if isinstance(output, Tensor):
-                seen.setdefault(name, (module, []))[1].append(output.detach().clone())
+            found = first_of(output)
+            if found is not None:
+                seen.setdefault(name, (module, []))[1].append(found.detach().clone())
 
         return note
 

@@ -68,6 +68,14 @@ def choose_sites(
     example = to_float(frames[np.sort(every[:batch])])
     known = _known(model, example, normalization)
     names = [site.name for site in known]
+    if not names and not any("running_mean" in name for name, _ in model.named_buffers()):
+        raise AttachError(
+            f"model {type(model).__name__}",
+            "has no layer behind which moments can be aligned: one that runs once and gives one "
+            "tensor frame by frame, which the answer depends on",
+            "Name --parts for meta networks and run edgemem warmup, or put a BatchNorm before the "
+            "layer that answers",
+        )
     adaptive = attach(
         model, [], example, statistics="mix", normalization=normalization, sites=names
     )

@@ -94,3 +94,16 @@ def test_frames_of_another_shape_are_refused_by_the_model(plain):
     for sites in ("auto", ["0"]):
         with pytest.raises(AttachError, match="the model refuses"):
             align(plain, wrong, sites=sites)
+
+
+def test_a_network_with_nothing_to_align_is_refused_with_a_way_out():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.classifier = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.classifier(self.inner(x[:, 0])[1][0][-1])
+
+    with pytest.raises(AttachError, match="has no layer behind which .* put a BatchNorm before"):
+        align(Last().eval(), pictures(64)[0])

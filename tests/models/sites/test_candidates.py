@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from edgemem.models import attach, measure_source
 from edgemem.models.sites.candidates import candidates
 
 
@@ -69,3 +70,34 @@ def test_rows_in_another_order_than_frames_are_no_candidates():
 def test_where_all_layers_give_vectors_these_are_candidates():
     network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     assert list(found_in(network, (6,))) == ["0", "2"]
+
+
+class Recurrent(nn.Module):
+    def __init__(self, last_state):
+        super().__init__()
+        self.inner, self.classifier = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 3)
+        self.last_state = last_state
+
+    def forward(self, x):
+        outputs, (state, _) = self.inner(x)
+        return self.classifier(state[-1] if self.last_state else outputs.mean(1))
+
+
+def test_outputs_of_a_recurrent_layer_are_a_candidate_where_the_answer_reads_them():
+    found = found_in(Recurrent(last_state=False), (8, 4))
+    assert found["inner"].axis == -1 and found["inner"].kind == "recurrent layer"
+    assert found_in(Recurrent(last_state=True), (8, 4)) == {}
+
+
+def test_a_recurrent_layer_is_aligned_as_torch_would():
+    torch.manual_seed(0)
+    network, x = Recurrent(last_state=False).eval(), torch.rand(64, 8, 4)
+    model = attach(network, [], x[:4], statistics="batch", sites=["inner"])
+    measure_source(model, x.numpy())
+    shifted = 0.5 * x + 0.3
+    with torch.no_grad():
+        given, moved = network.inner(x)[0], network.inner(shifted)[0]
+        scale = (given.var((0, 1), correction=0) / moved.var((0, 1), correction=0)).sqrt()
+        expected = (moved - moved.mean((0, 1))) * scale + given.mean((0, 1))
+        found = model(shifted, alpha=torch.tensor(1.0)).logits
+    torch.testing.assert_close(found, network.classifier(expected.mean(1)), rtol=1e-3, atol=1e-3)
