@@ -92,7 +92,7 @@ def _network(path: Path, config: Any, files: list[Path]) -> nn.Module:
         )  # fmt: skip
     _check_size(path, kind, config, files)
     try:
-        model, about = kind.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             path, config=config, local_files_only=True, use_safetensors=True,
             trust_remote_code=False, output_loading_info=True, dtype=torch.float32,
             attn_implementation="eager",
@@ -101,6 +101,7 @@ def _network(path: Path, config: Any, files: list[Path]) -> nn.Module:
         raise _wrong(
             path, f"has weights that do not fit its config.json ({_line(error)})"
         ) from error
+    model, about = loaded
     missing = sorted(map(str, [*about["missing_keys"], *about["mismatched_keys"]]))
     if missing:
         raise _wrong(

@@ -28,8 +28,8 @@ from edgemem.models.onnx_files.elementwise import ELEMENTWISE
 from edgemem.models.onnx_files.fused_nodes import fused
 from edgemem.models.onnx_files.host_operators import FLOATS, HOST_OPERATORS
 from edgemem.models.onnx_files.images import IMAGES
-from edgemem.models.onnx_files.layers import LAYERS, Layer
 from edgemem.models.onnx_files.layer_names import Names
+from edgemem.models.onnx_files.layers import LAYERS, Layer
 from edgemem.models.onnx_files.network import BATCH, OnnxNetwork, Step
 from edgemem.models.onnx_files.reading import FROM_TORCH, Graph, Node, refused
 from edgemem.models.onnx_files.shapes import SHAPES
@@ -40,7 +40,7 @@ SETTINGS = {
     "Clip", "ConstantOfShape", "CumSum", "Expand", "Pad", "Reshape", "Resize", "Slice", "Split",
     "Squeeze", "Tile", "TopK", "Trilu", "Unsqueeze", "Upsample",
 }  # fmt: skip
-TRIED_WITH = 2  # frames
+TRIED_WITH = 7  # frames: few, and a number by which few sizes can be divided
 
 
 def build_network(graph: Graph, frame: tuple[int, ...], fixed_batch: int | None) -> OnnxNetwork:
@@ -84,6 +84,7 @@ class _Builder:
         with self.mode:
             example = torch.empty(TRIED_WITH, *frame)
         self.values: dict[str, Value] = {graph.input_name: example, BATCH: np.asarray(TRIED_WITH)}
+        self.of_frames = {graph.input_name}  # values with numbers of frames, not sizes alone
         self.buffers: dict[str, str] = {}
 
     def add(self, node: Node) -> None:
@@ -156,10 +157,10 @@ class _Builder:
         return tuple(r.numpy() if isinstance(r, Tensor) else r for r in results)
 
     def _step(self, node: Node, call: Call) -> None:
-        inputs = node.inputs
-        if node.operator == "Reshape" and self.fixed_batch is not None:
-            if (shape := self._any_batch(call)) is not None:
-                call, inputs = shape, (*inputs, BATCH)
+        inputs, function = node.inputs, FUNCTIONS.get(node.operator)
+        if self._holds_batch(node):
+            call = replace(call, attributes={"batch": self.fixed_batch})
+            inputs, function = (*inputs, BATCH), _any_reshape
         on_host = HOST_OPERATORS.get(node.operator)
         hosts = [isinstance(self.values.get(name), np.ndarray) for name in inputs if name]
         known = [name in self.constants for name in inputs if name]
@@ -172,13 +173,10 @@ class _Builder:
         if layer is not None:
             self._add_layer(node, call, layer)
             return
-        function = FUNCTIONS.get(node.operator)
         if function is None:
             raise Refused("has no converter")
-        self._take(
-            Step(node.name, call, _any_reshape if len(inputs) > len(node.inputs) else function, None,
-                 inputs, node.outputs, buffers=self._tensors(node))
-        )  # fmt: skip
+        buffers = self._tensors(node)
+        self._take(Step(node.name, call, function, None, inputs, node.outputs, (), buffers))
 
     def _is_filled(self, node: Node) -> bool:
         """Whether a node makes a tensor of sizes: one of floats, or of several axes."""
@@ -188,15 +186,19 @@ class _Builder:
         assert isinstance(sizes, np.ndarray)
         return value is None or value.dtype in FLOATS or sizes.size != 1
 
-    def _any_batch(self, call: Call) -> Call | None:
-        """A Reshape to a batch that is written into the file, as one to any batch."""
-        sizes = call.constants.get(1)
-        if sizes is None or sizes.size == 0 or sizes.ravel()[0] <= 0:
-            return None
-        first, batch = int(sizes.ravel()[0]), self.fixed_batch or 1
-        if first % batch:
-            return None
-        return replace(call, constants={1: np.array([first // batch, *sizes.ravel()[1:].tolist()])})
+    def _holds_batch(self, node: Node) -> bool:
+        """Whether a Reshape names a number of frames that is written into the file."""
+        if node.operator != "Reshape" or self.fixed_batch is None or len(node.inputs) < 2:
+            return False
+        if node.inputs[0] not in self.of_frames:
+            return False
+        name = node.inputs[1]
+        sizes = self.constants.get(name, self.values.get(name))
+        if not isinstance(sizes, np.ndarray) or sizes.size == 0:
+            return False
+        first = int(sizes.ravel()[0])
+        counted = name not in self.constants and first % TRIED_WITH == 0  # of frames that came
+        return first > 0 and first % self.fixed_batch == 0 and not counted
 
     def _layer(self, node: Node, call: Call) -> Layer | None:
         maker = LAYERS.get(node.operator)
@@ -246,13 +248,15 @@ class _Builder:
         with self.mode:
             self.network.take(step, self.values)
         _check_sizes(tuple(self.values[name] for name in step.outputs if name in self.values))
+        if step.call.operator not in ("Shape", "Size") and self.of_frames.intersection(step.inputs):
+            self.of_frames.update(step.outputs)
         self.network.steps.append(step)
 
 
 def _any_reshape(call: Call) -> Tensor:
-    """A Reshape whose first size is counted in frames."""
+    """A Reshape of a file for some frames at once, for any number of them."""
     first, *others = call.sizes(1)
-    first = first * call.sizes(2)[0]
+    first = first // call.attribute("batch") * call.sizes(2)[0]
     x = call.tensor()
     sizes = [x.shape[a] if s == 0 else s for a, s in enumerate(others, 1)]
     return x.reshape([first, *sizes])

@@ -58,7 +58,7 @@ def batch_of(given: GivenFile, graph: Graph, frame: tuple[int, ...]) -> int | No
     for count in (2, 1):
         try:
             found = given.run(_frames(count, frame, 0), None)
-        except Exception as error:  # of the engine, in several types
+        except Exception as error:  # noqa: BLE001 - of the engine, in several types
             errors.append(str(error).strip().splitlines()[0])
             continue
         if count == 2 and all(len(array) == count for array in found if array.ndim):
@@ -164,7 +164,7 @@ def _difference(
         if all(distance(found[n], a) <= LIMIT for n, a in zip(names, given, strict=True)):
             return refused(
                 graph.path,
-                f"is for a batch of {fixed_batch} alone: frames of a larger one change each other's answers",
+                f"is for a batch of {fixed_batch} alone, and cannot be made one for any",
                 "Export it again with a dynamic batch axis",
             )
         frames = first
@@ -172,7 +172,7 @@ def _difference(
     what = "" if node is None else f"; node {node} is the first that differs"
     return refused(
         graph.path,
-        f"cannot be converted: the network is off by {worst:.1e} of its size, limit {LIMIT:.0e}{what}",
+        f"cannot be converted: it would be off by {worst:.1e} of its size, limit {LIMIT:.0e}{what}",
         FROM_TORCH,
     )
 

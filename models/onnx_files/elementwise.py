@@ -176,7 +176,7 @@ def _gemm(call: Call) -> Tensor:
     a, b = call.tensor(0), call.tensor(1)
     a = a.T if call.attribute("transA", 0) else a
     b = b.T if call.attribute("transB", 0) else b
-    product = call.attribute("alpha", 1.0) * (a @ b)
+    product: Tensor = call.attribute("alpha", 1.0) * (a @ b)
     return product + call.attribute("beta", 1.0) * call.tensor(2) if call.given(2) else product
 
 

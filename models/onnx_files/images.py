@@ -114,7 +114,7 @@ def _resize(call: Call) -> Tensor:
     mode = call.attribute("mode", "nearest")
     if call.attribute("antialias", 0) or call.attribute("exclude_outside", 0):
         raise Refused("resizes with antialias or exclude_outside")
-    if scales[:2] != [1.0, 1.0] or list(sizes[:2]) != list(x.shape[:2]):
+    if scales[:2] != [1.0, 1.0] or sizes[1] != x.shape[1]:
         raise Refused("resizes batch or channels")
     if mode == "nearest":
         rounding = "floor" if old else call.attribute("nearest_mode", "round_prefer_floor")
@@ -152,12 +152,11 @@ def _wanted(call: Call, x: Tensor, old: bool) -> tuple[list[float], list[int]]:
 
 
 def _like(x: Tensor, sizes: list[Any]) -> list[Any]:
-    bounded(sizes)
+    """Sizes for as many frames as there are."""
+    bounded(sizes[1:])
     if min(sizes[2:]) < 1:
         raise Refused("resizes to nothing")
-    return (
-        [x.shape[0], *sizes[1:]] if isinstance(sizes[0], int) and sizes[0] == x.shape[0] else sizes
-    )
+    return [x.shape[0], *sizes[1:]]
 
 
 def _whole(scales: Sequence[float]) -> bool:

@@ -1,4 +1,4 @@
-"""What the layers of a file are called: as their weights where these tell, else as their nodes."""
+"""What the layers of a file are called: as their nodes where these tell, else as their weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _said(node: Node) -> str:
     /layer1/layer1.0/conv1/Conv is layer1.0.conv1.
     """
     weight, _, last = (node.inputs[1] if len(node.inputs) > 1 else "").rpartition(".")
-    if last in WEIGHTS and weight:
+    if last in WEIGHTS and weight and not node.name.startswith("/"):
         return weight
     parts: list[str] = []
     for part in node.name.split("/"):
@@ -52,7 +52,7 @@ def _said(node: Node) -> str:
             parts.pop()
         parts.append(part)
     last = parts[-1]
-    numbered = len(parts) > 2 and last.rpartition("_")[0] == node.operator
-    if last == node.operator or numbered:
+    kinds = {node.operator, "MatMul"}  # which is part of many a linear layer
+    if last in kinds or (len(parts) > 2 and last.rpartition("_")[0] in kinds):
         parts.pop()
     return ".".join(parts) or node.name

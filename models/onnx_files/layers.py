@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import skip_init
 
 from edgemem.models.onnx_files.calls import Call, Host, Refused
 from edgemem.models.onnx_files.images import torch_order, window
@@ -45,6 +44,11 @@ def _constants(call: Call, positions: Sequence[int]) -> list[Host] | None:
     """Constant inputs; None where one is not constant or not there."""
     found = [call.constants.get(position) for position in positions]
     return None if any(value is None for value in found) else found  # type: ignore[return-value]
+
+
+def _untrained(kind: Any, *sizes: Any, **form: Any) -> Any:
+    """A layer whose weights are not drawn first."""
+    return torch.nn.utils.skip_init(kind, *sizes, **form)  # type: ignore[no-untyped-call]
 
 
 def _filled(module: nn.Module, **arrays: Host | None) -> nn.Module:
@@ -87,7 +91,7 @@ def _convolution(call: Call) -> Layer | None:
     found = window(call, weight.shape[2:], x.shape[2:])
     even = found["low"] == found["high"]
     bias = _bias(call, 2)
-    module = skip_init(
+    module = _untrained(
         CONVOLUTIONS[rank], weight.shape[1] * groups, weight.shape[0], weight.shape[2:],
         stride=found["strides"], padding=tuple(found["low"]) if even else 0,
         dilation=found["dilations"], groups=groups, bias=bias is not None,
@@ -113,7 +117,7 @@ def _transposed(call: Call) -> Layer | None:
     if found["low"] != found["high"]:
         raise Refused("has uneven padding")
     bias = _bias(call, 2)
-    module = skip_init(
+    module = _untrained(
         TRANSPOSED[rank], weight.shape[0], weight.shape[1] * groups, weight.shape[2:],
         stride=found["strides"], padding=found["low"], dilation=found["dilations"], groups=groups,
         output_padding=tuple(call.attribute("output_padding", [0] * rank)), bias=bias is not None,
@@ -138,7 +142,7 @@ def _batch_norm(call: Call) -> Layer | None:
 
 def linear(weight: Host, bias: Host | None) -> nn.Linear:
     """A linear layer from weights [in, out], as MatMul has them."""
-    module = skip_init(nn.Linear, *weight.shape, bias=bias is not None)
+    module: nn.Linear = _untrained(nn.Linear, *weight.shape, bias=bias is not None)
     _filled(module, weight=weight.T, bias=bias)
     return module
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgemem.errors import InputError
+from edgemem.errors import CheckpointError, InputError
 from edgemem.models.onnx_files.building import build_network
 from edgemem.models.onnx_files.comparing import GivenFile, batch_of, compare
 from edgemem.models.onnx_files.network import OnnxNetwork
@@ -24,11 +24,29 @@ def load_onnx(
     """
     graph = read_graph(path)
     frame = _frame(graph, input_shape)
+    # Built first, with a bound on sizes: the engine computes whatever a file asks for.
+    network, tried = _built(graph, frame)
     given = GivenFile(path)
     fixed_batch = batch_of(given, graph, frame)
-    network = build_network(graph, frame, fixed_batch)
+    if fixed_batch != tried:
+        network = build_network(graph, frame, fixed_batch)
     compare(given, graph, network, fixed_batch)
     return network, graph.labels
+
+
+def _built(graph: Graph, frame: tuple[int, ...]) -> tuple[OnnxNetwork, int | None]:
+    """A network, and the batch that it was built for: as the file says, or one that it hides."""
+    declared = graph.sizes[0]
+    try:
+        return build_network(graph, frame, declared), declared
+    except CheckpointError:
+        if declared is not None:
+            raise
+        try:
+            return build_network(graph, frame, 1), 1
+        except CheckpointError:
+            pass  # the first error tells more
+        raise
 
 
 def _frame(graph: Graph, given: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,15 @@ def read_graph(path: Path) -> Graph:
             several inputs, control flow, quantised weights, operators of others.
     """
     model = _load(path)
+    try:
+        return _read(path, model)
+    except CheckpointError:
+        raise
+    except Exception as error:  # names that are no text, and other damage
+        raise _damaged(path, error) from error
+
+
+def _read(path: Path, model: onnx.ModelProto) -> Graph:
     opset = _opset(path, model)
     model = _inlined(path, model)
     nodes = _nodes(path, model.graph)
@@ -80,7 +89,7 @@ def read_graph(path: Path) -> Graph:
         _check_node(path, node)
     constants = {tensor.name: array_of(path, tensor) for tensor in model.graph.initializer}
     constants |= {n.outputs[0]: _constant(path, n) for n in needed if n.operator == "Constant"}
-    working = tuple(node for node in needed if node.operator != "Constant")
+    working = _without_copies([n for n in needed if n.operator != "Constant"], outputs)
     return Graph(path, opset, working, constants, name, sizes, outputs, _labels(model))
 
 
@@ -121,9 +130,7 @@ def _load(path: Path) -> onnx.ModelProto:
         raise _damaged(path, f"weights of {total:,} bytes in {size + beside:,}")
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
-        if size + beside < MOST_BYTES:
-            onnx.checker.check_model(model)
-    except Exception as error:  # of the checker, in several types
+    except Exception as error:  # of the package onnx, in several types
         raise _damaged(path, str(error).strip().splitlines()[0]) from error
     return model
 
@@ -234,6 +241,19 @@ def _constant(path: Path, node: Node) -> Host:
                 return found
             return np.asarray(found, np.float32 if "float" in name else np.int64)
     raise refused(path, f"has a constant of text, or a sparse one: node {node.name!r}")
+
+
+def _without_copies(nodes: list[Node], outputs: tuple[str, ...]) -> tuple[Node, ...]:
+    """The nodes without Identity: what takes a copy takes the original, or the constant."""
+    originals: dict[str, str] = {}
+    kept = []
+    for node in nodes:
+        inputs = tuple(originals.get(name, name) for name in node.inputs)
+        if node.operator == "Identity" and node.outputs[0] not in outputs:
+            originals[node.outputs[0]] = inputs[0]
+        else:
+            kept.append(replace(node, inputs=inputs))
+    return tuple(kept)
 
 
 def _needed(nodes: list[Node], outputs: tuple[str, ...]) -> list[Node]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ GATES = {"LSTM": [0, 2, 3, 1], "GRU": [1, 0, 2], "RNN": [0]}
 ACTIVATIONS = {
     "LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"],
 }  # fmt: skip
-KINDS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
+KINDS: dict[str, type[Any]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 
 
 class Recurrent(nn.Module):
@@ -50,7 +52,9 @@ def recurrent(call: Call, inner: Host, own: Host, bias: Host | None) -> Recurren
     directions, hidden = inner.shape[0], own.shape[2]
     _check(call, directions)
     with torch.random.fork_rng(devices=[]):
-        cells = KINDS[kind](inner.shape[2], hidden, bidirectional=direction == "bidirectional")
+        cells: nn.RNNBase = KINDS[kind](
+            inner.shape[2], hidden, bidirectional=direction == "bidirectional"
+        )
     gates = GATES[kind]
     if inner.shape[1] != len(gates) * hidden or own.shape[1] != inner.shape[1]:
         raise Refused(f"has weights of {list(inner.shape)} for {hidden} hidden values")
