@@ -17,8 +17,8 @@ from edgemem.models.adaptive.attachment import Normalization, Statistics
 from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.adaptive.parts import split_parts
 from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, load_adaptive
-from edgemem.models.files.factory import Say
-from edgemem.models.files.given import Given, given_model
+from edgemem.models.given_models.factory import Say
+from edgemem.models.given_models.given import Given, given_model
 from edgemem.printable import shown
 
 MOST_VALUES = 1 << 26  # of one frame

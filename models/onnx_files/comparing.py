@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemem.errors import CheckpointError
-from edgemem.models.onnx_files.calls import Value
 from edgemem.models.onnx_files.network import OnnxNetwork, Step
-from edgemem.models.onnx_files.reading import FROM_TORCH, Graph, refused
+from edgemem.models.onnx_files.onnx_proto import FROM_TORCH, refused
+from edgemem.models.onnx_files.operators.calls import Value
+from edgemem.models.onnx_files.reading import OnnxGraph
 
 LIMIT = 1e-4  # relative to the largest value
 SMALLEST = 1e-2  # the least such value: a tiny output is rounding beside what it was made of
@@ -46,7 +47,7 @@ class GivenFile:
         ]
 
 
-def batch_of(given: GivenFile, graph: Graph, frame: tuple[int, ...]) -> int | None:
+def batch_of(given: GivenFile, graph: OnnxGraph, frame: tuple[int, ...]) -> int | None:
     """Frames that a file takes at once; None = any number.
 
     Raises:
@@ -71,7 +72,9 @@ def batch_of(given: GivenFile, graph: Graph, frame: tuple[int, ...]) -> int | No
     )
 
 
-def compare(given: GivenFile, graph: Graph, network: OnnxNetwork, fixed_batch: int | None) -> None:
+def compare(
+    given: GivenFile, graph: OnnxGraph, network: OnnxNetwork, fixed_batch: int | None
+) -> None:
     """Run both on random frames, in batches of several sizes.
 
     Raises:
@@ -139,7 +142,7 @@ def _session(path: Path, model: str | bytes, *, plain: bool = False) -> Any:
 
 
 def _not_for_every_batch(
-    graph: Graph, fixed_batch: int | None, count: int, error: Exception
+    graph: OnnxGraph, fixed_batch: int | None, count: int, error: Exception
 ) -> CheckpointError:
     if fixed_batch is None:
         return refused(
@@ -153,7 +156,7 @@ def _not_for_every_batch(
 
 
 def _difference(
-    graph: Graph, network: OnnxNetwork, frames: Arrays, fixed_batch: int | None, worst: float
+    graph: OnnxGraph, network: OnnxNetwork, frames: Arrays, fixed_batch: int | None, worst: float
 ) -> CheckpointError:
     if fixed_batch is not None:
         first = frames[:fixed_batch]
@@ -177,7 +180,7 @@ def _difference(
     )
 
 
-def _first_difference(graph: Graph, network: OnnxNetwork, frames: Arrays) -> str | None:
+def _first_difference(graph: OnnxGraph, network: OnnxNetwork, frames: Arrays) -> str | None:
     """The first node whose output differs, with its operator."""
     seen: list[tuple[str, str, Tensor]] = []
 

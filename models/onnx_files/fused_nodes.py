@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgemem.models.onnx_files.reading import Graph, Node
+from edgemem.models.onnx_files.reading import Node, OnnxGraph
 
 
-def fused(graph: Graph) -> list[Node]:
+def fused(graph: OnnxGraph) -> list[Node]:
     """The nodes of a graph, with those joined that are one layer.
 
     A MatMul by a weight whose only use is an Add of a constant row is a Gemm; what divides the
@@ -44,7 +44,7 @@ class _Whole:
 
 
 class _Graph:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: OnnxGraph) -> None:
         self.constants = graph.constants
         self.uses = Counter(name for node in graph.nodes for name in node.inputs)
         self.uses.update(graph.output_names)

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemem.models.onnx_files.calls import Call, Host, Operator, Value
-from edgemem.models.onnx_files.host_operators import settled
+from edgemem.models.onnx_files.operators.calls import Host, NodeCall, Operator, Value
+from edgemem.models.onnx_files.operators.host_operators import settled
 
 BATCH = "\0batch"  # a value beside those of the file: how many frames there are
 CONSTANTS = "constants"
@@ -33,7 +33,7 @@ class Step:
     """
 
     name: str
-    call: Call
+    call: NodeCall
     function: Operator | None
     module: str | None
     inputs: tuple[str, ...]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgemem.errors import CheckpointError, InputError
-from edgemem.models.onnx_files.building import build_network
 from edgemem.models.onnx_files.comparing import GivenFile, batch_of, compare
 from edgemem.models.onnx_files.network import OnnxNetwork
-from edgemem.models.onnx_files.reading import Graph, read_graph
+from edgemem.models.onnx_files.network_building import build_network
+from edgemem.models.onnx_files.reading import OnnxGraph, read_graph
 
 
 def load_onnx(
@@ -34,7 +34,7 @@ def load_onnx(
     return network, graph.labels
 
 
-def _built(graph: Graph, frame: tuple[int, ...]) -> tuple[OnnxNetwork, int | None]:
+def _built(graph: OnnxGraph, frame: tuple[int, ...]) -> tuple[OnnxNetwork, int | None]:
     """A network, and the batch that it was built for: as the file says, or one that it hides."""
     declared = graph.sizes[0]
     try:
@@ -49,7 +49,7 @@ def _built(graph: Graph, frame: tuple[int, ...]) -> tuple[OnnxNetwork, int | Non
         raise
 
 
-def _frame(graph: Graph, given: tuple[int, ...] | None) -> tuple[int, ...]:
+def _frame(graph: OnnxGraph, given: tuple[int, ...] | None) -> tuple[int, ...]:
     own = graph.sizes[1:]
     shown = ",".join("?" if size is None else str(size) for size in own)
     if given is None:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import ast
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import external_data_helper, numpy_helper
 
 from edgemem.errors import CheckpointError
-from edgemem.files.untrusted import require_file
-from edgemem.models.onnx_files.calls import Host
+from edgemem.models.onnx_files.onnx_proto import (
+    STANDARD,
+    array_of,
+    damaged,
+    inlined,
+    load_proto,
+    opset_of,
+    refused,
+)
+from edgemem.models.onnx_files.operators.calls import Host
 
-MOST_BYTES = 1 << 31  # of a file of this kind
-MOST_SHARED = 4  # times the bytes on disk, where several weights share some
 MOST_NODES = 1 << 17
 MOST_LABELS = 1 << 16
 MOST_AXES = 8
-OLDEST_OPSET = 9
-STANDARD = ("", "ai.onnx")
-FROM_TORCH = "Export from the torch model instead: --model package.module:factory"
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 QUANTISED = ("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear")
 
@@ -41,7 +42,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Graph:
+class OnnxGraph:
     """What an ONNX file holds.
 
     Attributes:
@@ -61,25 +62,25 @@ class Graph:
     labels: tuple[str, ...] | None
 
 
-def read_graph(path: Path) -> Graph:
+def read_graph(path: Path) -> OnnxGraph:
     """Read a file, with what lies beside it.
 
     Raises:
         CheckpointError: damaged, larger than it may be, or with something that is not supported:
             several inputs, control flow, quantised weights, operators of others.
     """
-    model = _load(path)
+    model = load_proto(path)
     try:
         return _read(path, model)
     except CheckpointError:
         raise
     except Exception as error:  # names that are no text, and other damage
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
-def _read(path: Path, model: onnx.ModelProto) -> Graph:
-    opset = _opset(path, model)
-    model = _inlined(path, model)
+def _read(path: Path, model: onnx.ModelProto) -> OnnxGraph:
+    opset = opset_of(path, model)
+    model = inlined(path, model)
     nodes = _nodes(path, model.graph)
     held = {tensor.name for tensor in model.graph.initializer}
     name, sizes = _input(path, [v for v in model.graph.input if v.name not in held])
@@ -90,114 +91,7 @@ def _read(path: Path, model: onnx.ModelProto) -> Graph:
     constants = {tensor.name: array_of(path, tensor) for tensor in model.graph.initializer}
     constants |= {n.outputs[0]: _constant(path, n) for n in needed if n.operator == "Constant"}
     working = _without_copies([n for n in needed if n.operator != "Constant"], outputs)
-    return Graph(path, opset, working, constants, name, sizes, outputs, _labels(model))
-
-
-def array_of(path: Path, tensor: onnx.TensorProto) -> Host:
-    """A constant of a file.
-
-    Raises CheckpointError where its bytes do not fit its shape.
-    """
-    try:
-        return np.array(numpy_helper.to_array(tensor))
-    except Exception as error:  # damaged numbers fail in every way there is
-        raise _damaged(path, f"weight {tensor.name!r}: {error}") from error
-
-
-def refused(path: Path, reason: str, remedy: str = FROM_TORCH) -> CheckpointError:
-    """An error about a file."""
-    return CheckpointError(str(path), reason, remedy)
-
-
-def _damaged(path: Path, what: object) -> CheckpointError:
-    return refused(path, f"is not a readable ONNX model ({what})", "Get a fresh copy")
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    size = require_file(path, CheckpointError)
-    if size > MOST_BYTES:
-        raise refused(
-            path, f"is larger than {MOST_BYTES:,} bytes", "Keep its weights in a file beside it"
-        )
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # the parser's own errors
-        raise _damaged(path, error) from error
-    tensors = list(_tensors(model.graph))
-    beside = _check_beside(path, tensors)
-    total = sum(math.prod(tensor.dims) * _bytes(tensor) for tensor in tensors)
-    if total > MOST_SHARED * (size + beside):
-        raise _damaged(path, f"weights of {total:,} bytes in {size + beside:,}")
-    try:
-        external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # of the package onnx, in several types
-        raise _damaged(path, str(error).strip().splitlines()[0]) from error
-    return model
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-
-
-def _bytes(tensor: onnx.TensorProto) -> int:
-    try:
-        return int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    except (KeyError, ValueError, TypeError):
-        return 1
-
-
-def _check_beside(path: Path, tensors: list[onnx.TensorProto]) -> int:
-    """Bytes of the files with weights beside a model.
-
-    Raises CheckpointError for one that does not lie there.
-    """
-    folder, found = path.parent.resolve(), {}
-    for tensor in tensors:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        about = {entry.key: entry.value for entry in tensor.external_data}
-        place = about.get("location", "")
-        file = (folder / place).resolve()
-        if not place or Path(place).is_absolute() or not file.is_relative_to(folder):
-            raise refused(
-                path,
-                f"has weights in {place!r}, outside of its folder",
-                "Put the file of weights beside it, and save it again with that name",
-            )
-        if place not in found:
-            found[place] = require_file(file, CheckpointError)
-    return sum(found.values())
-
-
-def _opset(path: Path, model: onnx.ModelProto) -> int:
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    version = next((versions[name] for name in STANDARD if name in versions), 0)
-    newest = onnx.defs.onnx_opset_version()
-    if version < OLDEST_OPSET:
-        raise refused(
-            path,
-            f"has opset {version}, older than {OLDEST_OPSET}",
-            "Export it again with opset 13 or later",
-        )
-    if version > newest:
-        raise refused(path, f"has opset {version}, newer than {newest}", "Update the package onnx")
-    return int(version)
-
-
-def _inlined(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
-    if not model.functions:
-        return model
-    try:
-        import onnx.inliner
-
-        return onnx.inliner.inline_local_functions(model)
-    except Exception as error:
-        raise _damaged(path, f"functions that do not fit: {error}") from error
+    return OnnxGraph(path, opset, working, constants, name, sizes, outputs, _labels(model))
 
 
 def _nodes(path: Path, graph: onnx.GraphProto) -> list[Node]:

@@ -10,7 +10,7 @@ from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, save_adaptive
 from edgemem.models.checkpoints.checkpoint import check_writable
 from edgemem.models.data import class_names, load_dataset
-from edgemem.models.files.factory import Say
+from edgemem.models.given_models.factory import Say
 from edgemem.models.model_options import AttachSettings, load_model, set_threads
 from edgemem.models.warmup.warm_up import warm_up
 from edgemem.models.warmup.warm_up_recipe import Progress, Recipe

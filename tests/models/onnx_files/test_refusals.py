@@ -8,9 +8,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_models import constant, save
 
 from edgemem.errors import CheckpointError, InputError
-from edgemem.models.onnx_files import elementwise
-from edgemem.models.onnx_files.building import FUNCTIONS
+from edgemem.models.onnx_files.network_building import FUNCTIONS
 from edgemem.models.onnx_files.onnx_model import load_onnx
+from edgemem.models.onnx_files.operators import elementwise
 
 RELU = [helper.make_node("Relu", ["x"], ["y"])]
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgemem.models.onnx_files.calls import Call, Host, Refused
-from edgemem.models.onnx_files.images import torch_order, window
-from edgemem.models.onnx_files.recurrent import recurrent
+from edgemem.models.onnx_files.operators.calls import Host, NodeCall, Refused
+from edgemem.models.onnx_files.operators.images import torch_order, window
+from edgemem.models.onnx_files.operators.recurrent import recurrent
 
 CONVOLUTIONS: dict[int, type[Any]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, type[Any]] = {
@@ -37,10 +37,10 @@ class Layer:
     pads: tuple[int, ...] = ()
 
 
-LayerMaker = Callable[[Call], Layer | None]  # None: its weights are not constant
+LayerMaker = Callable[[NodeCall], Layer | None]  # None: its weights are not constant
 
 
-def _constants(call: Call, positions: Sequence[int]) -> list[Host] | None:
+def _constants(call: NodeCall, positions: Sequence[int]) -> list[Host] | None:
     """Constant inputs; None where one is not constant or not there."""
     found = [call.constants.get(position) for position in positions]
     return None if any(value is None for value in found) else found  # type: ignore[return-value]
@@ -67,7 +67,7 @@ def _filled(module: nn.Module, **arrays: Host | None) -> nn.Module:
     return module
 
 
-def _bias(call: Call, position: int) -> Host | None:
+def _bias(call: NodeCall, position: int) -> Host | None:
     """A bias, where there is one.
 
     Raises Refused where it is not constant.
@@ -79,7 +79,7 @@ def _bias(call: Call, position: int) -> Host | None:
     return call.constants[position]
 
 
-def _convolution(call: Call) -> Layer | None:
+def _convolution(call: NodeCall) -> Layer | None:
     weights = _constants(call, [1])
     if weights is None:
         return None
@@ -100,7 +100,7 @@ def _convolution(call: Call) -> Layer | None:
     return Layer(_filled(module, weight=weight, bias=bias), pads=pads)
 
 
-def _transposed(call: Call) -> Layer | None:
+def _transposed(call: NodeCall) -> Layer | None:
     weights = _constants(call, [1])
     if weights is None:
         return None
@@ -125,7 +125,7 @@ def _transposed(call: Call) -> Layer | None:
     return Layer(_filled(module, weight=weight, bias=bias))
 
 
-def _batch_norm(call: Call) -> Layer | None:
+def _batch_norm(call: NodeCall) -> Layer | None:
     weights = _constants(call, [1, 2, 3, 4])
     if weights is None:
         return None
@@ -147,7 +147,7 @@ def linear(weight: Host, bias: Host | None) -> nn.Linear:
     return module
 
 
-def _gemm(call: Call) -> Layer | None:
+def _gemm(call: NodeCall) -> Layer | None:
     weights = _constants(call, [1])
     if weights is None or call.attribute("transA", 0) or weights[0].ndim != 2:
         return None
@@ -164,14 +164,14 @@ def _gemm(call: Call) -> Layer | None:
     return Layer(linear(weight, bias))
 
 
-def _matmul(call: Call) -> Layer | None:
+def _matmul(call: NodeCall) -> Layer | None:
     weights = _constants(call, [1])
     if weights is None or weights[0].ndim != 2 or call.tensor().dim() < 2:
         return None
     return Layer(linear(weights[0], None))
 
 
-def _layer_norm(call: Call) -> Layer | None:
+def _layer_norm(call: NodeCall) -> Layer | None:
     weights = _constants(call, [1])
     if weights is None or call.outputs > 1:
         return None
@@ -189,7 +189,7 @@ def _layer_norm(call: Call) -> Layer | None:
     ))  # fmt: skip
 
 
-def _rms_norm(call: Call) -> Layer | None:
+def _rms_norm(call: NodeCall) -> Layer | None:
     weights = _constants(call, [1])
     if weights is None:
         return None
@@ -199,7 +199,7 @@ def _rms_norm(call: Call) -> Layer | None:
     return Layer(_filled(module, weight=np.broadcast_to(weights[0], shape)))
 
 
-def _instance_norm(call: Call) -> Layer | None:
+def _instance_norm(call: NodeCall) -> Layer | None:
     weights = _constants(call, [1, 2])
     if weights is None:
         return None
@@ -208,7 +208,7 @@ def _instance_norm(call: Call) -> Layer | None:
     return Layer(_filled(module, weight=weight, bias=bias))
 
 
-def _group_norm(call: Call) -> Layer | None:
+def _group_norm(call: NodeCall) -> Layer | None:
     weights = _constants(call, [1, 2])
     if weights is None:
         return None
@@ -218,7 +218,7 @@ def _group_norm(call: Call) -> Layer | None:
     return Layer(_filled(module, weight=weight, bias=bias))
 
 
-def _recurrent(call: Call) -> Layer | None:
+def _recurrent(call: NodeCall) -> Layer | None:
     weights = _constants(call, [1, 2])
     if weights is None:
         return None

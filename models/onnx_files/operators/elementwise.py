@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemem.models.onnx_files.calls import Call, Operator, Refused, Value, axis_of
-from edgemem.models.onnx_files.host_operators import FLOATS, numpy_type
+from edgemem.models.onnx_files.operators.calls import NodeCall, Operator, Refused, Value, axis_of
+from edgemem.models.onnx_files.operators.host_operators import FLOATS, numpy_type
 
 SINGLE: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs, "Acos": torch.acos, "Asin": torch.asin, "Atan": torch.atan,
@@ -33,20 +33,20 @@ ARITHMETIC: dict[str, Callable[[Any, Any], Tensor]] = {
 
 
 def _single(function: Callable[[Tensor], Tensor]) -> Operator:
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         return function(call.tensor())
 
     return run
 
 
 def _pairwise(function: Callable[[Any, Any], Tensor]) -> Operator:
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         return function(*_operands(call))
 
     return run
 
 
-def _operands(call: Call) -> tuple[Any, Any]:
+def _operands(call: NodeCall) -> tuple[Any, Any]:
     """Both inputs; one number that is a host value as a number, which may be a symbol."""
     first, second = call.inputs[:2]
     if isinstance(first, Tensor) and not isinstance(second, Tensor) and second is not None:
@@ -57,13 +57,13 @@ def _operands(call: Call) -> tuple[Any, Any]:
     return call.tensor(0), call.tensor(1)
 
 
-def _divide(call: Call) -> Tensor:
+def _divide(call: NodeCall) -> Tensor:
     first, second = _operands(call)
     rounding = None if first.is_floating_point() else "trunc"
     return torch.div(first, second, rounding_mode=rounding)
 
 
-def _power(call: Call) -> Tensor:
+def _power(call: NodeCall) -> Tensor:
     exponent = call.constants.get(1)
     if exponent is not None and exponent.size == 1 and exponent.ndim <= call.tensor().dim():
         return torch.pow(call.tensor(), float(exponent.item()))
@@ -71,23 +71,23 @@ def _power(call: Call) -> Tensor:
 
 
 def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         return functools.reduce(function, map(call.tensor, range(len(call.inputs))))
 
     return run
 
 
-def _mean(call: Call) -> Tensor:
+def _mean(call: NodeCall) -> Tensor:
     total = functools.reduce(torch.add, map(call.tensor, range(len(call.inputs))))
     return total / len(call.inputs)
 
 
-def _modulo(call: Call) -> Tensor:
+def _modulo(call: NodeCall) -> Tensor:
     function = torch.fmod if call.attribute("fmod", 0) else torch.remainder
     return function(*_operands(call))
 
 
-def _clip(call: Call) -> Tensor:
+def _clip(call: NodeCall) -> Tensor:
     low, high = call.attribute("min"), call.attribute("max")
     low = call.number(1, 0.0) if call.given(1) else low
     high = call.number(2, 0.0) if call.given(2) else high
@@ -96,7 +96,7 @@ def _clip(call: Call) -> Tensor:
     return torch.clamp(call.tensor(), low, high)
 
 
-def _cast(call: Call) -> Tensor:
+def _cast(call: NodeCall) -> Tensor:
     kind = numpy_type(call.attribute("to"))
     x = call.tensor()
     if kind in FLOATS and kind is not FLOATS[1] and x.is_floating_point():
@@ -104,11 +104,11 @@ def _cast(call: Call) -> Tensor:
     return x.to(getattr(torch, "bool" if kind.__name__.startswith("bool") else kind.__name__))
 
 
-def _cast_like(call: Call) -> Tensor:
+def _cast_like(call: NodeCall) -> Tensor:
     return call.tensor(0).to(call.tensor(1).dtype)
 
 
-def _unit(call: Call) -> Tensor:
+def _unit(call: NodeCall) -> Tensor:
     return F.normalize(call.tensor(), call.attribute("p", 2), call.attribute("axis", -1), eps=0.0)
 
 
@@ -119,7 +119,7 @@ def _swish(x: Tensor, alpha: float) -> Tensor:
 def _with(function: Callable[..., Tensor], **defaults: float) -> Operator:
     """A function with numbers that are attributes, in that order."""
 
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         numbers = [call.attribute(name, default) for name, default in defaults.items()]
         return function(call.tensor(), *numbers)
 
@@ -142,23 +142,23 @@ def _thresholded(x: Tensor, alpha: float) -> Tensor:
     return torch.where(x > alpha, x, torch.zeros_like(x))
 
 
-def _gelu(call: Call) -> Tensor:
+def _gelu(call: NodeCall) -> Tensor:
     return F.gelu(call.tensor(), approximate=call.attribute("approximate", "none"))
 
 
-def _prelu(call: Call) -> Tensor:
+def _prelu(call: NodeCall) -> Tensor:
     x, slope = call.tensor(0), call.tensor(1)
     return torch.where(x >= 0, x, slope * x)
 
 
-def _where(call: Call) -> Tensor:
+def _where(call: NodeCall) -> Tensor:
     return torch.where(call.tensor(0).bool(), call.tensor(1), call.tensor(2))
 
 
 def _normalized(function: Callable[[Tensor, int], Tensor]) -> Operator:
     """Softmax and its kin: before opset 13 over all axes from one on."""
 
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         x = call.tensor()
         if call.version >= 13:
             return function(x, axis_of(call.attribute("axis", -1), x.dim()))
@@ -168,11 +168,11 @@ def _normalized(function: Callable[[Tensor, int], Tensor]) -> Operator:
     return run
 
 
-def _matmul(call: Call) -> Tensor:
+def _matmul(call: NodeCall) -> Tensor:
     return torch.matmul(call.tensor(0), call.tensor(1))
 
 
-def _gemm(call: Call) -> Tensor:
+def _gemm(call: NodeCall) -> Tensor:
     a, b = call.tensor(0), call.tensor(1)
     a = a.T if call.attribute("transA", 0) else a
     b = b.T if call.attribute("transB", 0) else b
@@ -180,24 +180,24 @@ def _gemm(call: Call) -> Tensor:
     return product + call.attribute("beta", 1.0) * call.tensor(2) if call.given(2) else product
 
 
-def _einsum(call: Call) -> Tensor:
+def _einsum(call: NodeCall) -> Tensor:
     tensors = [call.tensor(position) for position in range(len(call.inputs))]
     return torch.einsum(call.attribute("equation"), *tensors)
 
 
-def _cumulative(call: Call) -> Tensor:
+def _cumulative(call: NodeCall) -> Tensor:
     if call.attribute("exclusive", 0) or call.attribute("reverse", 0):
         raise Refused("sums up backwards or without the last")
     return torch.cumsum(call.tensor(), int(call.host(1).item()))
 
 
-def _local_response(call: Call) -> Tensor:
+def _local_response(call: NodeCall) -> Tensor:
     numbers = [call.attribute(n, d) for n, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))]
     return F.local_response_norm(call.tensor(), call.attribute("size"), *numbers)
 
 
 def _reduced(function: Callable[[Tensor, list[int], bool], Tensor]) -> Operator:
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         x, axes = call.tensor(), call.list("axes", 1)
         if not axes:
             if call.attribute("noop_with_empty_axes", 0):
@@ -216,7 +216,7 @@ def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _extreme(function: Callable[..., Tensor]) -> Operator:
-    def run(call: Call) -> Value:
+    def run(call: NodeCall) -> Value:
         if call.attribute("select_last_index", 0):
             raise Refused("takes the last of equal numbers")
         keep = bool(call.attribute("keepdims", 1))
@@ -225,7 +225,7 @@ def _extreme(function: Callable[..., Tensor]) -> Operator:
     return run
 
 
-def _largest(call: Call) -> tuple[Tensor, Tensor]:
+def _largest(call: NodeCall) -> tuple[Tensor, Tensor]:
     count = call.sizes(1)[0] if call.given(1) else call.attribute("k")
     largest, ordered = call.attribute("largest", 1), call.attribute("sorted", 1)
     found = torch.topk(

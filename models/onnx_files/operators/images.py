@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemem.models.onnx_files.calls import Call, Operator, Refused, axis_of, bounded
+from edgemem.models.onnx_files.operators.calls import NodeCall, Operator, Refused, axis_of, bounded
 
 MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 AVERAGE_POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -18,7 +18,7 @@ LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 CUBIC_COEFFICIENT = -0.75
 
 
-def window(call: Call, kernel: Sequence[int], sizes: Sequence[int]) -> dict[str, list[int]]:
+def window(call: NodeCall, kernel: Sequence[int], sizes: Sequence[int]) -> dict[str, list[int]]:
     """Strides, dilations and padding of a window that moves over axes of those sizes.
 
     Returns lists by name: strides, dilations, low and high (padding at either end).
@@ -53,7 +53,7 @@ def torch_order(low: Sequence[int], high: Sequence[int]) -> list[int]:
     return [size for pair in reversed(list(zip(low, high, strict=True))) for size in pair]
 
 
-def _max_pool(call: Call) -> Tensor:
+def _max_pool(call: NodeCall) -> Tensor:
     if call.outputs > 1:
         raise Refused("gives the places of largest values too")
     x, kernel = call.tensor(), list(call.attribute("kernel_shape"))
@@ -70,7 +70,7 @@ def _max_pool(call: Call) -> Tensor:
     return pool(x, kernel, found["strides"], padding, found["dilations"], ceil)
 
 
-def _average_pool(call: Call) -> Tensor:
+def _average_pool(call: NodeCall) -> Tensor:
     x, kernel = call.tensor(), list(call.attribute("kernel_shape"))
     if len(kernel) not in AVERAGE_POOLS or len(kernel) != x.dim() - 2:
         raise Refused(f"pools over {len(kernel)} axes")
@@ -97,14 +97,14 @@ def _average_pool(call: Call) -> Tensor:
 
 
 def _global(function: Callable[[Tensor, list[int]], Tensor]) -> Operator:
-    def run(call: Call) -> Tensor:
+    def run(call: NodeCall) -> Tensor:
         x = call.tensor()
         return function(x, list(range(2, x.dim())))
 
     return run
 
 
-def _resize(call: Call) -> Tensor:
+def _resize(call: NodeCall) -> Tensor:
     """Resize, and Upsample as it was before opset 10."""
     x = call.tensor()
     old = call.version < 11
@@ -126,7 +126,7 @@ def _resize(call: Call) -> Tensor:
     return _linear(x, scales, sizes, where)
 
 
-def _wanted(call: Call, x: Tensor, old: bool) -> tuple[list[float], list[int]]:
+def _wanted(call: NodeCall, x: Tensor, old: bool) -> tuple[list[float], list[int]]:
     """Scale and size of every axis."""
     place = (1 if call.operator == "Upsample" or call.version < 11 else 2, 3)
     axes = call.attribute("axes")
@@ -212,7 +212,7 @@ def _linear(x: Tensor, scales: list[float], sizes: list[int], where: str) -> Ten
     return x
 
 
-def _cubic(call: Call, x: Tensor, scales: list[float], sizes: list[int], where: str) -> Tensor:
+def _cubic(call: NodeCall, x: Tensor, scales: list[float], sizes: list[int], where: str) -> Tensor:
     aligned = where == "align_corners"
     fits = aligned or where in ("half_pixel", "pytorch_half_pixel")
     exact = aligned or all(

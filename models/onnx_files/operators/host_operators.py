@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from edgemem.models.onnx_files.calls import (
+from edgemem.models.onnx_files.operators.calls import (
     MOST_VALUES,
-    Call,
     Host,
+    NodeCall,
     Operator,
     Refused,
     axis_of,
@@ -47,26 +47,26 @@ def numpy_type(code: int) -> Any:
     return NUMPY_TYPES[code]
 
 
-def _both(call: Call) -> tuple[Host, Host]:
+def _both(call: NodeCall) -> tuple[Host, Host]:
     return call.host(0), call.host(1)
 
 
 def _pairwise(function: Callable[[Any, Any], Any]) -> Operator:
-    def run(call: Call) -> Host:
+    def run(call: NodeCall) -> Host:
         return settled(function(*_both(call)))
 
     return run
 
 
 def _single(function: Callable[[Any], Any]) -> Operator:
-    def run(call: Call) -> Host:
+    def run(call: NodeCall) -> Host:
         return settled(function(call.host(0)))
 
     return run
 
 
 def _folded(function: Callable[[Any, Any], Any]) -> Operator:
-    def run(call: Call) -> Host:
+    def run(call: NodeCall) -> Host:
         return settled(functools.reduce(function, map(call.host, range(len(call.inputs)))))
 
     return run
@@ -80,7 +80,7 @@ def _divide(a: Host, b: Host) -> Any:
     return np.trunc(np.divide(a, b)).astype(a.dtype)
 
 
-def _cast(call: Call) -> Host:
+def _cast(call: NodeCall) -> Host:
     value, kind = call.host(0), numpy_type(call.attribute("to"))
     if value.dtype != object:
         return value.astype(kind)
@@ -89,18 +89,18 @@ def _cast(call: Call) -> Host:
     raise Refused("makes another type of a size that is not fixed")
 
 
-def _gather(call: Call) -> Host:
+def _gather(call: NodeCall) -> Host:
     values, indices = _both(call)
     axis = axis_of(call.attribute("axis", 0), values.ndim)
     return settled(np.take(values, indices.astype(np.int64), axis))
 
 
-def _concat(call: Call) -> Host:
+def _concat(call: NodeCall) -> Host:
     parts = [call.host(position) for position in range(len(call.inputs))]
     return settled(np.concatenate(parts, call.attribute("axis", 0)))
 
 
-def slices(call: Call, rank: int) -> list[slice]:
+def slices(call: NodeCall, rank: int) -> list[slice]:
     """What a Slice takes of each axis; its numbers are attributes in old files."""
     starts, ends = call.list("starts", 1) or [], call.list("ends", 2) or []
     axes = call.list("axes", 3) or list(range(len(starts)))
@@ -114,32 +114,32 @@ def slices(call: Call, rank: int) -> list[slice]:
     return found
 
 
-def _slice(call: Call) -> Host:
+def _slice(call: NodeCall) -> Host:
     value = call.host(0)
     return settled(value[tuple(slices(call, value.ndim))])
 
 
-def _unsqueeze(call: Call) -> Host:
+def _unsqueeze(call: NodeCall) -> Host:
     value, axes = call.host(0), call.list("axes", 1) or []
     return settled(np.expand_dims(value, tuple(axes)))
 
 
-def _squeeze(call: Call) -> Host:
+def _squeeze(call: NodeCall) -> Host:
     axes = call.list("axes", 1)
     return settled(np.squeeze(call.host(0), None if axes is None else tuple(axes)))
 
 
-def _reshape(call: Call) -> Host:
+def _reshape(call: NodeCall) -> Host:
     return settled(call.host(0).reshape([int(size) for size in call.sizes(1)]))
 
 
-def _where(call: Call) -> Host:
+def _where(call: NodeCall) -> Host:
     condition, yes, no = call.host(0), call.host(1), call.host(2)
     return settled(np.where(condition.astype(bool), yes, no))
 
 
 def _reduced(function: Callable[[Any, Any], Any]) -> Operator:
-    def run(call: Call) -> Host:
+    def run(call: NodeCall) -> Host:
         value = call.host(0)
         axes = call.list("axes", 1)
         if value.ndim != 1 or axes not in (None, [0], [-1]):
@@ -150,7 +150,7 @@ def _reduced(function: Callable[[Any, Any], Any]) -> Operator:
     return run
 
 
-def _range(call: Call) -> Host:
+def _range(call: NodeCall) -> Host:
     first, stop, step = (call.host(position).item() for position in range(3))
     if not all(isinstance(v, (int, float)) for v in (first, stop, step)):
         raise Refused("counts to a size that is not fixed")
@@ -159,38 +159,38 @@ def _range(call: Call) -> Host:
     return np.arange(first, stop, step, dtype=call.host(0).dtype)
 
 
-def _filled(call: Call) -> Host:
+def _filled(call: NodeCall) -> Host:
     value, sizes = call.attribute("value"), bounded(call.sizes(0))
     return np.full(
         sizes, 0.0 if value is None else value.item(), np.float32 if value is None else value.dtype
     )
 
 
-def _expand(call: Call) -> Host:
+def _expand(call: NodeCall) -> Host:
     value = call.host(0)
     sizes = np.broadcast_shapes(value.shape, tuple(bounded(call.sizes(1))))
     return np.broadcast_to(value, sizes).copy()
 
 
-def _tile(call: Call) -> Host:
+def _tile(call: NodeCall) -> Host:
     value, repeats = call.host(0), call.sizes(1)
     bounded([size * repeat for size, repeat in zip(value.shape, repeats, strict=True)])
     return np.tile(value, repeats)
 
 
-def _transpose(call: Call) -> Host:
+def _transpose(call: NodeCall) -> Host:
     return call.host(0).transpose(call.attribute("perm"))
 
 
-def _size(call: Call) -> Host:
+def _size(call: NodeCall) -> Host:
     return np.asarray(call.host(0).size)
 
 
-def _shape(call: Call) -> Host:
+def _shape(call: NodeCall) -> Host:
     return np.asarray(call.host(0).shape, np.int64)
 
 
-def _same(call: Call) -> Host:
+def _same(call: NodeCall) -> Host:
     return call.host(0)
 
 

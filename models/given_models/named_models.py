@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgemem.errors import InputError, MissingExtraError
 from edgemem.models.checkpoints.checkpoint import read_checkpoint
 from edgemem.models.checkpoints.state_search import states
-from edgemem.models.files.factory import called, named_arguments
+from edgemem.models.given_models.factory import called, named_arguments
 
 PACKAGES = {"timm": "timm", "torchvision": "torchvision.models"}
 CLASSES = "num_classes"

@@ -42,6 +42,8 @@ def file_kind(path: Path) -> FileKind:
     """
     if path.is_dir():
         return "hugging face" if (path / CONFIG).is_file() else "weights"
+    if path.suffix == ".mlmodel":  # which begins as an ONNX model does
+        return "weights"
     return "onnx" if path.suffix == ".onnx" or looks_like_onnx(_head(path)) else "weights"
 
 

@@ -9,31 +9,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemem.models.onnx_files.calls import (
-    Call,
+from edgemem.models.onnx_files.operators.calls import (
     Host,
+    NodeCall,
     Operator,
     Refused,
     as_tensor,
     axis_of,
     bounded,
 )
-from edgemem.models.onnx_files.host_operators import settled, slices
+from edgemem.models.onnx_files.operators.host_operators import settled, slices
 
 PADDINGS = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
 
 
-def _shape(call: Call) -> Host:
+def _shape(call: NodeCall) -> Host:
     sizes = list(call.tensor().shape)
     found = sizes[call.attribute("start", 0) : call.attribute("end", len(sizes))]
     return settled(np.asarray(found, object))
 
 
-def _size(call: Call) -> Host:
+def _size(call: NodeCall) -> Host:
     return settled(np.asarray(call.tensor().numel(), object))
 
 
-def _reshape(call: Call) -> Tensor:
+def _reshape(call: NodeCall) -> Tensor:
     x, sizes = call.tensor(), call.list("shape", 1) or []
     if not call.attribute("allowzero", 0):
         sizes = [
@@ -43,7 +43,7 @@ def _reshape(call: Call) -> Tensor:
     return x.reshape(sizes)
 
 
-def _flatten(call: Call) -> Tensor:
+def _flatten(call: NodeCall) -> Tensor:
     x, axis = call.tensor(), call.attribute("axis", 1)
     axis = axis + x.dim() if axis < 0 else axis
     if axis == 0:
@@ -51,19 +51,19 @@ def _flatten(call: Call) -> Tensor:
     return x.flatten(0, axis - 1).flatten(1) if axis < x.dim() else x.reshape(-1, 1)
 
 
-def _transpose(call: Call) -> Tensor:
+def _transpose(call: NodeCall) -> Tensor:
     x = call.tensor()
     return x.permute(call.attribute("perm", list(range(x.dim()))[::-1]))
 
 
-def _squeeze(call: Call) -> Tensor:
+def _squeeze(call: NodeCall) -> Tensor:
     x, axes = call.tensor(), call.list("axes", 1)
     if axes is None:
         axes = [axis for axis, size in enumerate(x.shape) if isinstance(size, int) and size == 1]
     return x.squeeze(tuple(axis_of(axis, x.dim()) for axis in axes))
 
 
-def _unsqueeze(call: Call) -> Tensor:
+def _unsqueeze(call: NodeCall) -> Tensor:
     x, axes = call.tensor(), call.list("axes", 1) or []
     rank = x.dim() + len(axes)
     for axis in sorted(axis_of(axis, rank) for axis in axes):
@@ -71,7 +71,7 @@ def _unsqueeze(call: Call) -> Tensor:
     return x
 
 
-def _concat(call: Call) -> Tensor:
+def _concat(call: NodeCall) -> Tensor:
     parts = [call.tensor(position) for position in range(len(call.inputs))]
     axis = axis_of(call.attribute("axis", 1), parts[0].dim())
     moving = [part for position, part in enumerate(parts) if position not in call.constants]
@@ -87,7 +87,7 @@ def _concat(call: Call) -> Tensor:
     return torch.cat(parts, axis)
 
 
-def _split(call: Call) -> tuple[Tensor, ...]:
+def _split(call: NodeCall) -> tuple[Tensor, ...]:
     x = call.tensor()
     axis = axis_of(call.attribute("axis", 0), x.dim())
     sizes = call.list("split", 1)
@@ -97,7 +97,7 @@ def _split(call: Call) -> tuple[Tensor, ...]:
     return torch.split(x, sizes, axis)
 
 
-def _slice(call: Call) -> Tensor:
+def _slice(call: NodeCall) -> Tensor:
     x = call.tensor()
     for axis, part in enumerate(slices(call, x.dim())):
         step = part.step or 1
@@ -111,7 +111,7 @@ def _slice(call: Call) -> Tensor:
     return x
 
 
-def _gather(call: Call) -> Tensor:
+def _gather(call: NodeCall) -> Tensor:
     x, known = call.tensor(0), call.constants.get(1)
     axis = axis_of(call.attribute("axis", 0), x.dim())
     if known is not None and known.ndim == 0:
@@ -123,13 +123,13 @@ def _gather(call: Call) -> Tensor:
     return picked.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
-def _gather_elements(call: Call) -> Tensor:
+def _gather_elements(call: NodeCall) -> Tensor:
     x, index = call.tensor(0), call.tensor(1).to(torch.int64)
     axis = axis_of(call.attribute("axis", 0), x.dim())
     return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index))
 
 
-def _expand(call: Call) -> Tensor:
+def _expand(call: NodeCall) -> Tensor:
     x, sizes = call.tensor(), bounded(call.sizes(1))
     own = [1] * (len(sizes) - x.dim()) + list(x.shape)
     sizes = [1] * (len(own) - len(sizes)) + list(sizes)
@@ -140,13 +140,13 @@ def _expand(call: Call) -> Tensor:
     return x.expand(wanted)
 
 
-def _tile(call: Call) -> Tensor:
+def _tile(call: NodeCall) -> Tensor:
     x, repeats = call.tensor(), call.sizes(1)
     bounded([a * b for a, b in zip(x.shape, repeats, strict=True)])
     return x.repeat(repeats)
 
 
-def _pad(call: Call) -> Tensor:
+def _pad(call: NodeCall) -> Tensor:
     x, mode = call.tensor(), call.attribute("mode", "constant")
     pads = call.list("pads", 1) or []
     value = call.number(2, 0.0) if call.version >= 11 else call.attribute("value", 0.0)
@@ -165,7 +165,7 @@ def _pad(call: Call) -> Tensor:
     return F.pad(x, order, PADDINGS[mode], value if mode == "constant" else None)
 
 
-def _filled(call: Call) -> Tensor:
+def _filled(call: NodeCall) -> Tensor:
     value = call.attribute("value")
     sizes = bounded(call.sizes(0))
     number = 0.0 if value is None else value.item()
@@ -173,17 +173,17 @@ def _filled(call: Call) -> Tensor:
     return torch.full(sizes, number, dtype=kind)
 
 
-def _range(call: Call) -> Tensor:
+def _range(call: NodeCall) -> Tensor:
     first, stop, step = (call.host(position).item() for position in range(3))
     return torch.arange(first, stop, step, dtype=torch.int64)
 
 
-def _trilu(call: Call) -> Tensor:
+def _trilu(call: NodeCall) -> Tensor:
     function = torch.triu if call.attribute("upper", 1) else torch.tril
     return function(call.tensor(), int(call.number(1, 0.0)))
 
 
-def _depth_to_space(call: Call) -> Tensor:
+def _depth_to_space(call: NodeCall) -> Tensor:
     x, block = call.tensor(), call.attribute("blocksize")
     if call.attribute("mode", "DCR") == "CRD":
         return F.pixel_shuffle(x, block)
@@ -193,7 +193,7 @@ def _depth_to_space(call: Call) -> Tensor:
     return x.reshape(n, channels // block**2, height * block, width * block)
 
 
-def _space_to_depth(call: Call) -> Tensor:
+def _space_to_depth(call: NodeCall) -> Tensor:
     x, block = call.tensor(), call.attribute("blocksize")
     n, channels, height, width = x.shape
     x = x.reshape(n, channels, height // block, block, width // block, block)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemem.models.onnx_files.calls import Call, Host, Refused
+from edgemem.models.onnx_files.operators.calls import Host, NodeCall, Refused
 
 # Where torch's gates stand among those of a file: ifgo of iofc, rzn of zrh.
 GATES = {"LSTM": [0, 2, 3, 1], "GRU": [1, 0, 2], "RNN": [0]}
@@ -43,7 +43,7 @@ class Recurrent(nn.Module):
         return (y, *last) if lstm else (y, last)
 
 
-def recurrent(call: Call, inner: Host, own: Host, bias: Host | None) -> Recurrent:
+def recurrent(call: NodeCall, inner: Host, own: Host, bias: Host | None) -> Recurrent:
     """A layer from the weights of a node: inner [d, gates * hidden, in], own [..., hidden].
 
     Raises Refused for a form that torch has not.
@@ -75,7 +75,7 @@ def recurrent(call: Call, inner: Host, own: Host, bias: Host | None) -> Recurren
     return Recurrent(cells, direction == "reverse")
 
 
-def _check(call: Call, directions: int) -> None:
+def _check(call: NodeCall, directions: int) -> None:
     kind = call.operator
     if call.given(4):
         raise Refused("takes lengths of sequences")

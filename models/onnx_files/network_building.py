@@ -15,24 +15,25 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgemem.errors import CheckpointError
-from edgemem.models.onnx_files.calls import (
+from edgemem.models.onnx_files.fused_nodes import fused
+from edgemem.models.onnx_files.layer_names import Names
+from edgemem.models.onnx_files.network import BATCH, OnnxNetwork, Step
+from edgemem.models.onnx_files.onnx_proto import FROM_TORCH, refused
+from edgemem.models.onnx_files.operators.calls import (
     MOST_VALUES,
-    Call,
     Host,
+    NodeCall,
     Operator,
     Refused,
     Value,
     as_tensor,
 )
-from edgemem.models.onnx_files.elementwise import ELEMENTWISE
-from edgemem.models.onnx_files.fused_nodes import fused
-from edgemem.models.onnx_files.host_operators import FLOATS, HOST_OPERATORS
-from edgemem.models.onnx_files.images import IMAGES
-from edgemem.models.onnx_files.layer_names import Names
-from edgemem.models.onnx_files.layers import LAYERS, Layer
-from edgemem.models.onnx_files.network import BATCH, OnnxNetwork, Step
-from edgemem.models.onnx_files.reading import FROM_TORCH, Graph, Node, refused
-from edgemem.models.onnx_files.shapes import SHAPES
+from edgemem.models.onnx_files.operators.elementwise import ELEMENTWISE
+from edgemem.models.onnx_files.operators.host_operators import FLOATS, HOST_OPERATORS
+from edgemem.models.onnx_files.operators.images import IMAGES
+from edgemem.models.onnx_files.operators.layers import LAYERS, Layer
+from edgemem.models.onnx_files.operators.shapes import SHAPES
+from edgemem.models.onnx_files.reading import Node, OnnxGraph
 
 FUNCTIONS: dict[str, Operator] = {**ELEMENTWISE, **SHAPES, **IMAGES}
 # Operators whose later inputs are settings, not tensors.
@@ -43,7 +44,7 @@ SETTINGS = {
 TRIED_WITH = 7  # frames: few, and a number by which few sizes can be divided
 
 
-def build_network(graph: Graph, frame: tuple[int, ...], fixed_batch: int | None) -> OnnxNetwork:
+def build_network(graph: OnnxGraph, frame: tuple[int, ...], fixed_batch: int | None) -> OnnxNetwork:
     """A network for frames of one shape, in eval mode.
 
     fixed_batch: frames that the file takes at once, where that is written into it; the network
@@ -69,13 +70,13 @@ def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _not_converted(graph: Graph, node: Node, reason: str) -> CheckpointError:
+def _not_converted(graph: OnnxGraph, node: Node, reason: str) -> CheckpointError:
     what = f"node {node.name!r} ({node.operator}, opset {graph.opset}) {reason}"
     return refused(graph.path, f"cannot be converted: {what}", FROM_TORCH)
 
 
 class _Builder:
-    def __init__(self, graph: Graph, frame: tuple[int, ...], fixed_batch: int | None) -> None:
+    def __init__(self, graph: OnnxGraph, frame: tuple[int, ...], fixed_batch: int | None) -> None:
         self.graph, self.fixed_batch = graph, fixed_batch
         self.network = OnnxNetwork(graph.input_name, frame)
         self.constants: dict[str, Host] = dict(graph.constants)
@@ -94,7 +95,7 @@ class _Builder:
             for position, name in enumerate(node.inputs)
             if name in self.constants
         }
-        call = Call(node.operator, self.graph.opset, node.attributes, len(node.outputs), known)
+        call = NodeCall(node.operator, self.graph.opset, node.attributes, len(node.outputs), known)
         present = [name for name in node.inputs if name]
         if len(known) == len(present):
             self._fold(node, call)
@@ -120,7 +121,7 @@ class _Builder:
         self.network.output_names = self.graph.output_names
         return self.network.eval()
 
-    def _fold(self, node: Node, call: Call) -> None:
+    def _fold(self, node: Node, call: NodeCall) -> None:
         inputs = [call.constants.get(position) for position in range(len(node.inputs))]
         on_host = HOST_OPERATORS.get(node.operator)
         try:
@@ -137,7 +138,7 @@ class _Builder:
             self.constants[name] = value
 
     def _folded_by_torch(
-        self, node: Node, call: Call, inputs: list[Host | None]
+        self, node: Node, call: NodeCall, inputs: list[Host | None]
     ) -> tuple[Host, ...]:
         function = FUNCTIONS.get(node.operator)
         if function is None:
@@ -156,7 +157,7 @@ class _Builder:
         results = results if isinstance(results, tuple) else (results,)
         return tuple(r.numpy() if isinstance(r, Tensor) else r for r in results)
 
-    def _step(self, node: Node, call: Call) -> None:
+    def _step(self, node: Node, call: NodeCall) -> None:
         inputs, function = node.inputs, FUNCTIONS.get(node.operator)
         if self._holds_batch(node):
             call = replace(call, attributes={"batch": self.fixed_batch})
@@ -200,7 +201,7 @@ class _Builder:
         counted = name not in self.constants and first % TRIED_WITH == 0  # of frames that came
         return first > 0 and first % self.fixed_batch == 0 and not counted
 
-    def _layer(self, node: Node, call: Call) -> Layer | None:
+    def _layer(self, node: Node, call: NodeCall) -> Layer | None:
         maker = LAYERS.get(node.operator)
         if maker is None or not isinstance(self.values.get(node.inputs[0]), Tensor):
             return None
@@ -214,7 +215,7 @@ class _Builder:
         ]
         return maker(call.on(inputs))
 
-    def _add_layer(self, node: Node, call: Call, layer: Layer) -> None:
+    def _add_layer(self, node: Node, call: NodeCall, layer: Layer) -> None:
         name = self.names.new(node)
         parent_name, _, child = name.rpartition(".")
         parent: torch.nn.Module = self.network
@@ -253,7 +254,7 @@ class _Builder:
         self.network.steps.append(step)
 
 
-def _any_reshape(call: Call) -> Tensor:
+def _any_reshape(call: NodeCall) -> Tensor:
     """A Reshape of a file for some frames at once, for any number of them."""
     first, *others = call.sizes(1)
     first = first // call.attribute("batch") * call.sizes(2)[0]

@@ -15,10 +15,10 @@ from edgemem.files.atomic import sha256_file
 from edgemem.models.adaptive.attachment import Normalization
 from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive
 from edgemem.models.checkpoints.checkpoint_kinds import kind_of
-from edgemem.models.files.factory import Say, build_model, load_weights
-from edgemem.models.files.file_kinds import file_kind, refuse_foreign
-from edgemem.models.files.named_models import is_named, named_model
-from edgemem.models.files.prototype_network import prototype_network, recorded_target
+from edgemem.models.given_models.factory import Say, build_model, load_weights
+from edgemem.models.given_models.file_kinds import file_kind, refuse_foreign
+from edgemem.models.given_models.named_models import is_named, named_model
+from edgemem.models.given_models.prototype_network import prototype_network, recorded_target
 from edgemem.models.prototypes.prototype_checkpoint import is_prototypes
 
 OWN_NETWORKS = "edgemem.models.networks:"
@@ -99,7 +99,7 @@ def _architecture(
 
 def _from_file(path: Path, input_shape: tuple[int, ...] | None) -> Given:
     if path.is_dir():
-        from edgemem.models.files.hugging_face import load_folder
+        from edgemem.models.given_models.hugging_face import load_folder
 
         folder = load_folder(path)
         if folder.input_shape is not None:

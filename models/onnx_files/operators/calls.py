@@ -32,7 +32,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Call:
+class NodeCall:
     """One node of a file with the values that go into it.
 
     Attributes:
@@ -48,7 +48,7 @@ class Call:
     constants: Mapping[int, Host]
     inputs: Sequence[Value] = ()
 
-    def on(self, inputs: Sequence[Value]) -> Call:
+    def on(self, inputs: Sequence[Value]) -> NodeCall:
         """The same call with these values."""
         return replace(self, inputs=inputs)
 
@@ -94,7 +94,7 @@ class Call:
         return float(self.host(position).item()) if self.given(position) else default
 
 
-Operator = Callable[[Call], Any]  # gives a Value, or a tuple of them
+Operator = Callable[[NodeCall], Any]  # gives a Value, or a tuple of them
 
 
 def as_tensor(value: Tensor | Host) -> Tensor:
