@@ -14,7 +14,7 @@ from edgemem.models.model_options import AttachSettings, load_model
 
 def export_checkpoint(
     checkpoint: Path,
-    target: str,
+    target: str | None,
     arguments: Sequence[str],
     settings: AttachSettings,
     choices: Choices,

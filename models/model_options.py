@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
 import math
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +12,22 @@ import torch
 from torch import nn
 
 from edgemem.errors import AttachError, InputError
-from edgemem.files.atomic import sha256_file
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
 from edgemem.models.adaptive.attachment import Normalization, Statistics
 from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.adaptive.parts import split_parts
 from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, load_adaptive
-from edgemem.models.checkpoints.checkpoint import load_into
 from edgemem.models.data import load_frames
+from edgemem.models.given_models.factory import Say
+from edgemem.models.given_models.given import Given, given_model
 from edgemem.models.sites.aligned_model import align
 from edgemem.models.sites.choosing import ChosenSites
 from edgemem.printable import shown
 
-Say = Callable[[str], None]
 MOST_VALUES = 1 << 26  # of one frame
 MOST_THREADS = 1024
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -54,37 +51,6 @@ class AttachSettings:
     sites: str | None = None
 
 
-def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
-    """Import `package.module:factory` and call it with name=value arguments.
-
-    Raises:
-        InputError: no such module or factory, wrong arguments, or no torch module comes out.
-    """
-    module_name, _, factory_name = target.partition(":")
-    example = "Write it as package.module:factory"
-    if not module_name or not factory_name:
-        raise InputError(f"--model {target!r}", "is not a target", example)
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the user's own module, in the folder where they are
-    try:
-        factory: Any = importlib.import_module(module_name)
-    except Exception as error:  # the user's own module, which may fail in any way
-        raise InputError(f"--model {target!r}", f"cannot be imported ({error})", example) from error
-    for name in factory_name.split("."):
-        factory = getattr(factory, name, None)
-    if not callable(factory):
-        raise InputError(f"--model {target!r}", f"has no callable {factory_name!r}", example)
-    try:
-        model = factory(**_arguments(arguments))
-    except Exception as error:  # the user's own factory
-        raise InputError(
-            f"--model {target!r}", f"cannot be called ({error})", "Pass --model-arg name=value"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise InputError(f"--model {target!r}", f"gives a {type(model).__name__}", example)
-    return model.eval()
-
-
 def set_threads(threads: int) -> None:
     """Let torch use so many threads; 0 = its choice.
 
@@ -98,16 +64,9 @@ def set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def load_weights(model: nn.Module, checkpoint: Path, say: Say) -> None:
-    """`load_into`, which says what it took where the file holds more than one state dict."""
-    taken = load_into(model, checkpoint)
-    if not taken.plain:
-        say(f"{checkpoint.name}: {taken}")
-
-
 def load_model(
     checkpoint: Path,
-    target: str,
+    target: str | None,
     arguments: Sequence[str],
     settings: AttachSettings,
     say: Say = lambda line: None,
@@ -118,29 +77,31 @@ def load_model(
     """An adaptive model from any checkpoint, and what it was made from.
 
     A checkpoint of `edgemem warmup` brings its own parts and statistics; another one is attached
-    with the given settings, or aligned on source frames where these are given. say: is given a line
-    about what was taken from the checkpoint, where there is more than a plain state dict. batch:
-    frames in a step. note: is given a word about what is tried.
+    with the given settings, or aligned on source frames where these are given. target: None where
+    the checkpoint tells all, see `given_model`. say: is given a line about what was taken from the
+    checkpoint, where there is more than a plain state dict. batch: frames in a step. note: is given
+    a word about what is tried.
 
     Raises:
-        CheckpointError, AttachError, InputError: see `load_into`, `attach`, `build_model`.
+        CheckpointError, AttachError, InputError, MissingExtraError: see `given_model`, `attach`.
     """
-    model = build_model(target, arguments)
+    given = given_model(checkpoint, target, arguments, _shape(settings), say)
+    model, settings = given.network, _completed(settings, given)
     if is_adaptive(checkpoint):
         adaptive, source = load_adaptive(checkpoint, model)
         _refuse_conflict(checkpoint, adaptive, settings, model)
         if settings.norm_affine:
             adaptive.add_norm_affine()
         return adaptive, source
-    load_weights(model, checkpoint, say)
     source: dict[str, Any] = {
         "checkpoint": checkpoint.name,
-        "checkpoint_sha256": sha256_file(checkpoint),
-        "model": target,
-        "model_arguments": ", ".join(arguments),
+        "checkpoint_sha256": given.sha256,
+        "model": given.model,
+        "model_arguments": ", ".join(given.arguments),
     }
     if settings.source is not None:
         adaptive, chosen = aligned(model, settings, batch, note)
+        adaptive.labels = given.labels
         return adaptive, source | {"alignment": None if chosen is None else asdict(chosen)}
     if settings.sites is not None:
         raise InputError("--sites", "needs source frames to measure on", "Pass --source too")
@@ -161,6 +122,7 @@ def load_model(
         norm_affine=bool(settings.norm_affine),
         normalization=normalization_of(settings, shape[0]),
     )
+    adaptive.labels = given.labels
     return adaptive, source
 
 
@@ -202,17 +164,13 @@ def aligned(
     )
 
 
-def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, text = pair.partition("=")
-        if not separator or not name.isidentifier():
-            raise ValueError(f"{pair!r} is not name=value")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            values[name] = text
-    return values
+def _completed(settings: AttachSettings, given: Given) -> AttachSettings:
+    """The settings, with what a file says of frames where nothing else was given."""
+    known = given.normalization
+    if known is None or settings.mean is not None or settings.std is not None:
+        return settings
+    mean, deviation = (",".join(map(repr, values)) for values in (known.mean, known.deviation))
+    return replace(settings, mean=mean, std=deviation)
 
 
 def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...]:
@@ -221,19 +179,7 @@ def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...
     Raises:
         InputError: not numbers, or not known.
     """
-    if settings.input_shape is not None:
-        try:
-            shape = tuple(int(size) for size in settings.input_shape.split(","))
-        except ValueError as error:
-            raise InputError(
-                f"--input-shape {settings.input_shape}", "is not numbers", "Write it as 3,32,32"
-            ) from error
-        if min(shape) < 1 or math.prod(shape) > MOST_VALUES:
-            raise InputError(
-                f"--input-shape {settings.input_shape}",
-                f"is not of 1 to {MOST_VALUES:,} values",
-                "Write it as 3,32,32",
-            )
+    if (shape := _shape(settings)) is not None:
         return shape
     own = getattr(model, "input_shape", None)
     if isinstance(own, (tuple, list)):
@@ -245,6 +191,24 @@ def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...
     raise InputError(
         "--input-shape", "is missing, and the model does not tell", "Pass it, such as 3,224,224"
     )
+
+
+def _shape(settings: AttachSettings) -> tuple[int, ...] | None:
+    if settings.input_shape is None:
+        return None
+    try:
+        shape = tuple(int(size) for size in settings.input_shape.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"--input-shape {settings.input_shape}", "is not numbers", "Write it as 3,32,32"
+        ) from error
+    if min(shape) < 1 or math.prod(shape) > MOST_VALUES:
+        raise InputError(
+            f"--input-shape {settings.input_shape}",
+            f"is not of 1 to {MOST_VALUES:,} values",
+            "Write it as 3,32,32",
+        )
+    return shape
 
 
 def normalization_of(settings: AttachSettings, channels: int) -> Normalization | None:
@@ -318,4 +282,7 @@ def _suggestions(model: nn.Module) -> list[str]:
     containers = [
         name for name, child in model.named_modules() if isinstance(child, nn.Sequential) and name
     ]
-    return containers[:4] or [name for name, _ in model.named_children()][:4]
+    # Those of a file hold layers and do not run themselves.
+    running = [name for name, child in model.named_children() if type(child) is not nn.Module]
+    layers = [name for name, child in model.named_modules() if isinstance(child, LAYERS)]
+    return (containers or running or layers)[:4]

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "edgemem": ({"numpy", "safetensors", "typer", "rich"}, {"edgemem"}),
     "edgemem.runtime": ({"numpy", "onnxruntime"}, {"edgemem", "edgemem.runtime"}),
     "edgemem.models": (
-        {"numpy", "safetensors", "torch", "PIL"},
+        {"numpy", "safetensors", "torch", "PIL", "onnx", "onnxruntime"},
         {"edgemem", "edgemem.models"},
     ),
     "edgemem.export": (

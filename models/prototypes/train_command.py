@@ -15,12 +15,10 @@ from edgemem.errors import InputError
 from edgemem.files.atomic import sha256_file
 from edgemem.models.checkpoints.checkpoint import check_writable
 from edgemem.models.data import Frames, class_names, load_dataset
+from edgemem.models.given_models.factory import Say, build_model, load_weights
 from edgemem.models.model_options import (
     AttachSettings,
-    Say,
-    build_model,
     input_shape_of,
-    load_weights,
     normalization_of,
     set_threads,
 )

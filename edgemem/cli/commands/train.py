@@ -18,7 +18,20 @@ from edgemem.printable import shown
 Checkpoint = Annotated[
     Path, typer.Argument(help="Weights of torch, as .safetensors, .pt, .ckpt, …")
 ]
+AnyModel = Annotated[
+    Path,
+    typer.Argument(
+        help="ONNX file, folder of Hugging Face, or weights of torch (.safetensors, .pt, .ckpt, …)."
+    ),
+]
 Model = Annotated[str, typer.Option(help="package.module:factory of the model.")]
+ModelOrNone = Annotated[
+    str | None,
+    typer.Option(
+        help="Of weights alone: package.module:factory, timm:NAME or torchvision:NAME; what was "
+        "warmed up from a file: that file."
+    ),
+]
 ModelArg = Annotated[
     list[str] | None, typer.Option(help="Argument of the factory, name=value; repeatable.")
 ]
@@ -59,11 +72,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def warmup(
-    checkpoint: Checkpoint,
-    model: Model,
+    checkpoint: AnyModel,
     data: Annotated[Path, typer.Option(help="Source data: .npz (x, y) or class folders.")],
     parts: Annotated[str, typer.Option(help="Parts: 'layer1,layer2,layer3[0:3]'.")],
     out: Out,
+    model: ModelOrNone = None,
     model_arg: ModelArg = None,
     statistics: Annotated[
         str, typer.Option(help="source, batch, mix, remembered, or a weight from 0 to 1.")
@@ -118,13 +131,14 @@ def warmup(
     if json:
         print_json({"out": str(out), **figures})
     else:
-        say(f"{out}: warmed up. Next: edgemem export {out} --model {model} --out NAME.edgemem")
+        with_model = f"--model {model or checkpoint}"
+        say(f"{out}: warmed up. Next: edgemem export {out} {with_model} --out NAME.edgemem")
 
 
 def export(
-    checkpoint: Checkpoint,
-    model: Model,
+    checkpoint: AnyModel,
     out: Out,
+    model: ModelOrNone = None,
     parts: Parts = None,
     model_arg: ModelArg = None,
     batch: Annotated[int, typer.Option(help="Frames in one adaptation step.")] = 16,
