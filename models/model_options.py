@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgemem.bundle.manifest import CLASSES
 from edgemem.errors import AttachError, InputError
 from edgemem.files.atomic import sha256_file
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
@@ -23,6 +24,7 @@ from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.adaptive.parts import split_parts
 from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, load_adaptive
 from edgemem.models.checkpoints.checkpoint import load_into
+from edgemem.models.tasks.task_outputs import AUTO
 from edgemem.printable import shown
 
 Say = Callable[[str], None]
@@ -46,6 +48,12 @@ class AttachSettings:
     bottleneck: int = 0
     groups: int = 1
     norm_affine: bool | None = False
+    task: str = AUTO
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the outputs are, or may be, logits of classes."""
+        return self.task in (AUTO, CLASSES)
 
 
 def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
@@ -123,7 +131,7 @@ def load_model(
             adaptive.add_norm_affine()
         return adaptive, source
     load_weights(model, checkpoint, say)
-    if settings.parts is None and not settings.norm_affine:
+    if settings.parts is None and not settings.norm_affine and settings.told_apart:
         raise AttachError(
             "--parts",
             "is missing, and this checkpoint was not warmed up",
@@ -134,10 +142,11 @@ def load_model(
         model,
         split_parts(settings.parts or ""),
         torch.zeros(2, *shape),
-        statistics=_statistics(settings.statistics),
+        statistics=_statistics(settings.statistics or _default_statistics(settings)),
         form=Form(settings.kernel_size, settings.bottleneck, settings.groups),
         norm_affine=bool(settings.norm_affine),
         normalization=normalization_of(settings, shape[0]),
+        task=settings.task,  # type: ignore[arg-type]  # checked there
     )
     source = {
         "checkpoint": checkpoint.name,
@@ -217,9 +226,12 @@ def normalization_of(settings: AttachSettings, channels: int) -> Normalization |
     return Normalization(mean, deviation)
 
 
-def _statistics(text: str | None) -> Statistics:
-    if text is None:
-        return "mix"
+def _default_statistics(settings: AttachSettings) -> str:
+    """Without classes, what a block remembers is all that the default step moves."""
+    return "mix" if settings.told_apart else "remembered"
+
+
+def _statistics(text: str) -> Statistics:
     if text in ("source", "batch", "mix", "remembered"):
         return text  # type: ignore[return-value]
     try:
@@ -244,6 +256,7 @@ def _refuse_conflict(
         and input_shape_of(model, settings) != own.input_shape,
         "--mean/--std": (settings.mean or settings.std) is not None
         and normalization_of(settings, own.input_shape[0]) != own.normalization,
+        "--task": settings.task not in (AUTO, own.task),
     }
     for option, conflicts in given.items():
         if conflicts:

@@ -80,7 +80,8 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
             form=attachment.form,
             norm_affine=attachment.norm_affine,
             normalization=attachment.normalization,
-            outputs=attachment.outputs,
+            outputs=attachment.outputs if attachment.task == "classes" else None,
+            task=attachment.task,
         )
         for name in SOURCE:
             setattr(adaptive, name, tensors.get(name))
@@ -122,4 +123,5 @@ def _attachment(found: Value) -> Attachment:
         normalization,
         tuple(size.count(least=1, most=MOST_SIZE) for size in found.field("input_shape").list()),
         found.field("outputs").text(),  # type: ignore[arg-type]
+        found.field("task").text(),  # type: ignore[arg-type]
     )
