@@ -22,12 +22,13 @@ from edgemem.export.checks.calibrating import calibrated
 from edgemem.export.checks.onnx_graphs import onnx_engine
 from edgemem.export.checks.parity import Parity, check_at_rest, check_learn, check_parity
 from edgemem.export.checks.way_out import with_way_out
-from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
+from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of, settled
 from edgemem.export.functions.class_reading import FRAMES, READS, SUMS, Reading, teachable
 from edgemem.export.functions.forward import Function
 from edgemem.export.functions.objective import Objective
 from edgemem.export.lowering.table import Untraceable
 from edgemem.export.memory_plans import check_plans, measured_plans, plan_graphs
+from edgemem.export.other_tasks import railed, task_spec
 from edgemem.export.targets.integer import reference_of, rewritten
 from edgemem.export.targets.target_graphs import OF_NPUS, Targets
 from edgemem.export.trace import to_onnx
@@ -67,7 +68,7 @@ def export_bundle(
             its graph misses the parity check.
         InputError: the folder cannot be written, or holds something else than a bundle.
     """
-    path, choices = Path(path), choices or Choices()
+    path, choices = Path(path), settled(model, choices or Choices())
     if path.exists() and not (path / MANIFEST).is_file():
         raise InputError(str(path), "exists and is not a bundle", "Choose another folder")
     check_choices(model, choices)
@@ -153,7 +154,9 @@ def _export(
             manifest, targets=elsewhere.bindings(), teaching=_teaching(model, reading)
         )
         (folder / MANIFEST).write_bytes(to_json(manifest))
-        manifest = calibrated(folder, manifest, model, choices, report)
+        manifest = calibrated(
+            folder, railed(folder, manifest, model, report), model, choices, report
+        )
         (folder / MANIFEST).write_bytes(to_json(manifest))
         open_bundle(folder)  # what a device would refuse is not written
     return parity
@@ -179,6 +182,7 @@ def _manifest(
     adapt = functions["adapt"]
     defaults = {n: float(v) for f in functions.values() for n, v in _named("hp", f).items()}
     defaults |= dict(choices.hyper_parameters or {})
+    task = origin.pop("task_spec")
     classes = int(origin.pop("classes"))
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return Manifest(
@@ -191,6 +195,8 @@ def _manifest(
         plans=plans,
         frames=frames,
         labels=choices.labels or tuple(str(i) for i in range(classes)),
+        task=task,
+        familiar=task is None,
         block=block,
         slots=_spec(_named("opt", adapt)),
         # Law 4: every scalar at zero means source statistics and no learning.
@@ -220,7 +226,9 @@ def _origin(
     attachment = model.attachment
     return {
         **source,
-        "classes": output.logits.shape[1],
+        "task_spec": task_spec(model, output),
+        "classes": output.logits.shape[1] if attachment.task == "classes" else 0,
+        "task": attachment.task,
         "key": output.key.numel(),
         "warm": model.warm,
         "parts": list(attachment.parts),

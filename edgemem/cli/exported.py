@@ -17,6 +17,10 @@ COLD = (
     "Run edgemem warmup first for the full effect.",
 )
 
+NO_RAIL = (
+    "No source frames were known: guard rails see values that are no numbers, and nothing else."
+)
+
 
 def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, json: bool) -> None:
     """How the bundle at `out` compares with torch, and its learning rate.
@@ -35,7 +39,11 @@ def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, j
             }
         )
         return
-    if not origin["warm"]:
+    if manifest.task is not None:
+        task = manifest.task
+        rail = f"outputs are checked: {task.limit:.3g} source deviations from the frozen model's"
+        say(f"task {task.kind}", rail if task.deviation else NO_RAIL)
+    elif not origin["warm"]:
         say(*COLD)
     _print_parity(out, parity)
     if rate is not None:
@@ -62,7 +70,7 @@ def _line(rate: float, origin: dict[str, Any], *, given: bool) -> str:
 
 def _print_parity(out: Path, parity: Any) -> None:
     rows = [
-        ("frozen logits", f"{parity.frozen:.1e}", "1e-05"),
+        ("frozen outputs", f"{parity.frozen:.1e}", "1e-05"),
         ("predict", f"{parity.predict:.1e}", "1e-05"),
         ("adapt, worst output of the first step", f"{parity.first_step:.1e}", "1e-05"),
         ("adapt, gradients relative to their size", f"{parity.slots:.1e}", "1e-03"),

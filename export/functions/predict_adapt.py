@@ -14,9 +14,11 @@ from edgemem.export.functions.class_reading import FRAMES, SEEN, SUMS, Reading
 from edgemem.export.functions.forward import (
     Arrays,
     Function,
-    answer,
+    answer_names,
+    answers,
     detached,
     forward,
+    memory_parameters,
     predict_parameters,
     prefixed,
     present_rows,
@@ -39,7 +41,7 @@ def hyper_parameters(
     model: AdaptiveModel, batch: int, objective: Objective, optimizer: Optimizer
 ) -> dict[str, float]:
     """Names and defaults of all scalars that the device may tune."""
-    known = predict_parameters(model, batch) | _memory_parameters(model)
+    known = predict_parameters(model, batch) | memory_parameters(model)
     if not objective.learns:
         return known
     return known | optimizer.hyper_parameters | objective.hyper_parameters | ENSEMBLING
@@ -52,7 +54,7 @@ def predict_function(
     static: bool = False,
     reading: Reading | None = None,
 ) -> Function:
-    """x, block -> logits, key; for any number of frames.
+    """x, block -> answers, key; for any number of frames.
 
     Fewer frames than a full batch carry less weight against the source statistics. static: always
     as many rows as `frames` has, of which the first `FILLED` are frames; the others have no effect.
@@ -75,9 +77,9 @@ def predict_function(
             known = count + arrays[remembered.FRAMES] if model.remembered() else count
             hp["alpha"] = hp["alpha"] * share_of_full(known, full)
         output, _ = forward(model, arrays, x, count, hp, present=present, reading=reading)
-        return answer(model, output, arrays, count, hp, present, reading), output.key
+        return *answers(model, output, arrays, count, hp, present, reading), output.key
 
-    return Function(inputs, ("logits", "key"), call, dynamic_batch=not static)
+    return Function(inputs, (*answer_names(model), "key"), call, dynamic_batch=not static)
 
 
 def key_function(model: AdaptiveModel, frames: Tensor, *, static: bool = False) -> Function:
@@ -105,9 +107,9 @@ def adapt_function(
     gradient: Gradient,
     reading: Reading | None = None,
 ) -> Function:
-    """x, block, slots, hyper-parameters -> logits, key, next block, next slots, stats.
+    """x, block, slots, hyper-parameters -> answers, key, next block, next slots, stats.
 
-    The logits are those before the update. Where the objective says so (no reliable sample),
+    The answers are those before the update. Where the objective says so (no reliable sample),
     what the block learns and the slots come back unchanged; what it remembers moves on. Classes
     that were taught come back unchanged always. reading: see `predict_function`.
     """
@@ -153,28 +155,25 @@ def adapt_function(
             new_block = {k: _towards(v, source[k], share) for k, v in new_block.items()}
         else:
             _, (output, features, result) = loss(old_learned)
-        logits = answer(model, output, old_block, count, hp, None, reading)
+        told = answers(model, output, old_block, count, hp, None, reading)
         update = updated = result.update
         moved = dict.fromkeys(learned, update)
         if model.remembered():  # from every batch that gives finite values, reliable or not
             updated = update | torch.isfinite(result.value)
-            opened = None if reading is None else reading.opened(old_block, hp)
-            new_block |= remembered.next_remembered(
-                old_block, output.seen, output.logits, hp, opened
-            )
+            new_block |= _remembered(model, old_block, output, hp, reading)
         if reading is not None:
-            taken = torch.softmax(logits.detach(), 1)
+            taken = torch.softmax(told[0].detach(), 1)
             new_block |= {SUMS: old_block[SUMS], FRAMES: old_block[FRAMES]}
             new_block[SEEN] = reading.seen(features.detach(), taken, old_block)
         next_block = [torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in block]
         stat_names[:] = [*result.stats, "loss", "updated"]
         stats = (*result.stats.values(), result.value, updated.to(x.dtype))
         next_slots = [torch.where(update, new_slots[k], old_slots[k]) for k in slots]
-        return (logits, output.key, *next_block, *next_slots, *stats)
+        return (*told, output.key, *next_block, *next_slots, *stats)
 
     call(*inputs.values())  # names the stats, and fails early in plain torch
     outputs = (
-        "logits",
+        *answer_names(model),
         "key",
         *prefixed("next.block", block),
         *prefixed("next.opt", slots),
@@ -188,5 +187,11 @@ def _towards(value: Tensor, source: Tensor, share: Tensor) -> Tensor:
     return value + share * (source - value)
 
 
-def _memory_parameters(model: AdaptiveModel) -> dict[str, float]:
-    return remembered.HYPER_PARAMETERS if model.remembered() else {}
+def _remembered(
+    model: AdaptiveModel, old: Arrays, output: Output, hp: Arrays, reading: Reading | None
+) -> Arrays:
+    """What is remembered after the batch."""
+    if model.attachment.task != "classes":
+        return remembered.next_moments(old, output.seen, hp)
+    opened = None if reading is None else reading.opened(old, hp)
+    return remembered.next_remembered(old, output.seen, output.logits, hp, opened)

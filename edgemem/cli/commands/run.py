@@ -63,7 +63,7 @@ def run(
     import edgemem
     from edgemem.bundle.opening import open_bundle
     from edgemem.runtime.frames import checked
-    from edgemem.runtime.tools.replay import replay
+    from edgemem.runtime.tools.replay import replay, require_labels
     from edgemem.runtime.tools.stream import Stream
     from edgemem.stopping import stopping
 
@@ -71,7 +71,7 @@ def run(
     # Before the state file is opened, so that frames of another kind leave it byte for byte.
     manifest = open_bundle(bundle).manifest
     recorded.require_shape(manifest.frames)
-    recorded.require_labels(manifest.classes)
+    require_labels(recorded, manifest)
     stream = _usable(recorded, skip_bad_frames)
     checked(next(stream.chunks(1))[1], manifest.frames)
     if plot is not None:
