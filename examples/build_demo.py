@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from first_bundle.make_data import load_frames, seen_in
 from plain_training import train
-from sklearn.datasets import load_digits
 
 from edgemem.export import Choices, export_bundle
 from edgemem.models import Recipe, attach, warm_up
@@ -29,27 +29,15 @@ VISITS = (
 )  # fmt: skip
 
 
-def load_frames():
-    """Frames [1797, 1, 8, 8] uint8 and labels, in a fixed shuffle."""
-    data = load_digits()
-    frames = np.round(data.images * (255 / 16)).astype(np.uint8)[:, None]
-    order = np.random.default_rng(0).permutation(len(frames))
-    return frames[order], data.target[order].astype(np.int64)
-
-
 def drift(x, context, rng):
     """One context applied to frames in [0, 1]."""
-    if context == "fog":
-        return 0.55 + 0.35 * x + rng.normal(0, 0.02, x.shape)
     if context == "noise":
         return x + rng.normal(0, 0.35, x.shape)
-    if context == "dusk":
-        return 0.22 * x + rng.normal(0, 0.03, x.shape)
     if context == "blur":
         padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
         shifted = [padded[:, :, i : i + 8, j : j + 8] for i in range(3) for j in range(3)]
         return np.mean(shifted, 0) * 0.9
-    return x
+    return seen_in(context, x, rng)
 
 
 def make_stream(frames, labels, rng):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,38 +12,40 @@ from typing import Any
 import onnx
 import torch
 
-from edgemem.block import ArraySpec, BlockSpec, pack
-from edgemem.bundle.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, Teaching
+from edgemem.block import pack
+from edgemem.bundle.manifest import FrameSpec
 from edgemem.bundle.manifest_file import MANIFEST, to_json
 from edgemem.bundle.opening import open_bundle
 from edgemem.bundle.reference_frames import reference_frames
 from edgemem.errors import InputError
+from edgemem.export.bundle_manifest import (
+    GENERIC,
+    REFERENCE,
+    SOURCE,
+    manifest_of,
+    origin_of,
+    teaching_of,
+)
 from edgemem.export.checks.calibrating import calibrated
-from edgemem.export.checks.onnx_graphs import onnx_engine
+from edgemem.export.checks.onnx_graphs import Arrays, onnx_engine
 from edgemem.export.checks.parity import Parity, check_at_rest, check_learn, check_parity
 from edgemem.export.checks.way_out import with_way_out
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of, settled
-from edgemem.export.functions.class_reading import FRAMES, READS, SUMS, Reading, teachable
+from edgemem.export.functions.class_reading import Reading, teachable
 from edgemem.export.functions.forward import Function
 from edgemem.export.functions.objective import Objective
 from edgemem.export.lowering.table import Untraceable
 from edgemem.export.memory_plans import check_plans, measured_plans, plan_graphs
-from edgemem.export.other_tasks import railed, task_spec
+from edgemem.export.other_tasks import railed
 from edgemem.export.targets.integer import reference_of, rewritten
-from edgemem.export.targets.target_graphs import OF_NPUS, Targets
+from edgemem.export.targets.target_graphs import Targets
 from edgemem.export.trace import to_onnx
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
-from edgemem.files.atomic import new_folder, sha256_file
+from edgemem.files.atomic import new_folder
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
-from edgemem.models.norms.remembered import CLASS_PRIOR
 from edgemem.models.warmup.source_keys import source_keys
-
-GENERIC = "bank/generic.safetensors"
-REFERENCE = "reference.safetensors"
-SOURCE = "source.safetensors"
-TAUGHT_SHARE = 0.5  # of what is taught in one context, for all contexts at once
 
 
 def export_bundle(
@@ -107,23 +109,15 @@ def _export(
     models |= steps
     for graph in models.values():
         strip_notes(graph)
-    elsewhere = Targets(model, functions, choices.targets, frames, reading)
-    others = elsewhere.graphs(report)
+    targets = Targets(model, functions, choices.targets, frames, reading)
+    others = targets.graphs(report)
     exact = copy.deepcopy(models | others) if choices.int8 is not None else {}
     with new_folder(path) as folder:
         report("writing")
-        (folder / WEIGHTS).write_bytes(share_weights([*models.values(), *others.values()]))
-        for name, graph in (models | others).items():
-            (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
+        _write_graphs(folder, models, others)
         report("comparing with torch")
-        compared = functions["predict"], functions["adapt"], frames, objective.exercise
-        parity, reference = check_parity(onnx_engine(folder), model, *compared)
-        parity.check()
-        inputs = functions["adapt"].inputs | {"x": torch.from_numpy(reference_frames(frames, 0))}
-        check_plans(folder, list(steps), inputs)
-        if reading is not None:
-            check_learn(folder / "learn.onnx", functions["learn"], frames)
-        reports = elsewhere.write(folder, objective.exercise, report)
+        parity, reference = _compared(folder, model, functions, objective, frames, list(steps))
+        reports = targets.write(folder, objective.exercise, report)
         if choices.int8 is not None:
             report("quantising")
             reports["int8"] = rewritten(
@@ -138,20 +132,15 @@ def _export(
                 onnx_engine(folder), functions["predict"], functions["adapt"], reference, frames
             )
         report("measuring")
-        plans = measured_plans(folder, list(steps), inputs)
+        plans = measured_plans(folder, list(steps), _step_inputs(functions, frames))
         for name in set(steps) - {plan.graph for plan in plans}:
             (folder / f"{name}.onnx").unlink()
-        (folder / "bank").mkdir()
-        generic = {name: value.detach().numpy() for name, value in model.block().items()}
-        (folder / GENERIC).write_bytes(pack(generic))
-        if (keys := source_keys(model, choices.batch)) is not None:
-            (folder / SOURCE).write_bytes(pack(keys.arrays()))
-        (folder / REFERENCE).write_bytes(pack(reference))
-        origin = _origin(model, choices, objective, parity, source) | {"targets": reports}
-        block = _spec(_named("block", functions["adapt"]), model.learned())
-        manifest = _manifest(path, folder, tuple(plans), functions, block, frames, choices, origin)
+        _write_arrays(folder, model, choices.batch, reference)
+        origin = origin_of(model, choices, objective, parity, source) | {"targets": reports}
         manifest = replace(
-            manifest, targets=elsewhere.bindings(), teaching=_teaching(model, reading)
+            manifest_of(path, folder, tuple(plans), functions, model, frames, choices, origin),
+            targets=targets.bindings(),
+            teaching=teaching_of(model, reading),
         )
         (folder / MANIFEST).write_bytes(to_json(manifest))
         manifest = calibrated(
@@ -162,105 +151,44 @@ def _export(
     return parity
 
 
-def _teaching(model: AdaptiveModel, reading: Reading | None) -> Teaching | None:
-    if reading is None:
-        return None
-    arrays = [SUMS, FRAMES, *([CLASS_PRIOR] if model.remembered() else [])]
-    return Teaching(reading.capacity, tuple(arrays), TAUGHT_SHARE, READS)
+def _write_graphs(
+    folder: Path, models: Mapping[str, onnx.ModelProto], others: Mapping[str, onnx.ModelProto]
+) -> None:
+    """Graphs of this and other engines, and the weights that they share."""
+    (folder / WEIGHTS).write_bytes(share_weights([*models.values(), *others.values()]))
+    for name, graph in {**models, **others}.items():
+        (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
 
 
-def _manifest(
-    path: Path,
+def _compared(
     folder: Path,
-    plans: tuple[Plan, ...],
-    functions: Mapping[str, Function],
-    block: BlockSpec,
-    frames: FrameSpec,
-    choices: Choices,
-    origin: dict[str, Any],
-) -> Manifest:
-    adapt = functions["adapt"]
-    defaults = {n: float(v) for f in functions.values() for n, v in _named("hp", f).items()}
-    defaults |= dict(choices.hyper_parameters or {})
-    task = origin.pop("task_spec")
-    classes = int(origin.pop("classes"))
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return Manifest(
-        name=path.name.removesuffix(".edgemem"),
-        graphs={
-            file.stem: file.name
-            for file in sorted(folder.glob("*.onnx"))
-            if not file.stem.endswith(OF_NPUS)
-        },
-        plans=plans,
-        frames=frames,
-        labels=choices.labels or tuple(str(i) for i in range(classes)),
-        task=task,
-        familiar=task is None,
-        block=block,
-        slots=_spec(_named("opt", adapt)),
-        # Law 4: every scalar at zero means source statistics and no learning.
-        hyper_parameters={n: HyperParameter(v, 0.0) for n, v in defaults.items()},
-        key=int(origin.pop("key")),
-        stats=tuple(n.removeprefix("stat.") for n in adapt.outputs if n.startswith("stat.")),
-        generic_block=GENERIC,
-        reference=REFERENCE,
-        source=SOURCE if (folder / SOURCE).exists() else None,
-        files={
-            p.relative_to(folder).as_posix(): FileRecord(p.stat().st_size, sha256_file(p))
-            for p in files
-        },
-        exported_from=origin,
-    )
-
-
-def _origin(
     model: AdaptiveModel,
-    choices: Choices,
+    functions: Mapping[str, Function],
     objective: Objective,
-    parity: Parity,
-    source: Mapping[str, Any],
-) -> dict[str, Any]:
-    with torch.no_grad():
-        output = model(torch.zeros(2, *model.attachment.input_shape))
-    attachment = model.attachment
-    return {
-        **source,
-        "task_spec": task_spec(model, output),
-        "classes": output.logits.shape[1] if attachment.task == "classes" else 0,
-        "task": attachment.task,
-        "key": output.key.numel(),
-        "warm": model.warm,
-        "parts": list(attachment.parts),
-        "statistics": attachment.statistics,
-        "outputs": attachment.outputs,
-        "norm_affine": attachment.norm_affine,
-        "normalization": vars(attachment.normalization) if attachment.normalization else None,
-        "gradient": choices.gradient,
-        "learn": choices.learn,
-        "objective": objective.name,
-        "optimizer": choices.optimizer
-        if isinstance(choices.optimizer, str)
-        else choices.optimizer.name,
-        "parity": parity.as_dict(),
-        "tools": {"torch": torch.__version__, "onnx": onnx.__version__},
-    }
+    frames: FrameSpec,
+    steps: list[str],
+) -> tuple[Parity, Arrays]:
+    """Written graphs beside torch: the figures, and torch's outputs for the reference file."""
+    engine = onnx_engine(folder)
+    predict, adapt = functions["predict"], functions["adapt"]
+    parity, reference = check_parity(engine, model, predict, adapt, frames, objective.exercise)
+    parity.check()
+    check_plans(folder, steps, _step_inputs(functions, frames))
+    if "learn" in functions:
+        check_learn(folder / "learn.onnx", functions["learn"], frames)
+    return parity, reference
 
 
-def _named(prefix: str, function: Function) -> dict[str, torch.Tensor]:
-    start = f"{prefix}."
-    return {n.removeprefix(start): v for n, v in function.inputs.items() if n.startswith(start)}
+def _step_inputs(functions: Mapping[str, Function], frames: FrameSpec) -> dict[str, torch.Tensor]:
+    """Inputs of a step on reference frames."""
+    return functions["adapt"].inputs | {"x": torch.from_numpy(reference_frames(frames, 0))}
 
 
-def _spec(arrays: dict[str, torch.Tensor], learned: Collection[str] = ()) -> BlockSpec:
-    return BlockSpec(
-        tuple(
-            ArraySpec(
-                name,
-                tuple(value.shape),
-                str(value.dtype).removeprefix("torch."),
-                learns=name in learned,
-            )
-            for name, value in arrays.items()
-        )
-    )
+def _write_arrays(folder: Path, model: AdaptiveModel, batch: int, reference: Arrays) -> None:
+    """The generic block, keys of the source, and what torch answered on reference frames."""
+    (folder / GENERIC).parent.mkdir()
+    generic = {name: value.detach().numpy() for name, value in model.block().items()}
+    (folder / GENERIC).write_bytes(pack(generic))
+    if (keys := source_keys(model, batch)) is not None:
+        (folder / SOURCE).write_bytes(pack(keys.arrays()))
+    (folder / REFERENCE).write_bytes(pack(reference))

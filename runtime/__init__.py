@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgemem.bundle.manifest import ONNX
-from edgemem.bundle.opening import open_bundle
+from edgemem.bundle.manifest import ONNX, Plan
+from edgemem.bundle.opening import Bundle, open_bundle
 from edgemem.errors import InputError
 from edgemem.printable import shown
 from edgemem.runtime.classes.class_table import ClassInfo
-from edgemem.runtime.engines.choice import EngineSettings, choose, open_backend
+from edgemem.runtime.engines.choice import Engine, EngineSettings, choose, open_backend
 from edgemem.runtime.engines.plan_choice import choose_plan
+from edgemem.runtime.engines.protocol import Backend
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.options import DEFAULTS, Options, Provider
 from edgemem.runtime.result import Event, EventKind, Result
@@ -63,8 +64,7 @@ def open(
             "are no Options",
             "Pass such as edgemem.Options(contexts=False)",
         )
-    adapt_when, cache = options.adapt_when, options.cache
-    memory_budget, background = options.memory_budget, options.background
+    adapt_when, memory_budget = options.adapt_when, options.memory_budget
     # These refuse what they do not know, before anything is opened.
     EngineSettings(threads)
     Schedule(1 if adapt_when is None else adapt_when)
@@ -77,17 +77,11 @@ def open(
             'adapt_when="drift"', "needs contexts to drift", "Pass a number, or warm the model up"
         )
     plan = choose_plan(opened.manifest, memory_budget) if adapt else None
-    profile = "latency" if plan is None else plan.profile
-    step = "" if not adapt else "adapt" if plan is None else plan.graph
-    kept_graphs = None if cache is None else Path(cache)
-    spare = max(1, _cores() - 1) if background and threads == 0 else threads
     if memory_budget is not None and provider not in ("auto", "cpu"):
         raise InputError("memory_budget", f"is not known of {provider!r}", 'Use provider="cpu"')
     provider = provider if memory_budget is None else "cpu"  # plans are measured there
-    engine = choose(opened, provider, EngineSettings(spare, profile, kept_graphs), step)
-    behind = None
-    if background and adapt:
-        behind = open_backend(opened, engine.provider, EngineSettings(1, profile, kept_graphs))
+    step = "" if not adapt else "adapt" if plan is None else plan.graph
+    engine, behind = _engines(opened, provider, plan, step, threads, options)
     kept = None
     if state is not None:
         from edgemem.state.store import State  # SQLite takes a while to load
@@ -111,6 +105,19 @@ def open(
         if kept is not None:
             kept.close()
         raise
+
+
+def _engines(
+    bundle: Bundle, provider: Provider, plan: Plan | None, step: str, threads: int, options: Options
+) -> tuple[Engine, Backend | None]:
+    """The engine that predicts, and the one behind it, where steps run in the background."""
+    profile = "latency" if plan is None else plan.profile
+    cache = None if options.cache is None else Path(options.cache)
+    spare = max(1, _cores() - 1) if options.background and threads == 0 else threads
+    engine = choose(bundle, provider, EngineSettings(spare, profile, cache), step)
+    if not options.background or not step:
+        return engine, None
+    return engine, open_backend(bundle, engine.provider, EngineSettings(1, profile, cache))
 
 
 def _cores() -> int:

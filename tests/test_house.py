@@ -31,8 +31,9 @@ MAY_IMPORT = {
 }
 
 
-# From the lowest to the highest: a module imports its own layer and those below it, inside functions
-# and for types alone, too. The longest name that fits decides; "edgemem" is the package itself.
+# From the lowest to the highest: a module imports its own layer and those below it, inside
+# functions and for types alone, too. The longest name that fits decides; "edgemem" is the package
+# itself.
 LAYERS = (
     ("edgemem.errors", "edgemem.forks", "edgemem.printable", "edgemem.stopping", "edgemem.version"),
     ("edgemem.files",),
@@ -56,7 +57,8 @@ LAYERS = (
     ("edgemem.export",),
     ("edgemem.cli", "edgemem.testing"),
 )  # fmt: skip
-# For tests of what uses a runtime: it lies beside the package's top, and nothing of ours imports it.
+# For tests of what uses a runtime: it lies beside the package's top, and nothing of ours imports
+# it.
 FOR_TESTS = "edgemem.testing"
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 MOST_FILES, MOST_LINES = 12, 300  # modules in a folder, __init__ included; lines of a module

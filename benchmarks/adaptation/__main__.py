@@ -166,7 +166,7 @@ def stream_path(folder: Path, run: Run) -> Path:
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options; `--quick` only changes defaults."""
-    example = "example: python -m benchmarks.adaptation --quick --protocols continual --methods EdgeMem Tent"
+    example = "example: python -m benchmarks.adaptation --quick --methods EdgeMem Tent"
     parser = argparse.ArgumentParser(
         prog="benchmarks.adaptation", description=__doc__, epilog=example
     )

@@ -26,8 +26,13 @@ HARNESS_CODE = ("benchmarks/adaptation/running.py", "benchmarks/adaptation/worke
 LIBRARY = ("edgemem/**/*.py", "runtime/**/*.py", "export/**/*.py", "models/**/*.py")
 TUNING = ("tuning.py", "shifts.py")  # of the runtime; only what is tuned passes them
 PEERS_CODE = ("benchmarks/adaptation/peers/*.py", "benchmarks/shared/views.py")
-WARM_UP_CODE = ("benchmarks/adaptation/setups.py", "benchmarks/adaptation/tasks.py",
-                "benchmarks/shared/resnets.py", "benchmarks/shared/speech.py", "models/**/*.py")  # fmt: skip
+WARM_UP_CODE = (
+    "benchmarks/adaptation/setups.py",
+    "benchmarks/adaptation/tasks.py",
+    "benchmarks/shared/resnets.py",
+    "benchmarks/shared/speech.py",
+    "models/**/*.py",
+)
 CODE = {
     "ours": (*LIBRARY, *WARM_UP_CODE),
     "peer": PEERS_CODE,

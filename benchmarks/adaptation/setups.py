@@ -193,7 +193,8 @@ def with_statistics(
     model: AdaptiveModel, frozen: nn.Module, statistics: Statistics
 ) -> AdaptiveModel:
     """The same meta networks with other statistics. One warm-up serves both, and peers: in batches
-    of 64, mixed and remembered statistics both weigh the batch by 0.8, and nothing is remembered."""
+    of 64, mixed and remembered statistics both weigh the batch by 0.8, and nothing is
+    remembered."""
     own = model.attachment
     if own.statistics == statistics:
         return model

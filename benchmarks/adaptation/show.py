@@ -17,8 +17,8 @@ SMOOTHED = 500  # frames
 Runs = dict[str, dict[str, list[dict[str, Any]]]]
 NOTHING = "–"
 COLUMNS = (
-    "method", "error", "seeds", "worst", "first", "visit 1", "2", "last", "forgets", "gains", "trend",
-    "source", "known", "ms", "MB",
+    "method", "error", "seeds", "worst", "first", "visit 1", "2", "last", "forgets", "gains",
+    "trend", "source", "known", "ms", "MB",
 )  # fmt: skip
 PICTURES = "results"
 INTRODUCTION = """# Adaptation: every method on the same streams
@@ -35,14 +35,15 @@ to peers, so that what it gains is told from what the steps gain. Contexts are c
 severity 5 of CIFAR-10's test images; those of a speaker are his or her recordings.
 
 Columns, in per cent, all but *seeds* of the first seed, which every method has run with: *error*,
-mean over contexts; *seeds*, its mean and standard deviation over seeds where there are several (other
-seeds draw other images, so compare errors of one seed); *worst*, of 500 frames in a row; *first*, of
-the first 128 frames after a change of context; *visit 1*, *2*, *last*; *forgets*, error of the last
-visit less that of the best one before, mean over contexts (Chaudhry et al., ECCV 2018, equation 3);
-*gains*, error of the first visit less that of the last (backward transfer as in Lopez-Paz & Ranzato,
-NeurIPS 2017); *trend*, change of the error per 10,000 frames from the second visit on, with its
-standard error; *source*, of clean source frames after the stream; *known*, batches of a return whose
-context was recognised. *ms*: processor time per frame. *MB*: peak memory of the process.
+mean over contexts; *seeds*, its mean and standard deviation over seeds where there are several
+(other seeds draw other images, so compare errors of one seed); *worst*, of 500 frames in a row;
+*first*, of the first 128 frames after a change of context; *visit 1*, *2*, *last*; *forgets*, error
+of the last visit less that of the best one before, mean over contexts (Chaudhry et al., ECCV 2018,
+equation 3); *gains*, error of the first visit less that of the last (backward transfer as in
+Lopez-Paz & Ranzato, NeurIPS 2017); *trend*, change of the error per 10,000 frames from the second
+visit on, with its standard error; *source*, of clean source frames after the stream; *known*,
+batches of a return whose context was recognised. *ms*: processor time per frame. *MB*: peak memory
+of the process.
 """
 
 

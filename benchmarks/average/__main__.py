@@ -1,8 +1,8 @@
 """Networks of average accuracy, with all defaults: is adapting ever worse than not adapting?
 
-Each network is trained for a short time, warmed up and exported by default. Streams of 2,000 frames:
-the source's own, a mild and a strong shift, and mild ones with correlated labels. Beside the frozen
-model stands the same bundle without a step (learning rate 0).
+Each network is trained for a short time, warmed up and exported by default. Streams of 2,000
+frames: the source's own, a mild and a strong shift, and mild ones with correlated labels. Beside
+the frozen model stands the same bundle without a step (learning rate 0).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Run:
 
 
 def frames_of(folder: Path, run: Run) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Frames and labels of a stream: its contexts one after another, each in an order of its own."""
+    """Frames and labels of a stream: context after context, each in an order of its own."""
     kind = "mild" if run.stream == "correlated" else run.stream
     rng, parts = np.random.default_rng(run.seed), []
     with np.load(folder / f"{run.network}.npz") as held:
@@ -65,7 +65,7 @@ def frames_of(folder: Path, run: Run) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 
 def measure(folder: Path, run: Run) -> dict[str, Any]:
-    """Whether each answer is right: frozen, without a step, by default; and events of guard rails."""
+    """Whether each answer is right: frozen, without a step, by default; how often rails spoke."""
     import edgemem
     from edgemem.runtime.result import GUARD_RAILS
 
@@ -207,8 +207,9 @@ def report(found: dict[Run, dict[str, float]], seeds: int, options: argparse.Nam
         for name in dict.fromkeys(network for network, _ in rates)
     ])  # fmt: skip
     print(
-        f"worst, in points. clean: least difference to the frozen model in {WINDOW} frames after the\n"
-        f"first {SETTLED}; else difference to no step over {FRAMES} frames. Goal: above {GOAL:g}."
+        f"worst, in points. clean: least difference to the frozen model in {WINDOW} frames after\n"
+        f"the first {SETTLED}; else difference to no step over {FRAMES} frames.\n"
+        f"Goal: above {GOAL:g}."
     )
     about = setting(seeds=seeds, quick=options.quick, frames=FRAMES)
     print(setting_text(about, f"{FRAMES} frames a stream, {seeds} seeds, defaults as exported"))

@@ -1,4 +1,4 @@
-"""Train side of `python -m benchmarks.average`: small networks of average accuracy, their frames, bundles."""
+"""Train side of `python -m benchmarks.average`: small networks, their frames, bundles."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Subject:
-    """network: untrained. epochs, rate: of its training; short, so that it is right on 50 to 80 %."""
+    """network: untrained. epochs, rate: of a short training, after which 50 to 80 % are right."""
 
     network: Callable[[], nn.Module]
     parts: tuple[str, ...]
@@ -112,7 +112,7 @@ def patterns(_: Path) -> Material:
 
 
 def speech(data: Path) -> Material:
-    """Spoken digits of four speakers; in other voices (mild); by two speakers never heard (strong)."""
+    """Spoken digits of four speakers; in other voices (mild); by two others (strong)."""
     frames, digits, speakers, takes, _ = load_speech(data)
     known, test = speakers < 4, takes < 10
     source = known & ~test
@@ -126,12 +126,15 @@ def speech(data: Path) -> Material:
     return Material(frames[source], digits[source], contexts)
 
 
+PARTS = ("parts[0:2]", "parts[2:3]")
 SUBJECTS = {
-    "narrow": Subject(lambda: Images((16, 32, 64), 10), ("parts[0:2]", "parts[2:3]"), cifar, (3, 32, 32), 6),
-    "wide": Subject(lambda: Images((32, 64, 96), 10), ("parts[0:2]", "parts[2:3]"), cifar, (3, 32, 32), 6),
-    "patterns": Subject(lambda: Images((16, 16, 16), 8, stride=1), ("parts[0:2]", "parts[2:3]"), patterns, (3, 16, 16), 8),
-    "speech": Subject(network, ("stem", "blocks[0:1]", "blocks[1:2]"), speech, (BANDS, STEPS), 1, 5e-4),
-}  # fmt: skip
+    "narrow": Subject(lambda: Images((16, 32, 64), 10), PARTS, cifar, (3, 32, 32), 6),
+    "wide": Subject(lambda: Images((32, 64, 96), 10), PARTS, cifar, (3, 32, 32), 6),
+    "patterns": Subject(lambda: Images((16, 16, 16), 8, stride=1), PARTS, patterns, (3, 16, 16), 8),
+    "speech": Subject(
+        network, ("stem", "blocks[0:1]", "blocks[1:2]"), speech, (BANDS, STEPS), 1, 5e-4
+    ),
+}
 
 
 def trained(subject: Subject, material: Material) -> nn.Module:

@@ -1,10 +1,10 @@
 """Fetching from a hierarchical bank beside a flat one while the topic drifts.
 
-Both banks have the same leaves and the same numbers per context: one row on each level of a tree, or
-one row as long as these together. Both run through the same code and may hold the same bytes:
-the current context, or a cache. A random walk goes from leaf to leaf; what is timed is a switch: from
-knowing the leaf to holding its block, check sums and the sum of the levels included. After Pouransari
-et al., arXiv 2510.02375, Figure 5.
+Both banks have the same leaves and the same numbers per context: one row on each level of a tree,
+or one row as long as these together. Both run through the same code and may hold the same bytes:
+the current context, or a cache. A random walk goes from leaf to leaf; what is timed is a switch:
+from knowing the leaf to holding its block, check sums and the sum of the levels included. After
+Pouransari et al., arXiv 2510.02375, Figure 5.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Banks of random numbers are made in a temporary folder. Each is measured in a process of its own.
 Cold means that the pages of the files were dropped (posix_fadvise) before every read; caches of the
-disk itself, or of a host machine, are beyond our reach. A bare read is preadv from known places into
-buffers that are there already: below the pinned level, of keys and rows, or of rows alone.
-"Rows read" are read and checked by the bank, "rows summed" are added up too; a fetch is a descent and
-rows summed.
+disk itself, or of a host machine, are beyond our reach. A bare read is preadv from known places
+into buffers that are there already: below the pinned level, of keys and rows, or of rows alone.
+"Rows read" are read and checked by the bank, "rows summed" are added up too; a fetch is a descent
+and rows summed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Classes learnt one task after another: PRD and its peers on one network, in one order, for as long.
+"""Classes learnt one task after another: PRD and its peers on one network, in one order.
 
 Every run gives two matrices of accuracies; tables, pictures and goals are computed from them.
 """

@@ -1,5 +1,5 @@
-"""Runs that were made before, in the user's cache: a run is made again only when something that decides
-its outcome has changed. Comments and docstrings do not decide it.
+"""Runs that were made before, in the user's cache: a run is made again only when something that
+decides its outcome has changed. Comments and docstrings do not decide it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from edgemem.accuracy import read_accuracy, write_accuracy
 REPOSITORY = Path(__file__).resolve().parents[2]
 HARNESS = ("network.py", "views.py", "split.py", "running.py", "peers/base.py")
 LIBRARY = (
-    "edgemem/accuracy.py", "models/warmup/augment.py", "models/data.py", "models/prototypes/losses.py",
-    "models/prototypes/model.py", "models/prototypes/recipe.py", "models/prototypes/training.py",
+    "edgemem/accuracy.py", "models/warmup/augment.py", "models/data.py",
+    "models/prototypes/losses.py", "models/prototypes/model.py", "models/prototypes/recipe.py",
+    "models/prototypes/training.py",
 )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ BUFFERS = (200, 500)
 
 @dataclass(frozen=True)
 class Method:
-    """module: of `peers`. make: (start, numbers by name) -> learner. chosen: the numbers of the table.
-    tried: what the sweep tries instead, one number at a time. stores: samples kept at most.
+    """module: of `peers`. make: (start, numbers by name) -> learner. chosen: the numbers of the
+    table. tried: what the sweep tries instead, one number at a time. stores: samples kept at most.
     """
 
     module: str
@@ -32,7 +32,7 @@ class Method:
     stores: int = 0
 
     def variants(self) -> list[Numbers]:
-        """The chosen numbers, then those with another one; nothing if there is nothing to choose."""
+        """The chosen numbers, then those with another one; nothing if there is no choice."""
         others = [
             {**self.chosen, name: value} for name, values in self.tried.items() for value in values
         ]
@@ -60,8 +60,8 @@ def _replay(kind: str, buffer: int) -> Method:
     )
 
 
-# Released: weight 4, temperature 1, and a rate of prototypes of 0.01 for tens of thousands of steps a
-# task; here are a hundred.
+# Released: weight 4, temperature 1, and a rate of prototypes of 0.01 for tens of thousands of steps
+# a task; here are a hundred.
 RELEASED = {"relation_weight": 4.0, "relation_temperature": 1.0, "prototype_rate": 0.5}
 PRD = {**RELEASED, "relation_temperature": 0.5}
 PRD_TRIED = {

@@ -1,8 +1,8 @@
 """A narrow network of ResNet-18's family: four stages of basic blocks with projecting shortcuts.
 
-He et al., CVPR 2016, table 1: a stem of stride 2 and a max pooling of stride 2, then channels double
-from stage to stage. With 20 base channels it is continual learning's "reduced ResNet-18" (Lopez-Paz &
-Ranzato, NeurIPS 2017). For images of 32 pixels the stem's kernel is 3x3.
+He et al., CVPR 2016, table 1: a stem of stride 2 and a max pooling of stride 2, then channels
+double from stage to stage. With 20 base channels it is continual learning's "reduced ResNet-18"
+(Lopez-Paz & Ranzato, NeurIPS 2017). For images of 32 pixels the stem's kernel is 3x3.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One method on one sequence of tasks: what it answers after each, as two matrices of accuracies."""
+"""One method on one sequence of tasks: its answers after each, as matrices of accuracies."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Rows = list[list[float]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """by_task: the answer is the best among the task's own classes; by_class: among all seen so far.
+    """by_task: the best of the task's own classes answers; by_class: of all seen so far.
 
-    Joint training is one step: a matrix [1, 1] with the mean over tasks. seconds: of the processor, for
-    learning.
+    Joint training is one step: a matrix [1, 1] with the mean over tasks. seconds: of the processor,
+    for learning.
     """
 
     by_task: AccuracyMatrix
@@ -83,7 +83,8 @@ def accuracies(
 ) -> tuple[list[float], list[float]]:
     """On each task, among its own classes and among the seen ones.
 
-    NaN where a class of the task has no score yet; and, among the seen ones, where none of it is seen.
+    NaN where a class of the task has no score yet; and, among the seen ones, where none of it is
+    seen.
     """
     own: list[float] = []
     wide: list[float] = []

@@ -132,7 +132,7 @@ def picture(setting: Setting, reading: str) -> str:
 
 
 def draw(setting: Setting, outcomes: Outcomes, reading: str, path: Path) -> None:
-    """Mean accuracy on all tasks so far after each task, the mean over seeds; joint training as a line."""
+    """Mean accuracy on all tasks so far after each, over seeds; joint training as a line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.8), layout="constrained")
@@ -150,7 +150,8 @@ def draw(setting: Setting, outcomes: Outcomes, reading: str, path: Path) -> None
         )  # fmt: skip
     axes.set(
         xlabel="tasks learnt", ylabel="mean accuracy on them (%)", xlim=(0.9, setting.tasks + 0.1),
-        xticks=range(1, setting.tasks + 1), title=f"{setting.name} classes, {READINGS[reading]} (dotted: stores samples)",
+        xticks=range(1, setting.tasks + 1),
+        title=f"{setting.name} classes, {READINGS[reading]} (dotted: stores samples)",
     )  # fmt: skip
     axes.legend(fontsize=7, ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)

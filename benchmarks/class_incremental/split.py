@@ -19,8 +19,8 @@ Dataset = tuple[Frames, NDArray[np.int64]]
 class Setting:
     """What is learnt in which steps, by which network, for how long.
 
-    train_per_class, test_per_class: images; of both, the first ones of the data set. epochs: of every
-    task. pool: whether the stem's stride is 4, not 2.
+    train_per_class, test_per_class: images; of both, the first ones of the data set. epochs: of
+    every task. pool: whether the stem's stride is 4, not 2.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Setting:
 
     @property
     def knows_tasks(self) -> bool:
-        """Whether the task-incremental reading says anything: with one class a task it is always right."""
+        """Whether the task-incremental reading says anything: alone, a class is always right."""
         return self.classes_per_task > 1
 
 
 class Task(NamedTuple):
-    """Frames [n, 3, h, w] uint8 and labels [n], to learn from and to test on; labels are those of `classes`."""
+    """Frames [n, 3, h, w] uint8 and labels [n], of `classes`, to learn from and to test on."""
 
     classes: tuple[int, ...]
     frames: Frames
@@ -58,10 +58,10 @@ class Task(NamedTuple):
 
 
 def load(folder: Path, dataset: str) -> tuple[Dataset, Dataset] | None:
-    """Training and test data [n, 3, h, w] from the folder of benchmark data; None where it is not there.
+    """Training and test data [n, 3, h, w] from the folder of data; None where there is none.
 
-    `cifar10` is as `cifar.py` reads it; another data set is `<dataset>/train.npz` and `test.npz`, with x
-    [n, 3, h, w] and y [n].
+    `cifar10` is as `cifar.py` reads it; another data set is `<dataset>/train.npz` and `test.npz`,
+    with x [n, 3, h, w] and y [n].
     """
     if dataset == "cifar10":
         try:
@@ -77,7 +77,7 @@ def load(folder: Path, dataset: str) -> tuple[Dataset, Dataset] | None:
 
 
 def split(data: tuple[Dataset, Dataset], setting: Setting, seed: int) -> list[Task]:
-    """The tasks in the order in which they are learnt; the seed decides which classes come together."""
+    """The tasks in the order in which they are learnt; the seed decides which classes join."""
     order = np.random.default_rng(seed).permutation(setting.classes)
     counts = (setting.train_per_class, setting.test_per_class)
     groups = order.reshape(setting.tasks, setting.classes_per_task)

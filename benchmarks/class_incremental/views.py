@@ -10,7 +10,7 @@ PAD = 4  # pixels
 
 
 def crop_and_flip(x: Tensor, generator: Generator) -> Tensor:
-    """Each image [n, c, h, w] moved by up to 4 pixels, with zeros outside, and flipped half of the time."""
+    """Each image [n, c, h, w] moved by up to 4 pixels, zeros outside, half of them flipped."""
     count, channels, height, width = x.shape
     padded = F.pad(x, (PAD,) * 4)
     down, right = torch.randint(0, 2 * PAD + 1, (2, count, 1), generator=generator)

@@ -1,10 +1,10 @@
 """Memory of adaptation methods: counted as the papers do, and of the whole process.
 
-Counted as in EcoTTA's paper (after TinyTL): weights, and the inputs of every layer that learns. Kept
-by autograd: weights, and all that torch in fact keeps for the backward pass; what shares storage
-counts once. WRN-40-2, random weights, batch 64, MB of 1e6 bytes. Each method runs in a process of
-its own; EdgeMem's step runs in the runtime, without torch, and is counted in torch, from the model
-it was exported from.
+Counted as in EcoTTA's paper (after TinyTL): weights, and the inputs of every layer that learns.
+Kept by autograd: weights, and all that torch in fact keeps for the backward pass; what shares
+storage counts once. WRN-40-2, random weights, batch 64, MB of 1e6 bytes. Each method runs in a
+process of its own; EdgeMem's step runs in the runtime, without torch, and is counted in torch, from
+the model it was exported from.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What every engine that is here makes of a bundle: differences from torch, nodes, milliseconds.
 
-Run it in the environments of `make test-litert` and `make test-npu`, with their bundles. An emulated
-NPU gives no times: what it takes tells nothing about a phone.
+Run it in the environments of `make test-litert` and `make test-npu`, with their bundles. An
+emulated NPU gives no times: what it takes tells nothing about a phone.
 """
 
 from __future__ import annotations

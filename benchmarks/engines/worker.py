@@ -1,4 +1,4 @@
-"""A process of `compare.py`: one engine, in its own environment, that runs one step again and again.
+"""A process of `compare.py`: one engine, in its own environment, repeats one step.
 
 `prepare ENGINE FOLDER` converts what the engine starts from; `serve ENGINE FOLDER THREADS` loads
 that, writes what the first step gives to ENGINE.npz, and answers every line on its input with the
@@ -169,7 +169,7 @@ def load_executorch(folder: Path, threads: int) -> Step:
 
 
 def prepare_litert(folder: Path) -> None:
-    """The traced step, converted; without the pass over layouts, which mistakes expanded tensors."""
+    """The traced step, converted; without the pass over layouts, which takes some wrongly."""
     import litert_torch
     import torch
     from litert_torch import fx_infra

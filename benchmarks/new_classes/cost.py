@@ -78,8 +78,8 @@ def wide_blocks() -> list[dict[str, Any]]:
 
 
 def lesson_cost(group: str, subject: Subject, shots: int) -> dict[str, Any]:
-    """Of one lesson of a course: milliseconds, the fastest of some rounds, for others use the machine,
-    too; and bytes."""
+    """Of one lesson of a course: milliseconds, the fastest of some rounds, for others use the
+    machine, too; and bytes."""
     made = course(subject.labels, subject.own, subject.new, subject.test, seed=0)
     rounds = [run_ours(subject, made, shots, WAYS[OURS])[1] for _ in range(ROUNDS)]
     fastest = np.min([cost.milliseconds for cost in rounds], 0)
@@ -96,8 +96,8 @@ def lesson_cost(group: str, subject: Subject, shots: int) -> dict[str, Any]:
 
 
 def graph_milliseconds(path: Path) -> float:
-    """The fastest call of the graph `learn` of a bundle, a batch of frames of which four are labelled;
-    one thread."""
+    """The fastest call of the graph `learn` of a bundle, a batch of frames of which four are
+    labelled; one thread."""
     bundle = open_bundle(path)
     manifest = bundle.manifest
     graphs = Graphs(bundle, open_backend(bundle, "cpu", EngineSettings(1, "latency", None)))

@@ -1,8 +1,8 @@
-"""What a device is taught in one run: which frames, in which order. Everything a run draws, it draws here.
+"""What a device is taught in one run, in which order. All that a run draws, it draws here.
 
-A course begins with the model's own classes. Before each new class the device meets unlabelled frames
-of those it knows by then, as a user has the device at hand; then the class is taught from its first
-labelled frames. Frames of the test part take part in nothing else.
+A course begins with the model's own classes. Before each new class the device meets unlabelled
+frames of those it knows by then, as a user has the device at hand; then the class is taught from
+its first labelled frames. Frames of the test part take part in nothing else.
 """
 
 from __future__ import annotations

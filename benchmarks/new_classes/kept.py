@@ -1,5 +1,5 @@
-"""Runs that were made before, in the user's cache: an aborted table goes on where it stopped, and what
-decides no outcome makes none again."""
+"""Runs that were made before, in the user's cache: an aborted table goes on where it stopped, and
+what decides no outcome makes none again."""
 
 from __future__ import annotations
 

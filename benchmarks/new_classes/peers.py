@@ -1,4 +1,4 @@
-"""Others that are taught on a device, on features of one network: means, LDA, a classifier that trains.
+"""Others that are taught on features of one network: means, LDA, a classifier that trains.
 
 Each knows the source features of the model's own classes, and is taught one class after another; it
 sees no frame twice in later lessons.
@@ -51,7 +51,7 @@ class NearestMean:
 
 
 class StreamingLDA:
-    """Linear discriminant analysis: means of classes, one covariance within them, all classes alike.
+    """Linear discriminant analysis: means of classes, one covariance within all of them.
 
     The covariance is the source's, and goes on with labelled frames one by one, as in Hayes & Kanan
     (CVPR workshops 2020). shrinkage: towards the identity, which is scaled by the mean variance if

@@ -1,4 +1,4 @@
-"""Runs: a device or a peer is taught course after course, and its answers on the test part are kept."""
+"""Runs: a device or a peer is taught course after course; answers on the test part are kept."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Peers:
         return np.concatenate([features(self._subject, frames[part], warm=warm) for part in parts])
 
     def _lessons(self, made: Course, shots: int, warm: bool) -> list[Features]:
-        """Labelled frames, four at a time beside the twelve that were met last, as ours get them."""
+        """Four labelled frames at a time beside the twelve met last, as ours get them."""
         found = []
         for met, lesson in zip(made.met, made.lessons, strict=True):
             parts = []

@@ -1,7 +1,7 @@
-"""Who is to be taught what: networks that know half of the classes, their bundles, and frames of a device.
+"""Who is taught what: networks that know half of the classes, bundles, frames of a device.
 
-Speech: for each of six speakers a network that was trained on five digits of the other five. Digits:
-one network that was trained on clear images of five, and met in the contexts of the demo.
+Speech: for each of six speakers a network that was trained on five digits of the other five.
+Digits: one network that was trained on clear images of five, and met in the contexts of the demo.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Random views of frames, in plain torch; every draw comes from torch's global generator.
 
 `image_view` is the view of CoTTA (Wang et al., CVPR 2022, augmentation-averaged pseudo-labels) and
-RoTTA (Yuan et al., CVPR 2023, robust training with timeliness), with the strengths that mariodoebler/test-time-adaptation publishes. One draw serves a whole batch,
-as there; noise is drawn for each number. They pad the image before turning it; here the sampling
-goes past the edge in the same way, and only what the crop keeps is computed.
+RoTTA (Yuan et al., CVPR 2023, robust training with timeliness), with the strengths that
+mariodoebler/test-time-adaptation publishes. One draw serves a whole batch, as there; noise is drawn
+for each number. They pad the image before turning it; here the sampling goes past the edge in the
+same way, and only what the crop keeps is computed.
 """
 
 from __future__ import annotations

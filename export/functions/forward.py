@@ -82,6 +82,19 @@ def share_of_full(known: Tensor, full: float) -> Tensor:
     return share.clamp(max=1.0)
 
 
+def weighed_by_frames(
+    model: AdaptiveModel, block: Arrays, count: Tensor, full: float, hp: Arrays
+) -> Arrays:
+    """The hyper-parameters, with less weight for statistics of fewer frames than a full batch.
+
+    Those that the block remembers count, too.
+    """
+    if "alpha" not in hp:
+        return hp
+    known = count + block[remembered.FRAMES] if model.remembered() else count
+    return hp | {"alpha": hp["alpha"] * share_of_full(known, full)}
+
+
 def present_rows(x: Tensor, filled: Tensor) -> Tensor:
     """[n]: one for the first so many rows, zero for the others."""
     rows = torch.arange(x.shape[0], dtype=x.dtype, device=x.device)

@@ -25,13 +25,12 @@ from edgemem.export.functions.forward import (
     predict_parameters,
     prefixed,
     present_rows,
-    share_of_full,
     strip,
+    weighed_by_frames,
 )
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Gradient
 from edgemem.models.adaptive.classifier import features_of
-from edgemem.models.norms import remembered
 from edgemem.models.prototypes.losses import divergences
 
 # learn_rate: of the gradient step; 0 leaves only what is added to prototypes.
@@ -66,11 +65,9 @@ def learn_function(
 
     def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(list(inputs)[1:], flat, strict=True))
-        old, hp, count = strip("block", values), strip("hp", values), values[FILLED]
+        old, count = strip("block", values), values[FILLED]
         present = present_rows(x, count)
-        if "alpha" in hp:
-            known = count + old[remembered.FRAMES] if model.remembered() else count
-            hp["alpha"] = hp["alpha"] * share_of_full(known, full)
+        hp = weighed_by_frames(model, old, count, full, strip("hp", values))
         wanted = values[LABELS].unsqueeze(1) == torch.arange(reading.capacity, device=x.device)
         given = wanted.to(x.dtype) * present.unsqueeze(1)
 
@@ -87,8 +84,7 @@ def learn_function(
             if not learns:
                 distance = value = (output.logits * 0.0).sum()
                 return value, (taught, logits, output.key, distance)
-            scores = _scores(reading, embedded, old | taught)
-            value = -(given * torch.log_softmax(scores, 1)).sum() / given.sum().clamp(min=1.0)
+            value = _label_loss(reading, embedded, old | taught, given)
             distance = _relation_distance(model, reading, x, embedded, old, taught, present, hp)
             total = value + hp["relation_weight"] * distance
             return total, (taught, logits, output.key, distance)
@@ -118,9 +114,10 @@ def learn_function(
     return Function(inputs, outputs, call, dynamic_batch=False)
 
 
-def _scores(reading: Reading, embedded: Tensor, block: Arrays) -> Tensor:
-    """Of labelled frames: every class that was ever taught takes part."""
-    return reading.scores(embedded, reading.directions(block), reading.known(block))
+def _label_loss(reading: Reading, embedded: Tensor, block: Arrays, given: Tensor) -> Tensor:
+    """Mean cross-entropy of labelled frames: every class that was ever taught takes part."""
+    scores = reading.scores(embedded, reading.directions(block), reading.known(block))
+    return -(given * torch.log_softmax(scores, 1)).sum() / given.sum().clamp(min=1.0)
 
 
 def _relation_distance(

@@ -5,6 +5,8 @@ Both take and return flat tuples of tensors; their names are the graph contract'
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.func import vjp
@@ -22,8 +24,8 @@ from edgemem.export.functions.forward import (
     predict_parameters,
     prefixed,
     present_rows,
-    share_of_full,
     strip,
+    weighed_by_frames,
 )
 from edgemem.export.functions.objective import Loss, Objective
 from edgemem.export.functions.optimizer import Optimizer
@@ -69,13 +71,10 @@ def predict_function(
 
     def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(list(inputs)[1:], flat, strict=True))
-        arrays, hp = strip("block", values), strip("hp", values)
-        filled = values.get(FILLED)
+        arrays, filled = strip("block", values), values.get(FILLED)
         present = None if filled is None else present_rows(x, filled)
         count = (x.flatten(1)[:, 0] * 0.0 + 1.0).sum() if filled is None else filled
-        if "alpha" in hp:
-            known = count + arrays[remembered.FRAMES] if model.remembered() else count
-            hp["alpha"] = hp["alpha"] * share_of_full(known, full)
+        hp = weighed_by_frames(model, arrays, count, full, strip("hp", values))
         output, _ = forward(model, arrays, x, count, hp, present=present, reading=reading)
         return *answers(model, output, arrays, count, hp, present, reading), output.key
 
@@ -145,14 +144,9 @@ def adapt_function(
 
         new_block, new_slots = dict(old_learned), dict(old_slots)
         if objective.learns:
-            value, pullback, (output, features, result) = vjp(loss, old_learned, has_aux=True)  # type: ignore[misc]
-            # One, but not before the forward pass is over: an engine that takes a gradient first
-            # and the loss later keeps activations for both.
-            over = (value + output.key.sum()).detach().clamp(0.0, 0.0)
-            (grads,) = pullback(torch.ones_like(value) + over)
-            new_block, new_slots = optimizer.update(old_learned, grads, old_slots, hp)
-            share = hp["source_share"]
-            new_block = {k: _towards(v, source[k], share) for k, v in new_block.items()}
+            (output, features, result), new_block, new_slots = _step(
+                loss, old_learned, old_slots, source, optimizer, hp
+            )
         else:
             _, (output, features, result) = loss(old_learned)
         told = answers(model, output, old_block, count, hp, None, reading)
@@ -160,11 +154,7 @@ def adapt_function(
         moved = dict.fromkeys(learned, update)
         if model.remembered():  # from every batch that gives finite values, reliable or not
             updated = update | torch.isfinite(result.value)
-            new_block |= _remembered(model, old_block, output, hp, reading)
-        if reading is not None:
-            taken = torch.softmax(told[0].detach(), 1)
-            new_block |= {SUMS: old_block[SUMS], FRAMES: old_block[FRAMES]}
-            new_block[SEEN] = reading.seen(features.detach(), taken, old_block)
+        new_block |= _noted(model, reading, old_block, output, features, told[0], hp)
         next_block = [torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in block]
         stat_names[:] = [*result.stats, "loss", "updated"]
         stats = (*result.stats.values(), result.value, updated.to(x.dtype))
@@ -182,16 +172,48 @@ def adapt_function(
     return Function(inputs, outputs, call, dynamic_batch=False)
 
 
+def _step(
+    loss: Callable[[Arrays], tuple[Tensor, tuple[Output, Tensor, Loss]]],
+    learned: Arrays,
+    slots: Arrays,
+    source: Arrays,
+    optimizer: Optimizer,
+    hp: Arrays,
+) -> tuple[tuple[Output, Tensor, Loss], Arrays, Arrays]:
+    """One step along the gradient: what the loss gives besides its value, new arrays and slots."""
+    value, pullback, found = vjp(loss, learned, has_aux=True)  # type: ignore[misc]
+    # One, but not before the forward pass is over: an engine that takes a gradient first
+    # and the loss later keeps activations for both.
+    over = (value + found[0].key.sum()).detach().clamp(0.0, 0.0)
+    (grads,) = pullback(torch.ones_like(value) + over)
+    stepped, new_slots = optimizer.update(learned, grads, slots, hp)
+    share = hp["source_share"]
+    return found, {k: _towards(v, source[k], share) for k, v in stepped.items()}, new_slots
+
+
+def _noted(
+    model: AdaptiveModel,
+    reading: Reading | None,
+    old: Arrays,
+    output: Output,
+    features: Tensor,
+    logits: Tensor,
+    hp: Arrays,
+) -> Arrays:
+    """What the block notes of a batch, reliable or not; classes that were taught stay."""
+    new: Arrays = {}
+    if model.remembered() and model.attachment.task == "classes":
+        opened = None if reading is None else reading.opened(old, hp)
+        new |= remembered.next_remembered(old, output.seen, output.logits, hp, opened)
+    elif model.remembered():
+        new |= remembered.next_moments(old, output.seen, hp)
+    if reading is not None:
+        taken = torch.softmax(logits.detach(), 1)
+        new |= {SUMS: old[SUMS], FRAMES: old[FRAMES]}
+        new[SEEN] = reading.seen(features.detach(), taken, old)
+    return new
+
+
 def _towards(value: Tensor, source: Tensor, share: Tensor) -> Tensor:
     """Weight ensembling with the source's values (as in ROID, Marsden et al., WACV 2024)."""
     return value + share * (source - value)
-
-
-def _remembered(
-    model: AdaptiveModel, old: Arrays, output: Output, hp: Arrays, reading: Reading | None
-) -> Arrays:
-    """What is remembered after the batch."""
-    if model.attachment.task != "classes":
-        return remembered.next_moments(old, output.seen, hp)
-    opened = None if reading is None else reading.opened(old, hp)
-    return remembered.next_remembered(old, output.seen, output.logits, hp, opened)

@@ -72,23 +72,7 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
     names = None if labels.plain is None else tuple(label.text() for label in labels.list())
     source = {name: value.text(LONGEST) for name, value in about("source").object().items()}
     try:
-        adaptive = attach(
-            model,
-            attachment.parts,
-            torch.zeros(2, *attachment.input_shape),
-            statistics=attachment.statistics,
-            form=attachment.form,
-            norm_affine=attachment.norm_affine,
-            normalization=attachment.normalization,
-            outputs=attachment.outputs if attachment.task == "classes" else None,
-            task=attachment.task,
-        )
-        for name in SOURCE:
-            setattr(adaptive, name, tensors.get(name))
-        if "prototypes.source" in tensors:
-            held = [tensors[f"prototypes.{name}"] for name in ("center", "whitening", "source")]
-            adaptive.prototypes = ClassPrototypes(*held)
-        adaptive.load_state_dict(tensors)
+        adaptive = _attached(model, attachment, tensors)
     except (AttachError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(
             str(path),
@@ -102,6 +86,30 @@ def load_adaptive(path: Path, model: nn.Module) -> tuple[AdaptiveModel, dict[str
     if warm:
         adaptive.mark_warm()
     return adaptive, source
+
+
+def _attached(
+    model: nn.Module, attachment: Attachment, tensors: dict[str, torch.Tensor]
+) -> AdaptiveModel:
+    """The model with all that the file holds of it."""
+    adaptive = attach(
+        model,
+        attachment.parts,
+        torch.zeros(2, *attachment.input_shape),
+        statistics=attachment.statistics,
+        form=attachment.form,
+        norm_affine=attachment.norm_affine,
+        normalization=attachment.normalization,
+        outputs=attachment.outputs if attachment.task == "classes" else None,
+        task=attachment.task,
+    )
+    for name in SOURCE:
+        setattr(adaptive, name, tensors.get(name))
+    if "prototypes.source" in tensors:
+        held = [tensors[f"prototypes.{name}"] for name in ("center", "whitening", "source")]
+        adaptive.prototypes = ClassPrototypes(*held)
+    adaptive.load_state_dict(tensors)
+    return adaptive
 
 
 def _attachment(found: Value) -> Attachment:

@@ -174,14 +174,7 @@ def tune(
     Raises:
         InputError: the bundle does not adapt, or a number that makes no sense.
     """
-    if not 1 <= frames <= MOST_FRAMES:
-        thing = f"{shown(frames)} frames of every shift"
-        raise InputError(thing, "are not possible", f"Use 1 to {MOST_FRAMES}")
-    if seed < 0:
-        raise InputError(f"seed {shown(seed)}", "is negative", "Use 0 or more")
-    if "adapt" not in bundle.manifest.graphs:
-        raise InputError(bundle.manifest.name, "does not adapt", "Export it with a step")
-
+    _require_possible(bundle, frames, seed)
     backend = choose(bundle, settings=EngineSettings(threads)).backend
 
     def error(choice: Choice, draw: int) -> Errors:
@@ -211,6 +204,16 @@ def tune(
     if after.all > before.all + slack or not _keeps_clean(after, before):
         choice, after = own, before
     return Tuned(choice, before, after, trials + 2)
+
+
+def _require_possible(bundle: Bundle, frames: int, seed: int) -> None:
+    if not 1 <= frames <= MOST_FRAMES:
+        thing = f"{shown(frames)} frames of every shift"
+        raise InputError(thing, "are not possible", f"Use 1 to {MOST_FRAMES}")
+    if seed < 0:
+        raise InputError(f"seed {shown(seed)}", "is negative", "Use 0 or more")
+    if "adapt" not in bundle.manifest.graphs:
+        raise InputError(bundle.manifest.name, "does not adapt", "Export it with a step")
 
 
 def errors_of(

@@ -17,6 +17,7 @@ LEFT_OUT = {
         "tests/runtime/guard/test_frozen_fallback.py",
         "tests/runtime/contexts/test_shipped_rows.py",
         "tests/runtime/contexts/test_shipped_rows_faults.py",
+        "tests/runtime/persistence/test_unsound_in_memory.py",
         "tests/runtime/persistence/test_written_is_read.py",
     ],
     "reads this checkout, not the install": [
@@ -52,6 +53,7 @@ LEFT_OUT = {
         "tests/runtime/tools/test_tuning.py",
     ],
     "threads and forks of a process with an engine, not tried under emulation": [
+        "tests/edgemem/state/test_private_files.py",
         "tests/edgemem/state/test_state_owner.py",
         "tests/faults/test_fork.py",
         "tests/runtime/test_ownership.py",
@@ -61,7 +63,8 @@ LEFT_OUT_TESTS = {
     "tests/edgemem/bank/levels/test_level.py::test_nobody_waits_for_what_is_in_memory": (
         "the emulator cannot read only what is in memory (RWF_NOWAIT)"
     ),
-    "tests/edgemem/state/test_state.py::test_killed_at_any_moment_it_continues_with_identical_outputs": (
+    "tests/edgemem/state/test_state.py::test_killed_at_any_moment_it_continues_with_identical_"
+    "outputs": (
         "kills within 0.2 s, before the first emulated step; guest_steps.py takes its place"
     ),
     "tests/runtime/test_runtime.py::test_how_frames_are_split_into_calls_does_not_change_what_is_"

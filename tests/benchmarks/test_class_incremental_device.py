@@ -162,8 +162,10 @@ def test_the_better_setting_of_a_peer_counts_and_goals_are_told():
 
 def test_the_page_and_its_pictures(tmp_path):
     groups = grouped(outcomes())
-    cost = {"group": "speech", "shots": 5, "milliseconds": 3.0, "first": 9.0, "graph": 1.0, "row": 264,
-            "written": 5e4, "grown": 0.0}  # fmt: skip
+    cost = {
+        "group": "speech", "shots": 5, "milliseconds": 3.0, "first": 9.0, "graph": 1.0,
+        "row": 264, "written": 5e4, "grown": 0.0,
+    }  # fmt: skip
     block = {"own": 10, "capacity": 100, "row": 2056, "prototypes": 226_080, "all": 230_000}
     text = page(groups, [cost], [block], "today", "the command")
     for title, (columns, rows) in tables(groups, [cost], [block]).items():

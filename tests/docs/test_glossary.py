@@ -1,4 +1,4 @@
-"""One word, one meaning: names of modules and classes are made of words that docs/glossary.md has."""
+"""One word, one meaning: modules and classes are named by words of docs/glossary.md."""
 
 import ast
 import re
@@ -21,7 +21,8 @@ def words_of(name):
 
 def modules_and_classes():
     """Name -> where it is defined, of modules and of public classes; folders are modules, too, but
-    may have the name of one: `edgemem/bank` and its commands in `edgemem/cli/commands/bank_levels.py`."""
+    may have the name of one: `edgemem/bank` and its commands in
+    `edgemem/cli/commands/bank_levels.py`."""
     modules, classes = defaultdict(list), defaultdict(list)
     for folder in ("edgemem", "runtime", "models", "export"):
         for path in sorted((ROOT / folder).rglob("*.py")):

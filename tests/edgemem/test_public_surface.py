@@ -59,8 +59,9 @@ def test_an_unknown_name_is_an_attribute_error():
 @pytest.mark.parametrize(
     "module",
     [
-        "edgemem", "edgemem.cli", "edgemem.runtime", "edgemem.cli.commands.device", "edgemem.cli.commands.train",
-        "edgemem.demo", "edgemem.plot", "edgemem.state.store", "edgemem.runtime.tools.verification",
+        "edgemem", "edgemem.cli", "edgemem.runtime", "edgemem.cli.commands.device",
+        "edgemem.cli.commands.train", "edgemem.demo", "edgemem.plot", "edgemem.state.store",
+        "edgemem.runtime.tools.verification",
     ],
 )  # fmt: skip
 def test_importing_the_device_side_loads_nothing_heavy(module):

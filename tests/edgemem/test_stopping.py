@@ -83,7 +83,7 @@ def steps_in(path):
 
 
 def ended(command, state, number, **options):
-    """Send a signal once something is in the file; exit code, errors, and steps before and after."""
+    """Send a signal once the file holds something; exit code, errors, steps before and after."""
     process = subprocess.Popen(
         [sys.executable, *map(str, command), "--state", state],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options,

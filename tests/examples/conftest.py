@@ -14,7 +14,7 @@ TRAIN_SIDE = ("torch", "onnx", "onnxscript")
 
 @pytest.fixture
 def example(tmp_path):
-    """A function that runs a script of the examples; what it needs of the train side is an error."""
+    """A function that runs a script of the examples; needing the train side is an error."""
 
     def run(script, *options, modules=None):
         command = [sys.executable, "-X", "importtime", ROOT / "examples" / script, *options]

@@ -1,4 +1,4 @@
-"""Layers as people use them: traced, lowered, and exported, against the untouched layer in torch."""
+"""Layers as people use them: exported, against the untouched layer in torch."""
 
 import pytest
 import torch

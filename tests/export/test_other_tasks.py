@@ -379,7 +379,7 @@ def test_the_limit_is_that_of_shifts_of_source_frames(position):
 
 @pytest.mark.slow
 def test_outputs_that_stray_bring_the_frozen_model_back(position):
-    """The graph of a block answers as no shift of source frames makes it; the frozen one is sound."""
+    """A block answers as no shift of source frames makes it; the frozen model is sound."""
     far = 2 * open_bundle(position.path).manifest.task.limit
 
     def strayed(call):

@@ -1,4 +1,4 @@
-"""Models that end in a softmax or a single output, on a device: their own decisions, and adapting."""
+"""Models that end in a softmax or a single output, on a device: decisions, and adapting."""
 
 import logging
 

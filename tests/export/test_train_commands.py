@@ -141,7 +141,9 @@ BAD_EXPORTS = {
     "ready.safetensors --model edgemem.models.networks:digits --statistics 0.5": "--statistics: di",
     "ready.safetensors --model edgemem.models.networks:digits --input-shape 1,9,9": "--input-shape",
     "ready.safetensors --model edgemem.models.networks:digits --mean 0.5": "--mean/--std: differs",
-    "ready.safetensors --model edgemem.models.networks:digits --norm-affine --gradient meta": "--gradient full",
+    "ready.safetensors --model edgemem.models.networks:digits --norm-affine --gradient meta": (
+        "--gradient full"
+    ),
     "ready.safetensors --model edgemem.models.networks:resnet20": "does not fit CifarResNet",
     "missing.pt --model edgemem.models.networks:digits --parts layer1": "does not exist",
     "train.npz --model edgemem.models.networks:digits --parts layer1": "arrays of numpy",

@@ -15,8 +15,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL"),
 ]
-# Forks devices from one process that has loaded everything. Each takes so many steps in one context,
-# says so, and waits for the end; what it learnt is read by opening its state, as after a power cut.
+# Forks devices from one process that has loaded everything. Each takes so many steps in one
+# context, says so, and waits for the end; what it learnt is read by opening its state, as after a
+# power cut.
 DRIVER = """
 import json, os, signal, sys
 import edgemem
@@ -52,7 +53,8 @@ for number, steps in enumerate(json.loads(sys.argv[3])):
     assert os.read(reader, 4) == b"done", "the device ended by itself"
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    with edgemem.open(bundle, path, threads=1, options=edgemem.Options(contexts=contexts)) as runtime:
+    with edgemem.open(bundle, path, threads=1, options=edgemem.Options(contexts=contexts)) as
+    runtime:
         found.append(steps - runtime.counters["steps"])
         assert runtime.step(batch(0)).context == ("context-1" if contexts else "generic")
 print(json.dumps(found))

@@ -1,4 +1,4 @@
-"""Kill -9 while classes are learnt and forgotten: what was acknowledged is there, and no half of it."""
+"""Kill -9 while classes are learnt and forgotten: what was acknowledged is there, whole."""
 
 import os
 import subprocess
@@ -14,7 +14,8 @@ pytestmark = [
 ]
 KILLS = 60
 # Forks devices from one process that has loaded everything; kills each at a random moment. Three
-# calls teach "cat" and "left", the fourth forgets "cat": frames of both tell which call was the last.
+# calls teach "cat" and "left", the fourth forgets "cat": frames of both tell which call was the
+# last.
 DRIVER = """
 import os, random, signal, sys, time, traceback
 

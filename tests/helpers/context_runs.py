@@ -9,7 +9,7 @@ from opening import opened_with
 from edgemem.bank.written.written_blocks import WrittenBlocks
 from edgemem.demo import BUNDLE
 from edgemem.state.store import State
-from edgemem.testing import put_session, session_of
+from edgemem.testing import notices_of, put_session, session_of
 
 BATCH = 16
 
@@ -86,3 +86,8 @@ def assert_same_logits(found, expected):
     assert [result.context for result in found] == [result.context for result in expected]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.logits, other.logits)
+
+
+def damaged(runtime):
+    """What was damaged, as it was told."""
+    return [event for event in notices_of(runtime) if event.kind == "damaged"]

@@ -1,4 +1,4 @@
-"""Opening a runtime with choices by name, whether they are keywords of `edgemem.open` or options."""
+"""Opening a runtime with choices by name: keywords of `edgemem.open` or options."""
 
 from dataclasses import fields
 
@@ -8,7 +8,7 @@ OPTIONS = {field.name for field in fields(edgemem.Options)}
 
 
 def opened_with(bundle, state=None, threads=1, **choices):
-    """A runtime on one thread; choices: keywords of `edgemem.open` and fields of `edgemem.Options` alike."""
+    """A runtime on one thread; choices: keywords of `edgemem.open` and fields of its options."""
     options = {name: choices.pop(name) for name in OPTIONS & choices.keys()}
     return edgemem.open(
         bundle, state, threads=threads, options=edgemem.Options(**options), **choices

@@ -1,4 +1,4 @@
-"""Manifests that were altered on purpose, with the check sum that docs/formats/bundle.md tells of."""
+"""Manifests altered on purpose, with the check sum that docs/formats/bundle.md tells of."""
 
 import hashlib
 import json

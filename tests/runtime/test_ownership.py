@@ -260,7 +260,8 @@ import edgemem
 from edgemem.demo import BUNDLE
 from edgemem.runtime import ownership
 {setting}
-runtime = edgemem.open(BUNDLE, sys.argv[1], threads=1, options=edgemem.Options(background={background}))
+options = edgemem.Options(background={background})
+runtime = edgemem.open(BUNDLE, sys.argv[1], threads=1, options=options)
 for _ in range(5):
     runtime.step(np.random.default_rng(0).random((16, 1, 8, 8), np.float32))
 print(runtime.counters["steps"], flush=True)

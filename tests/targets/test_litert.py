@@ -1,4 +1,4 @@
-"""The whole runtime on LiteRT, against the same bundle on onnxruntime. `make test-litert` runs it."""
+"""The whole runtime on LiteRT, against the same bundle on onnxruntime (`make test-litert`)."""
 
 import os
 import shutil

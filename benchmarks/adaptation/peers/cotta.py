@@ -54,7 +54,7 @@ class Cotta:
 
     @torch.no_grad()
     def targets(self, frames: Tensor) -> Tensor:
-        """Augmentation-averaged pseudo-labels: mean logits of the teacher over views, or those of the frames."""
+        """Mean logits of the teacher over views, or those of the frames, as pseudo-labels."""
         certain = self.anchor(frames).softmax(1).amax(1).mean()
         if certain >= self.confidence:
             return self.predict(frames)

@@ -79,7 +79,8 @@ class MetaPart:
 class MetaModel:
     """A frozen copy of a model with a meta network beside each of the named parts.
 
-    parts: as in `edgemem.models.adaptive.parts`, one after the other. frames: two or more, for the shapes.
+    parts: as in `edgemem.models.adaptive.parts`, one after the other. frames: two or more, for the
+    shapes.
     """
 
     def __init__(self, model: nn.Module, parts: Sequence[str], frames: Tensor) -> None:

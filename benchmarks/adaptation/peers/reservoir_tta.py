@@ -1,7 +1,8 @@
 """ReservoirTTA: a pool of adapted norm parameters, chosen by the style of the batch.
 
-Rules of LTS5/ReservoirTTA with its CIFAR-10 settings for ETA, the simplest of its bases that filters
-samples (`eta_reservoir.yaml`: Adam at 1e-3, no Fisher term). Two things differ from the code:
+Rules of LTS5/ReservoirTTA with its CIFAR-10 settings for ETA, the simplest of its bases that
+filters samples (`eta_reservoir.yaml`: Adam at 1e-3, no Fisher term). Two things differ from the
+code:
 
 - the style key comes from the second to fourth convolution of the model itself, before any
   adaptation. The authors take these convolutions of a VGG-19 trained on ImageNet; we have no such
@@ -165,7 +166,7 @@ class NormSet:
 
 
 class ReservoirTta:
-    """Vray et al., arXiv 2505.14511: answers with the sets' weighted mean, adapts the nearest set."""
+    """Vray et al., arXiv 2505.14511: the sets' weighted mean answers, the nearest set adapts."""
 
     def __init__(self, model: nn.Module, source: Source, learning_rate: float) -> None:
         self.base = Eta(model, learning_rate, source.classes, published_similarity(source))

@@ -27,7 +27,7 @@ STATISTICS_RATE = 0.05
 
 
 class RobustNorm(nn.Module):
-    """Robust batch normalisation: a batch norm whose statistics move slowly to its training batches.
+    """Robust batch normalisation: its statistics move slowly to those of training batches.
 
     In train mode a batch is normalised by the moved statistics, and gradients go through the
     batch's share of them. For [n, c], [n, c, t] and [n, c, h, w].

@@ -28,15 +28,15 @@ class Learner(Protocol):
         """Take up a task's classes from its frames [n, ...] and labels [n]."""
 
     def scores(self, frames: Frames) -> NDArray[np.float32]:
-        """[n, classes of the data set]: the larger, the likelier; NaN for a class without a score."""
+        """[n, classes of the data set]: the larger, the likelier; NaN: no score."""
 
 
 @dataclass(frozen=True)
 class Start:
     """What every method of a run starts from.
 
-    encoder: may be changed. classes: of the data set. recipe: epochs, batch size, optimiser and seed, for
-    all methods the same. device: where to train.
+    encoder: may be changed. classes: of the data set. recipe: epochs, batch size, optimiser and
+    seed, for all methods the same. device: where to train.
     """
 
     encoder: Encoder
@@ -58,11 +58,11 @@ class Diverged(ArithmeticError):
 
 
 class Classifier:
-    """An encoder with a linear head over all classes, trained with SGD: fine-tuning, and base of peers.
+    """An encoder with a linear head over all classes, trained with SGD: also the peers' base.
 
-    Only the logits of a task's own classes compete while it is learnt, where tasks have several classes:
-    one head a task, as in the papers of LwF and EWC. With one class a task nothing would compete, so all
-    classes seen so far do.
+    Only the logits of a task's own classes compete while it is learnt, where tasks have several
+    classes: one head a task, as in the papers of LwF and EWC. With one class a task nothing would
+    compete, so all classes seen so far do.
     """
 
     def __init__(self, start: Start) -> None:

@@ -36,7 +36,7 @@ class ICaRL(Classifier):
             self.teacher = copy.deepcopy(self.network).eval().requires_grad_(False)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Sigmoid cross-entropy: the label among new classes, the teacher's answer among old ones."""
+        """Sigmoid cross-entropy: labels of new classes, the teacher's answers for old ones."""
         logits = self.network(batch.x)
         columns = torch.arange(self.classes, device=self.device)
         targets = (batch.labels[:, None] == columns).float()
@@ -79,7 +79,7 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def herd(features: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Indices of exemplars in order: each draws the mean of those chosen next to the mean of all."""
+    """Indices of exemplars in order: each draws the chosen ones' mean next to that of all."""
     mean, chosen, total = features.mean(0), [], np.zeros_like(features[0])
     left = np.ones(len(features), np.bool_)
     for number in range(1, min(count, len(features)) + 1):

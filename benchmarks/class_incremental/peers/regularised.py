@@ -22,7 +22,8 @@ FISHER_BATCH = 50
 class LwF(Classifier):
     """Learning without forgetting (Li & Hoiem, ECCV 2016): the old network's answers are kept.
 
-    weight: of the distillation; 1 in the paper, 3 in the settings that Mammoth releases for this data.
+    weight: of the distillation; 1 in the paper, 3 in the settings that Mammoth releases for this
+    data.
     """
 
     def __init__(self, start: Start, weight: float) -> None:
@@ -49,7 +50,7 @@ class LwF(Classifier):
 def distillation(
     logits: Tensor, old: Tensor, heads: Sequence[Sequence[int]], temperature: float
 ) -> Tensor:
-    """Cross-entropy between old and new answers at a temperature, the sum over heads, a mean over frames.
+    """Cross-entropy between old and new answers at a temperature, summed over heads.
 
     logits, old: [n, classes]. Li & Hoiem, equations 2 and 3: no factor of temperature squared.
     """
@@ -65,9 +66,9 @@ def distillation(
 class EWC(Classifier):
     """Elastic weight consolidation (Kirkpatrick et al., PNAS 2017), one penalty for all old tasks.
 
-    Online as in Schwarz et al., ICML 2018, with nothing forgotten: Fisher information adds up, and the
-    anchor is the last task's end. weight: times `sum F (w - anchor)^2`; 10 in the settings that Mammoth
-    releases for this data.
+    Online as in Schwarz et al., ICML 2018, with nothing forgotten: Fisher information adds up, and
+    the anchor is the last task's end. weight: times `sum F (w - anchor)^2`; 10 in the settings that
+    Mammoth releases for this data.
     """
 
     def __init__(self, start: Start, weight: float) -> None:
@@ -102,7 +103,7 @@ def fisher_information(
     head: Sequence[int],
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Mean over frames of the squared gradient of log p(label), per parameter: the empirical diagonal.
+    """Mean over frames of the squared gradient of log p(label): the empirical diagonal.
 
     The network is in eval mode, so that frames do not see each other.
     """

@@ -28,7 +28,7 @@ class Reservoir:
         return min(self.offered, self.capacity)
 
     def offer(self, *rows: NDArray[np.generic]) -> None:
-        """Items one after another; rows: arrays [n, ...] of equal length, the same ones each time."""
+        """Items one after another; rows: arrays [n, ...], each time the same ones."""
         if not self._rows:
             self._rows = tuple(np.zeros((self.capacity, *row.shape[1:]), row.dtype) for row in rows)
         for item in range(len(rows[0])):
@@ -54,8 +54,8 @@ class Reservoir:
 class ER(Classifier):
     """Experience replay (Riemer et al., ICLR 2019; as in Buzzega et al., NeurIPS 2020).
 
-    Each batch is joined by as many stored samples, and all classes seen so far compete. Every batch is
-    offered to the reservoir, in every epoch.
+    Each batch is joined by as many stored samples, and all classes seen so far compete. Every batch
+    is offered to the reservoir, in every epoch.
     """
 
     def __init__(self, start: Start, capacity: int) -> None:
@@ -77,8 +77,8 @@ class ER(Classifier):
 class DER(Classifier):
     """Dark experience replay (Buzzega et al., NeurIPS 2020): stored are logits, which are kept.
 
-    weight: alpha, of the squared distance of logits; 0.3 in the paper for this data. All classes seen so
-    far compete.
+    weight: alpha, of the squared distance of logits; 0.3 in the paper for this data. All classes
+    seen so far compete.
     """
 
     def __init__(self, start: Start, capacity: int, weight: float) -> None:

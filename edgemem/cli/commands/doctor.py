@@ -19,6 +19,13 @@ PACKAGES = (
     "numpy", "onnxruntime", "onnxruntime-qnn", "ai-edge-litert", "tflite-runtime", "safetensors",
     "matplotlib", "torch", "onnx", "onnxscript", "litert-torch",
 )  # fmt: skip
+EXTRAS = {  # what a machine may be able to do -> the extra that brings it
+    "run bundles": "litert",
+    "draw plots": "plot",
+    "warm up": "train",
+    "export": "export",
+    "export for LiteRT": "export-litert",
+}
 
 
 def doctor(
@@ -29,11 +36,10 @@ def doctor(
 
     Example: edgemem doctor camera.edgemem
     """
-    from edgemem.runtime.engines.providers import PROVIDERS, is_emulated, missing
+    from edgemem.runtime.engines.providers import PROVIDERS, missing
 
     versions = {name: _version(name) for name in PACKAGES}
     engines = {name: missing(provider) for name, provider in PROVIDERS.items()}
-    emulated = {name for name, provider in PROVIDERS.items() if is_emulated(provider)}
     able = {
         "run bundles": not all(engines.values()),
         "draw plots": versions["matplotlib"] is not None,
@@ -55,10 +61,15 @@ def doctor(
             }
         )
         return
-    extras = {
-        "run bundles": "litert", "draw plots": "plot", "warm up": "train", "export": "export",
-        "export for LiteRT": "export-litert",
-    }  # fmt: skip
+    _print_machine(versions, engines, able)
+    if bundle is not None and runs is not None:
+        print_table(f"{bundle.name} here", ("provider", ""), list(runs.items()))
+
+
+def _print_machine(
+    versions: dict[str, str | None], engines: dict[str, str | None], able: dict[str, bool]
+) -> None:
+    """Packages, engines (by provider, what is missing) and abilities, as tables."""
     print_table(
         f"edgemem {VERSION}, Python {platform.python_version()}, {platform.machine()}",
         ("package", "version"),
@@ -67,29 +78,24 @@ def doctor(
     print_table(
         "engines, by what provider= takes",
         ("provider", ""),
-        [
-            (
-                name,
-                f"needs {PROVIDERS[name].needs}"
-                if reason is not None
-                else "here, emulated"
-                if name in emulated
-                else "here",
-            )
-            for name, reason in engines.items()
-        ],
+        [(name, _engine_text(name, reason)) for name, reason in engines.items()],
     )
     print_table(
         "this machine can",
         ("what", ""),
         [
-            (what, "yes" if yes else f"pip install 'edgemem[{extras[what]}]'")
+            (what, "yes" if yes else f"pip install 'edgemem[{EXTRAS[what]}]'")
             for what, yes in able.items()
         ],
     )
-    if runs is not None:
-        assert bundle is not None
-        print_table(f"{bundle.name} here", ("provider", ""), list(runs.items()))
+
+
+def _engine_text(name: str, reason: str | None) -> str:
+    from edgemem.runtime.engines.providers import PROVIDERS, is_emulated
+
+    if reason is not None:
+        return f"needs {PROVIDERS[name].needs}"
+    return "here, emulated" if is_emulated(PROVIDERS[name]) else "here"
 
 
 def _runs(path: Path) -> dict[str, str]:

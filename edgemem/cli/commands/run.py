@@ -61,19 +61,12 @@ def run(
     Example: edgemem run camera.edgemem --input stream.npz --state camera.db
     """
     import edgemem
-    from edgemem.bundle.opening import open_bundle
-    from edgemem.runtime.frames import checked
-    from edgemem.runtime.tools.replay import replay, require_labels
-    from edgemem.runtime.tools.stream import Stream
+    from edgemem.runtime.tools.replay import replay
     from edgemem.stopping import stopping
 
-    values, recorded = _hyper_parameters(set_ or []), Stream(input)
+    values = _hyper_parameters(set_ or [])
     # Before the state file is opened, so that frames of another kind leave it byte for byte.
-    manifest = open_bundle(bundle).manifest
-    recorded.require_shape(manifest.frames)
-    require_labels(recorded, manifest)
-    stream = _usable(recorded, skip_bad_frames)
-    checked(next(stream.chunks(1))[1], manifest.frames)
+    stream, batch = _fitting_stream(input, bundle, skip_bad_frames)
     if plot is not None:
         check_plot(plot, stream)
     with (
@@ -102,14 +95,32 @@ def run(
             stop.now()
 
         with stop.later():
-            frames = chunk or manifest.frames.batch
-            report = replay(runtime, stream, chunk=frames, progress=note)
+            report = replay(runtime, stream, chunk=chunk or batch, progress=note)
     if plot is not None:
         draw_report(plot, report, stream.contexts, bundle.name)
     if json:
         print_json(report.as_dict())
     else:
         print_report(report, bundle.name)
+
+
+def _fitting_stream(path: Path, bundle: Path, skip: bool) -> tuple[Stream, int]:
+    """A stream of frames and labels that the bundle takes, and the bundle's batch.
+
+    Raises InputError for what does not fit.
+    """
+    from edgemem.bundle.opening import open_bundle
+    from edgemem.runtime.frames import checked
+    from edgemem.runtime.tools.replay import require_labels
+    from edgemem.runtime.tools.stream import Stream
+
+    recorded = Stream(path)
+    manifest = open_bundle(bundle).manifest
+    recorded.require_shape(manifest.frames)
+    require_labels(recorded, manifest)
+    stream = _usable(recorded, skip)
+    checked(next(stream.chunks(1))[1], manifest.frames)
+    return stream, manifest.frames.batch
 
 
 def _usable(stream: Stream, skip: bool) -> Stream:

@@ -1,4 +1,4 @@
-"""Bundles as hubs and systems leave them: links into a store, and files of their own beside them."""
+"""Bundles as hubs and systems leave them: links into a store, files of their own beside."""
 
 import importlib.resources
 import os

@@ -1,4 +1,4 @@
-"""Output that cannot be written: one line, an exit code of its own, and nothing of the work lost."""
+"""Output that cannot be written: one line, an exit code of its own, and no work lost."""
 
 import os
 import subprocess

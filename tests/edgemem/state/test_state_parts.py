@@ -1,4 +1,4 @@
-"""What a commit writes: only what has changed, and nothing that is damaged is taken for unchanged."""
+"""What a commit writes: only what has changed, and what is damaged counts as changed."""
 
 from contextlib import closing
 

@@ -1,4 +1,4 @@
-"""The graph `learn` as a torch function, beside autograd; that steps leave what was taught; exports."""
+"""The graph `learn` as a torch function, beside autograd; steps leave what was taught."""
 
 import json
 

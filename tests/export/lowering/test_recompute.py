@@ -1,4 +1,4 @@
-"""The lean plan: the same step to the bit, with fewer activations alive, whatever the engine does."""
+"""The lean plan: the same step to the bit, fewer activations alive, on any engine."""
 
 import numpy as np
 import onnx

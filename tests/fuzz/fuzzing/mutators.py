@@ -21,13 +21,14 @@ RAW = {
     "unclosed": '{"a": ',
 }
 NUMBERS = (
-    0, 1, -1, 2, 3, 7, 255, 256, 65_535, 1 << 20, 2**31 - 1, 2**31, 2**32, 1 << 48, 2**53, 2**53 + 1,
-    2**63 - 1, 2**63, -(2**63), 2**64, 10**30, 0.0, -0.0, 0.5, 1.5, -3.25, 1e-320, 1e38, 3.5e38, 1e308,
+    0, 1, -1, 2, 3, 7, 255, 256, 65_535, 1 << 20, 2**31 - 1, 2**31, 2**32, 1 << 48, 2**53,
+    2**53 + 1, 2**63 - 1, 2**63, -(2**63), 2**64, 10**30, 0.0, -0.0, 0.5, 1.5, -3.25, 1e-320, 1e38,
+    3.5e38, 1e308,
 )  # fmt: skip
 TEXTS = (
-    "", " ", "0", "-1", "nan", "inf", "..", "../x", "/etc/passwd", "a/../b", "a\\b", "x" * 300, "\0", "\n",
-    "\x1b[2J", "ſ", "١", "\u202e", "float32", "float64", "int64", "F32", "BF16", "I64", "null",
-    "manifest.json", "weights.bin", "predict.onnx", "bank/level-1.safetensors", "__proto__",
+    "", " ", "0", "-1", "nan", "inf", "..", "../x", "/etc/passwd", "a/../b", "a\\b", "x" * 300,
+    "\0", "\n", "\x1b[2J", "ſ", "١", "\u202e", "float32", "float64", "int64", "F32", "BF16", "I64",
+    "null", "manifest.json", "weights.bin", "predict.onnx", "bank/level-1.safetensors", "__proto__",
 )  # fmt: skip
 VALUES = (None, True, False, [], {}, [[]], [0], [1, 2], {"a": 1}, *NUMBERS, *TEXTS)
 FLOATS = (

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from two_tasks import RECIPE, STEPS
 
-from edgemem.models.prototypes import PrototypeModel
+from edgemem.models.prototypes import (
+    PrototypeModel,
+    learn_task,
+)
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +37,16 @@ def grid():
         return frames, row, column
 
     return make
+
+
+@pytest.fixture(scope="module")
+def data(grid):
+    """48 frames: labels of a first task, and of a second."""
+    frames, row, column = grid(16 * STEPS, 0)
+    return frames, column, 3 + row
+
+
+@pytest.fixture(scope="module")
+def known(new_model, data):
+    """A model that knows a first task."""
+    return learn_task(new_model(), data[0], data[1], RECIPE)

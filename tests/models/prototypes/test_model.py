@@ -12,7 +12,7 @@ from edgemem.models.prototypes import PrototypeModel, TaskRecipe, learn_task
 
 @pytest.fixture
 def model():
-    """Two-dimensional frames as their own features; classes 7, 3 to the right and left; 5, 1 up, down."""
+    """Frames in a plane as their own features; classes 7, 3 right and left; 5, 1 up, down."""
     model = PrototypeModel(nn.Identity(), 2).with_task([7, 3]).with_task([5, 1])
     with torch.no_grad():
         model.prototypes[0].copy_(torch.tensor([[9.0, 0.0], [-0.1, 0.0]]))

@@ -1,7 +1,8 @@
 """Two tasks on the same frames: what distillation keeps, and what is lost without it.
 
-Task 0 asks for the column of a point in a grid of clusters, task 1 for its row. Contrastive learning
-of rows draws columns together; nothing but the relations to old prototypes speaks against that.
+Task 0 asks for the column of a point in a grid of clusters, task 1 for its row. Contrastive
+learning of rows draws columns together; nothing but the relations to old prototypes speaks against
+that.
 """
 
 import numpy as np

@@ -71,7 +71,7 @@ def test_pictures_are_told_by_type_and_range_not_by_shape(channels):
 @pytest.mark.parametrize("shape", [(64, 1, 8, 8), (64, 3, 8, 8), (64, 6, 32), (64, 12)])
 @pytest.mark.parametrize(("scale", "zero"), [(12.0, -45.0), (0.01, 3.0), (2000.0, 0.0)])
 def test_signals_change_alike_wherever_zero_lies_and_whatever_their_unit(shape, scale, zero):
-    """In dB, in volts or in steps of a converter: what comes out is the same signal in that unit."""
+    """In dB, in volts or in steps of a converter: the same signal comes out in that unit."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     plain = augmented(x)
     moved = augmented(x * scale + zero)

@@ -261,7 +261,7 @@ def test_drift_is_the_distance_to_the_context_in_use(visits):
 
 
 def test_what_is_dropped_for_a_failure_is_not_taken_from_the_root(visits, files):
-    """The root knows more than the bundle; the block without steps knows less. That is no lesson."""
+    """The root knows more than the bundle, the block without steps less. That is no lesson."""
     with opened() as runtime:
         step_all(runtime, visits[0])
         session = session_of(runtime)

@@ -63,7 +63,7 @@ def test_predict_takes_the_companions_that_step_would(stream):
 
 
 def looks_of(found):
-    """A glimpse that finds these blocks one after the other, and how far keys were said to scatter."""
+    """A glimpse that finds these blocks in turn, and how far keys were said to scatter."""
     found, noises = list(found), []
 
     def glimpse(noise):

@@ -1,4 +1,4 @@
-"""Constants outside of a graph, found as the onnx package finds them; everything else is refused."""
+"""Constants outside of a graph, found as the onnx package does; all else is refused."""
 
 import numpy as np
 import onnx

@@ -12,7 +12,7 @@ BINDING = Binding("g.tflite", "adapt", ("x", "block.frames"), ("logits", "next.b
 
 
 class Interpreter:
-    """One signature that adds one. As LiteRT does, it hands out numpy's scalars for no dimensions."""
+    """One signature that adds one. Like LiteRT, it hands out numpy's scalars for no dimensions."""
 
     def get_signature_runner(self, signature):
         assert signature == "adapt"

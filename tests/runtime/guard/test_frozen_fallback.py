@@ -1,4 +1,4 @@
-"""On frames like the source's the frozen model answers and nothing is learnt; elsewhere it does not."""
+"""On frames like the source's the frozen model answers and nothing is learnt; not elsewhere."""
 
 import shutil
 from dataclasses import replace

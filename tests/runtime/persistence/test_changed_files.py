@@ -1,4 +1,4 @@
-"""What is done to a bundle's files after they were checked: refused at first use, or without effect."""
+"""A bundle's files, changed after they were checked: refused at first use, or no effect."""
 
 import os
 import shutil
@@ -18,6 +18,11 @@ from edgemem.runtime.tools.verification import verify
 
 BATCH = 16
 CHANGED = "was changed after it was checked"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sessions():
+    """Each its own: from which bytes they are made is what is tested."""
 
 
 def other(path):

@@ -1,4 +1,4 @@
-"""Damage to a state file costs what was damaged: what is intact is gone on from, and that is told."""
+"""Damage to a state file costs what was damaged: what is intact goes on, and that is told."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""What a user sets in Python: known names and possible values, or an error before anything is opened."""
+"""What a user sets in Python: names and values that are known, or an error before opening."""
 
 import math
 

@@ -57,8 +57,12 @@ def flat(error, clean=0.1):
 
 def test_what_fresh_draws_do_not_confirm_is_not_taken(bundle, source_path, monkeypatch):
     """Better only on the draw that chose it: seed 0."""
-    scripted(monkeypatch, lambda choice, seed: flat(
-        0.2 if choice.parameters and seed == 0 else 0.3 + 0.1 * bool(choice.parameters)))  # fmt: skip
+
+    def errors(choice, seed):
+        chosen_by = choice.parameters and seed == 0
+        return flat(0.2 if chosen_by else 0.3 + 0.1 * bool(choice.parameters))
+
+    scripted(monkeypatch, errors)
     found = tune(bundle, SourceFrames.read(source_path, bundle))
     assert found.choice == Choice() and found.after == found.before
 

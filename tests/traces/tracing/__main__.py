@@ -34,8 +34,10 @@ def _record(name):
 def _replay(name, options):
     found = replay(name, exact=False if options.rough else None, threads=options.threads)
     how = "to the bit" if found.exact else "within the tolerance"
-    print(f"{name}: {found.calls} of {found.total} calls compared {how}, "
-          f"logits up to {found.distance:.3g} away, {len(found.differences)} differences")  # fmt: skip
+    print(
+        f"{name}: {found.calls} of {found.total} calls compared {how}, "
+        f"logits up to {found.distance:.3g} away, {len(found.differences)} differences"
+    )
     for text in found.differences[:5]:
         print(f"  {text}")
     return found

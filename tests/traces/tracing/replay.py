@@ -53,8 +53,10 @@ def replay(name, exact=None, threads=1):
 def _in_time(calls, found):
     """Whether no shipped row came later than in the trace, which a busy machine can cause."""
     pairs = zip(calls, found, strict=True)
-    return not any("reading" in noted.get("events", ()) and "reading" not in call["expect"]["events"]
-                   for call, (noted, _) in pairs)  # fmt: skip
+    return not any(
+        "reading" in noted.get("events", ()) and "reading" not in call["expect"]["events"]
+        for call, (noted, _) in pairs
+    )
 
 
 def compared(trace, found, logits, exact):

@@ -83,7 +83,7 @@ def _labels():
 
 
 def guard():
-    """Steps that go astray, by learning rates that are far too large, and the rails that catch them."""
+    """Steps that go astray, by learning rates far too large, and the rails that catch them."""
     wild = {"learning_rate": 1e4, "momentum": 0.0}
     dissent = {"learning_rate": 10.0, "momentum": 0.0, "regularization_weight": 0.0, **EVERY,
                "source_share": 0.0}  # fmt: skip
@@ -120,22 +120,21 @@ def frames():
     bursts = [call("step", seen("clear", 0, 240, ("take", one[n : n + BATCH])))
               for n in range(0, 64, BATCH)]  # fmt: skip
     calls = [
-        opened(), *bursts, call("step", seen("clear", one[0], 1, bare=True)), *batches("fog", 0, 12),
-        call("step", seen("fog", 0, BATCH, ("same",))), call("predict", seen("fog", 3, 2)),
-        call("step", seen("fog", 0, 40, ("same",))), *batches("fog", 12, 1),
-        call("step", seen("fog", 0, BATCH, ("replace", 70, 2e15))),
+        opened(), *bursts, call("step", seen("clear", one[0], 1, bare=True)),
+        *batches("fog", 0, 12), call("step", seen("fog", 0, BATCH, ("same",))),
+        call("predict", seen("fog", 3, 2)), call("step", seen("fog", 0, 40, ("same",))),
+        *batches("fog", 12, 1), call("step", seen("fog", 0, BATCH, ("replace", 70, 2e15))),
         call("step", seen("fog", 0, 0)), call("learn", seen("fog", 0, 1), labels=["fog"]),
         call("rollback", to="nowhere"), call("rename_class", old="1", new="one"),
         call("step", seen("fog", 0, BATCH, ("scale", 255, 0))),
         call("step", seen("fog", 0, BATCH, ("scale", 255, 0))),
-        call("step", seen("fog", 0, BATCH, ("scale", 9e14, -5e14))),
-        *batches("fog", 13, 2), CLOSE,
+        call("step", seen("fog", 0, BATCH, ("scale", 9e14, -5e14))), *batches("fog", 13, 2), CLOSE,
     ]  # fmt: skip
     return record("frames", frames.__doc__, DEMO, calls, {}, tolerance=1e-2)
 
 
 def schedule():
-    """When steps run, and what is left out: schedules, one block for all, no adaptation, no frames."""
+    """When steps run, and what is left out: schedules, one block for all, no frames."""
     visits = [*batches("fog", 0, 3), *batches("dusk", 0, 2), *batches("fog", 3, 1)]
     calls = []
     for when in (3, "drift", "60s/min", "0.0000001s/min"):
@@ -211,9 +210,10 @@ def classes():
         call("learn", of([some[7][0], some[7][0]]), labels=["seven", "nine"]),
         *steps(2, 8), FLUSH, taught(0, 0, 3, label="null"), *steps(2, 10),
         call("rollback", to="commit"), test, CLOSE,
-        opened(), listed, test, call("forget_class", name="nine"), test, listed, *steps(2, 12, dark),
-        taught(8, 1, 4, label="acht"), taught(9, 5, 5), call("learn", of(some[1][:2]), labels=[1, 1]),
-        call("forget_class", name=1), call("step", of(new[:5])), *steps(2, 14), CLOSE,
+        opened(), listed, test, call("forget_class", name="nine"), test, listed,
+        *steps(2, 12, dark), taught(8, 1, 4, label="acht"), taught(9, 5, 5),
+        call("learn", of(some[1][:2]), labels=[1, 1]), call("forget_class", name=1),
+        call("step", of(new[:5])), *steps(2, 14), CLOSE,
         opened(read="prototypes", adapt=False), taught(8, 10, 3, label="acht"), test, CLOSE,
         opened(read="classifier", contexts=False), test, taught(7, 25, 3), *steps(1, 17), CLOSE,
         opened(hyper_parameters={"learning_rate": 0.01}), test, *steps(4, 18, dark), *steps(2, 22),
@@ -237,7 +237,8 @@ def keywords():
         opened(hyper_parameters={"learning_rate": 0.01}), *visit(0, 1), *visit(1, 2), *visit(2, 3),
         call("predict", held("speaker-2", 0, 5)), *visit(1, 4), FLUSH,
         *[call("step", held("speaker-1", n, 1, bare=True)) for n in range(6)], CLOSE,
-        opened(), call("set", name="learning_rate", value=0.02), *visit(2, 5), call("step", held("speaker-0", 0, 32)), *visit(0, 6), CLOSE,
+        opened(), call("set", name="learning_rate", value=0.02), *visit(2, 5),
+        call("step", held("speaker-0", 0, 32)), *visit(0, 6), CLOSE,
     ]  # fmt: skip
     return record("keywords", keywords.__doc__, KEYWORDS, calls, arrays)
 
@@ -251,8 +252,8 @@ def sensors():
     """Windows of a sensor that is worn in three places; a disk that is gone."""
     arrays = {f"place-{n}": windows for n, windows in enumerate(inputs.worn(32))}
     calls = [
-        opened(hyper_parameters={"learning_rate": 0.01}), *_worn(0, 10), *_worn(1, 20), *_worn(2, 30),
-        *_worn(1, 40), FLUSH, call("step", held("place-1", 0, 11)), CLOSE,
+        opened(hyper_parameters={"learning_rate": 0.01}), *_worn(0, 10), *_worn(1, 20),
+        *_worn(2, 30), *_worn(1, 40), FLUSH, call("step", held("place-1", 0, 11)), CLOSE,
         opened(), *_worn(2, 50), *_worn(0, 60), *_worn(1, 70), call("rollback", to="commit"),
         *_worn(1, 80, 2), call("rollback", to="zero"), *_worn(2, 90, 2), CLOSE,
         # A commit is due after 64 steps, and the disk is gone.

@@ -28,7 +28,8 @@ LEVEL = "bank/level-1.safetensors"
 TENSORS = ("bank/generic.safetensors", "reference.safetensors", "source.safetensors", LEVEL)
 FILES = (*TENSORS, "predict.onnx", "adapt.onnx", "key.onnx", "weights.bin")
 NAMES = (
-    "more.bin", "bank/level-2.safetensors", "bank/more", ".hidden", "README.md", "a\nb", "\x1b[31m", "MANIFEST.JSON"
+    "more.bin", "bank/level-2.safetensors", "bank/more", ".hidden", "README.md", "a\nb", "\x1b[31m",
+    "MANIFEST.JSON"
 )  # fmt: skip
 
 

@@ -17,12 +17,14 @@ from edgemem.runtime.loop import Runtime
 
 GRAPHS = ("predict.onnx", "key.onnx", "adapt.onnx")
 OPERATORS = (
-    "Add", "Mul", "Div", "MatMul", "Gemm", "Conv", "Reshape", "Transpose", "Gather", "Concat", "Slice", "Softmax",
-    "ReduceMean", "Expand", "Tile", "ConstantOfShape", "Range", "Loop", "If", "Identity", "Nothing", "Cast",
+    "Add", "Mul", "Div", "MatMul", "Gemm", "Conv", "Reshape", "Transpose", "Gather", "Concat",
+    "Slice", "Softmax", "ReduceMean", "Expand", "Tile", "ConstantOfShape", "Range", "Loop", "If",
+    "Identity", "Nothing", "Cast",
 )  # fmt: skip
 SIZES = (-(2**63), -(2**31), -2, -1, 0, 1, 2, 3, 64, 1 << 20, 1 << 31, 1 << 40, 2**63 - 1)
 PLACES = (
-    "weights.bin", "../weights.bin", "/etc/passwd", "manifest.json", "predict.onnx", "", "x" * 5000, ".", "../../x",
+    "weights.bin", "../weights.bin", "/etc/passwd", "manifest.json", "predict.onnx", "", "x" * 5000,
+    ".", "../../x",
 )  # fmt: skip
 
 

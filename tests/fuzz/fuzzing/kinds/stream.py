@@ -14,16 +14,19 @@ from edgemem.runtime.frames import checked
 from edgemem.runtime.tools.stream import Stream
 
 FIELDS = (
-    ("descr", ("<f4", "<f8", ">f4", "|u1", "|O", "<U9999", "|S0", "<c8", "|V8", "|b1", "<M8[s]", "x", "", 7)),
+    ("descr", ("<f4", "<f8", ">f4", "|u1", "|O", "<U9999", "|S0", "<c8", "|V8", "|b1", "<M8[s]",
+               "x", "", 7)),
     ("fortran_order", (True, 1, None, "no")),
-    ("shape", ((), (0,), (24,), (-24, 1, 8, 8), (1 << 40, 1, 8, 8), (1 << 62, 1 << 62), (24, 64), 24, None,
-               (24.0, 1, 8, 8), (True, 1536), (24, 1, 8, 8, 1), (0, 1, 8, 8), (24, 0), (1536, 1, 1, 1),
-               (24, 1 << 40, 0))),
+    ("shape", ((), (0,), (24,), (-24, 1, 8, 8), (1 << 40, 1, 8, 8), (1 << 62, 1 << 62), (24, 64),
+               24, None, (24.0, 1, 8, 8), (True, 1536), (24, 1, 8, 8, 1), (0, 1, 8, 8), (24, 0),
+               (1536, 1, 1, 1), (24, 1 << 40, 0))),
 )  # fmt: skip
 RAW_HEADERS = (
     "", "{", "{}", "[]", "0", "{'descr': '<f4', 'fortran_order': False, 'shape': (24,), 'more': 1}",
-    "(" * 5000, "__import__('os').getcwd()", "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (24,)}",
-    "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "9" * 5000 + ",)}", "\0" * 64, "-" * 9000 + "1",
+    "(" * 5000, "__import__('os').getcwd()",
+    "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (24,)}",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (" + "9" * 5000 + ",)}", "\0" * 64,
+    "-" * 9000 + "1",
 )  # fmt: skip
 NAMES = ("x.npy", "y.npy", "context.npy", "X.npy", "x", "../x.npy", "/x.npy", "z.npy", "x.npy/", "")
 WAYS = {"deflate": zipfile.ZIP_DEFLATED, "bzip": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
@@ -77,7 +80,8 @@ class StreamFormat(Format):
             return [rng.choice(("rename", "copy")), member, rng.choice(NAMES)]
         return rng.choice(
             (
-                ["drop", member], ["bomb", member], ["deflate"], ["bzip"], ["lzma"], ["npy", member],
+                ["drop", member], ["bomb", member], ["deflate"], ["bzip"], ["lzma"],
+                ["npy", member],
                 ["safetensors", rng.choice((None, mutators.bytes_edit(rng, 2000)))],
                 ["number", rng.randrange(1 << 16), rng.randrange(len(mutators.FLOATS))],
             )

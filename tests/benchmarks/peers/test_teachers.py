@@ -1,69 +1,19 @@
-"""Peers with a teacher, a memory, a pool or meta networks: each against its rule, worked out again."""
+"""Peers with a teacher, a memory, a pool or meta networks: each against its rule."""
 
 import copy
 import math
 
 import pytest
 import torch
+from teacher_peers import CLASSES, PARTS, PEERS, frames_of, made, settled
 from torch import nn
 
-from benchmarks.adaptation.peers import cotta, ecotta, petta, reservoir_tta, rotta
+from benchmarks.adaptation.peers import cotta, ecotta, petta, rotta
 from benchmarks.adaptation.peers.balanced_memory import BalancedMemory
-from benchmarks.adaptation.peers.base import Source, batch_norms, copied, use_batch_statistics
+from benchmarks.adaptation.peers.base import batch_norms
 from benchmarks.shared import views
 
 pytestmark = pytest.mark.slow
-
-CLASSES = 4
-PARTS = ("layers[0:3]", "layers[3:6]")
-PEERS = {**cotta.PEERS, **rotta.PEERS, **petta.PEERS, **reservoir_tta.PEERS}
-
-
-class Net(nn.Module):
-    """Two convolutions for images or sounds."""
-
-    def __init__(self, kind):
-        super().__init__()
-        conv, norm = (nn.Conv2d, nn.BatchNorm2d) if kind == "image" else (nn.Conv1d, nn.BatchNorm1d)
-        channels = 3 if kind == "image" else 1
-        self.layers = nn.Sequential(
-            *(conv(channels, 6, 3, 1, 1), norm(6), nn.ReLU()),
-            *(conv(6, 8, 3, 2, 1), norm(8), nn.ReLU()),
-        )
-        self.linear = nn.Linear(8, CLASSES)
-
-    def forward(self, x):
-        return self.linear(self.layers(x).flatten(2).mean(2))
-
-
-def frames_of(kind, n, seed=0):
-    shape = (n, 3, 8, 8) if kind == "image" else (n, 1, 64)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(params=["image", "sound"])
-def kind(request):
-    return request.param
-
-
-def settled(kind="image"):
-    """A model with running statistics and decided logits, and its source."""
-    torch.manual_seed(0)
-    model, frames = Net(kind), frames_of(kind, 200, seed=9)
-    with torch.no_grad():
-        for _ in range(20):
-            model.train()(frames)
-        model.linear.weight.mul_(10)
-        model.linear.bias.sub_(model.eval()(frames).mean(0))
-    view = views.image_view if kind == "image" else views.sound_view
-    return model.eval(), Source(frames, torch.arange(200) % CLASSES, CLASSES, view)
-
-
-def made(name, kind="image"):
-    model, source = settled(kind)
-    if name == "EcoTTA":
-        return ecotta.make_ecotta(model, source, 5e-3, PARTS)
-    return PEERS[name].make(model, source, PEERS[name].learning_rate)
 
 
 @pytest.mark.parametrize("name", [*PEERS, "EcoTTA"])
@@ -268,101 +218,3 @@ def test_petta_takes_source_statistics_of_predicted_classes():
         if len(own) > 1:
             torch.testing.assert_close(method.means[k], own.mean(0))
             torch.testing.assert_close(method.variances[k], own.T.cov().diagonal())
-
-
-def test_the_reservoir_opens_a_set_far_away_and_finds_the_first_again():
-    method = made("ReservoirTTA")
-    source = frames_of("image", 200, seed=9)
-    torch.manual_seed(0)
-    method.adapt(source[:64])
-    assert len(method.sets) == 1
-    first = [value.clone() for value in method.sets[0].values]
-    method.adapt(0.05 * source[:64])
-    assert len(method.sets) == 2
-    nearest = [method.router.shares(method.style.key(x)).argmax() for x in (source, 0.05 * source)]
-    assert nearest == [0, 1]
-    for value, kept in zip(method.sets[0].values, first, strict=True):
-        assert torch.equal(value, kept)
-    method.adapt(source[100:164])
-    method.adapt(0.05 * source[100:120])
-    assert len(method.sets) == 2
-
-
-def test_a_small_batch_opens_no_set():
-    method = made("ReservoirTTA")
-    method.adapt(frames_of("image", 64))
-    method.adapt(0.05 * frames_of("image", 32))
-    assert len(method.sets) == 1
-
-
-def test_the_style_key_is_the_logarithm_of_the_variance_over_the_batch():
-    model, _ = settled()
-    frames = frames_of("image", 20)
-    style = reservoir_tta.Style(model)
-    with torch.no_grad():
-        second = model.layers[:4](frames)
-    torch.testing.assert_close(style.key(frames), second.var((0, 2, 3)).log())
-
-
-def test_the_reservoir_holds_16_sets_at_most():
-    torch.manual_seed(0)
-    router = reservoir_tta.Router(torch.randn(50, 4))
-    opened = [router.route(torch.full((4,), 100.0 * k), True)[1] for k in range(1, 30)]
-    assert opened == [True] * 15 + [False] * 14
-    assert len(router.buffer) == 29
-
-
-def test_a_meta_network_with_nothing_in_its_branch_adds_a_norm_to_the_frozen_part():
-    model, source = settled()
-    method = ecotta.make_ecotta(model, source, 5e-3, PARTS)
-    for meta in method.model.metas:
-        nn.init.zeros_(meta.conv_norm.weight)
-    frozen = copied(model)
-    use_batch_statistics(frozen)
-    frames = frames_of("image", 32)
-    with torch.no_grad():
-        x = frames
-        for k in (0, 3):
-            x = nn.functional.batch_norm(frozen.layers[k : k + 3](x), None, None, training=True)
-        expected = frozen.linear(x.flatten(2).mean(2))
-    torch.testing.assert_close(method.predict(frames), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_regulariser_of_a_part_reaches_that_part_only():
-    model, source = settled()
-    adapted = ecotta.MetaModel(model, PARTS, source.frames[:2])
-    adapted.distances(frames_of("image", 16))
-    adapted.parts[1].distance.backward()
-    first, second = adapted.metas
-    assert all(p.grad is None for p in first.parameters())
-    assert all(p.grad is not None for p in second.parameters())
-    assert all(p.grad is None for p in adapted.model.parameters())
-
-
-def test_without_a_reliable_prediction_only_the_regulariser_steps():
-    method = made("EcoTTA")
-    method.margin = 0.0
-    steps, step = [], method.optimizer.step
-    method.optimizer.step = lambda: steps.append(1) or step()
-    method.adapt(frames_of("image", 16))
-    assert len(steps) == 1
-    method.margin = 100.0
-    method.adapt(frames_of("image", 16))
-    assert len(steps) == 3
-    assert all(p.isfinite().all() for p in method.model.metas.parameters())
-
-
-def test_warming_up_learns_the_source_and_its_weights_load():
-    model, source = settled()
-    labels = (source.frames.mean((1, 2, 3)) > source.frames.mean()).long()
-    source = Source(source.frames, labels, CLASSES, source.augment)
-
-    def loss(warmed):
-        method = ecotta.make_ecotta(model, source, 5e-3, PARTS, warmed)
-        return nn.functional.cross_entropy(method.predict(source.frames), labels)
-
-    torch.manual_seed(0)
-    start = ecotta.warm_up(model, source, PARTS, epochs=0)
-    torch.manual_seed(0)
-    warmed = ecotta.warm_up(model, source, PARTS, epochs=4, batch=20, view=views.warm_up_view)
-    assert loss(warmed) < loss(start)
