@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgemem.bundle.manifest import CLASSES
 from edgemem.errors import AttachError, InputError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
@@ -23,6 +24,7 @@ from edgemem.models.given_models.factory import Say
 from edgemem.models.given_models.given import Given, given_model
 from edgemem.models.sites.aligned_model import align
 from edgemem.models.sites.choosing import ChosenSites
+from edgemem.models.tasks.task_outputs import AUTO
 from edgemem.printable import shown
 
 MOST_VALUES = 1 << 26  # of one frame
@@ -49,6 +51,12 @@ class AttachSettings:
     norm_affine: bool | None = False
     source: Path | None = None
     sites: str | None = None
+    task: str = AUTO
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the outputs are, or may be, logits of classes."""
+        return self.task in (AUTO, CLASSES)
 
 
 def set_threads(threads: int) -> None:
@@ -105,7 +113,7 @@ def load_model(
         return adaptive, source | {"alignment": None if chosen is None else asdict(chosen)}
     if settings.sites is not None:
         raise InputError("--sites", "needs source frames to measure on", "Pass --source too")
-    if settings.parts is None and not settings.norm_affine:
+    if settings.parts is None and not settings.norm_affine and settings.told_apart:
         raise AttachError(
             "--source",
             "is missing, and this checkpoint was not warmed up",
@@ -117,10 +125,11 @@ def load_model(
         model,
         split_parts(settings.parts or ""),
         torch.zeros(2, *shape),
-        statistics=_statistics(settings.statistics),
+        statistics=_statistics(settings.statistics or _default_statistics(settings)),
         form=Form(settings.kernel_size, settings.bottleneck, settings.groups),
         norm_affine=bool(settings.norm_affine),
         normalization=normalization_of(settings, shape[0]),
+        task=settings.task,  # type: ignore[arg-type]  # checked there
     )
     adaptive.labels = given.labels
     return adaptive, source
@@ -159,6 +168,7 @@ def aligned(
         statistics="remembered" if own is None else _statistics(own),
         normalization=normalization_of(settings, shape[0]),
         norm_affine=bool(settings.norm_affine),
+        task=settings.task,  # type: ignore[arg-type]
         batch=batch,
         note=note,
     )
@@ -235,9 +245,12 @@ def normalization_of(settings: AttachSettings, channels: int) -> Normalization |
     return Normalization(mean, deviation)
 
 
-def _statistics(text: str | None) -> Statistics:
-    if text is None:
-        return "mix"
+def _default_statistics(settings: AttachSettings) -> str:
+    """Without classes, what a block remembers is all that the default step moves."""
+    return "mix" if settings.told_apart else "remembered"
+
+
+def _statistics(text: str) -> Statistics:
     if text in ("source", "batch", "mix", "remembered"):
         return text  # type: ignore[return-value]
     try:
@@ -268,6 +281,7 @@ def _refuse_conflict(
         and input_shape_of(model, settings) != own.input_shape,
         "--mean/--std": (settings.mean or settings.std) is not None
         and normalization_of(settings, own.input_shape[0]) != own.normalization,
+        "--task": settings.task not in (AUTO, own.task),
     }
     for option, conflicts in given.items():
         if conflicts:

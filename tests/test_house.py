@@ -43,8 +43,8 @@ LAYERS = (
     ("edgemem.bank",),
     # What the rooms of the runtime hand to each other, and what runs graphs for them.
     (
-        "edgemem.runtime.engines", "edgemem.runtime.frames", "edgemem.runtime.logits",
-        "edgemem.runtime.ownership", "edgemem.runtime.result",
+        "edgemem.runtime.answers", "edgemem.runtime.engines", "edgemem.runtime.frames",
+        "edgemem.runtime.logits", "edgemem.runtime.ownership", "edgemem.runtime.result",
     ),
     (
         "edgemem.runtime.batch", "edgemem.runtime.classes", "edgemem.runtime.contexts",

@@ -17,6 +17,10 @@ COLD = (
     "edgemem warmup first, for the full effect.",
 )
 
+NO_RAIL = (
+    "No source frames were known: guard rails see values that are no numbers, and nothing else."
+)
+
 
 def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, json: bool) -> None:
     """How the bundle at `out` compares with torch, and its learning rate.
@@ -35,9 +39,13 @@ def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, j
             }
         )
         return
+    if manifest.task is not None:
+        task = manifest.task
+        rail = f"outputs are checked: {task.limit:.3g} source deviations from the frozen model's"
+        say(f"task {task.kind}", rail if task.deviation else NO_RAIL)
     if (alignment := origin.get("alignment")) is not None:
         say(*_alignment(alignment))
-    elif not origin["warm"] and not origin.get("measured"):
+    elif manifest.task is None and not origin["warm"] and not origin.get("measured"):
         say(*COLD)
     _print_parity(out, parity)
     if rate is not None:
@@ -72,7 +80,7 @@ def _line(rate: float, origin: dict[str, Any], *, given: bool) -> str:
 
 def _print_parity(out: Path, parity: Any) -> None:
     rows = [
-        ("frozen logits", f"{parity.frozen:.1e}", "1e-05"),
+        ("frozen outputs", f"{parity.frozen:.1e}", "1e-05"),
         ("predict", f"{parity.predict:.1e}", "1e-05"),
         ("adapt, worst output of the first step", f"{parity.first_step:.1e}", "1e-05"),
         ("adapt, gradients relative to their size", f"{parity.slots:.1e}", "1e-03"),

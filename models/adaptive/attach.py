@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from edgemem.models.adaptive.site_norms import add_sites
 from edgemem.models.inspection.trial import Trial, trial_frames, try_out
 from edgemem.models.inspection.untouched import check_untouched
 from edgemem.models.norms.statistics import MixedStatistics, PassSettings
+from edgemem.models.tasks.named_outputs import flat
+from edgemem.models.tasks.task_outputs import AUTO, Task, check_task
 
 CHECKED = 16  # frames of the example that are compared
 
@@ -36,13 +38,14 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
     normalization: Normalization | None = None,
     outputs: Outputs | None = None,
     sites: Sequence[str] = (),
+    task: Task | Literal["auto"] = AUTO,
 ) -> AdaptiveModel:
     """Return an adaptive copy of `model`; the model itself is left as it was.
 
     Args:
         model: any module that maps one tensor to logits [n, classes] (or to an object with
-            `.logits`). With no parts and no sites, it must run at least one norm (BatchNorm,
-            LayerNorm, GroupNorm or RMSNorm).
+            `.logits`), or to what another task says. With no parts and no sites, it must run at
+            least one norm (BatchNorm, LayerNorm, GroupNorm or RMSNorm).
         parts: dotted names or ranges (`layer3[0:3]`) of modules that take and return one tensor [n,
             c], [n, c, t], [n, c, h, w] or [n, c, d, h, w], in any order. Empty: no meta networks.
         example_input: frames [n, ...] float32, as the device will pass them.
@@ -53,19 +56,24 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
         form: the convolution of the meta networks; default dense 3x3.
         norm_affine: put the affine pairs of the frozen norms into the block too.
         normalization: mean and deviation per channel, applied to the frames first.
-        outputs: what the model returns; default what it is recognised to return. Probabilities and
-            one logit or probability of two classes are made logits [n, classes].
+        outputs: of classes, what the model returns; default what it is recognised to return.
+            Probabilities and one logit or probability of two classes are made logits [n, classes].
         sites: names of layers (convolutions, linear layers, LayerNorm, GroupNorm, RMSNorm) behind
             which an identity norm aligns moments, once `measure_source` has measured those of the
             source.
+        task: "classes", "multilabel" [n, labels], "dense" [n, classes, h, w], "sequence" [n, t,
+            classes] or [t, n, classes], "detection" (any), "regression" (any numbers), "embedding"
+            [n, numbers] or "reconstruction" (as the frames are): what the first output is, where
+            tuple, dict or object hold several. "auto": classes, for one row of numbers a frame.
 
     Raises:
-        AttachError: unknown part, a part with several inputs, no norm, an output that is no choice
-            among classes, …; or the adaptive model at rest is not the model that was given (the
+        AttachError: unknown part, a part with several inputs, no norm, an output that does not fit
+            the task, …; or the adaptive model at rest is not the model that was given (the
             first module that differs is named).
     """
     _check_statistics(statistics)
     _check_outputs(outputs)
+    check_task(task, outputs)
     attachment = Attachment(
         tuple(parts),
         statistics,
@@ -81,12 +89,13 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
     found = [find_part(frozen, name) for name in parts]
     adaptive = AdaptiveModel(frozen, settings, attachment)
     if outputs is None:
-        _recognise(adaptive, example_input)
+        _recognise(adaptive, example_input, task)
     shapes = _part_shapes(adaptive, found, example_input)
     trial = _try_out(adaptive, found, example_input)
-    if trial.classes < 2:
+    if adaptive.attachment.task == "classes" and trial.classes < 2:
         raise AttachError("model", "returns one number a frame, not logits of classes", RECOGNISE)
-    adaptive.classifier_name = _name_of(frozen, trial.classifier)
+    if adaptive.attachment.task == "classes":
+        adaptive.classifier_name = _name_of(frozen, trial.classifier)
     adapt_norms(adaptive, trial)
     add_sites(adaptive, example_input)
     for part in found:
@@ -124,7 +133,9 @@ def _try_out(adaptive: AdaptiveModel, parts: list[Part], example_input: Tensor) 
     firsts = [part.first for part in parts]
 
     def answer(x: Tensor) -> Tensor:
-        return adaptive(x).logits  # type: ignore[no-any-return]
+        output = adaptive(x)
+        named = adaptive.attachment.named
+        return flat(output.named, named) if named else output.logits
 
     return try_out(adaptive.frozen, answer, example_input, firsts)
 
@@ -187,9 +198,11 @@ def _set_rows(meta: MetaNetwork, part: Part, trial: Trial, statistics: Statistic
             module.rows = rows or 1
 
 
-def _recognise(adaptive: AdaptiveModel, example_input: Tensor) -> None:
+def _recognise(
+    adaptive: AdaptiveModel, example_input: Tensor, task: Task | Literal["auto"]
+) -> None:
     try:
-        adaptive.recognise_outputs(example_input)
+        adaptive.recognise_outputs(example_input, task)
     except AttachError:
         raise
     except Exception as error:

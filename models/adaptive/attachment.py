@@ -8,13 +8,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from edgemem.bundle.manifest import OutputSpec
 from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.adaptive.outputs import Outputs
+from edgemem.models.tasks.task_outputs import Scale, Task
 
 Gradient = Literal["full", "meta"]
 Learn = Literal["all", "norms"]
 Statistics = Literal["source", "batch", "mix", "remembered"] | float
 REMEMBERED_ALPHA = 0.8
+SMALL = 0.1  # outputs that are no logits may be small throughout
 PRIOR_FRAMES = 16  # BN-alpha, Schneider et al. 2020, figure 2: the source counts as N = 16 frames
 
 
@@ -51,6 +54,22 @@ class Attachment:
     sites: tuple[str, ...] = ()
     measured: bool = False
     remembered_alpha: float = REMEMBERED_ALPHA
+    task: Task = "classes"
+    named: tuple[OutputSpec, ...] = ()  # of other tasks than classes
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """Frames as the model takes them."""
+        return x if self.normalization is None else self.normalization.applied(x)
+
+    @property
+    def scale(self) -> Scale:
+        """Of an output with classes at every position."""
+        return "probabilities" if self.outputs == "probabilities" else "logits"
+
+    @property
+    def floor(self) -> float:
+        """Differences of outputs whose largest value is smaller count in this unit."""
+        return 1.0 if self.task == "classes" else SMALL
 
     def alpha(self, frames: int) -> float | None:
         """Weight of the batch's statistics for a batch of so many frames; None = source only."""

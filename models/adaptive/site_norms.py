@@ -26,7 +26,12 @@ def add_sites(model: AdaptiveModel, example: Tensor) -> None:
     sites = model.attachment.sites
     if not sites:
         return
-    for site in named_sites(model.frozen, lambda x: model(x).logits, example, sites):
+
+    def answer(x: Tensor) -> tuple[Tensor, ...]:
+        output = model(x)
+        return (output.logits, *output.named.values())
+
+    for site in named_sites(model.frozen, answer, example, sites):
         norm = IdentityNorm(site.channels, site.axis, model.settings)
         norm.rows = site.rows
         key = site.name.replace(".", "/")  # module names must not contain dots

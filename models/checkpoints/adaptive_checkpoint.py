@@ -101,8 +101,9 @@ def _attached(
         form=attachment.form,
         norm_affine=attachment.norm_affine,
         normalization=attachment.normalization,
-        outputs=attachment.outputs,
+        outputs=attachment.outputs if attachment.task == "classes" else None,
         sites=attachment.sites,
+        task=attachment.task,
     )
     if attachment.measured:
         make_measured(adaptive)
@@ -138,4 +139,5 @@ def _attachment(found: Value) -> Attachment:
         tuple(site.text() for site in found.field("sites").list()),
         found.field("measured").flag(),
         found.field("remembered_alpha").share(),
+        found.field("task").text(),  # type: ignore[arg-type]
     )

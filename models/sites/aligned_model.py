@@ -16,6 +16,7 @@ from edgemem.models.adaptive.attachment import Normalization, Statistics
 from edgemem.models.data import Frames, to_float
 from edgemem.models.sites.choosing import ChosenSites, choose_sites
 from edgemem.models.sites.measuring import measure_source
+from edgemem.models.tasks.task_outputs import AUTO, Task
 from edgemem.models.warmup.source_checks import check_source
 from edgemem.models.warmup.source_keys import observe_source
 
@@ -31,6 +32,7 @@ def align(  # noqa: PLR0913 - each is a choice of its own
     statistics: Statistics = "remembered",
     normalization: Normalization | None = None,
     norm_affine: bool = True,
+    task: Task | Literal["auto"] = AUTO,
     batch: int = 16,
     note: Callable[[str], None] = lambda text: None,
 ) -> tuple[AdaptiveModel, ChosenSites | None]:
@@ -47,6 +49,7 @@ def align(  # noqa: PLR0913 - each is a choice of its own
         statistics: as `attach` takes it.
         normalization: mean and deviation per channel, applied to the frames first.
         norm_affine: put scales and shifts of all norms into the block, for steps to learn.
+        task: as `attach` takes it.
         batch: frames in a batch of the device.
         note: is given a word about what is tried.
 
@@ -60,7 +63,13 @@ def align(  # noqa: PLR0913 - each is a choice of its own
     chosen = None
     if sites == "auto":
         chosen = choose_sites(
-            model, frames, labels, normalization=normalization, batch=batch, note=note
+            model,
+            frames,
+            labels,
+            normalization=normalization,
+            task=task,
+            batch=batch,
+            note=note,
         )
         sites = chosen.names
     adaptive = attach(
@@ -71,6 +80,7 @@ def align(  # noqa: PLR0913 - each is a choice of its own
         norm_affine=norm_affine,
         normalization=normalization,
         sites=sites,
+        task=task,
     )
     if chosen is not None:
         adaptive.attachment = replace(adaptive.attachment, remembered_alpha=chosen.alpha)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +14,7 @@ from edgemem.errors import AttachError
 from edgemem.models.inspection.trial import other_frames, rows_of_frame, trial_frames
 
 Kind = Literal["convolution", "linear", "norm", "recurrent layer"]
+Answer = Callable[[Tensor], Sequence[Tensor]]  # all that a network answers to frames
 CONVOLUTIONS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
@@ -39,12 +40,10 @@ class Candidate:
     positions: int
 
 
-def candidates(
-    network: nn.Module, answer: Callable[[Tensor], Tensor], example: Tensor
-) -> list[Candidate]:
+def candidates(network: nn.Module, answer: Answer, example: Tensor) -> list[Candidate]:
     """Modules of a network behind which moments can be aligned, in order of their run.
 
-    The layer that answers is none of them, nor what runs twice in a pass, mixes frames, or gives
+    A layer that answers is none of them, nor what runs twice in a pass, mixes frames, or gives
     one number a channel where other layers give many (gates of squeeze-and-excitation).
     """
     x = trial_frames(example)
@@ -53,7 +52,7 @@ def candidates(
     found = [
         candidate
         for name, (module, outputs) in first.items()
-        if len(outputs) == 1 and outputs[0].shape != answered.shape
+        if len(outputs) == 1 and not any(outputs[0].shape == y.shape for y in answered)
         if (candidate := _candidate(name, module, outputs[0], second[name][1][0])) is not None
         if _has_effect(module, answer, x, answered)
     ]
@@ -63,7 +62,7 @@ def candidates(
 
 
 def named_sites(
-    network: nn.Module, answer: Callable[[Tensor], Tensor], example: Tensor, names: tuple[str, ...]
+    network: nn.Module, answer: Answer, example: Tensor, names: tuple[str, ...]
 ) -> list[Candidate]:
     """The candidates of these names, in order of their run.
 
@@ -85,9 +84,7 @@ def named_sites(
     return [candidate for name, candidate in known.items() if name in names]
 
 
-def _has_effect(
-    module: nn.Module, answer: Callable[[Tensor], Tensor], x: Tensor, answered: Tensor
-) -> bool:
+def _has_effect(module: nn.Module, answer: Answer, x: Tensor, answered: Sequence[Tensor]) -> bool:
     """Whether the answer changes with what a recurrent layer gives for every moment.
 
     Some networks read its last state alone. Other layers are not asked.
@@ -97,7 +94,7 @@ def _has_effect(
     handle = module.register_forward_hook(lambda _, __, output: (0.5 * output[0], *output[1:]))
     try:
         with torch.no_grad():
-            return not torch.equal(answer(x), answered)
+            return not all(map(torch.equal, answer(x), answered))
     finally:
         handle.remove()
 
@@ -145,9 +142,7 @@ def _axis(module: nn.Module, y: Tensor) -> int:
 Outputs = dict[str, tuple[nn.Module, list[Tensor]]]
 
 
-def _outputs(
-    network: nn.Module, answer: Callable[[Tensor], Tensor], x: Tensor
-) -> tuple[Outputs, Tensor]:
+def _outputs(network: nn.Module, answer: Answer, x: Tensor) -> tuple[Outputs, Sequence[Tensor]]:
     seen: Outputs = {}
     with _watching(network, seen), torch.no_grad():
         return seen, answer(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from edgemem.models.norms.statistics import FrozenNorm
 from edgemem.models.sites.candidates import Candidate, candidates
 from edgemem.models.sites.identity_norm import IdentityNorm
 from edgemem.models.sites.measuring import measure_source
+from edgemem.models.tasks.named_outputs import flat, named
+from edgemem.models.tasks.task_outputs import AUTO, POSITIONS, Task
 from edgemem.shifts import SHIFTS
 
 TRIED = 128  # frames of every shift
@@ -35,7 +38,8 @@ class ChosenSites:
     Attributes:
         names: of the sites; empty where the network's own BatchNorms are enough.
         alpha: weight of the target's statistics that did best.
-        frozen, error: shares of wrong answers over the shifts, without alignment and with it.
+        frozen, error: shares of wrong answers over the shifts, without alignment and with it; of
+            tasks without classes, distances.
         tried: set of sites -> how many, and its error.
     """
 
@@ -52,13 +56,15 @@ def choose_sites(
     labels: NDArray[np.int64] | None = None,
     *,
     normalization: Normalization | None = None,
+    task: Task | Literal["auto"] = AUTO,
     batch: int = 16,
     note: Callable[[str], None] = lambda text: None,
 ) -> ChosenSites:
     """Try sets of sites on shifts of source frames [n, ...], in batches of so many.
 
     Answers are compared with labels [n], or, without them, with what the model says of the frames
-    before they were shifted. note: is given the name of each set.
+    before they were shifted: by the class at every position, or else by their distance in units of
+    what they vary by. note: is given the name of each set.
 
     Raises:
         AttachError: nothing of the model can be aligned, or see `attach`.
@@ -77,7 +83,13 @@ def choose_sites(
             "layer that answers",
         )
     adaptive = attach(
-        model, [], example, statistics="mix", normalization=normalization, sites=names
+        model,
+        [],
+        example,
+        statistics="mix",
+        normalization=normalization,
+        sites=names,
+        task=task,
     )
     measure_source(adaptive, frames)
     tried = np.sort(every[: max(batch, TRIED // batch * batch)])
@@ -111,10 +123,8 @@ def _known(
 ) -> list[Candidate]:
     twin = twin_of(model).eval()
 
-    def answer(x: Tensor) -> Tensor:
-        output = twin(x if normalization is None else normalization.applied(x))
-        found: Tensor = getattr(output, "logits", output)
-        return found
+    def answer(x: Tensor) -> list[Tensor]:
+        return list(named(twin(x if normalization is None else normalization.applied(x))).values())
 
     try:
         return candidates(twin, answer, example)
@@ -172,7 +182,7 @@ class _Trial:
         self.shifted = {CLEAN: x} | {
             name: torch.from_numpy(shift(frames, rng)) for name, shift in SHIFTS.items()
         }
-        if labels is None:
+        if labels is None or not model.classes:
             self.right = self._answers(x, None)
         else:
             self.right = torch.from_numpy(labels[places])
@@ -183,11 +193,23 @@ class _Trial:
         for key, norm in self.model.sites.items():
             assert isinstance(norm, IdentityNorm)
             norm.active = key in keys
-        wrong = [self._answers(x, alpha) != self.right for x in self.shifted.values()]
-        return float(torch.stack(wrong).float().mean())
+        found = [self._wrong(self._answers(x, alpha)) for x in self.shifted.values()]
+        return float(torch.stack(found).mean())
+
+    def _wrong(self, found: Tensor) -> Tensor:
+        """Share of what differs, or a distance, one at most."""
+        if not found.is_floating_point():
+            return (found != self.right).float().mean()
+        spread = (self.right - self.right.mean(0)).square().sum(1).mean().sqrt()
+        away = (found - self.right).square().sum(1).sqrt() / spread.clamp(min=1e-12)
+        return away.clamp(max=1.0).mean()
 
     def _answers(self, x: Tensor, alpha: float | None) -> Tensor:
+        """Classes at all positions; of tasks without classes all numbers of each frame."""
         weight = None if alpha is None else torch.tensor(alpha)
+        own = self.model.attachment
         with torch.no_grad():
-            parts = [self.model(part, weight).logits for part in torch.split(x, self.batch)]
-        return torch.cat(parts).argmax(1)
+            outputs = [self.model(part, weight) for part in torch.split(x, self.batch)]
+        if own.task in ("classes", *POSITIONS):
+            return torch.cat([output.logits for output in outputs]).argmax(1)
+        return torch.cat([flat(output.named, own.named) for output in outputs])

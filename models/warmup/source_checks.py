@@ -40,7 +40,7 @@ def check_source(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64]
     x = to_float(frames[places])
     model.source_range = _range(x)
     _check_scale(model, x)
-    model.recognise_outputs(x[:FEW])
+    model.recognise_outputs(x[:FEW], model.attachment.task)
     if labels is not None and model.attachment.outputs in ("one logit", "one probability"):
         _check_decision(model, x, torch.from_numpy(labels[places]))
 

@@ -91,7 +91,9 @@ def observe_source(
 
 
 def _entropies(model: AdaptiveModel, x: Tensor) -> Tensor:
-    """Of the frozen model's predictions for frames [n, ...], in nats, [n]."""
+    """Of the frozen model's predictions for frames [n, ...], in nats, [n]; 0 without classes."""
+    if model.attachment.task != "classes":
+        return torch.zeros(len(x))
     with torch.no_grad():
         log_p = torch.log_softmax(model.frozen_logits(x), 1)
     return -(log_p.exp() * log_p).sum(1)

@@ -43,7 +43,8 @@ Out = Annotated[Path, typer.Option(help="What to write.")]
 Statistics = Annotated[
     str | None,
     typer.Option(
-        help="source, batch, mix or a weight from 0 to 1; default as warmed up, else mix."
+        help="source, batch, mix, remembered or a weight from 0 to 1; default as warmed up, else "
+        "mix, or remembered for outputs without classes."
     ),
 ]
 InputShape = Annotated[
@@ -152,11 +153,19 @@ def export(
     ] = None,
     learn: Annotated[str, typer.Option(help="norms: scales and shifts alone; or all.")] = "norms",
     objective: Annotated[
+        str | None,
+        typer.Option(
+            help="ecotta, likelihood_ratio, prototype_relation, tent, alignment; statistics: no "
+            "gradient. Default likelihood_ratio for classes, else statistics."
+        ),
+    ] = None,
+    task: Annotated[
         str,
         typer.Option(
-            help="ecotta, likelihood_ratio, prototype_relation, tent; statistics: no gradient."
+            help="What the outputs are: classes, multilabel, dense, sequence, detection, "
+            "regression, embedding, reconstruction; auto: classes, where that is unmistakable."
         ),
-    ] = "likelihood_ratio",
+    ] = "auto",
     optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
     learning_rate: Annotated[
         float | None, typer.Option(help="Of the step; default what source frames allow.")
@@ -207,7 +216,7 @@ def export(
 
     settings = AttachSettings(
         parts, statistics, input_shape, mean, std,
-        norm_affine=norm_affine, source=source, sites=sites,
+        norm_affine=norm_affine, source=source, sites=sites, task=task,
     )  # fmt: skip
     choices = Choices(
         batch=batch,
@@ -222,16 +231,16 @@ def export(
         max_classes=max_classes,
     )
     with progress("stages") as bar:
-        task = bar.add_task("export", total=None, note="")  # how many depends on the model
+        work = bar.add_task("export", total=None, note="")  # how many depends on the model
 
         def note(stage: str) -> None:
-            bar.update(task, advance=1, note=stage)
+            bar.update(work, advance=1, note=stage)
 
         parity = export_checkpoint(
             checkpoint, model, model_arg or [], settings, choices, out, note,
             lambda line: line_of(bar, line),
         )  # fmt: skip
-        bar.update(task, total=bar.tasks[0].completed)
+        bar.update(work, total=bar.tasks[0].completed)
     manifest = open_bundle(out).manifest
     print_exported(out, parity, manifest, given=learning_rate is not None, json=json)
 
