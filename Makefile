@@ -1,13 +1,14 @@
 # make demo   the main job on this machine: device install and plots, no torch
 # make test   lint, types, tests, and the wheel in an empty environment
-# make test-all   the same, the tests that take long, and those of benchmarks/
+# make test-all   the same with coverage, the tests that take long, those of benchmarks/, and test-versions
 # make test-benchmarks   tests of benchmarks/, which are a package of their own
 # make torture    kills, power cuts, interrupts, full disks, 100,000 steps: up to an hour
 # make torture-quick  a few of each: about three minutes
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
 # make fuzz   every kind of file altered, 100,000 times, and what reading it leads to
-# make test-oldest | test-newest   tests that are not slow, with the oldest or newest packages allowed
+# make test-versions   tests of the device side: oldest packages allowed, newest on every Python here
+# make test-oldest | test-newest   all tests that are not slow, with the oldest or newest packages
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 # make bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
 #      bench-method-memory | bench-bank | bench-drift |
@@ -31,7 +32,7 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo docs test test-all test-benchmarks wheel types empty-environment fuzz test-arm64 \
 	test-litert test-npu \
-	test-oldest test-newest dist torture torture-quick \
+	test-versions test-oldest test-newest dist torture torture-quick \
 	bench-step bench-memory bench-stream \
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
@@ -43,12 +44,14 @@ demo: $(DEMO)/installed
 
 # Two workers on two cores: threads of their own would be in each other's way.
 test test-all test-benchmarks: export OMP_NUM_THREADS := 1
+# Hundreds of processes start in the tests: each would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 test: $(TEST)/installed
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
 	$(MAKE) -j 2 types empty-environment
-	$(TEST)/bin/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/benchmarks
+	$(TEST)/bin/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/benchmarks $(COVERAGE)
 
 wheel: $(TEST)/installed
 	rm -rf build/wheel build/lib  # where modules that were removed would stay
@@ -60,8 +63,11 @@ types: wheel
 empty-environment: wheel
 	sh tests/empty_environment.sh $(TEST) build/wheel/edgemem-*.whl
 
+test-all: COVERAGE := --cov --cov-report=
 test-all: test test-benchmarks
-	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow --ignore tests/benchmarks
+	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow --ignore tests/benchmarks \
+		--cov --cov-append --cov-report=term
+	$(MAKE) test-versions
 
 test-benchmarks: $(TEST)/installed
 	$(TEST)/bin/pytest -n 2 --dist loadfile tests/benchmarks
@@ -78,6 +84,9 @@ torture: $(TEST)/installed
 
 torture-quick: $(TEST)/installed
 	OMP_NUM_THREADS=1 $(TEST)/bin/python tests/torture/run.py --quick --json results/torture.json
+
+test-versions:
+	sh release/test_matrix.sh
 
 test-oldest test-newest: test-%:
 	sh release/test_versions.sh $(PYTHON) $*
@@ -202,4 +211,4 @@ $(NPU)/installed: pyproject.toml tests/targets/constraints-npu.txt
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) $(DOCS) .venv-oldest .venv-newest $(LITERT) $(NPU) build dist results *.egg-info
+	rm -rf $(DEMO) $(TEST) $(DOCS) .venv-oldest* .venv-newest* $(LITERT) $(NPU) build dist results *.egg-info

@@ -8,6 +8,7 @@ import torch
 from small_network import Small
 from torch import nn
 
+from edgemem.bundle.opening import open_bundle
 from edgemem.export import Choices, Parity, bundle_writer, export_bundle
 from edgemem.models import AdaptiveModel, attach
 from edgemem.models.networks import digits
@@ -125,7 +126,8 @@ def small_full(lively, warmed, exported):
 
 @pytest.fixture
 def instant(small_full, monkeypatch):
-    """Tracing answers at once with the graphs of `small_full`, for tests of what follows it."""
+    """Tracing and measuring answer at once as for `small_full`, for tests of what is around them."""
+    plans = list(open_bundle(small_full.path).manifest.plans)
 
     def replay(function):
         name = "predict" if function.dynamic_batch else "adapt"
@@ -134,4 +136,5 @@ def instant(small_full, monkeypatch):
         return copy
 
     monkeypatch.setattr(bundle_writer, "to_onnx", replay)
+    monkeypatch.setattr(bundle_writer, "measured_plans", lambda *_: plans)
     return small_full

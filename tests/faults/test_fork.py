@@ -21,9 +21,9 @@ with np.load(STREAM) as held:
     x = held["x"][held["context"] == "fog"]  # all of it is learnt from
 path = sys.argv[1]
 runtime = edgemem.open(BUNDLE, path, threads=2)
-runtime.step(x[:80])
+runtime.step(x[:32])
 runtime.flush()
-runtime.step(x[80:160])
+runtime.step(x[32:64])
 
 
 def told(call):
@@ -46,7 +46,7 @@ if not pid:
 status = os.waitpid(pid, 0)[1]
 print("child", status, flush=True)
 print("lock", os.path.exists(path + "-lock"), flush=True)
-runtime.step(x[160:240])
+runtime.step(x[64:96])
 runtime.flush()
 print("parent", runtime.counters["steps"], flush=True)
 {parent}
@@ -100,7 +100,7 @@ def test_every_call_in_a_child_is_one_clear_error(tmp_path):
 @pytest.mark.parametrize("end", ENDS)
 def test_the_end_of_a_child_takes_nothing_from_the_parent(tmp_path, end):
     lines = run(tmp_path, ENDS[end], KEPT)
-    assert lines == ["child 0", "lock True", "parent 15", "kept 15 []"]
+    assert lines == ["child 0", "lock True", "parent 6", "kept 6 []"]
     assert [file.name for file in tmp_path.iterdir()] == ["s.db"]
 
 
@@ -117,7 +117,7 @@ def test_a_child_cannot_write_to_the_state_of_its_parent(tmp_path):
     child = "print(told(lambda: state_of(runtime).rows('DELETE FROM snapshot')), flush=True)"
     lines = run(tmp_path, child, KEPT)
     assert "StateError" in lines[0] and "of which this one is a fork" in lines[0]
-    assert lines[-1] == "kept 15 []"
+    assert lines[-1] == "kept 6 []"
 
 
 def test_a_child_that_lives_on_does_not_keep_the_lock_of_a_parent_that_died(tmp_path):
@@ -146,4 +146,4 @@ def test_a_child_that_lives_on_does_not_keep_the_lock_of_a_parent_that_died(tmp_
         os.close(writing)
         os.close(reading)
     assert opened.returncode == 0, opened.stderr
-    assert opened.stdout == "5\n"
+    assert opened.stdout == "2\n"

@@ -2,6 +2,7 @@
 
 import pytest
 from context_runs import BATCH, bright_and_dark
+from shared_sessions import sessions  # noqa: F401
 
 
 @pytest.fixture(scope="session")

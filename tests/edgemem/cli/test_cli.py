@@ -184,23 +184,37 @@ def test_a_reader_that_goes_away_is_no_traceback():
     assert finished.stdout == "{\n" and "Traceback" not in finished.stderr
 
 
+ONE_BY_ONE = """
+import json, sys
+from edgemem.cli import main
+for sys.argv in json.loads(sys.argv[1]):
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, (sys.argv, ended.code)
+"""
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "koi8-r"])
 def test_terminals_without_utf8_get_plain_signs_and_no_error(short, encoding):
-    """A table with a dash, a picture of a bar, and help with its frames."""
+    """A table with a dash, a picture of a bar, and help with its frames, one after the other."""
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    for arguments in (
+    commands = (
         ("inspect", BUNDLE),
         ("run", BUNDLE, "--input", short, "--threads", 1),
         ("run", "--help"),
-    ):
-        finished = subprocess.run(
-            [COMMAND, *map(str, arguments)], capture_output=True, env=environment
-        )
-        assert finished.returncode == 0, finished.stderr
-        for output in (finished.stdout, finished.stderr):
-            text = output.decode(encoding)
-            assert b"\\u" not in output and "?" not in text.replace("(y/n)?", "")
-            assert "Traceback" not in text
+    )
+    words = json.dumps([["edgemem", *map(str, command)] for command in commands])
+    finished = subprocess.run(
+        [sys.executable, "-c", ONE_BY_ONE, words], capture_output=True, env=environment
+    )
+    assert finished.returncode == 0, finished.stderr
+    for output in (finished.stdout, finished.stderr):
+        text = output.decode(encoding)
+        assert b"\\u" not in output and "?" not in text.replace("(y/n)?", "")
+        assert "Traceback" not in text
+    for word in ("hyper-parameter", "ms per frame", "Example: edgemem run"):
+        assert word in finished.stdout.decode(encoding)
 
 
 def test_a_run_without_labels_has_dashes_in_every_encoding(short, tmp_path):

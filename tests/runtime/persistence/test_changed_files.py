@@ -20,6 +20,11 @@ BATCH = 16
 CHANGED = "was changed after it was checked"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def sessions():
+    """Each its own: from which bytes they are made is what is tested."""
+
+
 def other(path):
     """The weights of a file, tripled; graphs with a bit flipped."""
     content = path.read_bytes()

@@ -147,7 +147,11 @@ def rewrite_reference(bundle, change):
     path = bundle / "reference.safetensors"
     arrays = unpack(path.read_bytes(), "reference", AssertionError, "")
     change(arrays)
-    path.write_bytes(pack(arrays))
+    strange = [name for name, array in arrays.items() if array.dtype.kind == "c"]
+    for name in strange:  # which the oldest safetensors allowed cannot write
+        arrays[name] = arrays[name].view(np.float64)
+    content = pack(arrays)
+    path.write_bytes(content.replace(b'"F64"', b'"C64"') if strange else content)
 
 
 @pytest.mark.parametrize("name", ["frozen", "adapt", "adapted"])
