@@ -58,7 +58,7 @@ def _session(content, options, **more):
 
 @pytest.fixture(scope="module", autouse=True)
 def sessions():
-    """For a folder's conftest.py; where making a session is tested, another one hides it."""
+    """For a conftest.py; where making a session is tested, another of this name hides it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxruntime_engine, "loaded", _loaded)
         patch.setattr(onnxruntime_engine.onnxruntime, "InferenceSession", _session)
