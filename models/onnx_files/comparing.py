@@ -16,9 +16,9 @@ from torch import Tensor
 
 from edgemem.errors import CheckpointError
 from edgemem.models.onnx_files.network import OnnxNetwork, Step
+from edgemem.models.onnx_files.onnx_graph import OnnxGraph
 from edgemem.models.onnx_files.onnx_proto import FROM_TORCH, refused
 from edgemem.models.onnx_files.operators.calls import Value
-from edgemem.models.onnx_files.reading import OnnxGraph
 
 LIMIT = 1e-4  # relative to the largest value
 SMALLEST = 1e-2  # the least such value: a tiny output is rounding beside what it was made of

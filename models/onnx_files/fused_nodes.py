@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgemem.models.onnx_files.reading import Node, OnnxGraph
+from edgemem.models.onnx_files.onnx_graph import Node, OnnxGraph
 
 
 def fused(graph: OnnxGraph) -> list[Node]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from edgemem.models.onnx_files.reading import Node
+from edgemem.models.onnx_files.onnx_graph import Node
 
 WRONG = re.compile(r"[^0-9A-Za-z_]+")
 WEIGHTS = ("weight", "w_0")  # how torch and Paddle end the names of weights

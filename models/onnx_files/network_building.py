@@ -18,6 +18,7 @@ from edgemem.errors import CheckpointError
 from edgemem.models.onnx_files.fused_nodes import fused
 from edgemem.models.onnx_files.layer_names import Names
 from edgemem.models.onnx_files.network import BATCH, OnnxNetwork, Step
+from edgemem.models.onnx_files.onnx_graph import Node, OnnxGraph
 from edgemem.models.onnx_files.onnx_proto import FROM_TORCH, refused
 from edgemem.models.onnx_files.operators.calls import (
     MOST_VALUES,
@@ -33,7 +34,6 @@ from edgemem.models.onnx_files.operators.host_operators import FLOATS, HOST_OPER
 from edgemem.models.onnx_files.operators.images import IMAGES
 from edgemem.models.onnx_files.operators.layers import LAYERS, Layer
 from edgemem.models.onnx_files.operators.shapes import SHAPES
-from edgemem.models.onnx_files.reading import Node, OnnxGraph
 
 FUNCTIONS: dict[str, Operator] = {**ELEMENTWISE, **SHAPES, **IMAGES}
 # Operators whose later inputs are settings, not tensors.

@@ -8,7 +8,7 @@ from edgemem.errors import CheckpointError, InputError
 from edgemem.models.onnx_files.comparing import GivenFile, batch_of, compare
 from edgemem.models.onnx_files.network import OnnxNetwork
 from edgemem.models.onnx_files.network_building import build_network
-from edgemem.models.onnx_files.reading import OnnxGraph, read_graph
+from edgemem.models.onnx_files.onnx_graph import OnnxGraph, read_graph
 
 
 def load_onnx(

@@ -134,13 +134,15 @@ def test_transformers_is_an_extra(folder, monkeypatch):
 def test_prototypes_answer_with_the_nearest_one(tmp_path, lively):
     settings = EncoderSettings("classifier", None, (1, 8, 8))
     model = PrototypeModel(Encoder(lively(digits()), settings), 48).with_task([7, 3, 5])
-    model = model.eval()
+    model, x = model.eval(), torch.rand(32, 1, 8, 8)
+    with torch.no_grad():
+        features = model.features(x)
+        model.prototypes[0].copy_(features[:3] - features.mean(0))  # so that answers differ
     path = tmp_path / "prototypes.safetensors"
     source = {"model": "edgemem.models.networks:digits", "model_arguments": ""}
     save_prototypes(model, path, settings, source)
     given = opened(path)
     assert given.labels == ("7", "3", "5")
-    x = torch.rand(32, 1, 8, 8)
     with torch.no_grad():
         answers = given.network(x).argmax(1)
     assert [int(given.labels[i]) for i in answers] == model.predict(x.numpy()).tolist()
