@@ -336,8 +336,19 @@ def test_choices_that_need_classes_are_refused(choices, reason, tmp_path):
 
 def test_statistics_alone_need_a_block_that_remembers(tmp_path):
     model = attach(lively(Sensors()), [], torch.rand(4, 6), norm_affine=True, task="regression")
-    with pytest.raises(ExportError, match="needs a block that remembers.*statistics remembered"):
-        export_bundle(model, tmp_path / "net.edgemem", Choices(batch=BATCH))
+    for objective in (None, "alignment"):
+        with pytest.raises(
+            ExportError, match="needs a block that remembers.*statistics remembered"
+        ):
+            export_bundle(model, tmp_path / "net.edgemem", Choices(BATCH, objective=objective))
+
+
+def test_a_gradient_needs_something_to_follow_it(tmp_path):
+    model = attach(
+        lively(Sensors()), [], torch.rand(4, 6), statistics="remembered", task="regression"
+    )
+    with pytest.raises(ExportError, match="nothing in the block that learns.*--norm-affine"):
+        export_bundle(model, tmp_path / "net.edgemem", Choices(BATCH, objective="alignment"))
 
 
 # A spot on a dark ground: where it is does not depend on how bright the picture is.
