@@ -173,6 +173,20 @@ def _chosen(choice: Any, known: Mapping[str, Callable[..., Any]], kind: str, *ar
     return known[choice](*args)
 
 
+def _check_block(model: AdaptiveModel, objective: Objective) -> None:
+    """Refuse an objective for which the block has no place."""
+    thing, classes = f"objective {objective.name!r}", model.attachment.task == "classes"
+    if (not objective.learns or objective.of_moments) and not model.remembered():
+        remedy = "Warm up" if classes else "Attach or export"
+        raise ExportError(
+            thing, "needs a block that remembers", f"{remedy} with --statistics remembered"
+        )
+    if objective.learns and not classes and not model.learned():
+        raise ExportError(
+            thing, "finds nothing in the block that learns", "Use --norm-affine, or statistics"
+        )
+
+
 def functions_of(
     model: AdaptiveModel, choices: Choices, frames: FrameSpec, reading: Reading | None = None
 ) -> tuple[dict[str, Function], Objective]:
@@ -199,14 +213,7 @@ def functions_of(
         if not can_calibrate(model, choices.batch):
             rate *= UNCALIBRATED * min(1.0, choices.batch / ENOUGH)
     objective: Objective = _chosen(choices.objective, OBJECTIVES, "objective", classes)
-    if not objective.learns and not model.remembered():
-        raise ExportError(
-            f"objective {objective.name!r}",
-            "needs a block that remembers",
-            "Warm up with --statistics remembered"
-            if model.attachment.task == "classes"
-            else "Attach it with statistics remembered",
-        )
+    _check_block(model, objective)
     optimizer: Optimizer = _chosen(choices.optimizer, OPTIMIZERS, "optimizer", rate)
     known = hyper_parameters(model, choices.batch, objective, optimizer)
     if reading is not None and objective.learns:

@@ -25,7 +25,7 @@ OF_CLASSES = ("prototype_relation",)  # objectives that need frames of classes
 # Times the largest distance that a synthetic shift of source frames gives; and at least so many
 # deviations, as much as frames differ among themselves anyway.
 ROOM, LEAST_LIMIT = 2.0, 3.0
-NO_RAIL = "no source frames: guard rails see values that are no numbers, and nothing else"
+NO_RAIL = "no source frames: outputs have no limit"
 ROWS = ("ecotta", "likelihood_ratio", "tent")  # those that need entropies
 
 

@@ -1,4 +1,9 @@
-"""What an adaptation step minimises. A step is chosen at export; the runtime knows none of this."""
+"""What an adaptation step minimises. A step is chosen at export; the runtime knows none of this.
+
+Entropies are of rows of logits: of frames, or, for other tasks than classes, of pixels (as EcoTTA
+does for segmentation), of the steps of a sequence (SUTA, Lin et al., Interspeech 2022; SGEM, Kim et
+al., Interspeech 2023) or of labels.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +44,7 @@ class Objective:
         exercise: hyper-parameters under which every batch leads to an update, for the parity check.
         relation: whether prototypes shall keep their relation to the samples, too (`relation.py`).
         learns: whether anything follows its gradient; if not, the step is a forward pass.
+        of_moments: whether it compares moments of frames, which blocks note that remember.
     """
 
     name: str
@@ -47,6 +53,7 @@ class Objective:
     exercise: dict[str, float] = field(default_factory=dict)
     relation: bool = False
     learns: bool = True
+    of_moments: bool = False
 
 
 def entropies(logits: Tensor) -> Tensor:
@@ -165,7 +172,7 @@ def alignment(classes: int) -> Objective:
         value = torch.stack(parts).mean()
         return Loss(value, torch.isfinite(value), {"distance": value.detach()})
 
-    return Objective("alignment", {}, loss)
+    return Objective("alignment", {}, loss, of_moments=True)
 
 
 def _nothing(output: Output, hp: HyperParameters) -> Loss:

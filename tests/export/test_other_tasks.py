@@ -1,6 +1,8 @@
 """Outputs that are not classes, from torch to the device: beside torch, an oracle of the step."""
 
 import copy
+import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import run_command
 from task_networks import BATCH, NETWORKS, Regression, UNet, lively
 from torch import nn
 
@@ -274,6 +277,42 @@ def test_what_needs_classes_is_refused(sensors, tmp_path):
         assert (report.error, report.frames, report.events) == (None, len(x), {"adapted": 4})
 
 
+def test_commands_take_such_a_bundle(sensors, tmp_path):
+    x = sensors.frames(2 * BATCH)
+    np.savez(tmp_path / "plain.npz", x=x)
+    np.savez(tmp_path / "labelled.npz", x=x, y=np.zeros(len(x), np.int64))
+    shown = run_command("inspect", sensors.path).stdout
+    assert re.search(r"task +regression", shown)
+    assert re.search(r"output out0 +\[n, 2\]", shown)
+    assert re.search("anywhere: no source frames", shown)
+    assert run_command("verify", sensors.path, "--threads", 1).returncode == 0
+    ran = run_command("run", sensors.path, "--input", tmp_path / "plain.npz", "--json")
+    report = json.loads(ran.stdout)
+    assert (report["error"], report["events"]) == (None, {"adapted": 2})
+    refused = run_command("run", sensors.path, "--input", tmp_path / "labelled.npz")
+    assert refused.returncode == 2 and "Leave y out" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--norm-affine"], "Name its task .*'dense' or 'detection' or 'regression' would fit"),
+        (["--task", "sequence"], "needs .n, t, classes.*Use dense or detection or regression"),
+        (["--task", "poses"], "is not a known choice"),
+        (["--task", "dense", "--max-classes", 5], "max_classes: is for classes"),
+        (["--task", "dense", "--labels", "a,b,c"], "labels: is for classes"),
+    ],
+)
+def test_the_export_command_refuses_what_does_not_fit(tmp_path, options, reason):
+    torch.save(lively(UNet(3)).state_dict(), tmp_path / "net.pt")
+    made_by = ["--model", "task_networks:UNet", "--input-shape", "1,8,8", "--out", "net.edgemem"]
+    found = run_command("export", "net.pt", *made_by, *options, cwd=tmp_path)
+    assert found.returncode == 2
+    assert re.search(reason, " ".join(found.stderr.split()))
+    assert "Traceback" not in found.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]
+
+
 @pytest.mark.parametrize(
     ("choices", "reason"),
     [
@@ -297,8 +336,19 @@ def test_choices_that_need_classes_are_refused(choices, reason, tmp_path):
 
 def test_statistics_alone_need_a_block_that_remembers(tmp_path):
     model = attach(lively(Sensors()), [], torch.rand(4, 6), norm_affine=True, task="regression")
-    with pytest.raises(ExportError, match="needs a block that remembers.*statistics remembered"):
-        export_bundle(model, tmp_path / "net.edgemem", Choices(batch=BATCH))
+    for objective in (None, "alignment"):
+        with pytest.raises(
+            ExportError, match="needs a block that remembers.*statistics remembered"
+        ):
+            export_bundle(model, tmp_path / "net.edgemem", Choices(BATCH, objective=objective))
+
+
+def test_a_gradient_needs_something_to_follow_it(tmp_path):
+    model = attach(
+        lively(Sensors()), [], torch.rand(4, 6), statistics="remembered", task="regression"
+    )
+    with pytest.raises(ExportError, match="nothing in the block that learns.*--norm-affine"):
+        export_bundle(model, tmp_path / "net.edgemem", Choices(BATCH, objective="alignment"))
 
 
 # A spot on a dark ground: where it is does not depend on how bright the picture is.
