@@ -96,7 +96,7 @@ def main() -> None:
     about = setting(seconds=options.seconds)
     save_json({"benchmark": "zoo", "setting": about, "results": rows}, options.json)
     if options.page is not None:
-        options.page.write_text(page(rows, verdicts, about))
+        options.page.write_text(page(rows, verdicts, about, len(ARCHITECTURES)))
 
 
 if __name__ == "__main__":

@@ -50,20 +50,24 @@ largest difference of frozen logits. *export*: seconds of one core, alignment in
 
 
 def page(
-    labels: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[str, Mapping[str, Any]],
     verdicts: Mapping[str, Verdict],
     about: Mapping[str, Any],
+    listed: int,
 ) -> str:
-    """The page as Markdown. labels: rows by "library/architecture", in the order to show."""
+    """The page as Markdown.
+
+    rows: by "library/architecture", in the order to show. listed: how many there will be.
+    """
     counts = Counter(found.word for found in verdicts.values())
     parts = [
         INTRODUCTION.format(
             command="make bench-zoo",
-            counts=_counts(counts, len(verdicts)),
+            counts=_counts(counts, len(verdicts), listed),
             seconds=about["seconds"],
-            about=_setting(about, labels),
+            about=_setting(about, rows),
         ),
-        _table(HEAD, [_line(label, labels[label], found) for label, found in verdicts.items()]),
+        _table(HEAD, [_line(label, rows[label], found) for label, found in verdicts.items()]),
     ]
     for word, title in TITLES.items():
         if counts[word]:
@@ -71,9 +75,12 @@ def page(
     return "\n".join(parts)
 
 
-def _counts(counts: Counter[str], total: int) -> str:
+def _counts(counts: Counter[str], total: int, listed: int) -> str:
     words = [f"{counts[word]} {word}" for word in (REFUSED, BEYOND, WRONG) if counts[word]]
-    return f"**Of {total} architectures {counts[RIGHT]} are right**; {', '.join(words) or 'all'}."
+    text = f"**Of {total} architectures {counts[RIGHT]} are right**"
+    others = f"; {', '.join(words)}." if words else "."
+    missing = f" {listed - total} more are listed and have not run yet." if listed > total else ""
+    return text + others + missing
 
 
 def _setting(about: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> str:

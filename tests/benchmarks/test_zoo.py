@@ -115,8 +115,11 @@ def test_the_page_counts_and_says_why():
     tools = ("edgemem", "numpy", "onnxruntime", "torch", "onnx", "python")
     about = {"seconds": 600, "date": "2026-12-01", "machine": "arm", "cores": 2}
     about |= dict.fromkeys(tools, "1.0")
-    text = page(rows, verdicts, about)
-    assert "Of 2 architectures 1 are right**; 1 refused." in text
+    text = page(rows, verdicts, about, listed=5)
+    assert (
+        "Of 2 architectures 1 are right**; 1 refused. 3 more are listed and have not run yet."
+        in text
+    )
     line = "| one | timm | 3 × 64 × 64 | right | 3 | 2 | 1.2 | 3.5 | 2.0 | 1.5 | 2e-06 | 33 s |"
     assert line in text.splitlines()
     assert "| two | model: has no norm \\| at all | Name parts |" in text.splitlines()
