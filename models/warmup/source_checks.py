@@ -18,6 +18,7 @@ from edgemem.errors import InputError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Normalization
 from edgemem.models.data import Frames, to_float
+from edgemem.models.sites.identity_norm import IdentityNorm
 
 FRAMES, FEW, CHUNK = 512, 64, 64
 FAR, NEAR = 20.0, 3.0  # deviations, or ratios of them: data of another scale; of the same
@@ -104,7 +105,7 @@ def _strangeness(model: AdaptiveModel, x: Tensor, normalization: Normalization |
     In deviations, or as a ratio of them; zero where no layer of its own tells.
     """
     norm, seen, own = model.key_norm, list[Tensor](), model.attachment
-    if norm is None:
+    if norm is None or isinstance(norm, IdentityNorm):  # it knows nothing but these very frames
         return 0.0
     handle = norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model.attachment = replace(own, normalization=normalization)

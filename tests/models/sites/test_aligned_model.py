@@ -89,6 +89,22 @@ def test_a_device_answers_as_the_frozen_model_and_better_once_the_light_changes(
     assert any(event.kind == "adapted" for result in found for event in result.events)
 
 
+@pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
+def test_what_layers_give_may_be_of_any_size(size):
+    """No norm of the network has seen its training data, so none can call frames strange."""
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 8, 3)
+    with torch.no_grad():
+        first.weight.mul_(size)
+        first.bias.fill_(3 * size)
+    network = nn.Sequential(
+        first, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    )
+    frames = np.random.default_rng(0).uniform(0, 1, (64, 3, 8, 8)).astype(np.float32)
+    adaptive, _ = align(network, frames, sites=["0"])
+    assert adaptive.attachment.sites == ("0",)
+
+
 def test_frames_of_another_shape_are_refused_by_the_model(plain):
     wrong = np.zeros((64, 3, 8, 8), np.float32)
     for sites in ("auto", ["0"]):
