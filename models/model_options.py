@@ -25,10 +25,8 @@ from edgemem.models.given_models.given import Given, given_model
 from edgemem.models.sites.aligned_model import align
 from edgemem.models.sites.choosing import ChosenSites
 from edgemem.models.tasks.task_outputs import AUTO
-from edgemem.printable import shown
 
 MOST_VALUES = 1 << 26  # of one frame
-MOST_THREADS = 1024
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -57,19 +55,6 @@ class AttachSettings:
     def told_apart(self) -> bool:
         """Whether the outputs are, or may be, logits of classes."""
         return self.task in (AUTO, CLASSES)
-
-
-def set_threads(threads: int) -> None:
-    """Let torch use so many threads; 0 = its choice.
-
-    Raises InputError where there are no such many.
-    """
-    if not 0 <= threads <= MOST_THREADS:
-        raise InputError(
-            f"--threads {shown(threads)}", "is out of range", f"Use 0 to {MOST_THREADS}"
-        )
-    if threads:
-        torch.set_num_threads(threads)
 
 
 def load_model(

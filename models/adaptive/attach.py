@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from edgemem.errors import AttachError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
-from edgemem.models.adaptive.attachment import Attachment, Normalization, Statistics
+from edgemem.models.adaptive.attachment import (
+    Attachment,
+    Normalization,
+    Statistics,
+    check_statistics,
+)
 from edgemem.models.adaptive.meta_network import CONVOLUTIONS, Form, MetaNetwork
 from edgemem.models.adaptive.norm_layers import adapt_norms
 from edgemem.models.adaptive.outputs import RECOGNISE, Outputs
@@ -68,10 +73,9 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
 
     Raises:
         AttachError: unknown part, a part with several inputs, no norm, an output that does not fit
-            the task, …; or the adaptive model at rest is not the model that was given (the
-            first module that differs is named).
+            the task, …; or the adaptive model at rest is not the model that was given.
     """
-    _check_statistics(statistics)
+    check_statistics(statistics)
     _check_outputs(outputs)
     check_task(task, outputs)
     attachment = Attachment(
@@ -138,17 +142,6 @@ def _try_out(adaptive: AdaptiveModel, parts: list[Part], example_input: Tensor) 
         return flat(output.named, named) if named else output.logits
 
     return try_out(adaptive.frozen, answer, example_input, firsts)
-
-
-def _check_statistics(statistics: Statistics) -> None:
-    if statistics in ("source", "batch", "mix", "remembered"):
-        return
-    if not isinstance(statistics, (int, float)) or not 0.0 <= statistics <= 1.0:
-        raise AttachError(
-            f"statistics {statistics!r}",
-            "is not a known choice",
-            "Use 'source', 'batch', 'mix', 'remembered' or a weight between 0 and 1",
-        )
 
 
 def _check_outputs(outputs: Outputs | None) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgemem.bundle.manifest import OutputSpec
+from edgemem.errors import AttachError
 from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.adaptive.outputs import Outputs
 from edgemem.models.tasks.task_outputs import Scale, Task
@@ -80,3 +81,15 @@ class Attachment:
         if self.statistics == "mix":
             return frames / (frames + PRIOR_FRAMES)
         return 1.0 if self.statistics == "batch" else float(self.statistics)
+
+
+def check_statistics(statistics: Statistics) -> None:
+    """Refuse what is no choice of statistics; raises AttachError."""
+    if statistics in ("source", "batch", "mix", "remembered"):
+        return
+    if not isinstance(statistics, (int, float)) or not 0.0 <= statistics <= 1.0:
+        raise AttachError(
+            f"statistics {statistics!r}",
+            "is not a known choice",
+            "Use 'source', 'batch', 'mix', 'remembered' or a weight between 0 and 1",
+        )

@@ -6,7 +6,7 @@ All arrays, and what `attach` was told.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,11 @@ def _attached(
     )
     if attachment.measured:
         make_measured(adaptive)
-    adaptive.attachment = attachment
+    adaptive.attachment = replace(
+        adaptive.attachment,
+        measured=attachment.measured,
+        remembered_alpha=attachment.remembered_alpha,
+    )
     for name in SOURCE:
         setattr(adaptive, name, tensors.get(name))
     if "prototypes.source" in tensors:

@@ -20,7 +20,6 @@ from edgemem.models.model_options import (
     AttachSettings,
     input_shape_of,
     normalization_of,
-    set_threads,
 )
 from edgemem.models.prototypes.encoder import Encoder, EncoderSettings, feature_size, last_linear
 from edgemem.models.prototypes.model import PrototypeModel
@@ -31,6 +30,7 @@ from edgemem.models.prototypes.prototype_checkpoint import (
 )
 from edgemem.models.prototypes.recipe import TaskProgress, TaskRecipe
 from edgemem.models.prototypes.training import learn_task
+from edgemem.models.threads import set_threads
 
 Dataset = tuple[Frames, NDArray[np.int64]]
 Report = Callable[[int, int, TaskProgress], None]

@@ -11,7 +11,8 @@ from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, save_ada
 from edgemem.models.checkpoints.checkpoint import check_writable
 from edgemem.models.data import class_names, load_dataset
 from edgemem.models.given_models.factory import Say
-from edgemem.models.model_options import AttachSettings, load_model, set_threads
+from edgemem.models.model_options import AttachSettings, load_model
+from edgemem.models.threads import set_threads
 from edgemem.models.warmup.warm_up import warm_up
 from edgemem.models.warmup.warm_up_recipe import Progress, Recipe
 

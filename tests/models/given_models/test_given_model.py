@@ -162,13 +162,16 @@ def zipped(path, *names):
 
 FOREIGN = {
     "m.tflite": (b"\x1c\0\0\0TFL3", r"is a TFLite model.*tf2onnx\.convert --tflite m\.tflite"),
-    "m.h5": (b"\x89HDF\r\n\x1a\n", r"is an HDF5 file.*model\.export\('saved'\).*--saved-model saved"),
+    "m.h5": (
+        b"\x89HDF\r\n\x1a\n",
+        r"is an HDF5 file.*model\.export\('saved'\).*--saved-model saved",
+    ),
     "m.mlmodel": (b"\x08\x01\x12", "is a Core ML model.*model that it was made from"),
     "m.keras": (["model.weights.h5", "config.json"], "is a Keras model.*--saved-model saved"),
     "m.pt2": (["m/archive_format", "m/models/model.json"], r"torch\.export, .*torch\.onnx\.export"),
     "m.pt": (["m/constants.pkl", "m/code/x.py", "m/data.pkl"], r"TorchScript .*torch\.jit\.load"),
     "notes.txt": (b"plain text", "does not say what model it is of"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -58,7 +58,10 @@ CASES = {
         r"node 'area' \(Det, opset 17\) has no converter",
     ),
     "what depends on values": (
-        [helper.make_node("NonZero", ["x"], ["i"], "found"), helper.make_node("Cast", ["i"], ["y"], to=1)],
+        [
+            helper.make_node("NonZero", ["x"], ["i"], "found"),
+            helper.make_node("Cast", ["i"], ["y"], to=1),
+        ],
         {},
         r"node 'found' \(NonZero, opset 17\) has no converter|does not run",
     ),
@@ -83,7 +86,7 @@ CASES = {
         {"opset": 13},
         "'flood'.*makes .* values, more than",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
