@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from edgemem.errors import AttachError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
 from edgemem.models.adaptive.attachment import Normalization, Statistics
@@ -82,6 +83,13 @@ def align(  # noqa: PLR0913 - each is a choice of its own
         sites=sites,
         task=task,
     )
+    if task == AUTO and labels is None and adaptive.attachment.outputs == "one logit":
+        raise AttachError(
+            "model",
+            "returns one number a frame: a logit of two classes, or any number",
+            "Name its task (edgemem export --task, or align(..., task=...)): 'classes' or "
+            "'regression'",
+        )
     if chosen is not None:
         adaptive.attachment = replace(adaptive.attachment, remembered_alpha=chosen.alpha)
     check_source(adaptive, frames, labels)

@@ -48,7 +48,12 @@ def recognised_task(model: nn.Module, frames: Tensor, task: Task | Literal["auto
 
 
 def _is_rows(model: nn.Module, frames: Tensor) -> bool:
-    """Whether there is one output [n, numbers] or [n], as classifiers have it."""
+    """Whether there is one output [n, numbers] or [n], as classifiers have it.
+
+    As many numbers as the frames have may be the frames again.
+    """
     with torch.no_grad():
         output = only(model(frames))
-    return isinstance(output, Tensor) and output.dim() <= 2 and output.is_floating_point()
+    if not isinstance(output, Tensor) or output.dim() > 2 or not output.is_floating_point():
+        return False
+    return output.shape != frames.shape

@@ -123,3 +123,12 @@ def test_a_network_with_nothing_to_align_is_refused_with_a_way_out():
 
     with pytest.raises(AttachError, match="has no layer behind which .* put a BatchNorm before"):
         align(Last().eval(), pictures(64)[0])
+
+
+def test_one_number_a_frame_without_labels_may_be_anything(plain):
+    one = nn.Sequential(plain, nn.Linear(4, 1)).eval()
+    frames = pictures(64)[0]
+    with pytest.raises(AttachError, match="a logit of two classes, or any number.*'regression'"):
+        align(one, frames)
+    model, _ = align(one, frames, task="regression")
+    assert model.attachment.task == "regression"

@@ -22,6 +22,7 @@ from edgemem.bundle.manifest import TASKS, OutputSpec
 from edgemem.errors import AttachError, InputError
 from edgemem.models import attach, warm_up
 from edgemem.models.checkpoints.adaptive_checkpoint import load_adaptive, save_adaptive
+from edgemem.models.tasks.recognised_task import recognised_task
 from edgemem.models.tasks.task_outputs import Task, fitting, logit_rows, summary
 
 
@@ -252,3 +253,10 @@ def test_a_warm_up_needs_classes():
     model, _ = adaptive("regression")
     with pytest.raises(InputError, match="'regression': has no classes"):
         warm_up(model, np.zeros((64, 1, 8, 8), np.float32), np.zeros(64, np.int64))
+
+
+def test_as_many_numbers_as_the_frames_have_may_be_the_frames_again():
+    network, x = nn.Linear(6, 6), torch.rand(4, 6)
+    with pytest.raises(AttachError, match="cannot be told by its shape.*'reconstruction'"):
+        recognised_task(network, x, "auto")
+    assert recognised_task(network, x, "classes").task == "classes"
