@@ -109,7 +109,7 @@ def _under_shifts(
 ) -> Iterator[tuple[Frames, Frames]]:
     """Answers of the block as exported and of the frozen model, for batches of each shift."""
     from edgemem.runtime.step.hyper_parameters import HyperParameters
-    from edgemem.runtime.tools.shifts import SHIFTS
+    from edgemem.shifts import SHIFTS
 
     rng, parameters = np.random.default_rng(0), HyperParameters(manifest, {}).now()
     for shift in (lambda frames, rng: frames, *SHIFTS.values()):

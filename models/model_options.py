@@ -81,11 +81,11 @@ def load_model(
     given = given_model(checkpoint, target, arguments, _shape(settings), say)
     model, settings = given.network, _completed(settings, given)
     if is_adaptive(checkpoint):
-        adaptive, source = load_adaptive(checkpoint, model)
+        adaptive, known = load_adaptive(checkpoint, model)
         _refuse_conflict(checkpoint, adaptive, settings, model)
         if settings.norm_affine:
             adaptive.add_norm_affine()
-        return adaptive, source
+        return adaptive, known
     source: dict[str, Any] = {
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": given.sha256,

@@ -32,11 +32,11 @@ def add_sites(model: AdaptiveModel, example: Tensor) -> None:
         return (output.logits, *output.named.values())
 
     for site in named_sites(model.frozen, answer, example, sites):
-        norm = IdentityNorm(site.channels, site.axis, model.settings)
-        norm.rows = site.rows
-        key = site.name.replace(".", "/")  # module names must not contain dots
-        model.sites[key] = norm
-        model.frozen.get_submodule(site.name).register_forward_hook(_SiteHook(model, key))
+        identity = IdentityNorm(site.channels, site.axis, model.settings)
+        identity.rows = site.rows
+        name = site.name.replace(".", "/")  # module names must not contain dots
+        model.sites[name] = identity
+        model.frozen.get_submodule(site.name).register_forward_hook(_SiteHook(model, name))
     order = _order(model, example)
     key = next(norm for norm in order if isinstance(norm, AdaptingNorm))
     for norm in order:

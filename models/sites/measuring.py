@@ -45,7 +45,9 @@ def measure_source(model: AdaptiveModel, frames: Frames, seed: int = 0) -> None:
         to_float(frames[np.sort(order[start : start + CHUNK])])
         for start in range(0, len(order), CHUNK)
     ]
-    norms = [m for m in model.modules() if isinstance(m, (FrozenNorm, IdentityNorm))]
+    norms: list[AdaptingNorm] = [
+        m for m in model.modules() if isinstance(m, (FrozenNorm, IdentityNorm))
+    ]
     for norm, (mean, var) in _moments(model, norms, chunks).items():
         assert isinstance(norm, (FrozenNorm, IdentityNorm))
         norm.take_moments(mean.float(), var.float())
@@ -71,7 +73,7 @@ def _moments(
         mean, var = batch_moments(args[0].double(), axis=norm.axis)
         sums.setdefault(norm, []).append((weight, mean, var))
 
-    handles = [norm.register_forward_pre_hook(look) for norm in norms]  # type: ignore[arg-type]
+    handles = [norm.register_forward_pre_hook(look) for norm in norms]
     try:
         with torch.no_grad():
             for x in chunks:
