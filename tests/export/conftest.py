@@ -126,7 +126,7 @@ def small_full(lively, warmed, exported):
 
 @pytest.fixture
 def instant(small_full, monkeypatch):
-    """Tracing and measuring answer at once as for `small_full`, for tests of what is around."""
+    """Tracing and measuring answer at once as for `small_full`: for tests of the rest."""
     plans = list(open_bundle(small_full.path).manifest.plans)
 
     def replay(function):

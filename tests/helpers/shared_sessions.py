@@ -58,7 +58,7 @@ def _session(content, options, **more):
 
 @pytest.fixture(scope="module", autouse=True)
 def sessions():
-    """For a conftest.py; where making a session is tested, another of this name hides it."""
+    """For a folder's conftest.py; tests of how a session is made hide it by one of this name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxruntime_engine, "loaded", _loaded)
         patch.setattr(onnxruntime_engine.onnxruntime, "InferenceSession", _session)

@@ -349,13 +349,14 @@ def test_an_interrupt_at_any_line_of_a_turn_gives_it_back_to_other_threads(digit
                     raise KeyboardInterrupt
             return trace
 
+        before = sys.gettrace()
         sys.settrace(trace)
         try:
             runtime.predict(x)
         except KeyboardInterrupt:
             return True
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
         return False
 
     with opened() as runtime:

@@ -39,10 +39,11 @@ class Interrupt:
         self.places, self.met = Counter(), False
 
     def __enter__(self):
+        self._before = sys.gettrace()
         sys.settrace(self._called)
 
     def __exit__(self, *error):
-        sys.settrace(None)
+        sys.settrace(self._before)
 
     def _called(self, frame, event, _):
         return self._line if frame.f_code.co_filename.startswith(OURS) else None
