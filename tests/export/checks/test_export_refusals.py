@@ -205,7 +205,7 @@ def test_what_is_not_a_bundle_is_never_replaced(content, instant, tmp_path):
         (Choices(batch=1), "batch 1.*too small"),
         (Choices(labels=("n" * 1025, *"123456789")), "label 'nnn.*more than 1,024 characters"),
         (Choices(gradient="half"), "gradient 'half'.*Use full or meta"),
-        (Choices(objective="rotta"), "objective 'rotta'.*Use ecotta or likelihood_ratio"),
+        (Choices(objective="rotta"), "objective 'rotta'.*Use alignment or ecotta"),
         (Choices(learn="some"), "learn 'some'.*Use all or norms"),
         (Choices(optimizer="lion"), "optimizer 'lion'.*Use sgd or adam"),
         (Choices(labels=("yes", "no")), "2 names for 10 classes"),
