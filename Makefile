@@ -7,7 +7,7 @@
 # make test-litert   bundles on LiteRT, with onnxruntime and without (2.3 GB of packages)
 # make test-npu      bundles on the emulator of an NPU; QUALCOMM_LICENCE=accepted installs it
 # make fuzz   every kind of file altered, 100,000 times, and what reading it leads to
-# make test-versions   tests of the device side: oldest packages allowed, newest on every Python here
+# make test-versions   tests of the device side: oldest packages on Python 3.11, newest on later ones
 # make test-oldest | test-newest   all tests that are not slow, with the oldest or newest packages
 # make test-arm64    the device side on an emulated Raspberry Pi: pip, tests, runs, kills, memory
 # make bench-step | bench-memory | bench-stream | bench-startup | bench-engines |
