@@ -38,10 +38,9 @@ def check_untouched(model: AdaptiveModel, frames: Tensor) -> None:
     """
     for x in torch.split(frames, CHUNK):
         with torch.no_grad():
-            given, found = model.untouched_outputs(x), _at_rest(model, x)
-        off = max(distance(found[name], given[name], model.attachment.floor) for name in given)
-        if not off <= LIMIT:
-            raise _difference(model, x, off)
+            given, found = model.untouched_logits(x), _at_rest(model, x)
+        if not distance(found, given) <= LIMIT:
+            raise _difference(model, x, distance(found, given))
 
 
 def known_source(model: AdaptiveModel) -> Tensor | None:
@@ -51,14 +50,14 @@ def known_source(model: AdaptiveModel) -> Tensor | None:
     return to_float(model.source_frames[:SOURCE_FRAMES].numpy())
 
 
-def distance(found: Tensor, given: Tensor, floor: float = 1.0) -> float:
-    """Largest difference, relative to the largest given value where that is above `floor`."""
+def distance(found: Tensor, given: Tensor) -> float:
+    """Largest difference, relative to the largest given value where that is above one."""
     if found.shape != given.shape:
         return float("inf")
     if found.numel() == 0:
         return 0.0
     same = (found == given) | (found.isnan() & given.isnan())
-    largest = max(floor, float(given.abs().nan_to_num().max()))
+    largest = max(1.0, float(given.abs().nan_to_num().max()))
     off = torch.where(same, 0.0, (found - given).abs() / largest)
     return float(off.nan_to_num(nan=float("inf")).max())
 
@@ -72,11 +71,10 @@ def draws_random(thing: str) -> AttachError:
     )
 
 
-def _at_rest(model: AdaptiveModel, x: Tensor) -> dict[str, Tensor]:
+def _at_rest(model: AdaptiveModel, x: Tensor) -> Tensor:
     zero = {name: torch.zeros_like(value) for name, value in model.block().items()}
     try:
-        output = model.with_block(zero, x)
-        return output.named or {"logits": output.logits}
+        return model.with_block(zero, x).logits
     except Exception as error:
         raise AttachError(
             f"model {type(model.frozen).__name__}",
@@ -87,8 +85,8 @@ def _at_rest(model: AdaptiveModel, x: Tensor) -> dict[str, Tensor]:
 
 def _difference(model: AdaptiveModel, x: Tensor, off: float) -> AttachError:
     with torch.no_grad():
-        given = _outputs(model.untouched, lambda: model.untouched_outputs(x))
-        again = _outputs(model.untouched, lambda: model.untouched_outputs(x))
+        given = _outputs(model.untouched, lambda: model.untouched_logits(x))
+        again = _outputs(model.untouched, lambda: model.untouched_logits(x))
         found = _outputs(model.frozen, lambda: _at_rest(model, x))
     whole = f"model {type(model.frozen).__name__}"
     if (random := _first(again, given)) is not None:
@@ -97,7 +95,7 @@ def _difference(model: AdaptiveModel, x: Tensor, off: float) -> AttachError:
     return AttachError(
         whole if first is None else f"module {first[0]!r}",
         "is not that of the model that was given: its output is off by "
-        f"{off if first is None else first[1]:.1e} of its size, the answers by {off:.1e}, "
+        f"{off if first is None else first[1]:.1e} of its size, the logits by {off:.1e}, "
         f"limit {LIMIT:.0e}",
         "Report the model, with the class of that module",
     )

@@ -1,1 +1,0 @@
-"""Models as people have them: files and folders, and names of models in public packages."""

@@ -1,1 +1,0 @@
-"""ONNX files of others as networks of torch: read, built layer by layer, compared."""
