@@ -53,10 +53,9 @@ for number, steps in enumerate(json.loads(sys.argv[3])):
     assert os.read(reader, 4) == b"done", "the device ended by itself"
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    with edgemem.open(bundle, path, threads=1, options=edgemem.Options(contexts=contexts)) as
-    runtime:
-        found.append(steps - runtime.counters["steps"])
-        assert runtime.step(batch(0)).context == ("context-1" if contexts else "generic")
+    with edgemem.open(bundle, path, threads=1, options=edgemem.Options(contexts=contexts)) as kept:
+        found.append(steps - kept.counters["steps"])
+        assert kept.step(batch(0)).context == ("context-1" if contexts else "generic")
 print(json.dumps(found))
 """
 
