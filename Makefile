@@ -16,6 +16,7 @@
 #      bench-class-incremental | bench-class-incremental-quick |
 #      bench-new-classes | bench-new-classes-quick |
 #      bench-average | bench-average-quick | bench-turns |
+#      bench-zoo | bench-zoo-quick |
 #      bench-commits BEFORE=COMMIT
 #             what README and docs claim
 # make docs   the site of docs/ in build/site, with the reference of Python and of the commands
@@ -27,6 +28,7 @@ TEST := .venv-test
 LITERT := .venv-litert
 NPU := .venv-npu
 DOCS := .venv-docs
+ZOO := .venv-zoo
 TARGETS := build/targets
 INSTALL := -m pip install --quiet --constraint constraints.txt
 
@@ -37,7 +39,8 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 	bench-startup bench-engines bench-method-memory bench-bank bench-drift \
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
-	bench-new-classes bench-new-classes-quick bench-average bench-average-quick bench-turns bench-commits clean
+	bench-new-classes bench-new-classes-quick bench-average bench-average-quick bench-turns bench-commits \
+	bench-zoo bench-zoo-quick clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -158,6 +161,13 @@ bench-average: $(TEST)/installed
 bench-average-quick: $(TEST)/installed
 	$(TEST)/bin/python -m benchmarks.average --quick
 
+# Hours; it goes on where it stopped.
+bench-zoo: $(ZOO)/installed $(DEMO)/installed
+	$(ZOO)/bin/python -W ignore -m benchmarks.zoo --page docs/models.md
+
+bench-zoo-quick: $(ZOO)/installed
+	$(ZOO)/bin/python -W ignore -m benchmarks.zoo --quick
+
 bench-turns: $(TEST)/installed
 	$(TEST)/bin/python -m benchmarks.cost.turn_cost
 
@@ -197,6 +207,13 @@ $(DOCS)/installed: pyproject.toml constraints.txt
 	$(DOCS)/bin/python $(INSTALL) --editable '.[docs]'
 	touch $@
 
+$(ZOO)/installed: pyproject.toml constraints.txt benchmarks/zoo/requirements.txt
+	$(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/python $(INSTALL) 'setuptools>=77'
+	$(ZOO)/bin/python $(INSTALL) --editable '.[dev]'
+	$(ZOO)/bin/python -m pip install --quiet --no-deps --requirement benchmarks/zoo/requirements.txt
+	touch $@
+
 $(LITERT)/installed: pyproject.toml tests/targets/constraints-litert.txt
 	$(PYTHON) -m venv $(LITERT)
 	$(LITERT)/bin/python -m pip install --quiet 'setuptools>=77'
@@ -211,4 +228,4 @@ $(NPU)/installed: pyproject.toml tests/targets/constraints-npu.txt
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) $(DOCS) .venv-oldest* .venv-newest* $(LITERT) $(NPU) build dist results *.egg-info
+	rm -rf $(DEMO) $(TEST) $(DOCS) $(ZOO) .venv-oldest* .venv-newest* $(LITERT) $(NPU) build dist results *.egg-info

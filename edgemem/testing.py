@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from edgemem.block import Array, Arrays
-from edgemem.bundle.manifest import Binding, Manifest
+from edgemem.bundle.manifest import SUMMARY, Binding, Manifest
 from edgemem.bundle.opening import open_bundle
 from edgemem.runtime.batch import Batch
 from edgemem.runtime.engines.protocol import Backend, Graph, TensorSpec
@@ -169,7 +169,7 @@ class ScriptedBackend:
     Args:
         manifest: of the bundle that is opened with it.
         script: an answer for each step in turn: "add", what is added (1 without), "loss" and
-            "updated", those statistics, and "logits", what is added to the logits.
+            "updated", those statistics, and "logits", what is added to what is answered.
         limit: a mean above it gives NaN: a block that fails although its values are finite.
     """
 
@@ -186,7 +186,7 @@ class ScriptedBackend:
 
 class _ScriptedGraph:
     def __init__(self, manifest: Manifest, script: list[Answer] | None, limit: float) -> None:
-        self._script, self._limit, self._classes = script, limit, len(manifest.labels)
+        self._script, self._limit, self._answers = script, limit, _answer_shapes(manifest)
         arrays = {f"block.{s.name}": s for s in manifest.block.arrays}
         if script is not None:
             arrays |= {f"opt.{s.name}": s for s in manifest.slots.arrays}
@@ -194,7 +194,7 @@ class _ScriptedGraph:
         frames = TensorSpec((None, *manifest.frames.shape), "float32")
         specs = {n: TensorSpec(s.shape, s.dtype) for n, s in arrays.items()}
         self.inputs: Mapping[str, TensorSpec] = {**specs, "x": frames}
-        self.outputs = ("logits", "key", *(f"next.{name}" for name in arrays))
+        self.outputs = (*self._answers, "key", *(f"next.{name}" for name in arrays))
         self.outputs += tuple(f"stat.{name}" for name in manifest.stats)
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
@@ -202,8 +202,11 @@ class _ScriptedGraph:
         answer: Answer = {"add": 1.0} if self._script is None else self._script.pop(0)
         mean = feeds[next(iter(self._arrays))].mean()
         mean = mean if mean <= self._limit else np.float32(np.nan)
-        logits = np.full((len(feeds["x"]), self._classes), mean + answer.get("logits", 0))
-        outputs: Arrays = {"logits": logits.astype(np.float32), "key": np.zeros(1, np.float32)}
+        outputs: Arrays = {"key": np.zeros(1, np.float32)}
+        value = np.float32(mean + answer.get("logits", 0))
+        for name, (shape, axis) in self._answers.items():
+            sizes = (*shape[:axis], len(feeds["x"]), *shape[axis:])
+            outputs[name] = np.full(sizes, value, np.float32)
         for name in self._arrays:
             outputs[f"next.{name}"] = np.asarray(feeds[name] + np.float32(answer.get("add", 0)))
         stats = {"loss": 1.0, "updated": 1.0} | {
@@ -212,3 +215,11 @@ class _ScriptedGraph:
         return outputs | {
             f"stat.{name}": np.asarray(value, np.float32) for name, value in stats.items()
         }
+
+
+def _answer_shapes(manifest: Manifest) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Shape of one frame's part of each answer, and the axis of the frames."""
+    task = manifest.task
+    if task is None:
+        return {"logits": ((len(manifest.labels),), 0)}
+    return {SUMMARY: ((task.summary,), 0)} | {o.tensor: (o.shape, o.axis) for o in task.outputs}

@@ -16,6 +16,7 @@ from edgemem.export.choices import Choices
 from edgemem.export.functions.class_reading import FRAMES, READS, SUMS, Reading
 from edgemem.export.functions.forward import Function
 from edgemem.export.functions.objective import Objective
+from edgemem.export.other_tasks import task_spec
 from edgemem.export.targets.target_graphs import OF_NPUS
 from edgemem.files.atomic import sha256_file
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
@@ -49,7 +50,7 @@ def manifest_of(
     adapt = functions["adapt"]
     defaults = {n: float(v) for f in functions.values() for n, v in _named("hp", f).items()}
     defaults |= dict(choices.hyper_parameters or {})
-    classes = int(origin.pop("classes"))
+    task, classes = origin.pop("task_spec"), int(origin.pop("classes"))
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return Manifest(
         name=path.name.removesuffix(".edgemem"),
@@ -75,6 +76,8 @@ def manifest_of(
             for p in files
         },
         exported_from=origin,
+        task=task,
+        familiar=task is None,
     )
 
 
@@ -91,11 +94,15 @@ def origin_of(
     attachment = model.attachment
     return {
         **source,
-        "classes": output.logits.shape[1],
+        "task_spec": task_spec(model, output),
+        "classes": output.logits.shape[1] if attachment.task == "classes" else 0,
+        "task": attachment.task,
         "key": output.key.numel(),
         "warm": model.warm,
         "parts": list(attachment.parts),
         "statistics": attachment.statistics,
+        "sites": list(attachment.sites),
+        "measured": attachment.measured,
         "outputs": attachment.outputs,
         "norm_affine": attachment.norm_affine,
         "normalization": vars(attachment.normalization) if attachment.normalization else None,

@@ -30,12 +30,13 @@ from edgemem.export.checks.calibrating import calibrated
 from edgemem.export.checks.onnx_graphs import Arrays, onnx_engine
 from edgemem.export.checks.parity import Parity, check_at_rest, check_learn, check_parity
 from edgemem.export.checks.way_out import with_way_out
-from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
+from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of, settled
 from edgemem.export.functions.class_reading import Reading, teachable
 from edgemem.export.functions.forward import Function
 from edgemem.export.functions.objective import Objective
 from edgemem.export.lowering.table import Untraceable
 from edgemem.export.memory_plans import check_plans, measured_plans, plan_graphs
+from edgemem.export.other_tasks import railed
 from edgemem.export.targets.integer import reference_of, rewritten
 from edgemem.export.targets.target_graphs import Targets
 from edgemem.export.trace import to_onnx
@@ -69,7 +70,7 @@ def export_bundle(
             its graph misses the parity check.
         InputError: the folder cannot be written, or holds something else than a bundle.
     """
-    path, choices = Path(path), choices or Choices()
+    path, choices = Path(path), settled(model, choices or Choices())
     if path.exists() and not (path / MANIFEST).is_file():
         raise InputError(str(path), "exists and is not a bundle", "Choose another folder")
     check_choices(model, choices)
@@ -142,7 +143,9 @@ def _export(
             teaching=teaching_of(model, reading),
         )
         (folder / MANIFEST).write_bytes(to_json(manifest))
-        manifest = calibrated(folder, manifest, model, choices, report)
+        manifest = calibrated(
+            folder, railed(folder, manifest, model, report), model, choices, report
+        )
         (folder / MANIFEST).write_bytes(to_json(manifest))
         open_bundle(folder)  # what a device would refuse is not written
     return parity

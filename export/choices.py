@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from edgemem.export.functions.predict_adapt import (
     key_function,
     predict_function,
 )
+from edgemem.export.other_tasks import check_task
 from edgemem.export.targets.target_graphs import check_targets
 from edgemem.files.typed_json import LONGEST_TEXT
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
@@ -51,7 +52,8 @@ class Choices:
             than inference), or "full", through them.
         learn: "all", or scales and shifts of "norms" alone; the convolutions of meta networks are
             constants then, which engines run faster.
-        objective: a name, or your own. The defaults are what does best over the protocols of
+        objective: a name, or your own; None = "likelihood_ratio" for classes, "statistics" for
+            every other task. The defaults are what does best over the protocols of
             `benchmarks/adaptation`; "meta", "all" and "ecotta" are cheaper and gain less.
         optimizer: a name, or your own.
         learning_rate: default of `hp.learning_rate`; None = the largest that source frames of the
@@ -69,7 +71,7 @@ class Choices:
     batch: int = 16
     gradient: Gradient = "full"
     learn: Learn = "norms"
-    objective: str | Objective = "likelihood_ratio"
+    objective: str | Objective | None = None
     optimizer: str | Optimizer = "sgd"
     learning_rate: float | None = None
     hyper_parameters: Mapping[str, float] | None = None
@@ -79,6 +81,14 @@ class Choices:
     max_classes: int | None = None
 
 
+def settled(model: AdaptiveModel, choices: Choices) -> Choices:
+    """The choices with those that follow from the model."""
+    if choices.objective is not None:
+        return choices
+    own = model.attachment.task == "classes"
+    return replace(choices, objective="likelihood_ratio" if own else "statistics")
+
+
 def check_choices(model: AdaptiveModel, choices: Choices) -> None:
     """Refuse what does not fit, before work begins.
 
@@ -86,6 +96,8 @@ def check_choices(model: AdaptiveModel, choices: Choices) -> None:
         ExportError: naming the choice.
         MissingExtraError: a target needs a package that is not installed.
     """
+    if model.attachment.task != "classes":
+        check_task(model, choices)
     check_targets(choices.targets)
     if choices.int8 is not None:
         if "litert" in choices.targets:
@@ -118,7 +130,8 @@ def check_choices(model: AdaptiveModel, choices: Choices) -> None:
             "has a single output, and was not warmed up: nobody has compared what it says about "
             "two classes with labels",
             "Warm up with labelled source frames, or let the model return two logits: "
-            "torch.cat([torch.zeros_like(z), z], 1)",
+            "torch.cat([torch.zeros_like(z), z], 1). Where it is a number and no class: "
+            "--task regression",
         )
     if not model.block():
         raise ExportError(
@@ -160,6 +173,20 @@ def _chosen(choice: Any, known: Mapping[str, Callable[..., Any]], kind: str, *ar
     return known[choice](*args)
 
 
+def _check_block(model: AdaptiveModel, objective: Objective) -> None:
+    """Refuse an objective for which the block has no place."""
+    thing, classes = f"objective {objective.name!r}", model.attachment.task == "classes"
+    if (not objective.learns or objective.of_moments) and not model.remembered():
+        remedy = "Warm up" if classes else "Attach or export"
+        raise ExportError(
+            thing, "needs a block that remembers", f"{remedy} with --statistics remembered"
+        )
+    if objective.learns and not classes and not model.learned():
+        raise ExportError(
+            thing, "finds nothing in the block that learns", "Use --norm-affine, or statistics"
+        )
+
+
 def functions_of(
     model: AdaptiveModel, choices: Choices, frames: FrameSpec, reading: Reading | None = None
 ) -> tuple[dict[str, Function], Objective]:
@@ -171,6 +198,7 @@ def functions_of(
     x = torch.zeros(frames.batch, *frames.shape)
     with torch.no_grad():
         classes = model.frozen_logits(x[:2]).shape[1]
+    choices = settled(model, choices)
     if choices.labels is not None and len(choices.labels) != classes:
         raise ExportError(
             "labels", f"are {len(choices.labels)} names for {classes} classes", "Name every class"
@@ -185,12 +213,7 @@ def functions_of(
         if not can_calibrate(model, choices.batch):
             rate *= UNCALIBRATED * min(1.0, choices.batch / ENOUGH)
     objective: Objective = _chosen(choices.objective, OBJECTIVES, "objective", classes)
-    if not objective.learns and not model.remembered():
-        raise ExportError(
-            f"objective {objective.name!r}",
-            "needs a block that remembers",
-            "Warm up with --statistics remembered",
-        )
+    _check_block(model, objective)
     optimizer: Optimizer = _chosen(choices.optimizer, OPTIMIZERS, "optimizer", rate)
     known = hyper_parameters(model, choices.batch, objective, optimizer)
     if reading is not None and objective.learns:
@@ -211,9 +234,9 @@ def functions_of(
 
 
 def can_calibrate(model: AdaptiveModel, batch: int) -> bool:
-    """Whether the model keeps labelled source frames enough to try steps on, two batches."""
+    """Whether the model keeps source frames enough to try steps on, two batches."""
     frames = model.source_frames
-    return frames is not None and model.source_labels is not None and len(frames) >= 2 * batch
+    return frames is not None and len(frames) >= 2 * batch
 
 
 def frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:

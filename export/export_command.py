@@ -8,13 +8,13 @@ from pathlib import Path
 from edgemem.errors import ExportError
 from edgemem.export.bundle_writer import export_bundle
 from edgemem.export.checks.parity import Parity
-from edgemem.export.choices import Choices
+from edgemem.export.choices import Choices, settled
 from edgemem.models.model_options import AttachSettings, load_model
 
 
 def export_checkpoint(
     checkpoint: Path,
-    target: str,
+    target: str | None,
     arguments: Sequence[str],
     settings: AttachSettings,
     choices: Choices,
@@ -23,13 +23,18 @@ def export_checkpoint(
     say: Callable[[str], None] = lambda line: None,
 ) -> Parity:
     """Export; returns the figures of the parity check."""
-    adaptive, source = load_model(checkpoint, target, arguments, settings, say)
-    if adaptive.attachment.statistics == "remembered" and adaptive.source_moments is None:
+    adaptive, source = load_model(
+        checkpoint, target, arguments, settings, say, batch=choices.batch, note=report
+    )
+    # Moments alone may go on from one context to the next.
+    own = adaptive.attachment.task == "classes"
+    if own and adaptive.attachment.statistics == "remembered" and adaptive.source_moments is None:
         raise ExportError(
             "--statistics remembered",
-            "needs contexts, and this checkpoint was not warmed up, so none could be told apart",
-            "Run edgemem warmup first, or use --statistics mix",
+            "needs contexts, and without source frames none can be told apart",
+            "Pass --source, run edgemem warmup first, or use --statistics mix",
         )
+    choices = settled(adaptive, choices)
     learns = choices.objective != "statistics"
     if settings.norm_affine is None and choices.gradient == "full" and learns:
         adaptive.add_norm_affine()

@@ -48,12 +48,7 @@ def load_dataset(
         InputError: missing, damaged, empty, not of these forms, or with a folder that is not named.
     """
     frames, labels = _load_folder(path, names) if path.is_dir() else _load_npz(path)
-    if frames.ndim < 2 or (frames.dtype != np.uint8 and frames.dtype.kind != "f"):
-        raise InputError(
-            f"{path}: x",
-            f"is {frames.dtype}{list(frames.shape)}, not frames [n, channels, ...]",
-            "Save frames as uint8 or float32, channels first",
-        )
+    frames = _usable(frames, path)
     refuse_several_labels(f"{path}: y", labels)
     if labels.ndim != 1 or labels.dtype.kind not in "ui":
         raise InputError(
@@ -61,20 +56,51 @@ def load_dataset(
             f"is {labels.dtype}{list(labels.shape)}, not one class index per frame",
             "Number the classes from 0 in the model's order",
         )
-    if len(frames) == 0:
-        raise InputError(str(path), "holds no frames", "Pass source data with at least one batch")
     if len(frames) != len(labels):
         raise InputError(
             str(path),
             f"has {len(frames)} frames but {len(labels)} labels",
             "Save x and y of equal length",
         )
+    return frames, labels.astype(np.int64)
+
+
+def load_frames(path: Path) -> tuple[Frames, NDArray[np.int64] | None]:
+    """Frames as `load_dataset` has them, and their labels [n] where the data has any.
+
+    An .npz may hold x alone, and a folder may hold images without class folders.
+
+    Raises:
+        InputError: as `load_dataset`.
+    """
+    if path.is_dir() and class_names(path) is None:
+        images = _images([(image, 0) for image in _visible(path)])
+        return _usable(_channels_first(path, [pixels for pixels, _ in images]), path), None
+    if not path.is_dir():
+        archive = Npz(
+            path, "is not an .npz file with x", "Save it with numpy.savez(path, x=frames)"
+        )
+        if "y" not in archive.names:
+            return _usable(archive.array("x", memory_limit(), "Use fewer frames"), path), None
+    return load_dataset(path)
+
+
+def _usable(frames: NDArray[Any], path: Path) -> Frames:
+    """Frames as uint8 or float32; raises InputError where they are none."""
+    if frames.ndim < 2 or (frames.dtype != np.uint8 and frames.dtype.kind != "f"):
+        raise InputError(
+            f"{path}: x",
+            f"is {frames.dtype}{list(frames.shape)}, not frames [n, channels, ...]",
+            "Save frames as uint8 or float32, channels first",
+        )
+    if len(frames) == 0:
+        raise InputError(str(path), "holds no frames", "Pass source data with at least one batch")
     if frames.dtype != np.uint8:
         with np.errstate(over="ignore"):  # infinite then, and refused
             frames = frames.astype(np.float32)
         if not np.isfinite(frames).all():
             raise InputError(f"{path}: x", "holds NaN or infinite values", "Remove those frames")
-    return frames, labels.astype(np.int64)
+    return frames
 
 
 def refuse_several_labels(thing: str, labels: NDArray[Any]) -> None:
@@ -117,11 +143,6 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _load_folder(folder: Path, names: Sequence[str] | None) -> tuple[Frames, NDArray[np.int64]]:
-    if importlib.util.find_spec("PIL") is None:
-        raise MissingExtraError("Pillow", "train")
-    images: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
-    left = memory_limit()
     own = class_names(folder) or ()
     names = own if names is None else names
     if unknown := [name for name in own if name not in names]:
@@ -130,16 +151,29 @@ def _load_folder(folder: Path, names: Sequence[str] | None) -> tuple[Frames, NDA
             f"is not one of the classes {', '.join(names)}",
             "Rename the folder, or name all classes",
         )
-    for name in own:
-        for path in _visible(folder / name):
-            pixels = _pixels(path, left, images[0].shape[:2] if images else None)
-            left -= pixels.nbytes
-            images.append(pixels)
-            labels.append(names.index(name))
+    files = [(image, names.index(name)) for name in own for image in _visible(folder / name)]
+    images = _images(files)
+    labels = np.asarray([label for _, label in images], np.int64)
+    return _channels_first(folder, [pixels for pixels, _ in images]), labels
+
+
+def _images(files: Sequence[tuple[Path, int]]) -> list[tuple[NDArray[np.uint8], int]]:
+    """Pixels [h, w, 3] of pictures of one size, with the number that came with each."""
+    if importlib.util.find_spec("PIL") is None:
+        raise MissingExtraError("Pillow", "train")
+    found: list[tuple[NDArray[np.uint8], int]] = []
+    left = memory_limit()
+    for path, number in files:
+        pixels = _pixels(path, left, found[0][0].shape[:2] if found else None)
+        left -= pixels.nbytes
+        found.append((pixels, number))
+    return found
+
+
+def _channels_first(folder: Path, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     if not images:
         raise InputError(str(folder), "holds no class folders with images", "See warmup --help")
-    stacked: NDArray[np.uint8] = np.stack(images).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(stacked), np.asarray(labels, np.int64)
+    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
 
 
 def _pixels(path: Path, most_bytes: int, size: tuple[int, ...] | None) -> NDArray[np.uint8]:

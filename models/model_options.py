@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-import ast
-import importlib
 import math
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from edgemem.bundle.manifest import CLASSES
 from edgemem.errors import AttachError, InputError
-from edgemem.files.atomic import sha256_file
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
 from edgemem.models.adaptive.attachment import Normalization, Statistics
 from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.adaptive.parts import split_parts
 from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, load_adaptive
-from edgemem.models.checkpoints.checkpoint import load_into
-from edgemem.printable import shown
+from edgemem.models.data import load_frames
+from edgemem.models.given_models.factory import Say
+from edgemem.models.given_models.given import Given, given_model
+from edgemem.models.sites.aligned_model import align
+from edgemem.models.sites.choosing import ChosenSites
+from edgemem.models.tasks.task_outputs import AUTO
 
-Say = Callable[[str], None]
 MOST_VALUES = 1 << 26  # of one frame
-MOST_THREADS = 1024
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True)
 class AttachSettings:
     """Options of `attach` as text; None = not given.
 
-    norm_affine: None = what the step can train.
+    norm_affine: None = what the step can train. source: frames of the source. sites: names of
+    layers, "none", or None = those that gain.
     """
 
     parts: str | None
@@ -46,119 +47,125 @@ class AttachSettings:
     bottleneck: int = 0
     groups: int = 1
     norm_affine: bool | None = False
+    source: Path | None = None
+    sites: str | None = None
+    task: str = AUTO
 
-
-def build_model(target: str, arguments: Sequence[str]) -> nn.Module:
-    """Import `package.module:factory` and call it with name=value arguments.
-
-    Raises:
-        InputError: no such module or factory, wrong arguments, or no torch module comes out.
-    """
-    module_name, _, factory_name = target.partition(":")
-    example = "Write it as package.module:factory"
-    if not module_name or not factory_name:
-        raise InputError(f"--model {target!r}", "is not a target", example)
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the user's own module, in the folder where they are
-    try:
-        factory: Any = importlib.import_module(module_name)
-    except Exception as error:  # the user's own module, which may fail in any way
-        raise InputError(f"--model {target!r}", f"cannot be imported ({error})", example) from error
-    for name in factory_name.split("."):
-        factory = getattr(factory, name, None)
-    if not callable(factory):
-        raise InputError(f"--model {target!r}", f"has no callable {factory_name!r}", example)
-    try:
-        model = factory(**_arguments(arguments))
-    except Exception as error:  # the user's own factory
-        raise InputError(
-            f"--model {target!r}", f"cannot be called ({error})", "Pass --model-arg name=value"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise InputError(f"--model {target!r}", f"gives a {type(model).__name__}", example)
-    return model.eval()
-
-
-def set_threads(threads: int) -> None:
-    """Let torch use so many threads; 0 = its choice.
-
-    Raises InputError where there are no such many.
-    """
-    if not 0 <= threads <= MOST_THREADS:
-        raise InputError(
-            f"--threads {shown(threads)}", "is out of range", f"Use 0 to {MOST_THREADS}"
-        )
-    if threads:
-        torch.set_num_threads(threads)
-
-
-def load_weights(model: nn.Module, checkpoint: Path, say: Say) -> None:
-    """`load_into`, which says what it took where the file holds more than one state dict."""
-    taken = load_into(model, checkpoint)
-    if not taken.plain:
-        say(f"{checkpoint.name}: {taken}")
+    @property
+    def told_apart(self) -> bool:
+        """Whether the outputs are, or may be, logits of classes."""
+        return self.task in (AUTO, CLASSES)
 
 
 def load_model(
     checkpoint: Path,
-    target: str,
+    target: str | None,
     arguments: Sequence[str],
     settings: AttachSettings,
     say: Say = lambda line: None,
-) -> tuple[AdaptiveModel, dict[str, str]]:
+    *,
+    batch: int = 16,
+    note: Say = lambda text: None,
+) -> tuple[AdaptiveModel, dict[str, Any]]:
     """An adaptive model from any checkpoint, and what it was made from.
 
     A checkpoint of `edgemem warmup` brings its own parts and statistics; another one is attached
-    with the given settings. say: is given a line about what was taken from the checkpoint, where
-    there is more than a plain state dict.
+    with the given settings, or aligned on source frames where these are given. target: None where
+    the checkpoint tells all, see `given_model`. say: is given a line about what was taken from the
+    checkpoint, where there is more than a plain state dict. batch: frames in a step. note: is given
+    a word about what is tried.
 
     Raises:
-        CheckpointError, AttachError, InputError: see `load_into`, `attach`, `build_model`.
+        CheckpointError, AttachError, InputError, MissingExtraError: see `given_model`, `attach`.
     """
-    model = build_model(target, arguments)
+    given = given_model(checkpoint, target, arguments, _shape(settings), say)
+    model, settings = given.network, _completed(settings, given)
     if is_adaptive(checkpoint):
-        adaptive, source = load_adaptive(checkpoint, model)
+        adaptive, known = load_adaptive(checkpoint, model)
         _refuse_conflict(checkpoint, adaptive, settings, model)
         if settings.norm_affine:
             adaptive.add_norm_affine()
-        return adaptive, source
-    load_weights(model, checkpoint, say)
-    if settings.parts is None and not settings.norm_affine:
+        return adaptive, known
+    source: dict[str, Any] = {
+        "checkpoint": checkpoint.name,
+        "checkpoint_sha256": given.sha256,
+        "model": given.model,
+        "model_arguments": ", ".join(given.arguments),
+    }
+    if settings.source is not None:
+        adaptive, chosen = aligned(model, settings, batch, note)
+        adaptive.labels = given.labels
+        return adaptive, source | {"alignment": None if chosen is None else asdict(chosen)}
+    if settings.sites is not None:
+        raise InputError("--sites", "needs source frames to measure on", "Pass --source too")
+    if settings.parts is None and not settings.norm_affine and settings.told_apart:
         raise AttachError(
-            "--parts",
+            "--source",
             "is missing, and this checkpoint was not warmed up",
-            f"Name parts of the model, such as {', '.join(_suggestions(model))}",
+            "Pass some hundreds of frames like those it was trained on, or name --parts of the "
+            f"model, such as {', '.join(_suggestions(model))}",
         )
     shape = input_shape_of(model, settings)
     adaptive = attach(
         model,
         split_parts(settings.parts or ""),
         torch.zeros(2, *shape),
-        statistics=_statistics(settings.statistics),
+        statistics=_statistics(settings.statistics or _default_statistics(settings)),
         form=Form(settings.kernel_size, settings.bottleneck, settings.groups),
         norm_affine=bool(settings.norm_affine),
         normalization=normalization_of(settings, shape[0]),
+        task=settings.task,  # type: ignore[arg-type]  # checked there
     )
-    source = {
-        "checkpoint": checkpoint.name,
-        "checkpoint_sha256": sha256_file(checkpoint),
-        "model": target,
-        "model_arguments": ", ".join(arguments),
-    }
+    adaptive.labels = given.labels
     return adaptive, source
 
 
-def _arguments(pairs: Sequence[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, text = pair.partition("=")
-        if not separator or not name.isidentifier():
-            raise ValueError(f"{pair!r} is not name=value")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            values[name] = text
-    return values
+def aligned(
+    model: nn.Module, settings: AttachSettings, batch: int, note: Say
+) -> tuple[AdaptiveModel, ChosenSites | None]:
+    """A model around the moments of the source frames that the settings name; see `align`.
+
+    Raises:
+        AttachError, InputError: see `align`, `load_frames`.
+    """
+    assert settings.source is not None
+    if settings.parts is not None:
+        raise InputError(
+            "--parts and --source",
+            "do not go together: without a warm-up, meta networks have learnt nothing",
+            "Leave --parts out, or run edgemem warmup",
+        )
+    frames, labels = load_frames(settings.source)
+    shape = frames.shape[1:]
+    if settings.input_shape is not None and input_shape_of(model, settings) != shape:
+        raise InputError(
+            f"{settings.source}: x",
+            f"holds frames of {list(shape)}, and --input-shape says {settings.input_shape}",
+            "Pass frames as the device will",
+        )
+    names = settings.sites or "auto"
+    own = settings.statistics
+    return align(
+        model,
+        frames,
+        labels,
+        sites="auto" if names == "auto" else () if names == "none" else split_parts(names),
+        statistics="remembered" if own is None else _statistics(own),
+        normalization=normalization_of(settings, shape[0]),
+        norm_affine=bool(settings.norm_affine),
+        task=settings.task,  # type: ignore[arg-type]
+        batch=batch,
+        note=note,
+    )
+
+
+def _completed(settings: AttachSettings, given: Given) -> AttachSettings:
+    """The settings, with what a file says of frames where nothing else was given."""
+    known = given.normalization
+    if known is None or settings.mean is not None or settings.std is not None:
+        return settings
+    mean, deviation = (",".join(map(repr, values)) for values in (known.mean, known.deviation))
+    return replace(settings, mean=mean, std=deviation)
 
 
 def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...]:
@@ -167,19 +174,7 @@ def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...
     Raises:
         InputError: not numbers, or not known.
     """
-    if settings.input_shape is not None:
-        try:
-            shape = tuple(int(size) for size in settings.input_shape.split(","))
-        except ValueError as error:
-            raise InputError(
-                f"--input-shape {settings.input_shape}", "is not numbers", "Write it as 3,32,32"
-            ) from error
-        if min(shape) < 1 or math.prod(shape) > MOST_VALUES:
-            raise InputError(
-                f"--input-shape {settings.input_shape}",
-                f"is not of 1 to {MOST_VALUES:,} values",
-                "Write it as 3,32,32",
-            )
+    if (shape := _shape(settings)) is not None:
         return shape
     own = getattr(model, "input_shape", None)
     if isinstance(own, (tuple, list)):
@@ -191,6 +186,24 @@ def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...
     raise InputError(
         "--input-shape", "is missing, and the model does not tell", "Pass it, such as 3,224,224"
     )
+
+
+def _shape(settings: AttachSettings) -> tuple[int, ...] | None:
+    if settings.input_shape is None:
+        return None
+    try:
+        shape = tuple(int(size) for size in settings.input_shape.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"--input-shape {settings.input_shape}", "is not numbers", "Write it as 3,32,32"
+        ) from error
+    if min(shape) < 1 or math.prod(shape) > MOST_VALUES:
+        raise InputError(
+            f"--input-shape {settings.input_shape}",
+            f"is not of 1 to {MOST_VALUES:,} values",
+            "Write it as 3,32,32",
+        )
+    return shape
 
 
 def normalization_of(settings: AttachSettings, channels: int) -> Normalization | None:
@@ -217,9 +230,12 @@ def normalization_of(settings: AttachSettings, channels: int) -> Normalization |
     return Normalization(mean, deviation)
 
 
-def _statistics(text: str | None) -> Statistics:
-    if text is None:
-        return "mix"
+def _default_statistics(settings: AttachSettings) -> str:
+    """Without classes, what a block remembers is all that the default step moves."""
+    return "mix" if settings.told_apart else "remembered"
+
+
+def _statistics(text: str) -> Statistics:
     if text in ("source", "batch", "mix", "remembered"):
         return text  # type: ignore[return-value]
     try:
@@ -236,6 +252,12 @@ def _refuse_conflict(
     checkpoint: Path, adaptive: AdaptiveModel, settings: AttachSettings, model: nn.Module
 ) -> None:
     own = adaptive.attachment
+    if settings.source is not None:
+        raise InputError(
+            "--source",
+            f"has no place: {checkpoint.name} was warmed up on source data",
+            "Leave it out",
+        )
     given = {
         "--parts": settings.parts is not None and tuple(split_parts(settings.parts)) != own.parts,
         "--statistics": settings.statistics is not None
@@ -244,6 +266,7 @@ def _refuse_conflict(
         and input_shape_of(model, settings) != own.input_shape,
         "--mean/--std": (settings.mean or settings.std) is not None
         and normalization_of(settings, own.input_shape[0]) != own.normalization,
+        "--task": settings.task not in (AUTO, own.task),
     }
     for option, conflicts in given.items():
         if conflicts:
@@ -258,4 +281,7 @@ def _suggestions(model: nn.Module) -> list[str]:
     containers = [
         name for name, child in model.named_modules() if isinstance(child, nn.Sequential) and name
     ]
-    return containers[:4] or [name for name, _ in model.named_children()][:4]
+    # Those of a file hold layers and do not run themselves.
+    running = [name for name, child in model.named_children() if type(child) is not nn.Module]
+    layers = [name for name, child in model.named_modules() if isinstance(child, LAYERS)]
+    return (containers or running or layers)[:4]

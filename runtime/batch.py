@@ -1,6 +1,6 @@
 """Frames that go through the graphs together, and what the graphs say of them.
 
-Context key, and logits under each block and of the frozen model, are computed once.
+Context key, and answers under each block and of the frozen model, are computed once.
 
 The answer to a frame may depend on the frames beside it, for statistics are taken over all of them.
 So a batch of some of the frames is another batch.
@@ -14,7 +14,7 @@ from weakref import ReferenceType, ref
 import numpy as np
 
 from edgemem.block import Array, Arrays, Block, is_finite
-from edgemem.runtime.logits import Logits
+from edgemem.runtime.answers import Answers
 from edgemem.runtime.step.graphs import Frames, Graphs
 
 NOTHING_TAUGHT = Block({})
@@ -35,8 +35,8 @@ class Batch:
     ) -> None:
         self.frames, self._part_of = frames, part_of
         self._graphs, self._parameters = graphs, parameters
-        self._logits = list[tuple[Block, Logits]]()
-        self._frozen = list[tuple[Block, Logits]]()
+        self._answers = list[tuple[Block, Answers]]()
+        self._frozen = list[tuple[Block, Answers]]()
         self._parts: dict[int, Batch] = {}
         self._key: Array | None = None
 
@@ -64,27 +64,27 @@ class Batch:
         """The latest frames alone."""
         return self if n >= len(self) else Batch(self.frames[-n:], self._graphs, self._parameters)
 
-    def logits(self, block: Block) -> Logits:
-        """Logits [n, classes] under a block, finite or not."""
-        known = _known(self._logits, block)
+    def answers(self, block: Block) -> Answers:
+        """What the model says of them under a block, finite or not."""
+        known = _known(self._answers, block)
         if known is None:
             known = self._graphs.predict(self.frames, block, self._parameters)
-            self._logits.append((block, known))
+            self._answers.append((block, known))
         return known
 
     def works(self, block: Block) -> bool:
-        """Whether a block gives finite logits."""
-        return bool(np.isfinite(self.logits(block)).all())
+        """Whether a block gives finite answers."""
+        return bool(np.isfinite(self.answers(block)).all())
 
-    def frozen(self, taught: Block = NOTHING_TAUGHT) -> Logits:
-        """Logits of the frozen model with what was taught; without, if that fails."""
+    def frozen(self, taught: Block = NOTHING_TAUGHT) -> Answers:
+        """Answers of the frozen model with what was taught; without, if that fails."""
         known = self._known_frozen(taught)
         if known is None:
             known = self._ask_frozen(taught)
             self._frozen.append((taught, known))
         return known
 
-    def _known_frozen(self, taught: Block) -> Logits | None:
+    def _known_frozen(self, taught: Block) -> Answers | None:
         """The frozen model answers each frame by itself: so a part has the answers of its whole."""
         if self._part_of is not None and (whole := self._part_of[0]()) is not None:
             known = _known(whole._frozen, taught)
@@ -92,20 +92,24 @@ class Batch:
                 return known[:: self._part_of[1]]
         return _known(self._frozen, taught)
 
-    def frozen_in_order(self, taught: Block) -> Logits:
-        """Logits of the frozen model, read as those of a block are."""
+    def frozen_in_order(self, taught: Block) -> Answers:
+        """Answers of the frozen model, read as those of a block are."""
         return self._graphs.frozen_read(self.frames, self._parameters, taught)
+
+    def told(self, outputs: Arrays) -> Answers:
+        """The answers among the outputs of a step."""
+        return self._graphs.rows(outputs, len(self.frames))
 
     def step(self, block: Block, slots: Block) -> Arrays:
         """All outputs of one adaptation step from a block; nothing changes."""
         return self._graphs.adapt(self.frames, block, slots, self._parameters)
 
-    def _ask_frozen(self, taught: Block) -> Logits:
+    def _ask_frozen(self, taught: Block) -> Answers:
         if not taught:
             return self._graphs.frozen(self.frames)
         logits = self._graphs.frozen_taught(self.frames, self._parameters, taught)
         return logits if np.isfinite(logits).all() else self.frozen()
 
 
-def _known(answers: list[tuple[Block, Logits]], block: Block) -> Logits | None:
+def _known(answers: list[tuple[Block, Answers]], block: Block) -> Answers | None:
     return next((found for asked, found in answers if asked.has_values_of(block)), None)

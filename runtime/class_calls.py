@@ -12,12 +12,12 @@ import numpy as np
 from edgemem.block import Array, Block
 from edgemem.bundle.opening import Bundle
 from edgemem.errors import InputError
+from edgemem.runtime.answers import Answers
 from edgemem.runtime.classes import taught_classes
 from edgemem.runtime.classes.class_table import ClassInfo, ClassTable, Label
 from edgemem.runtime.classes.labels import Labels
 from edgemem.runtime.contexts.lookahead import Lookahead
 from edgemem.runtime.frames import checked
-from edgemem.runtime.logits import Logits
 from edgemem.runtime.ownership import Owned, in_turn
 from edgemem.runtime.persistence.commits import Commit
 from edgemem.runtime.persistence.keeper import Keeper
@@ -135,12 +135,12 @@ class ClassCalls(Owned):
             self._known_names = known = ref(session.block), session.classes, names
         return known[2]
 
-    def _result(self, logits: list[Logits], events: Events, context: str | None = None) -> Result:
+    def _result(self, answers: list[Answers], events: Events, context: str | None = None) -> Result:
         """context: whose block answered; None = the present one's."""
-        found, contexts = np.concatenate(logits), self._session.contexts
-        names = self._names()
+        found, contexts = np.concatenate(answers), self._session.contexts
         events += tell(overflow(found))
-        return make_result(found, context or contexts.name, events, contexts.drift, names)
+        told = context or contexts.name, events, contexts.drift
+        return make_result(found, self.bundle.manifest, *told, self._names())
 
     def _checked(self, frames: Array) -> Frames:
         self._require_open()

@@ -131,13 +131,13 @@ class Runtime(ClassCalls):
         )
         if frozen:
             return self._result([self._graphs.frozen(chunk) for chunk in chunks], events, GENERIC)
-        recent, logits = self._ring.last(self._ring.count), []
+        recent, answers = self._ring.last(self._ring.count), []
         for chunk in chunks:
             recent = np.concatenate([recent, chunk])[-size:]
             found, more = self._stepping.between(recent, len(chunk))
-            logits.append(found)
+            answers.append(found)
             events += tell(more)
-        return self._result(logits, events)
+        return self._result(answers, events)
 
     @in_turn
     def step(self, frames: Array) -> Result:
@@ -156,7 +156,7 @@ class Runtime(ClassCalls):
         Raises:
             InputError: frames that do not fit the bundle; nothing changes then.
         """
-        x, logits, position = self._checked(frames), [], 0
+        x, answers, position = self._checked(frames), [], 0
         if self._adapting and len(x) >= self._stepping.missing:
             self._graphs.open_step()  # before anything changes
         learnt = self._keeper.take_learnt()
@@ -165,9 +165,9 @@ class Runtime(ClassCalls):
             part = x[position : position + self._stepping.missing]
             position += len(part)
             found, more = self._stepping.step(part, adapting=self._adapting)
-            logits.append(found)
+            answers.append(found)
             events += more + self._keeper.commit_if_due()
-        return self._result(logits, events)
+        return self._result(answers, events)
 
     @in_turn
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:

@@ -10,6 +10,9 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemem.block import Array
+from edgemem.bundle.manifest import Manifest
+from edgemem.runtime.answers import Answers, outputs_of
 from edgemem.runtime.logits import Logits, entropies
 
 log = logging.getLogger(__name__)
@@ -23,7 +26,7 @@ class EventKind(StrEnum):
         LEARNT: labelled frames changed it.
         FAMILIAR: frames are like the source's: the frozen model answers, nothing is learnt.
         UNFAMILIAR: no longer: the block answers and learns.
-        UNRELIABLE: the step found nothing to learn from.
+        UNRELIABLE: the step found nothing to learn from, or changed nothing.
         SKIPPED: a step's block was thrown away, or none was made: something is wrong with it.
         RESTORED: the last good block came back.
         RESET: what the context learnt was dropped.
@@ -99,7 +102,11 @@ def tell(events: Events) -> Events:
 class Result:
     """Predictions for n frames, all made before any update on them.
 
+    A bundle of another task than "classes" has outputs alone: its logits are [n, 0], and labels,
+    entropy and names are empty.
+
     Attributes:
+        outputs: by name, float32, as the model lays them out; of classes, "logits" alone.
         logits: [n, classes] float32; about -1e4 for a class that is not open.
         labels: [n] int64, the argmax.
         entropy: [n] float32, in nats.
@@ -119,25 +126,32 @@ class Result:
     events: Events
     drift: float | None
     names: tuple[str, ...]
+    outputs: Mapping[str, Array]
 
 
-def overflow(logits: Logits) -> Events:
+def overflow(answers: Answers) -> Events:
     """The event of answers that are no numbers, where there are any."""
-    if not (wrong := len(logits) - int(np.isfinite(logits).all(1).sum())):
+    if not (wrong := len(answers) - int(np.isfinite(answers).all(1).sum())):
         return ()
-    text = f"{wrong} of {len(logits)} answers are no numbers, not even the frozen model's"
+    text = f"{wrong} of {len(answers)} answers are no numbers, not even the frozen model's"
     return (Event(EventKind.OVERFLOW, text, logging.WARNING),)
 
 
 def make_result(
-    logits: Logits,
+    answers: Answers,
+    manifest: Manifest,
     context: str,
     events: Events,
     drift: float | None,
     names: Mapping[int, str],
 ) -> Result:
-    """Complete logits [n, classes] to a result. names: of classes, by number."""
+    """Complete answers [n, numbers] to a result. names: of classes, by number."""
     adapted = any(event.kind in CHANGES for event in events)
-    labels, entropy = logits.argmax(1), entropies(logits)
+    outputs = outputs_of(answers, manifest)
+    if manifest.task is not None:
+        nothing = np.zeros(0, np.float32)
+        told = np.zeros((len(answers), 0), np.float32), np.zeros(0, np.int64), nothing
+        return Result(*told, context, adapted, events, drift, (), outputs)
+    labels, entropy = answers.argmax(1), entropies(answers)
     named = tuple(names.get(label, str(label)) for label in labels.tolist())
-    return Result(logits, labels, entropy, context, adapted, events, drift, named)
+    return Result(answers, labels, entropy, context, adapted, events, drift, named, outputs)

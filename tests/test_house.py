@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "edgemem": ({"numpy", "safetensors", "typer", "rich"}, {"edgemem"}),
     "edgemem.runtime": ({"numpy", "onnxruntime"}, {"edgemem", "edgemem.runtime"}),
     "edgemem.models": (
-        {"numpy", "safetensors", "torch", "PIL"},
+        {"numpy", "safetensors", "torch", "PIL", "onnx", "onnxruntime"},
         {"edgemem", "edgemem.models"},
     ),
     "edgemem.export": (
@@ -37,14 +37,14 @@ MAY_IMPORT = {
 LAYERS = (
     ("edgemem.errors", "edgemem.forks", "edgemem.printable", "edgemem.stopping", "edgemem.version"),
     ("edgemem.files",),
-    ("edgemem.accuracy", "edgemem.block", "edgemem.plot"),
+    ("edgemem.accuracy", "edgemem.block", "edgemem.plot", "edgemem.shifts"),
     ("edgemem.bank.levels", "edgemem.bank.read", "edgemem.state"),
     ("edgemem.bundle",),
     ("edgemem.bank",),
     # What the rooms of the runtime hand to each other, and what runs graphs for them.
     (
-        "edgemem.runtime.engines", "edgemem.runtime.frames", "edgemem.runtime.logits",
-        "edgemem.runtime.ownership", "edgemem.runtime.result",
+        "edgemem.runtime.answers", "edgemem.runtime.engines", "edgemem.runtime.frames",
+        "edgemem.runtime.logits", "edgemem.runtime.ownership", "edgemem.runtime.result",
     ),
     (
         "edgemem.runtime.batch", "edgemem.runtime.classes", "edgemem.runtime.contexts",

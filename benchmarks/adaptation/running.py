@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.adaptation.methods import OURS, PEERS, SHIPPED, WARM, Ours, named
+from benchmarks.adaptation.methods import OURS, PEERS, REMEASURED, SHIPPED, WARM, Ours, named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +129,9 @@ def peer_of(folder: Path, name: str, seed: int, threads: int) -> Method:
     torch.manual_seed(seed)
     setup, (name, factor) = Setup(folder), named(name)
     network = setup.warm() if name in WARM else setup.frozen()
-    name = WARM.get(name, name)
+    if name in REMEASURED:
+        setup.remeasure(network)
+    name = (WARM | REMEASURED).get(name, name)
     peer = importlib.import_module(f"benchmarks.adaptation.peers.{PEERS[name]}").PEERS[name]
     made: Method = peer.make(network, setup.source(), factor * peer.learning_rate)
     return made

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.adaptation.peers.base import Source
+from benchmarks.adaptation.peers.base import Source, batch_norms
 from benchmarks.adaptation.peers.ecotta import warm_up as ecotta_warm_up
 from benchmarks.adaptation.streams import pool_path
 from benchmarks.adaptation.tasks import Task, task_of
@@ -27,6 +27,7 @@ from edgemem.models import AdaptiveModel, Normalization, attach, load_adaptive
 from edgemem.models.adaptive.adaptive_model import SOURCE
 from edgemem.models.checkpoints.checkpoint import read_tensors, write_tensors
 from edgemem.models.data import to_float
+from edgemem.models.sites.aligned_model import align
 
 SOURCE_FRAMES = 2000  # that peers may use
 ECOTTA_FRAMES = 25_600  # of its warm-up: as many as ours has
@@ -82,6 +83,10 @@ class Setup:
         dimensions = self.source().frames.dim()
         return Normalized(self.task.frozen(), self.task.normalization, dimensions).eval()
 
+    def remeasure(self, network: nn.Module) -> None:
+        """Give the norms of a frozen network the moments of source frames; see `remeasured`."""
+        remeasured(network, self.source().frames)
+
     def warm(self) -> nn.Module:
         """Our warmed-up model."""
         model, _ = load_adaptive(Path(self._held["warm"]), self.task.frozen())
@@ -95,6 +100,37 @@ class Setup:
         warmed = None if path is None else read_tensors(Path(path))[0]
         classes = int(labels.max()) + 1
         return Source(frames, labels, classes, self.task.view, network_parts(self.task), warmed)
+
+
+def remeasured(network: nn.Module, frames: Tensor) -> None:
+    """BatchNorms get the moments of their inputs in eval mode over frames [n, ...] as their
+    running ones; scales and shifts take up the difference, so that the function is the same."""
+    norms = batch_norms(network)
+    seen: dict[nn.Module, list[Tensor]] = {norm: [] for norm in norms}
+
+    def look(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        values = args[0].double().movedim(1, 0).flatten(1)
+        seen[norm].append(torch.stack([values.mean(1), values.square().mean(1)]))
+
+    handles = [norm.register_forward_pre_hook(look) for norm in norms]
+    with torch.no_grad():
+        for chunk in frames.chunk(len(frames) // 100 or 1):
+            network(chunk)
+    for handle in handles:
+        handle.remove()
+    for norm in norms:
+        mean, square = torch.stack(seen[norm]).mean(0)
+        _take_moments(norm, mean.float(), (square - mean.square()).float())
+
+
+def _take_moments(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, var: Tensor) -> None:
+    assert norm.running_mean is not None and norm.running_var is not None
+    with torch.no_grad():
+        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias += slope * (mean - norm.running_mean)
+        norm.weight.copy_(slope * (var + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
 
 
 def network_parts(task: Task) -> tuple[str, ...]:
@@ -156,12 +192,15 @@ def ecotta_warmed(name: str, task: Task, *, quick: bool) -> Path:
 
 @dataclass(frozen=True)
 class Exported:
-    """How a bundle is made. int8: frozen kernels in eight
-    bits, calibrated on source frames."""
+    """How a bundle is made. int8: frozen kernels in eight bits, calibrated on source frames.
+
+    cold: without a warm-up, around the moments of source frames without labels.
+    """
 
     statistics: Statistics = "remembered"
     norm_affine: bool = True
     int8: bool = False
+    cold: bool = False
     choices: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -172,6 +211,10 @@ BUNDLES = {
     "meta path": Exported(norm_affine=False, choices=META_PATH),
     "int8": Exported(int8=True),
     "forward only": Exported(norm_affine=False, choices={"objective": "statistics"}),
+    "re-measured": Exported(cold=True),
+    "re-measured, forward only": Exported(
+        cold=True, norm_affine=False, choices={"objective": "statistics"}
+    ),
 }
 
 
@@ -180,10 +223,20 @@ def write_bundles(task: Task, names: Iterable[str], folder: Path, *, quick: bool
     (folder / "bundles").mkdir()
     for name in names:
         made = BUNDLES[name]
-        model, _ = load_adaptive(task.warmed(quick=quick), task.frozen())
-        model = with_statistics(model, task.frozen(), made.statistics)
-        if made.norm_affine:
-            model.add_norm_affine()
+        if made.cold:
+            frames = task.source()[0][:SOURCE_FRAMES]
+            model, _ = align(
+                task.frozen(),
+                frames,
+                normalization=task.normalization,
+                norm_affine=made.norm_affine,
+                batch=task.batch,
+            )
+        else:
+            model, _ = load_adaptive(task.warmed(quick=quick), task.frozen())
+            model = with_statistics(model, task.frozen(), made.statistics)
+            if made.norm_affine:
+                model.add_norm_affine()
         path = folder / "bundles" / f"{name}.edgemem"
         int8 = task.source()[0][:SOURCE_FRAMES] if made.int8 else None
         export_bundle(model, path, Choices(batch=task.batch, int8=int8, **made.choices))

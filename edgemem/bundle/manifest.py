@@ -5,6 +5,7 @@ The byte-level format is docs/formats/bundle.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +123,73 @@ class Teaching:
     reads: dict[str, dict[str, float]]
 
 
+CLASSES = "classes"
+# What a model's outputs are; see docs/how-to/other-outputs.md.
+TASKS = (
+    CLASSES, "multilabel", "dense", "sequence", "detection", "regression", "embedding",
+    "reconstruction",
+)  # fmt: skip
+SUMMARY = "summary"  # output of graphs: what guard rails compare
+MOST_SUMMARY = 256  # numbers of it
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One named output of a model that tells no classes apart.
+
+    Attributes:
+        shape: of what it says of one frame.
+        axis: of the frames, in the array that the graphs return as `out.NAME`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axis: int = 0
+
+    @property
+    def tensor(self) -> str:
+        """Its name in the graphs."""
+        return f"out.{self.name}"
+
+    @property
+    def sizes(self) -> str:
+        """Its shape for n frames, for people."""
+        found = [*map(str, self.shape)]
+        found.insert(self.axis, "n")
+        return f"[{', '.join(found)}]"
+
+
+def is_answer(name: str) -> bool:
+    """Whether an output of a graph says something of each frame."""
+    return name in ("logits", SUMMARY) or name.startswith("out.")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What the outputs are, where they are no logits of classes that exclude each other.
+
+    Attributes:
+        kind: one of `TASKS`, never "classes".
+        outputs: in the order of the model.
+        summary: numbers that stand for what is said of a frame.
+        mean, deviation: of each of them over source frames; empty = no source frames were known.
+        limit: distance from the frozen model's summary, in these deviations, above which a block is
+            not trusted, unless it is more like source frames than the frozen model's is.
+    """
+
+    kind: str
+    outputs: tuple[OutputSpec, ...]
+    summary: int
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    limit: float = 0.0
+
+    @property
+    def numbers(self) -> int:
+        """What is said of one frame, the summary included."""
+        return self.summary + sum(math.prod(output.shape) for output in self.outputs)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Everything the runtime knows about a bundle before it opens a graph.
@@ -130,7 +198,7 @@ class Manifest:
         graphs: name -> file.
         targets: the same graphs for other engines, for one batch size: target -> name -> binding.
         plans: ways to run the step, the fastest first; every one changes a block in the same way.
-        labels: class names in the order of the logits.
+        labels: class names in the order of the logits; none for other tasks.
         key: size of the context key.
         reference: file with outputs that every device must reproduce.
         source: file that tells what keys of source data look like; None = contexts are not told
@@ -139,6 +207,7 @@ class Manifest:
             check, and what tuning found; for people, never read by the runtime.
         adapt_when: the step runs on one batch in so many, if the caller does not say otherwise.
         familiar: whether the frozen model answers frames that are like the source's.
+        task: what the outputs are; None = logits of classes.
     """
 
     name: str
@@ -160,10 +229,18 @@ class Manifest:
     familiar: bool = True
     targets: dict[str, dict[str, Binding]] = field(default_factory=dict)
     teaching: Teaching | None = None
+    task: TaskSpec | None = None
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The outputs of graphs that say something of each frame."""
+        if self.task is None:
+            return ("logits",)
+        return (SUMMARY, *(output.tensor for output in self.task.outputs))
 
     @property
     def classes(self) -> int:
-        """Columns of the logits."""
+        """Columns of the logits; 0 where there are none."""
         return len(self.labels) if self.teaching is None else self.teaching.capacity
 
     def binding(self, graph: str, target: str) -> Binding | None:

@@ -13,6 +13,7 @@ import numpy as np
 from edgemem.bank.levels.level_folder import is_level
 from edgemem.block import ArraySpec, BlockSpec
 from edgemem.bundle.manifest import TARGETS, FrameSpec, Manifest
+from edgemem.bundle.reference_frames import reference_sizes
 
 MOST_FRAME_BYTES = 1 << 30  # of two batches, and of what is computed from one
 MOST_FILE_BYTES = 16 << 30  # all are hashed when a bundle is opened, but the levels
@@ -40,8 +41,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
             if not _holds(array):
                 yield f"array {array.name!r} of {array.dtype} cannot be {array.zero}"
     yield from _frames(manifest.frames)
-    if 8 * manifest.frames.batch * manifest.classes > MOST_FRAME_BYTES:
-        yield f"logits of {manifest.frames.batch} by {manifest.classes} are too large"
+    yield from _answers(manifest)
     if not SCALES[0] <= manifest.frames.uint8_scale <= SCALES[1]:
         yield f"uint8_scale {manifest.frames.uint8_scale}"
     yield from _sizes(manifest)
@@ -76,6 +76,26 @@ def _teaching(manifest: Manifest) -> Iterator[str]:
             yield f"read {name!r} sets {unknown[0]!r}, which is no hyper-parameter"
     if not teaching.arrays or not teaching.reads:
         yield "teaching without arrays or without a way to read"
+
+
+def _answers(manifest: Manifest) -> Iterator[str]:
+    task, batch = manifest.task, manifest.frames.batch
+    numbers = manifest.classes if task is None else task.numbers
+    if 8 * batch * numbers > MOST_FRAME_BYTES:
+        yield f"answers of {batch} by {numbers} numbers are too large"
+    if task is None:
+        return
+    if len({output.name for output in task.outputs}) != len(task.outputs):
+        yield "two outputs have the same name"
+    for output in task.outputs:
+        if output.axis > len(output.shape):
+            yield f"output {output.name!r} has no axis {output.axis}"
+    if len(task.deviation) not in (0, task.summary) or len(task.mean) != len(task.deviation):
+        yield "mean or deviation of the summary"
+    if task.limit < 0:
+        yield f"limit {task.limit} of the summary"
+    if manifest.labels or manifest.teaching is not None or manifest.familiar:
+        yield f"labels, teaching or familiar frames, but the task is {task.kind}"
 
 
 def _targets(manifest: Manifest) -> Iterator[str]:
@@ -126,9 +146,10 @@ def _sizes(manifest: Manifest) -> Iterator[str]:
     if manifest.slots.nbytes > 4 * generic + (1 << 16):
         yield "the optimiser slots are larger than four blocks"
     scalars = (len(manifest.hyper_parameters) + 8) * HEADER_BYTES_OF_ARRAY + HEADER_BYTES
-    logits = 3 * 8 * manifest.frames.batch * manifest.classes
-    if (found := sizes[manifest.reference]) > logits + scalars:
-        yield f"the reference has {found:,} bytes, its arrays take {logits:,}"
+    answers = 3 * 8 * manifest.frames.batch * sum(reference_sizes(manifest).values())
+    scalars += 3 * HEADER_BYTES_OF_ARRAY * len(manifest.answers)
+    if (found := sizes[manifest.reference]) > answers + scalars:
+        yield f"the reference has {found:,} bytes, its arrays take {answers:,}"
     if manifest.source is not None:
         keys = 4 * manifest.key * (manifest.key + 1)
         if (found := sizes[manifest.source]) > keys + scalars:

@@ -9,19 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import asdict
 from typing import Any
 
 from edgemem.block import DTYPES, ArraySpec, BlockSpec
 from edgemem.bundle.manifest import (
+    CLASSES,
+    MOST_SUMMARY,
     PROFILES,
     REMEDY,
     TARGETS,
+    TASKS,
     Binding,
     FileRecord,
     FrameSpec,
     HyperParameter,
     Manifest,
+    OutputSpec,
     Plan,
+    TaskSpec,
     Teaching,
 )
 from edgemem.bundle.manifest_checks import check
@@ -87,6 +93,8 @@ def to_json(manifest: Manifest) -> bytes:
         "familiar": manifest.familiar,
         "teaching": None if manifest.teaching is None else vars(manifest.teaching),
     }
+    if manifest.task is not None:  # else the bundle tells classes apart, and says nothing of it
+        document["task"] = asdict(manifest.task)
     return sealed(document)
 
 
@@ -154,6 +162,7 @@ def _parse(document: Value) -> Manifest:
         familiar=field("familiar").flag(),
         targets=_targets(field("targets")),
         teaching=None if teaching.plain is None else _teaching(teaching),
+        task=_task(document),
     )
 
 
@@ -198,6 +207,27 @@ def _teaching(entry: Value) -> Teaching:
             name: {key: value.single() for key, value in values.object(MOST_NAMES).items()}
             for name, values in entry.field("reads").object(MOST_NAMES).items()
         },
+    )
+
+
+def _task(document: Value) -> TaskSpec | None:
+    entry = document.object().get("task")
+    if entry is None:
+        return None
+    return TaskSpec(
+        entry.field("kind").choice([kind for kind in TASKS if kind != CLASSES]),
+        tuple(
+            OutputSpec(
+                output.field("name").text(),
+                _shape(output.field("shape")),
+                output.field("axis").count(most=MOST_DIMENSIONS),
+            )
+            for output in entry.field("outputs").list(MOST_NAMES, 1)
+        ),
+        entry.field("summary").count(1, MOST_SUMMARY),
+        tuple(value.single() for value in entry.field("mean").list(MOST_SUMMARY)),
+        tuple(value.positive() for value in entry.field("deviation").list(MOST_SUMMARY)),
+        entry.field("limit").finite(),
     )
 
 

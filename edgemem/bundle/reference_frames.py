@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.block import Array, ArraySpec, BlockSpec, is_finite, unpack
+from edgemem.block import Array, Arrays, ArraySpec, BlockSpec, is_finite, unpack
 from edgemem.bundle.manifest import REMEDY, FrameSpec, Manifest
 from edgemem.errors import BundleError
 
@@ -25,6 +25,7 @@ ROUNDED_TOLERANCE = 5e-2
 ROUNDED = "rounded"  # array of the reference: 1 where kernels are in eight bits
 OUTPUTS = ("frozen", "adapt", "adapted")
 SEEDS = 1 << 32
+MOST_KEPT = 4096  # numbers of an output that are kept of a frame; of logits, all
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class Reference:
     """What a bundle says about its reference frames.
 
     Attributes:
-        logits: [batch, classes] float32 by `OUTPUTS`.
+        answers: by `OUTPUTS`, for each of the manifest's answers what `kept` leaves of it.
         parameters: hyper-parameters as they were then.
     """
 
     seed: int
-    logits: dict[str, Array]
+    answers: dict[str, Arrays]
     parameters: dict[str, float]
     tolerance: float
 
@@ -49,11 +50,15 @@ def read_reference(content: bytes, thing: str, manifest: Manifest) -> Reference:
         BundleError: other arrays, shapes or dtypes than it has to hold, or impossible values.
     """
     found = unpack(content, thing, BundleError, REMEDY)
-    logits = (manifest.frames.batch, manifest.classes)
+    sizes = reference_sizes(manifest)
     parameters = [name for name in manifest.hyper_parameters if f"hp.{name}" in found]
     specs = [ArraySpec("seed", (), "int64")]
     specs += [ArraySpec(ROUNDED, (), "int64")] if ROUNDED in found else []
-    specs += [ArraySpec(f"{name}.logits", logits, "float32") for name in OUTPUTS]
+    specs += [
+        ArraySpec(f"{name}.{answer}", (manifest.frames.batch, size), "float32")
+        for name in OUTPUTS
+        for answer, size in sizes.items()
+    ]
     specs += [ArraySpec(f"hp.{name}", (), "float32") for name in parameters]
     if reason := BlockSpec(tuple(specs)).mismatch(found):
         raise BundleError(thing, reason, REMEDY)
@@ -64,10 +69,28 @@ def read_reference(content: bytes, thing: str, manifest: Manifest) -> Reference:
         raise BundleError(thing, f"has the seed {seed}, or {ROUNDED} {rounded}", REMEDY)
     return Reference(
         seed,
-        {name: found[f"{name}.logits"] for name in OUTPUTS},
+        {name: {answer: found[f"{name}.{answer}"] for answer in sizes} for name in OUTPUTS},
         {name: float(found[f"hp.{name}"]) for name in parameters},
         ROUNDED_TOLERANCE if rounded else TOLERANCE,
     )
+
+
+def reference_sizes(manifest: Manifest) -> dict[str, int]:
+    """Numbers of each answer that a reference file keeps of a frame."""
+    if manifest.task is None:
+        return dict.fromkeys(manifest.answers, manifest.classes)
+    sizes = [manifest.task.summary, *(math.prod(o.shape) for o in manifest.task.outputs)]
+    return {n: -(-s // _stride(s)) for n, s in zip(manifest.answers, sizes, strict=True)}
+
+
+def kept(output: Array) -> NDArray[np.float32]:
+    """Of an output, the frames first: at most `MOST_KEPT` of its numbers, from all over it."""
+    flat = np.asarray(output, np.float32).reshape(len(output), -1)
+    return np.ascontiguousarray(flat[:, :: _stride(flat.shape[1])])
+
+
+def _stride(size: int) -> int:
+    return max(1, -(-size // MOST_KEPT))
 
 
 def reference_frames(spec: FrameSpec, seed: int = 0) -> NDArray[np.float32]:

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 RATE = "learning_rate"
 COLD = (
-    "This checkpoint was not warmed up: at most statistics, scales and shifts of norms adapt.",
-    "Run edgemem warmup first for the full effect.",
+    "Without source frames, moments are taken for those of training: pass --source, or run",
+    "edgemem warmup first, for the full effect.",
+)
+
+NO_RAIL = (
+    "No source frames were known: guard rails see values that are no numbers, and nothing else."
 )
 
 
@@ -35,11 +39,25 @@ def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, j
             }
         )
         return
-    if not origin["warm"]:
+    if manifest.task is not None:
+        task = manifest.task
+        rail = f"outputs are checked: {task.limit:.3g} source deviations from the frozen model's"
+        say(f"task {task.kind}", rail if task.deviation else NO_RAIL)
+    if (alignment := origin.get("alignment")) is not None:
+        say(*_alignment(alignment))
+    elif manifest.task is None and not origin["warm"] and not origin.get("measured"):
         say(*COLD)
     _print_parity(out, parity)
     if rate is not None:
         say(_line(rate.default, origin, given=given))
+
+
+def _alignment(found: dict[str, Any]) -> tuple[str, ...]:
+    """Where moments are aligned, and what that gains."""
+    count = len(found["names"])
+    where = f"{count} sites" if count else "the BatchNorms of the model"
+    gain = f"{100 * found['frozen']:.1f} to {100 * found['error']:.1f} %"
+    return (f"moments are aligned at {where}:", f"wrong answers on shifted source frames {gain}")
 
 
 def _line(rate: float, origin: dict[str, Any], *, given: bool) -> str:
@@ -62,7 +80,7 @@ def _line(rate: float, origin: dict[str, Any], *, given: bool) -> str:
 
 def _print_parity(out: Path, parity: Any) -> None:
     rows = [
-        ("frozen logits", f"{parity.frozen:.1e}", "1e-05"),
+        ("frozen outputs", f"{parity.frozen:.1e}", "1e-05"),
         ("predict", f"{parity.predict:.1e}", "1e-05"),
         ("adapt, worst output of the first step", f"{parity.first_step:.1e}", "1e-05"),
         ("adapt, gradients relative to their size", f"{parity.slots:.1e}", "1e-03"),

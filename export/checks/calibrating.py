@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from edgemem.bundle.manifest import HyperParameter, Manifest
 from edgemem.export.choices import Choices, can_calibrate
@@ -35,21 +36,32 @@ def calibrated(
     Whether the frozen model answers frames like these, and, unless the user chose one, the learning
     rate that they allow.
 
-    It stays as it is where the model knows too few of them.
+    It stays as it is where the model knows too few of them. Where their labels are not known, what
+    the frozen model says of them stands for these: then a step is judged by what it changes for the
+    worse of the frozen model's answers once frames are shifted.
     """
     if not can_calibrate(model, choices.batch):
         return manifest
-    frames, labels = model.source_frames, model.source_labels
-    assert frames is not None and labels is not None
+    assert model.source_frames is not None
+    frames = to_float(model.source_frames.numpy())
+    labels = model.source_labels
+    if labels is None:
+        with torch.no_grad():
+            labels = torch.cat(
+                [model.frozen_logits(x).argmax(1) for x in torch.split(frames, choices.batch)]
+            )
     from edgemem.bundle.opening import open_bundle
     from edgemem.runtime.tools.calibration import calibrate, compare_at_home
     from edgemem.runtime.tools.tuning import SourceFrames
 
     report("calibrating")
-    source = SourceFrames(to_float(frames.numpy()).numpy(), labels.numpy().astype(np.int64))
+    source = SourceFrames(frames.numpy(), labels.numpy().astype(np.int64))
     bundle = open_bundle(folder)
     home = compare_at_home(bundle, source)
-    told = manifest.exported_from | {"source_accuracy": asdict(home)}
+    told = manifest.exported_from | {
+        "source_accuracy": asdict(home),
+        "labelled_source": model.source_labels is not None,
+    }
     manifest = replace(manifest, familiar=home.frozen_answers, exported_from=told)
     chosen = choices.learning_rate is not None or RATE in (choices.hyper_parameters or {})
     if chosen or RATE not in manifest.hyper_parameters:

@@ -12,20 +12,21 @@ import torch
 from torch import Tensor
 
 from edgemem.block import Array
-from edgemem.bundle.manifest import CLOSED, FILLED, LABELS, FrameSpec
-from edgemem.bundle.reference_frames import reference_frames
+from edgemem.bundle.manifest import CLOSED, FILLED, LABELS, SUMMARY, FrameSpec
+from edgemem.bundle.reference_frames import kept, reference_frames
 from edgemem.errors import AttachError, ExportError
+from edgemem.export.checks.differences import difference, least, slot_differences
 from edgemem.export.checks.onnx_graphs import Arrays, Call, Engine, run_graph, session
-from edgemem.export.functions.forward import Function
+from edgemem.export.functions.forward import Function, answer_names
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.inspection.untouched import check_untouched, known_source
+from edgemem.models.tasks.task_outputs import summary
 
 STEPS = 20
 BATCHES = 10
 FIRST_TOLERANCE = 1e-5
 LATER_TOLERANCE = 1e-4
 SLOT_TOLERANCE = 1e-3
-SLOT_FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Parity:
 
     Attributes:
         frozen: zero block and source statistics against the model that was given, on reference
-            frames and, after a warm-up, on frames of its source (logits).
+            frames and, where any are known, on frames of its source.
         predict: `predict` against torch.
         first_step: every output of `adapt` but slots against torch.
         slots: first step's optimiser slots (the gradient, for SGD), each relative to its own
@@ -44,7 +45,7 @@ class Parity:
             the two fp32 computations; large networks have such a ReLU somewhere in most batches.
             Outputs of a wrong graph are off on all of them.
         after_steps: block values after `steps` consecutive steps, of which `updated` changed it.
-        predict_equals_adapt: whether both graphs gave bit-equal logits.
+        predict_equals_adapt: whether both graphs gave bit-equal answers.
     """
 
     frozen: float
@@ -65,7 +66,7 @@ class Parity:
     def check(self, engine: str = "onnxruntime") -> None:
         """Raise ExportError where a difference is above its limit."""
         limits = {
-            "frozen logits": (self.frozen, FIRST_TOLERANCE),
+            "frozen outputs": (self.frozen, FIRST_TOLERANCE),
             "predict": (self.predict, FIRST_TOLERANCE),
             f"first step ({self.worst_output})": (self.first_step, FIRST_TOLERANCE),
             "first step, slots relative to their size": (self.slots, SLOT_TOLERANCE),
@@ -109,24 +110,26 @@ def check_parity(
         expected, found = _call(adapt, inputs), engine["adapt"](inputs)
         # Slots are gradients, which have a limit of their own, relative to their size.
         names = [name for name in adapt.outputs if not name.startswith("next.opt.")]
-        now = {name: _difference(found[name], expected[name]) for name in names}
-        differences, slots = _least(differences, now), _least(slots, _slots(found, expected))
+        now = {name: difference(found[name], expected[name]) for name in names}
+        differences = least(differences, now)
+        slots = least(slots, slot_differences(found, expected))
         worst = max(differences, key=differences.__getitem__)
         worst_slot = max(slots.values(), default=0.0)
         if differences[worst] <= FIRST_TOLERANCE and worst_slot <= SLOT_TOLERANCE:
             break
-    frozen, frozen_logits = _frozen(engine, model, predict, inputs["x"])
+    frozen, given = _frozen(engine, model, predict, inputs["x"])
     others = [_frozen(engine, model, predict, x)[0] for x in _source(model, frames)]
-    predicted = engine["predict"](inputs)["logits"]
+    predicted, told = engine["predict"](inputs), answer_names(model)
+    in_torch = _call(predict, inputs)
     after: dict[str, float] = {}
     for first in range(0, BATCHES * STEPS, STEPS):
         now, updated = _run_steps(engine["adapt"], adapt, inputs, frames, first)
-        after = _least(after, now)
+        after = least(after, now)
         if max(after.values()) <= LATER_TOLERANCE:
             break
     figures = Parity(
         frozen=max([frozen, *others]),
-        predict=_difference(predicted, _call(predict, inputs)["logits"]),
+        predict=max(difference(predicted[name], in_torch[name]) for name in told),
         first_step=differences[worst],
         worst_output=worst,
         slots=worst_slot,
@@ -134,14 +137,14 @@ def check_parity(
         after_steps=max(after.values()),
         steps=STEPS,
         updated=updated,
-        predict_equals_adapt=bool((predicted == found["logits"]).all()),
+        predict_equals_adapt=all((predicted[name] == found[name]).all() for name in told),
     )
     later = inputs | {k: torch.from_numpy(v) for k, v in _next(expected).items()}
     reference = {
         "seed": np.asarray(seed, np.int64),
-        "frozen.logits": frozen_logits,
-        "adapt.logits": expected["logits"],
-        "adapted.logits": _call(predict, later)["logits"],
+        **_reference("frozen", model, given),
+        **_reference("adapt", model, expected),
+        **_reference("adapted", model, _call(predict, later)),
         **{n: np.asarray(v, np.float32) for n, v in inputs.items() if n.startswith("hp.")},
     }
     return figures, reference
@@ -178,8 +181,8 @@ def check_learn(path: Path, learn: Function, frames: FrameSpec) -> None:
     for seed in range(BATCHES):
         inputs["x"] = torch.from_numpy(reference_frames(frames, seed))
         expected, found = _call(learn, inputs), run_graph(opened, inputs)
-        now = {name: _difference(found[name], expected[name]) for name in learn.outputs}
-        differences = _least(differences, now)
+        now = {name: difference(found[name], expected[name]) for name in learn.outputs}
+        differences = least(differences, now)
         if max(differences.values()) <= FIRST_TOLERANCE:
             return
     worst = max(differences, key=differences.__getitem__)
@@ -211,7 +214,7 @@ def _run_steps(
         torch_side |= _next(expected)
         engine_side |= _next(call(engine_side))
     block = [name for name in torch_side if name.startswith("block.")]
-    return {n: _difference(engine_side[n], torch_side[n]) for n in block}, updated
+    return {n: difference(engine_side[n], torch_side[n]) for n in block}, updated
 
 
 def _next(outputs: Arrays) -> Arrays:
@@ -220,14 +223,32 @@ def _next(outputs: Arrays) -> Arrays:
 
 def _frozen(
     engine: Engine, model: AdaptiveModel, predict: Function, x: Tensor
-) -> tuple[float, Array]:
-    """Difference of the frozen logits of a graph from those of the model that was given; these."""
+) -> tuple[float, Arrays]:
+    """Difference of a graph's frozen answers from those of the model that was given; these."""
+    attachment, inputs = model.attachment, _frozen_inputs(predict, x)
+    found = engine["predict"](inputs)
     with torch.no_grad():
-        given: Array = model.untouched_logits(x).numpy()
-    found = engine["predict"](_frozen_inputs(predict, x))["logits"]
-    room = found.shape[1] - given.shape[1]  # of classes that can be taught
-    given = np.pad(given, [(0, 0), (0, room)], constant_values=CLOSED)
-    return _difference(found, given), given
+        untouched = model.untouched_outputs(x)
+        if attachment.task != "classes":
+            told = summary(attachment.task, model.attachment.scale, untouched, attachment.named)
+            given = {f"out.{name}": value.numpy() for name, value in untouched.items()}
+            off = [
+                difference(found[n], value, model.attachment.floor) for n, value in given.items()
+            ]
+            return max(off), given | {SUMMARY: told.numpy()}
+    logits: Array = untouched["logits"].numpy()
+    room = found["logits"].shape[1] - logits.shape[1]  # of classes that can be taught
+    logits = np.pad(logits, [(0, 0), (0, room)], constant_values=CLOSED)
+    return difference(found["logits"], logits), {"logits": logits}
+
+
+def _reference(stage: str, model: AdaptiveModel, outputs: Arrays) -> Arrays:
+    """The answers among outputs as a reference file holds them."""
+    axes = {spec.tensor: spec.axis for spec in model.attachment.named}
+    if not axes:
+        return {f"{stage}.logits": outputs["logits"]}
+    found = {n: np.moveaxis(outputs[n], axes.get(n, 0), 0) for n in answer_names(model)}
+    return {f"{stage}.{name}": kept(value) for name, value in found.items()}
 
 
 def _source(model: AdaptiveModel, frames: FrameSpec) -> list[Tensor]:
@@ -251,42 +272,3 @@ def _call(function: Function, inputs: dict[str, Tensor]) -> Arrays:
     return {
         name: value.detach().numpy() for name, value in zip(function.outputs, values, strict=True)
     }
-
-
-def _slots(found: Arrays, expected: Arrays) -> dict[str, float]:
-    """Largest difference of every slot, relative to that slot.
-
-    Those of almost nothing but rounding noise are relative to a small part of the largest slot of
-    their kind.
-    """
-    largest: dict[str, float] = {}
-    sizes = {n: float(np.abs(v).max()) for n, v in expected.items() if n.startswith("next.opt.")}
-    for name, size in sizes.items():
-        kind = name.split(".")[2]
-        largest[kind] = max(size, largest.get(kind, 0.0))
-    differences = {}
-    for name, size in sizes.items():
-        scale = max(size, SLOT_FLOOR * largest[name.split(".")[2]])
-        if scale > 0 or found[name].any():
-            difference = float(np.abs(found[name] - expected[name]).max())
-            differences[name] = difference / scale if scale else float("inf")
-    return differences
-
-
-def _least(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    """The smaller difference of each name."""
-    return {name: min(value, before.get(name, value)) for name, value in now.items()}
-
-
-def _difference(found: Array, expected: Array) -> float:
-    """Largest difference, relative to the largest expected value where that is above one.
-
-    Logits of classes that are not there do not count for large.
-    """
-    if expected.size == 0:
-        return 0.0
-    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
-        return float("inf")
-    there = np.where(expected == CLOSED, 0.0, expected)
-    scale = max(1.0, float(np.abs(there).max()))
-    return float(np.abs(found - expected).max()) / scale

@@ -8,7 +8,7 @@ from dataclasses import replace
 from edgemem.errors import ExportError
 from edgemem.export.checks.parity import check_at_rest
 from edgemem.export.checks.way_out import with_way_out
-from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of
+from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of, settled
 from edgemem.export.lowering.table import Untraceable
 from edgemem.export.trace import check_traceable, to_onnx
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
@@ -22,7 +22,7 @@ def rehearse(model: AdaptiveModel) -> ExportError | None:
     Raises:
         ExportError: neither can.
     """
-    choices = Choices()
+    choices = settled(model, Choices())
     try:
         _trace(model, choices)
     except ExportError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edgemem.bundle.manifest import SUMMARY
 from edgemem.export.functions.class_reading import HYPER_PARAMETERS as READING
 from edgemem.export.functions.class_reading import Reading
 from edgemem.export.functions.label_order import HYPER_PARAMETERS as ORDER
@@ -17,6 +18,7 @@ from edgemem.models.adaptive.attachment import PRIOR_FRAMES, Gradient
 from edgemem.models.adaptive.classifier import features_of
 from edgemem.models.adaptive.outputs import Output
 from edgemem.models.norms import remembered
+from edgemem.models.tasks.task_outputs import summary
 
 Arrays = dict[str, Tensor]
 
@@ -47,11 +49,27 @@ def predict_parameters(model: AdaptiveModel, batch: int) -> dict[str, float]:
     alpha = model.alpha(batch)
     own = {} if alpha is None else {"alpha": alpha}
     if model.remembered():
-        own |= {n: v for n, v in remembered.HYPER_PARAMETERS.items() if n != "memory_rate"}
-        own |= ORDER
+        own |= {n: v for n, v in memory_parameters(model).items() if n != "memory_rate"}
+        own |= ORDER if model.attachment.task == "classes" else {}
     if model.taught():
         own |= READING
     return own
+
+
+def memory_parameters(model: AdaptiveModel) -> dict[str, float]:
+    """Those of what is remembered."""
+    if not model.remembered():
+        return {}
+    if model.attachment.task == "classes":
+        return remembered.HYPER_PARAMETERS
+    return {name: remembered.HYPER_PARAMETERS[name] for name in remembered.OF_MOMENTS}
+
+
+def answer_names(model: AdaptiveModel) -> tuple[str, ...]:
+    """The outputs that say something of each frame."""
+    if model.attachment.task == "classes":
+        return ("logits",)
+    return (SUMMARY, *(spec.tensor for spec in model.attachment.named))
 
 
 def share_of_full(known: Tensor, full: float) -> Tensor:
@@ -81,6 +99,23 @@ def present_rows(x: Tensor, filled: Tensor) -> Tensor:
     """[n]: one for the first so many rows, zero for the others."""
     rows = torch.arange(x.shape[0], dtype=x.dtype, device=x.device)
     return (filled - rows).clamp(0.0, 1.0)
+
+
+def answers(
+    model: AdaptiveModel,
+    output: Output,
+    block: Arrays,
+    count: Tensor,
+    hp: Arrays,
+    present: Tensor | None = None,
+    reading: Reading | None = None,
+) -> tuple[Tensor, ...]:
+    """What is said of each frame, as `answer_names` has it."""
+    attachment = model.attachment
+    if attachment.task == "classes":
+        return (answer(model, output, block, count, hp, present, reading),)
+    told = summary(attachment.task, model.attachment.scale, output.named, attachment.named)
+    return (told, *(output.named[spec.name] for spec in attachment.named))
 
 
 def answer(

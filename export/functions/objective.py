@@ -1,4 +1,9 @@
-"""What an adaptation step minimises. A step is chosen at export; the runtime knows none of this."""
+"""What an adaptation step minimises. A step is chosen at export; the runtime knows none of this.
+
+Entropies are of rows of logits: of frames, or, for other tasks than classes, of pixels (as EcoTTA
+does for segmentation), of the steps of a sequence (SUTA, Lin et al., Interspeech 2022; SGEM, Kim et
+al., Interspeech 2023) or of labels.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from torch import Tensor
 from edgemem.models.adaptive.outputs import Output
 
 HyperParameters = Mapping[str, Tensor]
+SMALLEST_VAR = 1e-6  # of a channel that is always the same
 ALIKE = 1e-3  # differences below it are rounding
 
 
@@ -38,6 +44,7 @@ class Objective:
         exercise: hyper-parameters under which every batch leads to an update, for the parity check.
         relation: whether prototypes shall keep their relation to the samples, too (`relation.py`).
         learns: whether anything follows its gradient; if not, the step is a forward pass.
+        of_moments: whether it compares moments of frames, which blocks note that remember.
     """
 
     name: str
@@ -46,6 +53,7 @@ class Objective:
     exercise: dict[str, float] = field(default_factory=dict)
     relation: bool = False
     learns: bool = True
+    of_moments: bool = False
 
 
 def entropies(logits: Tensor) -> Tensor:
@@ -139,9 +147,37 @@ def prototype_relation(classes: int) -> Objective:
 def statistics(classes: int) -> Objective:
     """Nothing: a step without a backward pass, for processors that cannot run one.
 
-    What the block remembers still moves: moments of every norm and the class prior.
+    What the block remembers still moves: moments of every norm and the class prior. classes: 0
+    where there are none to be certain of; the loss is zero then, as long as the outputs are finite.
     """
-    return replace(tent(classes), name="statistics", learns=False)
+    base = tent(classes) if classes else Objective("", {}, _nothing)
+    return replace(base, name="statistics", learns=False)
+
+
+def alignment(classes: int) -> Objective:
+    """Distance of the batch's moments from the source's, for outputs of any kind.
+
+    ActMAD (Mirza et al., CVPR 2023, equation 3): the L1 distances of means and of variances, here
+    of the input of every norm that remembers, over its channels in units of the source's deviation
+    and variance, so that every channel counts alike. classes: not used.
+    """
+
+    def loss(output: Output, hp: HyperParameters) -> Loss:
+        parts = []
+        for source_var, moments in output.seen.values():
+            even = torch.full_like(moments.mean[:, 0], 1.0 / len(moments.mean))
+            distance, var = moments.pooled(even)
+            unit = source_var.clamp(min=SMALLEST_VAR)
+            parts.append((distance.abs() / unit.sqrt() + (var - source_var).abs() / unit).mean())
+        value = torch.stack(parts).mean()
+        return Loss(value, torch.isfinite(value), {"distance": value.detach()})
+
+    return Objective("alignment", {}, loss, of_moments=True)
+
+
+def _nothing(output: Output, hp: HyperParameters) -> Loss:
+    zero = torch.stack([value.mean() * 0.0 for value in output.named.values()]).sum()
+    return Loss(zero, torch.isfinite(zero), {})
 
 
 def _weights(probabilities: Tensor, entropy: Tensor, hp: HyperParameters) -> Tensor:
@@ -161,6 +197,7 @@ def _rescaled(values: Tensor) -> Tensor:
 
 
 OBJECTIVES: dict[str, Callable[[int], Objective]] = {
+    "alignment": alignment,
     "ecotta": ecotta,
     "likelihood_ratio": likelihood_ratio,
     "prototype_relation": prototype_relation,

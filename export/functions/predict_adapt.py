@@ -16,9 +16,11 @@ from edgemem.export.functions.class_reading import FRAMES, SEEN, SUMS, Reading
 from edgemem.export.functions.forward import (
     Arrays,
     Function,
-    answer,
+    answer_names,
+    answers,
     detached,
     forward,
+    memory_parameters,
     predict_parameters,
     prefixed,
     present_rows,
@@ -41,7 +43,7 @@ def hyper_parameters(
     model: AdaptiveModel, batch: int, objective: Objective, optimizer: Optimizer
 ) -> dict[str, float]:
     """Names and defaults of all scalars that the device may tune."""
-    known = predict_parameters(model, batch) | _memory_parameters(model)
+    known = predict_parameters(model, batch) | memory_parameters(model)
     if not objective.learns:
         return known
     return known | optimizer.hyper_parameters | objective.hyper_parameters | ENSEMBLING
@@ -54,7 +56,7 @@ def predict_function(
     static: bool = False,
     reading: Reading | None = None,
 ) -> Function:
-    """x, block -> logits, key; for any number of frames.
+    """x, block -> answers, key; for any number of frames.
 
     Fewer frames than a full batch carry less weight against the source statistics. static: always
     as many rows as `frames` has, of which the first `FILLED` are frames; the others have no effect.
@@ -74,9 +76,9 @@ def predict_function(
         count = (x.flatten(1)[:, 0] * 0.0 + 1.0).sum() if filled is None else filled
         hp = weighed_by_frames(model, arrays, count, full, strip("hp", values))
         output, _ = forward(model, arrays, x, count, hp, present=present, reading=reading)
-        return answer(model, output, arrays, count, hp, present, reading), output.key
+        return *answers(model, output, arrays, count, hp, present, reading), output.key
 
-    return Function(inputs, ("logits", "key"), call, dynamic_batch=not static)
+    return Function(inputs, (*answer_names(model), "key"), call, dynamic_batch=not static)
 
 
 def key_function(model: AdaptiveModel, frames: Tensor, *, static: bool = False) -> Function:
@@ -104,9 +106,9 @@ def adapt_function(
     gradient: Gradient,
     reading: Reading | None = None,
 ) -> Function:
-    """x, block, slots, hyper-parameters -> logits, key, next block, next slots, stats.
+    """x, block, slots, hyper-parameters -> answers, key, next block, next slots, stats.
 
-    The logits are those before the update. Where the objective says so (no reliable sample),
+    The answers are those before the update. Where the objective says so (no reliable sample),
     what the block learns and the slots come back unchanged; what it remembers moves on. Classes
     that were taught come back unchanged always. reading: see `predict_function`.
     """
@@ -147,21 +149,21 @@ def adapt_function(
             )
         else:
             _, (output, features, result) = loss(old_learned)
-        logits = answer(model, output, old_block, count, hp, None, reading)
+        told = answers(model, output, old_block, count, hp, None, reading)
         update = updated = result.update
         moved = dict.fromkeys(learned, update)
         if model.remembered():  # from every batch that gives finite values, reliable or not
             updated = update | torch.isfinite(result.value)
-        new_block |= _noted(model, reading, old_block, output, features, logits, hp)
+        new_block |= _noted(model, reading, old_block, output, features, told[0], hp)
         next_block = [torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in block]
         stat_names[:] = [*result.stats, "loss", "updated"]
         stats = (*result.stats.values(), result.value, updated.to(x.dtype))
         next_slots = [torch.where(update, new_slots[k], old_slots[k]) for k in slots]
-        return (logits, output.key, *next_block, *next_slots, *stats)
+        return (*told, output.key, *next_block, *next_slots, *stats)
 
     call(*inputs.values())  # names the stats, and fails early in plain torch
     outputs = (
-        "logits",
+        *answer_names(model),
         "key",
         *prefixed("next.block", block),
         *prefixed("next.opt", slots),
@@ -200,9 +202,11 @@ def _noted(
 ) -> Arrays:
     """What the block notes of a batch, reliable or not; classes that were taught stay."""
     new: Arrays = {}
-    if model.remembered():
+    if model.remembered() and model.attachment.task == "classes":
         opened = None if reading is None else reading.opened(old, hp)
         new |= remembered.next_remembered(old, output.seen, output.logits, hp, opened)
+    elif model.remembered():
+        new |= remembered.next_moments(old, output.seen, hp)
     if reading is not None:
         taken = torch.softmax(logits.detach(), 1)
         new |= {SUMS: old[SUMS], FRAMES: old[FRAMES]}
@@ -213,7 +217,3 @@ def _noted(
 def _towards(value: Tensor, source: Tensor, share: Tensor) -> Tensor:
     """Weight ensembling with the source's values (as in ROID, Marsden et al., WACV 2024)."""
     return value + share * (source - value)
-
-
-def _memory_parameters(model: AdaptiveModel) -> dict[str, float]:
-    return remembered.HYPER_PARAMETERS if model.remembered() else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,16 @@ from torch.func import functional_call
 
 from edgemem.models.adaptive.attachment import Attachment, Gradient, Learn
 from edgemem.models.adaptive.meta_network import MetaNetwork
-from edgemem.models.adaptive.outputs import Output, logits_of, recognised
+from edgemem.models.adaptive.outputs import Output
 from edgemem.models.adaptive.parts import Part
 from edgemem.models.inspection.untouched import twin_of
 from edgemem.models.norms.norm_calls import AffinePair, RoutedNorms
 from edgemem.models.norms.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN, VAR
-from edgemem.models.norms.statistics import FrozenNorm, MixedStatistics, PassSettings
+from edgemem.models.norms.statistics import AdaptingNorm, MixedStatistics, PassSettings
+from edgemem.models.tasks.answered import answered
+from edgemem.models.tasks.named_outputs import Named
+from edgemem.models.tasks.recognised_task import recognised_task
+from edgemem.models.tasks.task_outputs import AUTO, Task
 
 if TYPE_CHECKING:
     from edgemem.models.adaptive.class_prototypes import ClassPrototypes
@@ -46,6 +50,7 @@ class AdaptiveModel(nn.Module):
         self._untouched = [twin_of(frozen)]
         self.meta = nn.ModuleDict()
         self.norms = nn.ModuleDict()  # of layers that stay in the frozen model, see norm_calls
+        self.sites = nn.ModuleDict()  # identity norms behind modules of the frozen model
         self.attachment = attachment
         self.warm = False
         self.labels: tuple[str, ...] | None = None  # where source data names its classes
@@ -72,7 +77,7 @@ class AdaptiveModel(nn.Module):
     def add_norm_affine(self) -> None:
         """Put the affine pairs of the frozen norms into the block, as differences of zero."""
         for module in self.modules():
-            if isinstance(module, (FrozenNorm, AffinePair)) and module.weight_delta is None:
+            if isinstance(module, (AdaptingNorm, AffinePair)) and module.weight_delta is None:
                 module.make_trainable()
         self.attachment = replace(self.attachment, norm_affine=True)
 
@@ -156,7 +161,7 @@ class AdaptiveModel(nn.Module):
         """The arrays of the block that are moving averages."""
         if self.attachment.statistics != "remembered":
             return {}
-        own = (CLASS_PRIOR, FRAMES, EVENNESS)
+        own = (CLASS_PRIOR, FRAMES, EVENNESS) if self.attachment.task == "classes" else (FRAMES,)
         arrays: dict[str, Tensor] = {name: getattr(self, name) for name in own}
         for name, norm in self._norms():
             if norm.normalizes:
@@ -164,10 +169,11 @@ class AdaptiveModel(nn.Module):
         return arrays
 
     def make_remembering(self, classes: int) -> None:
-        """Give the block a place for the statistics and the class prior of its context."""
-        self.register_buffer(CLASS_PRIOR, torch.zeros(classes))
+        """Give the block a place for the statistics of its context, and the class prior, if any."""
+        if self.attachment.task == "classes":
+            self.register_buffer(CLASS_PRIOR, torch.zeros(classes))
+            self.register_buffer(EVENNESS, torch.zeros(()))
         self.register_buffer(FRAMES, torch.zeros(()))
-        self.register_buffer(EVENNESS, torch.zeros(()))
         for _, norm in self._norms():
             norm.make_remembering()
 
@@ -195,7 +201,7 @@ class AdaptiveModel(nn.Module):
         self.settings.frame_weights = frame_weights
         self._distances.clear()
         with self._routed():
-            logits = self._logits(x)
+            logits, found = answered(self.frozen, x, self.attachment)
         distances, key = tuple(self._distances), self.settings.key
         seen = {
             name: (norm.var, self.settings.seen[norm])
@@ -204,7 +210,7 @@ class AdaptiveModel(nn.Module):
         }
         self._distances.clear()
         self.settings.clear()
-        return Output(logits, logits.new_zeros(0) if key is None else key, distances, seen)
+        return Output(logits, logits.new_zeros(0) if key is None else key, distances, seen, found)
 
     def with_block(self, block: dict[str, Tensor], *arguments: Tensor | None) -> Output:
         """What `forward` gives with other arrays in place of the block's, which stays as it is."""
@@ -226,13 +232,18 @@ class AdaptiveModel(nn.Module):
         return self._untouched[0]
 
     def untouched_logits(self, x: Tensor) -> Tensor:
+        """Logits of the model that was given, see `Output`."""
+        return answered(self.untouched, x, self.attachment)[0]
+
+    def untouched_outputs(self, x: Tensor) -> Named:
         """What the model that was given returns: the oracle of all that is compared."""
-        return logits_of(self.untouched, self._normalized(x), self.attachment.outputs)
+        logits, found = answered(self.untouched, x, self.attachment)
+        return found or {"logits": logits}
 
     @property
-    def key_norm(self) -> FrozenNorm | None:
+    def key_norm(self) -> AdaptingNorm | None:
         """The norm whose input gives the context key: the first that runs."""
-        norms = (module for module in self.modules() if isinstance(module, FrozenNorm))
+        norms = (module for module in self.modules() if isinstance(module, AdaptingNorm))
         return next((norm for norm in norms if norm.is_key), None)
 
     @property
@@ -256,40 +267,33 @@ class AdaptiveModel(nn.Module):
         return self
 
     def frozen_logits(self, x: Tensor) -> Tensor:
-        """What the frozen model returns by itself, as logits.
-
-        No meta network, torch's batch norm.
-        """
+        """Logits of the frozen model by itself: no meta network, torch's batch norm."""
         self.settings.plain = True
         try:
-            return self._logits(x)
+            return answered(self.frozen, x, self.attachment)[0]
         finally:
             self.settings.plain = False
 
-    def recognise_outputs(self, x: Tensor) -> None:
+    def recognise_outputs(self, x: Tensor, task: Task | Literal["auto"] = AUTO) -> None:
         """Find out what kind of output the frozen model has, by frames [n, ...] float32.
 
         Raises:
-            AttachError: a kind that cannot be adapted, see `recognised`.
+            AttachError: a kind that cannot be adapted, or does not fit the task, see `recognised`.
         """
         self.settings.plain = True
         try:
-            outputs = recognised(self.frozen, self._normalized(x))
+            found = recognised_task(self.frozen, self.attachment.normalized(x), task)
         finally:
             self.settings.plain = False
-        self.attachment = replace(self.attachment, outputs=outputs)
+        self.attachment = replace(
+            self.attachment, task=found.task, outputs=found.outputs, named=found.named
+        )
 
     @property
     def classes(self) -> int:
-        """How many classes the model tells apart."""
+        """How many classes the model tells apart; 0 for other tasks."""
+        if self.attachment.task != "classes":
+            return 0
         with torch.no_grad():
             example = torch.zeros(2, *self.attachment.input_shape)
             return self.frozen_logits(example).shape[1]
-
-    def _logits(self, x: Tensor) -> Tensor:
-        """Of the frozen model, whatever kind of output it has."""
-        return logits_of(self.frozen, self._normalized(x), self.attachment.outputs)
-
-    def _normalized(self, x: Tensor) -> Tensor:
-        normalization = self.attachment.normalization
-        return x if normalization is None else normalization.applied(x)

@@ -5,26 +5,34 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from edgemem.errors import AttachError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
-from edgemem.models.adaptive.attachment import Attachment, Normalization, Statistics
+from edgemem.models.adaptive.attachment import (
+    Attachment,
+    Normalization,
+    Statistics,
+    check_statistics,
+)
 from edgemem.models.adaptive.meta_network import CONVOLUTIONS, Form, MetaNetwork
 from edgemem.models.adaptive.norm_layers import adapt_norms
 from edgemem.models.adaptive.outputs import RECOGNISE, Outputs
 from edgemem.models.adaptive.parts import Part, find_part
+from edgemem.models.adaptive.site_norms import add_sites
 from edgemem.models.inspection.trial import Trial, trial_frames, try_out
 from edgemem.models.inspection.untouched import check_untouched
 from edgemem.models.norms.statistics import MixedStatistics, PassSettings
+from edgemem.models.tasks.named_outputs import flat
+from edgemem.models.tasks.task_outputs import AUTO, Task, check_task
 
 CHECKED = 16  # frames of the example that are compared
 
 
-def attach(
+def attach(  # noqa: PLR0913 - each is a choice of its own
     model: nn.Module,
     parts: Sequence[str],
     example_input: Tensor,
@@ -34,13 +42,15 @@ def attach(
     norm_affine: bool = False,
     normalization: Normalization | None = None,
     outputs: Outputs | None = None,
+    sites: Sequence[str] = (),
+    task: Task | Literal["auto"] = AUTO,
 ) -> AdaptiveModel:
     """Return an adaptive copy of `model`; the model itself is left as it was.
 
     Args:
         model: any module that maps one tensor to logits [n, classes] (or to an object with
-            `.logits`). With no parts, it must run at least one norm (BatchNorm, LayerNorm,
-            GroupNorm or RMSNorm).
+            `.logits`), or to what another task says. With no parts and no sites, it must run at
+            least one norm (BatchNorm, LayerNorm, GroupNorm or RMSNorm).
         parts: dotted names or ranges (`layer3[0:3]`) of modules that take and return one tensor [n,
             c], [n, c, t], [n, c, h, w] or [n, c, d, h, w], in any order. Empty: no meta networks.
         example_input: frames [n, ...] float32, as the device will pass them.
@@ -51,16 +61,23 @@ def attach(
         form: the convolution of the meta networks; default dense 3x3.
         norm_affine: put the affine pairs of the frozen norms into the block too.
         normalization: mean and deviation per channel, applied to the frames first.
-        outputs: what the model returns; default what it is recognised to return. Probabilities and
-            one logit or probability of two classes are made logits [n, classes].
+        outputs: of classes, what the model returns; default what it is recognised to return.
+            Probabilities and one logit or probability of two classes are made logits [n, classes].
+        sites: names of layers (convolutions, linear layers, LayerNorm, GroupNorm, RMSNorm) behind
+            which an identity norm aligns moments, once `measure_source` has measured those of the
+            source.
+        task: "classes", "multilabel" [n, labels], "dense" [n, classes, h, w], "sequence" [n, t,
+            classes] or [t, n, classes], "detection" (any), "regression" (any numbers), "embedding"
+            [n, numbers] or "reconstruction" (as the frames are): what the first output is, where
+            tuple, dict or object hold several. "auto": classes, for one row of numbers a frame.
 
     Raises:
-        AttachError: unknown part, a part with several inputs, no norm, an output that is no choice
-            among classes, …; or the adaptive model at rest is not the model that was given (the
-            first module that differs is named).
+        AttachError: unknown part, a part with several inputs, no norm, an output that does not fit
+            the task, …; or the adaptive model at rest is not the model that was given.
     """
-    _check_statistics(statistics)
+    check_statistics(statistics)
     _check_outputs(outputs)
+    check_task(task, outputs)
     attachment = Attachment(
         tuple(parts),
         statistics,
@@ -69,19 +86,22 @@ def attach(
         normalization,
         tuple(example_input.shape[1:]),
         outputs or "logits",
+        tuple(sites),
     )
     frozen = _frozen_copy(model)
     settings = PassSettings()
     found = [find_part(frozen, name) for name in parts]
     adaptive = AdaptiveModel(frozen, settings, attachment)
     if outputs is None:
-        _recognise(adaptive, example_input)
+        _recognise(adaptive, example_input, task)
     shapes = _part_shapes(adaptive, found, example_input)
     trial = _try_out(adaptive, found, example_input)
-    if trial.classes < 2:
+    if adaptive.attachment.task == "classes" and trial.classes < 2:
         raise AttachError("model", "returns one number a frame, not logits of classes", RECOGNISE)
-    adaptive.classifier_name = _name_of(frozen, trial.classifier)
+    if adaptive.attachment.task == "classes":
+        adaptive.classifier_name = _name_of(frozen, trial.classifier)
     adapt_norms(adaptive, trial)
+    add_sites(adaptive, example_input)
     for part in found:
         meta = _meta_network(part.name, shapes[part.name], attachment.form, settings)
         _set_rows(meta, part, trial, attachment.statistics)
@@ -117,20 +137,11 @@ def _try_out(adaptive: AdaptiveModel, parts: list[Part], example_input: Tensor) 
     firsts = [part.first for part in parts]
 
     def answer(x: Tensor) -> Tensor:
-        return adaptive(x).logits  # type: ignore[no-any-return]
+        output = adaptive(x)
+        named = adaptive.attachment.named
+        return flat(output.named, named) if named else output.logits
 
     return try_out(adaptive.frozen, answer, example_input, firsts)
-
-
-def _check_statistics(statistics: Statistics) -> None:
-    if statistics in ("source", "batch", "mix", "remembered"):
-        return
-    if not isinstance(statistics, (int, float)) or not 0.0 <= statistics <= 1.0:
-        raise AttachError(
-            f"statistics {statistics!r}",
-            "is not a known choice",
-            "Use 'source', 'batch', 'mix', 'remembered' or a weight between 0 and 1",
-        )
 
 
 def _check_outputs(outputs: Outputs | None) -> None:
@@ -146,22 +157,23 @@ def _check_statistics_matter(adaptive: AdaptiveModel) -> None:
         if adaptive.attachment.statistics == "remembered" and adaptive.key_norm is None:
             raise AttachError(
                 "statistics 'remembered'",
-                "needs a BatchNorm layer, by whose input contexts are told apart, and none runs",
-                "Use statistics mix",
+                "needs a BatchNorm layer or a site, by whose input contexts are told apart; "
+                "none runs",
+                "Name sites, or use statistics mix",
             )
         return
     if not len(adaptive.norms):
         raise AttachError(
             f"model {type(adaptive.frozen).__name__}",
-            "runs no BatchNorm, LayerNorm, GroupNorm or RMSNorm layer, and no part was named, so "
-            "nothing of it could adapt",
-            "Name parts for meta networks, or use a model with such layers",
+            "runs no BatchNorm, LayerNorm, GroupNorm or RMSNorm layer, and no part or site was "
+            "named, so nothing of it could adapt",
+            "Name sites and measure them on source frames, or name parts for meta networks",
         )
     if adaptive.attachment.statistics == "remembered":
         raise AttachError(
             "statistics 'remembered'",
-            "has nothing to remember: no BatchNorm layer runs and no part was named",
-            "Use statistics source",
+            "has nothing to remember: no BatchNorm layer runs, and no part or site was named",
+            "Name sites, or use statistics source",
         )
     adaptive.attachment = replace(adaptive.attachment, statistics="source")
 
@@ -179,9 +191,11 @@ def _set_rows(meta: MetaNetwork, part: Part, trial: Trial, statistics: Statistic
             module.rows = rows or 1
 
 
-def _recognise(adaptive: AdaptiveModel, example_input: Tensor) -> None:
+def _recognise(
+    adaptive: AdaptiveModel, example_input: Tensor, task: Task | Literal["auto"]
+) -> None:
     try:
-        adaptive.recognise_outputs(example_input)
+        adaptive.recognise_outputs(example_input, task)
     except AttachError:
         raise
     except Exception as error:

@@ -8,13 +8,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from edgemem.bundle.manifest import OutputSpec
+from edgemem.errors import AttachError
 from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.adaptive.outputs import Outputs
+from edgemem.models.tasks.task_outputs import Scale, Task
 
 Gradient = Literal["full", "meta"]
 Learn = Literal["all", "norms"]
 Statistics = Literal["source", "batch", "mix", "remembered"] | float
 REMEMBERED_ALPHA = 0.8
+SMALL = 0.1  # outputs that are no logits may be small throughout
 PRIOR_FRAMES = 16  # BN-alpha, Schneider et al. 2020, figure 2: the source counts as N = 16 frames
 
 
@@ -35,7 +39,11 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Attachment:
-    """What `attach` was told: enough to attach again to the same model."""
+    """What `attach` was told: enough to attach again to the same model.
+
+    measured: whether the norms have the moments of source frames, see `measure_source`.
+    remembered_alpha: weight of what is remembered, with statistics "remembered".
+    """
 
     parts: tuple[str, ...]
     statistics: Statistics
@@ -44,13 +52,44 @@ class Attachment:
     normalization: Normalization | None
     input_shape: tuple[int, ...]
     outputs: Outputs = "logits"
+    sites: tuple[str, ...] = ()
+    measured: bool = False
+    remembered_alpha: float = REMEMBERED_ALPHA
+    task: Task = "classes"
+    named: tuple[OutputSpec, ...] = ()  # of other tasks than classes
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """Frames as the model takes them."""
+        return x if self.normalization is None else self.normalization.applied(x)
+
+    @property
+    def scale(self) -> Scale:
+        """Of an output with classes at every position."""
+        return "probabilities" if self.outputs == "probabilities" else "logits"
+
+    @property
+    def floor(self) -> float:
+        """Differences of outputs whose largest value is smaller count in this unit."""
+        return 1.0 if self.task == "classes" else SMALL
 
     def alpha(self, frames: int) -> float | None:
         """Weight of the batch's statistics for a batch of so many frames; None = source only."""
         if self.statistics == "source":
             return None
         if self.statistics == "remembered":
-            return REMEMBERED_ALPHA
+            return self.remembered_alpha
         if self.statistics == "mix":
             return frames / (frames + PRIOR_FRAMES)
         return 1.0 if self.statistics == "batch" else float(self.statistics)
+
+
+def check_statistics(statistics: Statistics) -> None:
+    """Refuse what is no choice of statistics; raises AttachError."""
+    if statistics in ("source", "batch", "mix", "remembered"):
+        return
+    if not isinstance(statistics, (int, float)) or not 0.0 <= statistics <= 1.0:
+        raise AttachError(
+            f"statistics {statistics!r}",
+            "is not a known choice",
+            "Use 'source', 'batch', 'mix', 'remembered' or a weight between 0 and 1",
+        )

@@ -42,18 +42,21 @@ class Output(NamedTuple):
     """What one forward pass gives.
 
     Attributes:
-        logits: [n, classes].
+        logits: [rows, classes]: a row for each frame; of other tasks for each position, step or
+            label, see `task_outputs`.
         key: context key [k].
         distances: per meta network, the mean absolute difference between its output and the frozen
             output (R_k of EcoTTA, section 3.2).
         seen: per norm that remembers statistics, its source variance and the moments of every
             frame.
+        named: what the model returns, by name; of classes nothing.
     """
 
     logits: Tensor
     key: Tensor
     distances: tuple[Tensor, ...]
     seen: dict[str, tuple[Tensor, FrameMoments]]
+    named: dict[str, Tensor]
 
 
 def logits_of(model: nn.Module, x: Tensor, outputs: Outputs) -> Tensor:
@@ -90,7 +93,7 @@ def recognised(model: nn.Module, frames: Tensor) -> Outputs:
     if columns is not None:
         return "one logit" if columns == 1 else "logits"
     with torch.no_grad():
-        return _kind(_raw(model(torch.cat([frames, *_probes(frames)]))))
+        return _kind(_raw(model(torch.cat([frames, *probes(frames)]))))
 
 
 def _of_linear_layer(model: nn.Module, frames: Tensor) -> int | None:
@@ -109,7 +112,8 @@ def _of_linear_layer(model: nn.Module, frames: Tensor) -> int | None:
     return few.shape[1] if _last_function(few) in LINEAR else None
 
 
-def _probes(frames: Tensor) -> list[Tensor]:
+def probes(frames: Tensor) -> list[Tensor]:
+    """Noise of many sizes on one of the frames [n, ...]."""
     generator = torch.Generator().manual_seed(0)
     shape = (PROBES, *frames.shape[1:])
     noise = [size * torch.randn(shape, generator=generator) for size in SIZES]
@@ -134,16 +138,22 @@ def _kind(y: Tensor) -> Outputs:
         raise AttachError(
             "model",
             f"returns {y.shape[1]} numbers between 0 and 1 that do not sum to one: independent "
-            "sigmoids of a multi-label model. EdgeMem adapts classifiers whose classes exclude "
-            "each other",
-            "Use a model with a softmax over classes",
+            "sigmoids of a multi-label model",
+            "Name its task: edgemem export --task multilabel, or attach(..., task='multilabel')",
         )
     return "logits"
 
 
+def only(output: object) -> object:
+    """What an output object of transformers calls logits, or the one thing that others hold."""
+    output = getattr(output, "logits", output)
+    values = [*output.values()] if isinstance(output, Mapping) else output
+    return values[0] if isinstance(values, (tuple, list)) and len(values) == 1 else output
+
+
 def _raw(output: object) -> Tensor:
-    """[n, classes], or [n, 1] for [n], of a tensor or of an output object of transformers."""
-    tensor = getattr(output, "logits", output)
+    """[n, classes], or [n, 1] for [n], of what a model returns."""
+    tensor = only(output)
     if isinstance(tensor, Tensor) and tensor.dim() == 1:
         tensor = tensor[:, None]
     if not isinstance(tensor, Tensor) or tensor.dim() != 2 or not tensor.is_floating_point():

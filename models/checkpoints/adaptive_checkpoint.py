@@ -6,7 +6,7 @@ All arrays, and what `attach` was told.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from edgemem.models.adaptive.attachment import Attachment, Normalization
 from edgemem.models.adaptive.class_prototypes import ClassPrototypes
 from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.checkpoints.checkpoint import has_format, read_tensors, write_tensors
+from edgemem.models.sites.measuring import make_measured
 
 FORMAT = "edgemem-checkpoint-1"
 LONGEST = 1 << 16  # characters of what a model was made from
@@ -100,7 +101,16 @@ def _attached(
         form=attachment.form,
         norm_affine=attachment.norm_affine,
         normalization=attachment.normalization,
-        outputs=attachment.outputs,
+        outputs=attachment.outputs if attachment.task == "classes" else None,
+        sites=attachment.sites,
+        task=attachment.task,
+    )
+    if attachment.measured:
+        make_measured(adaptive)
+    adaptive.attachment = replace(
+        adaptive.attachment,
+        measured=attachment.measured,
+        remembered_alpha=attachment.remembered_alpha,
     )
     for name in SOURCE:
         setattr(adaptive, name, tensors.get(name))
@@ -130,4 +140,8 @@ def _attachment(found: Value) -> Attachment:
         normalization,
         tuple(size.count(least=1, most=MOST_SIZE) for size in found.field("input_shape").list()),
         found.field("outputs").text(),  # type: ignore[arg-type]
+        tuple(site.text() for site in found.field("sites").list()),
+        found.field("measured").flag(),
+        found.field("remembered_alpha").share(),
+        found.field("task").text(),  # type: ignore[arg-type]
     )

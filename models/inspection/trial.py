@@ -64,6 +64,13 @@ def trial_frames(example: Tensor) -> Tensor:
     return (low + (high - low) * torch.rand(shape, generator=generator)).to(example)
 
 
+def other_frames(x: Tensor) -> Tensor:
+    """Trial frames of which one is exchanged."""
+    other = x.clone()
+    other[CHANGED] = 0.5 * x[0].flip(-1)
+    return other
+
+
 def try_out(
     network: nn.Module,
     answer: Callable[[Tensor], Tensor],
@@ -80,9 +87,8 @@ def try_out(
     x = trial_frames(example)
     watched = list(watched)
     first = _first_pass(network, lambda: answer(x), watched)
-    other = x.clone()
-    other[CHANGED] = 0.5 * x[0].flip(-1)
     with torch.no_grad():
+        other = other_frames(x)
         second = watched_pass(network, lambda: answer(other), watched)
     if not _alone(first.logits, second.logits):
         with torch.no_grad():
@@ -90,13 +96,15 @@ def try_out(
         raise _mixing(network, random=_changed_rows(first.logits, again) != [])
     needed = _needed(network, lambda: answer(x), first)
     pairs = [
-        (a, _rows(a.x, b.x))
+        (a, rows_of_frame(a.x, b.x))
         for number, (a, b) in enumerate(zip(first.runs, second.runs, strict=True))
         if number in needed
     ]
     layers = dict.fromkeys(run.layer for run, _ in pairs)
     uses = [_use([(r, rows) for r, rows in pairs if r.layer is layer]) for layer in layers]
-    rows = {m: _rows(first.inputs[m], second.inputs[m]) for m in watched if m in first.inputs}
+    rows = {
+        m: rows_of_frame(first.inputs[m], second.inputs[m]) for m in watched if m in first.inputs
+    }
     return Trial(tuple(uses), _classifier(first), first.logits.shape[1], rows)
 
 
@@ -130,7 +138,7 @@ def _changed_rows(first: Tensor, second: Tensor) -> list[int] | None:
     return torch.nonzero(different.flatten(1).any(1)).flatten().tolist()
 
 
-def _rows(first: Tensor, second: Tensor) -> int | None:
+def rows_of_frame(first: Tensor, second: Tensor) -> int | None:
     """Rows of one frame, where the exchanged frame has changed rows of its own alone."""
     rows, rest = divmod(len(first), FRAMES)
     changed = _changed_rows(first, second)

@@ -38,9 +38,10 @@ def check_untouched(model: AdaptiveModel, frames: Tensor) -> None:
     """
     for x in torch.split(frames, CHUNK):
         with torch.no_grad():
-            given, found = model.untouched_logits(x), _at_rest(model, x)
-        if not distance(found, given) <= LIMIT:
-            raise _difference(model, x, distance(found, given))
+            given, found = model.untouched_outputs(x), _at_rest(model, x)
+        off = max(distance(found[name], given[name], model.attachment.floor) for name in given)
+        if not off <= LIMIT:
+            raise _difference(model, x, off)
 
 
 def known_source(model: AdaptiveModel) -> Tensor | None:
@@ -50,14 +51,14 @@ def known_source(model: AdaptiveModel) -> Tensor | None:
     return to_float(model.source_frames[:SOURCE_FRAMES].numpy())
 
 
-def distance(found: Tensor, given: Tensor) -> float:
-    """Largest difference, relative to the largest given value where that is above one."""
+def distance(found: Tensor, given: Tensor, floor: float = 1.0) -> float:
+    """Largest difference, relative to the largest given value where that is above `floor`."""
     if found.shape != given.shape:
         return float("inf")
     if found.numel() == 0:
         return 0.0
     same = (found == given) | (found.isnan() & given.isnan())
-    largest = max(1.0, float(given.abs().nan_to_num().max()))
+    largest = max(floor, float(given.abs().nan_to_num().max()))
     off = torch.where(same, 0.0, (found - given).abs() / largest)
     return float(off.nan_to_num(nan=float("inf")).max())
 
@@ -71,10 +72,11 @@ def draws_random(thing: str) -> AttachError:
     )
 
 
-def _at_rest(model: AdaptiveModel, x: Tensor) -> Tensor:
+def _at_rest(model: AdaptiveModel, x: Tensor) -> dict[str, Tensor]:
     zero = {name: torch.zeros_like(value) for name, value in model.block().items()}
     try:
-        return model.with_block(zero, x).logits
+        output = model.with_block(zero, x)
+        return output.named or {"logits": output.logits}
     except Exception as error:
         raise AttachError(
             f"model {type(model.frozen).__name__}",
@@ -85,8 +87,8 @@ def _at_rest(model: AdaptiveModel, x: Tensor) -> Tensor:
 
 def _difference(model: AdaptiveModel, x: Tensor, off: float) -> AttachError:
     with torch.no_grad():
-        given = _outputs(model.untouched, lambda: model.untouched_logits(x))
-        again = _outputs(model.untouched, lambda: model.untouched_logits(x))
+        given = _outputs(model.untouched, lambda: model.untouched_outputs(x))
+        again = _outputs(model.untouched, lambda: model.untouched_outputs(x))
         found = _outputs(model.frozen, lambda: _at_rest(model, x))
     whole = f"model {type(model.frozen).__name__}"
     if (random := _first(again, given)) is not None:
@@ -95,7 +97,7 @@ def _difference(model: AdaptiveModel, x: Tensor, off: float) -> AttachError:
     return AttachError(
         whole if first is None else f"module {first[0]!r}",
         "is not that of the model that was given: its output is off by "
-        f"{off if first is None else first[1]:.1e} of its size, the logits by {off:.1e}, "
+        f"{off if first is None else first[1]:.1e} of its size, the answers by {off:.1e}, "
         f"limit {LIMIT:.0e}",
         "Report the model, with the class of that module",
     )

@@ -36,43 +36,51 @@ class FrameMoments(NamedTuple):
         return FrameMoments(*(v.view(-1, rows, v.shape[1]).mean(1) for v in self))
 
 
-def per_channel(v: Tensor, x: Tensor) -> Tensor:
-    """[channels] -> a shape that broadcasts over x."""
+def per_channel(v: Tensor, x: Tensor, axis: int = 1) -> Tensor:
+    """[channels] -> a shape that broadcasts over x, whose channels lie on that axis."""
+    if axis in (-1, x.dim() - 1):
+        return v
     return v.view([1, -1] + [1] * (x.dim() - 2))
 
 
-def batch_moments(x: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def within_frame(x: Tensor, axis: int = 1) -> list[int]:
+    """The axes of x [n, ...] that are neither frames nor channels. axis: of channels, 1 or -1."""
+    return list(range(2, x.dim())) if axis == 1 else list(range(1, x.dim() - 1))
+
+
+def batch_moments(x: Tensor, weights: Tensor | None = None, axis: int = 1) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance per channel of [n, channels, ...], both [channels].
 
-    weights: [n], of sum one, of the frames; None = all alike. In two passes, so exact wherever the
-    mean lies.
+    weights: [n], of sum one, of the frames; None = all alike. axis: of the channels, 1 or -1. In
+    two passes, so exact wherever the mean lies.
     """
+    within = within_frame(x, axis)
 
     def pooled(values: Tensor) -> Tensor:
         if weights is None:
-            return values.mean([0, *range(2, x.dim())])
-        return weights @ (values.mean(list(range(2, x.dim()))) if x.dim() > 2 else values)
+            return values.mean([0, *within])
+        return weights @ (values.mean(within) if within else values)
 
     mean = pooled(x)
-    return mean, pooled((x - per_channel(mean, x)).square())
+    return mean, pooled((x - per_channel(mean, x, axis)).square())
 
 
-def frame_moments(x: Tensor, source_mean: Tensor) -> FrameMoments:
-    """Moments of each frame of x [n, channels, ...]."""
-    return distance_moments(x - per_channel(source_mean, x))
+def frame_moments(x: Tensor, source_mean: Tensor, axis: int = 1) -> FrameMoments:
+    """Moments of each frame of x [n, channels, ...]. axis: of the channels, 1 or -1."""
+    return distance_moments(x - per_channel(source_mean, x, axis), axis)
 
 
-def distance_moments(distance: Tensor) -> FrameMoments:
+def distance_moments(distance: Tensor, axis: int = 1) -> FrameMoments:
     """The same, where the distance [n, channels, ...] to the source means is known."""
-    return FrameMoments(*_moments(distance, list(range(2, distance.dim()))))
+    return FrameMoments(*_moments(distance, within_frame(distance, axis)))
 
 
-def pooled_moments(distance: Tensor) -> tuple[Tensor, Tensor]:
+def pooled_moments(distance: Tensor, axis: int = 1) -> tuple[Tensor, Tensor]:
     """Mean (as a distance to the source mean) and variance of all frames, both [channels].
 
-    The variance is good to about 1e-7 of the squared mean.
+    The variance is good to about 1e-7 of the squared mean. axis: of the channels, 1 or -1.
     """
-    return _central(*_moments(distance, [0, *range(2, distance.dim())]))
+    return _central(*_moments(distance, [0, *within_frame(distance, axis)]))
 
 
 def _central(mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,7 @@ HYPER_PARAMETERS = {
     "memory_rate": 0.05,
     "prior_weight": 1.5,
 }
+OF_MOMENTS = ("least_batch_weight", "memory_rate")  # all that there is without classes
 FLOOR = 0.02  # a class that was never seen may still come
 MOST_FRAMES = 1e6  # float32 counts exactly up to 1.6e7
 SOURCE_FRAMES = 16.0  # the source counts for as many frames when the first batch is remembered
@@ -44,12 +45,15 @@ def batch_weight(frames: Tensor, remembered: Arrays, hp: Mapping[str, Tensor]) -
     """Weight of the moments of so many frames against what is remembered; 1 at first.
 
     The least weight rises with the eighth power of the evenness of past batches: a batch of all
-    classes tells more of its context than the past does, one of few classes tells of these.
+    classes tells more of its context than the past does, one of few classes tells of these. Without
+    classes it stays as it is.
     """
-    least, share = hp["least_batch_weight"], remembered[EVENNESS]
-    for _ in range(3):
-        share = share * share
-    least = least + (hp["even_batch_weight"] - least).clamp(min=0.0) * share
+    least = hp["least_batch_weight"]
+    if EVENNESS in remembered:
+        share = remembered[EVENNESS]
+        for _ in range(3):
+            share = share * share
+        least = least + (hp["even_batch_weight"] - least).clamp(min=0.0) * share
     return torch.maximum(least, frames / (frames + remembered[FRAMES]))
 
 
@@ -111,6 +115,21 @@ def _prior_of_opened(prior: Tensor, weight: Tensor, opened: Tensor) -> Tensor:
     return weight * opened * torch.log(((prior + even).clamp(min=0.0) + FLOOR) / (even + FLOOR))
 
 
+def next_moments(
+    old: Arrays, seen: Mapping[str, tuple[Tensor, FrameMoments]], hp: Mapping[str, Tensor]
+) -> Arrays:
+    """What is remembered after one more batch where there are no classes: moments alone.
+
+    Every frame weighs alike. Args as of `next_remembered`.
+    """
+    _, first = next(iter(seen.values()))
+    count = len(first.mean)
+    frames = old[FRAMES] + float(count)
+    rate = _rate(frames, count, hp)
+    weights = torch.full_like(first.mean[:, 0], 1.0 / count)
+    return {FRAMES: frames.clamp(max=MOST_FRAMES)} | _moved(old, seen, weights, rate)
+
+
 def next_remembered(
     old: Arrays,
     seen: Mapping[str, tuple[Tensor, FrameMoments]],
@@ -132,7 +151,7 @@ def next_remembered(
     weights = (probabilities / (mean + FLOOR)).sum(1)
     weights = weights / weights.sum()
     frames = old[FRAMES] + float(len(logits))
-    rate = torch.maximum(hp["memory_rate"], len(logits) / (frames + SOURCE_FRAMES))
+    rate = _rate(frames, len(logits), hp)
     prior, level = old[CLASS_PRIOR], 1.0 / classes if opened is None else opened / opened.sum()
     even = evenness(mean, len(logits), None if opened is None else opened.sum())
     new = {
@@ -140,6 +159,22 @@ def next_remembered(
         FRAMES: frames.clamp(max=MOST_FRAMES),
         EVENNESS: torch.minimum(even, old[EVENNESS] + rate * (even - old[EVENNESS])),
     }
+    return new | _moved(old, seen, weights, rate)
+
+
+def _rate(frames: Tensor, count: int, hp: Mapping[str, Tensor]) -> Tensor:
+    """Share that a batch of so many frames has in what is remembered, of all frames so far."""
+    return torch.maximum(hp["memory_rate"], count / (frames + SOURCE_FRAMES))
+
+
+def _moved(
+    old: Arrays,
+    seen: Mapping[str, tuple[Tensor, FrameMoments]],
+    weights: Tensor,
+    rate: Tensor,
+) -> Arrays:
+    """Moments of every norm, moved towards those of a batch with these weights [n] of frames."""
+    new = {}
     for name, (source_var, moments) in seen.items():
         distance, var = moments.pooled(weights)
         for kind, value in ((MEAN, distance), (VAR, var - source_var)):

@@ -57,6 +57,7 @@ class MixedStatistics(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("var", var)
         self.rows = 1  # of what is normalised, for each frame
+        self.axis = 1  # of the channels; -1 where they come last
         self._settings = [settings]  # in a list: shared, not a submodule, not in the state dict
 
     @property
@@ -64,7 +65,7 @@ class MixedStatistics(nn.Module):
         """The settings of the adaptive model that owns this norm."""
         return self._settings[0]
 
-    def moments(self, distance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def moments(self, distance: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
         """Mean, as a distance to the source mean, and variance + eps to normalise with; [channels].
 
         distance: [n, channels, ...] to the source mean. Not for source statistics.
@@ -74,7 +75,7 @@ class MixedStatistics(nn.Module):
         assert alpha is not None
         if weight is None:
             mean, var = (
-                pooled_moments(distance)
+                pooled_moments(distance, self.axis)
                 if shares is None
                 else self.frame_moments(distance).pooled(shares)
             )
@@ -92,17 +93,21 @@ class MixedStatistics(nn.Module):
 
     def frame_moments(self, distance: Tensor) -> FrameMoments:
         """Moments of each frame of the batch, by the distance to the source mean."""
-        return distance_moments(distance).joined(self.rows)
+        return distance_moments(distance, self.axis).joined(self.rows)
 
-    def normalized(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    def normalized(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float | Tensor) -> Tensor:
         """[n, channels, ...] -> the same shape, of deviation `weight` around `bias`."""
         if self.settings.alpha is None:
             scale = weight / torch.sqrt(self.var + eps)
-            return x * per_channel(scale, x) + per_channel(bias - self.mean * scale, x)
-        distance = x + per_channel(-self.mean, x)  # a sum, which convolutions take as their bias
+            return x * self.spread(scale, x) + self.spread(bias - self.mean * scale, x)
+        distance = x + self.spread(-self.mean, x)  # a sum, which convolutions take as their bias
         mean, var = self.moments(distance, eps)
         scale = weight / torch.sqrt(var)
-        return distance * per_channel(scale, x) + per_channel(bias - mean * scale, x)
+        return distance * self.spread(scale, x) + self.spread(bias - mean * scale, x)
+
+    def spread(self, v: Tensor, x: Tensor) -> Tensor:
+        """[channels] -> a shape that broadcasts over what is normalised."""
+        return per_channel(v, x, self.axis)
 
     @property
     def normalizes(self) -> bool:
@@ -115,15 +120,54 @@ class MixedStatistics(nn.Module):
         self.register_buffer(VAR, torch.zeros_like(self.var))
 
 
-class FrozenNorm(MixedStatistics):
+class AdaptingNorm(MixedStatistics):
+    """A norm around source moments, with a pair in the block, that may give the context key."""
+
+    def __init__(self, mean: Tensor, var: Tensor, settings: PassSettings) -> None:
+        super().__init__(mean, var, settings)
+        self.is_key = False
+        self.weight_delta: nn.Parameter | None = None
+        self.bias_delta: nn.Parameter | None = None
+
+    @property
+    def epsilon(self) -> float | Tensor:
+        """What is added to variances."""
+        raise NotImplementedError
+
+    def make_trainable(self) -> None:
+        """Put the affine pair into the block."""
+        self.weight_delta = nn.Parameter(torch.zeros_like(self.mean))
+        self.bias_delta = nn.Parameter(torch.zeros_like(self.mean))
+
+    def note_key(self, x: Tensor) -> None:
+        """Leave the context key of a batch [n, ...], if this norm gives it and runs first."""
+        if self.is_key and self.settings.key is None:
+            self.settings.key = self._key(x.detach() + self.spread(-self.mean, x))
+
+    def _key(self, distance: Tensor) -> Tensor:
+        """Shift and log-scale of the batch against the source, per channel [2 * channels]."""
+        shares = self.settings.frame_weights
+        if shares is not None and self.rows > 1:
+            shares = (shares / self.rows).unsqueeze(1).expand(-1, self.rows).flatten()
+        # In two passes: exact even for frames that are all alike.
+        mean, var = batch_moments(distance, shares, self.axis)
+        source = self.var + self.epsilon
+        shift = mean / torch.sqrt(source)
+        return torch.cat([shift, 0.5 * torch.log((var + self.epsilon) / source)])
+
+
+class FrozenNorm(AdaptingNorm):
     """A BatchNorm of the frozen model; its affine pair may belong to the block.
 
     The pair in the block is a difference to the frozen pair, so its zero value is zero. The arrays
-    of the source share their memory with the layer's.
+    of the source share their memory with the layer's, until source frames give moments of their
+    own (`take_moments`): then `given_mean` and `given_var` are the layer's.
     """
 
     weight: Tensor
     bias: Tensor
+    given_mean: Tensor | None
+    given_var: Tensor | None
 
     def __init__(self, norm: nn.Module, settings: PassSettings, eps: float | None = None) -> None:
         mean, var = norm.running_mean, norm.running_var
@@ -134,54 +178,60 @@ class FrozenNorm(MixedStatistics):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", torch.zeros_like(self.mean) if bias is None else bias.detach())
         self.eps = float(norm.eps) if eps is None else eps  # type: ignore[arg-type]
-        self.is_key = False
-        self.weight_delta: nn.Parameter | None = None
-        self.bias_delta: nn.Parameter | None = None
+        self.register_buffer("given_mean", None)
+        self.register_buffer("given_var", None)
+
+    @property
+    def epsilon(self) -> float:
+        """The layer's."""
+        return self.eps
 
     @property
     def running_mean(self) -> Tensor:
         """As torch's layer has it: some models read it."""
-        return self.mean
+        return self.mean if self.given_mean is None else self.given_mean
 
     @property
     def running_var(self) -> Tensor:
         """As torch's layer has it."""
-        return self.var
+        return self.var if self.given_var is None else self.given_var
 
     @property
     def num_features(self) -> int:
         """As torch's layer has it."""
         return self.mean.numel()
 
-    def make_trainable(self) -> None:
-        """Put the affine pair into the block."""
-        self.weight_delta = nn.Parameter(torch.zeros_like(self.mean))
-        self.bias_delta = nn.Parameter(torch.zeros_like(self.mean))
+    def take_moments(self, mean: Tensor, var: Tensor) -> None:
+        """Take [channels] as the moments of the source; what the norm computes stays the same.
+
+        The running ones of training are not those that the network in eval mode sees: frames were
+        augmented, and weights moved (the train-test discrepancy of Touvron et al., 2019).
+        """
+        if self.given_mean is None or self.given_var is None:
+            self.given_mean, self.given_var = self.mean, self.var
+        self.mean, self.var = mean, var
+
+    def around_source(self, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """The frozen affine pair, as it has to be around the moments that were measured."""
+        if self.given_mean is None or self.given_var is None:
+            return weight, bias
+        slope = weight / torch.sqrt(self.given_var + eps)
+        return slope * torch.sqrt(self.var + eps), bias + slope * (self.mean - self.given_mean)
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, c, ...] -> the same shape."""
         if self.settings.plain:
-            return F.batch_norm(x, self.mean, self.var, self.weight, self.bias, eps=self.eps)
+            moments = self.running_mean, self.running_var
+            return F.batch_norm(x, *moments, self.weight, self.bias, eps=self.eps)
         return self.mixed(x, self.weight, self.bias, self.eps)
 
     def mixed(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """[n, c, ...] -> the same shape, by a frozen affine pair and what the block adds to it."""
-        if self.is_key and self.settings.key is None:  # of its first run
-            self.settings.key = self._key(x.detach() + per_channel(-self.mean, x))
+        self.note_key(x)
+        weight, bias = self.around_source(weight, bias, eps)
         if self.weight_delta is not None and self.bias_delta is not None:
             weight, bias = weight + self.weight_delta, bias + self.bias_delta
         return self.normalized(x, weight, bias, eps)
-
-    def _key(self, distance: Tensor) -> Tensor:
-        """Shift and log-scale of the batch against the source, per channel [2 * channels]."""
-        shares = self.settings.frame_weights
-        if shares is not None and self.rows > 1:
-            shares = (shares / self.rows).unsqueeze(1).expand(-1, self.rows).flatten()
-        # In two passes: exact even for frames that are all alike.
-        mean, var = batch_moments(distance, shares)
-        source = self.var + self.eps
-        shift = mean / torch.sqrt(source)
-        return torch.cat([shift, 0.5 * torch.log((var + self.eps) / source)])
 
 
 class InPlaceNorm(FrozenNorm):
@@ -196,6 +246,11 @@ class InPlaceNorm(FrozenNorm):
         super().__init__(norm, settings, eps)
         self._layer = [norm]
         self._non_persistent_buffers_set.update(self._buffers)
+
+    def take_moments(self, mean: Tensor, var: Tensor) -> None:
+        """As of any norm; the measured ones are written, as the layer has others."""
+        super().take_moments(mean, var)
+        self._non_persistent_buffers_set.difference_update({"mean", "var"})
 
     @property
     def layer(self) -> nn.Module:

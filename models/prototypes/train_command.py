@@ -15,14 +15,11 @@ from edgemem.errors import InputError
 from edgemem.files.atomic import sha256_file
 from edgemem.models.checkpoints.checkpoint import check_writable
 from edgemem.models.data import Frames, class_names, load_dataset
+from edgemem.models.given_models.factory import Say, build_model, load_weights
 from edgemem.models.model_options import (
     AttachSettings,
-    Say,
-    build_model,
     input_shape_of,
-    load_weights,
     normalization_of,
-    set_threads,
 )
 from edgemem.models.prototypes.encoder import Encoder, EncoderSettings, feature_size, last_linear
 from edgemem.models.prototypes.model import PrototypeModel
@@ -33,6 +30,7 @@ from edgemem.models.prototypes.prototype_checkpoint import (
 )
 from edgemem.models.prototypes.recipe import TaskProgress, TaskRecipe
 from edgemem.models.prototypes.training import learn_task
+from edgemem.models.threads import set_threads
 
 Dataset = tuple[Frames, NDArray[np.int64]]
 Report = Callable[[int, int, TaskProgress], None]

@@ -18,6 +18,7 @@ from edgemem.errors import InputError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Normalization
 from edgemem.models.data import Frames, to_float
+from edgemem.models.sites.identity_norm import IdentityNorm
 
 FRAMES, FEW, CHUNK = 512, 64, 64
 FAR, NEAR = 20.0, 3.0  # deviations, or ratios of them: data of another scale; of the same
@@ -26,8 +27,10 @@ BYTES = 255.0
 TAILS = (0.001, 0.999)  # quantiles that stand for the range
 
 
-def check_source(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64]) -> None:
-    """Learn from labelled source frames [n, ...] what kind of output the model has, and its range.
+def check_source(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64] | None) -> None:
+    """Learn from source frames [n, ...] what kind of output the model has, and its range.
+
+    labels: [n], of the frames; None = not known, so that a single output is taken as it is.
 
     Raises:
         AttachError: an output that cannot be adapted, see `recognised`.
@@ -38,8 +41,8 @@ def check_source(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64]
     x = to_float(frames[places])
     model.source_range = _range(x)
     _check_scale(model, x)
-    model.recognise_outputs(x[:FEW])
-    if model.attachment.outputs in ("one logit", "one probability"):
+    model.recognise_outputs(x[:FEW], model.attachment.task)
+    if labels is not None and model.attachment.outputs in ("one logit", "one probability"):
         _check_decision(model, x, torch.from_numpy(labels[places]))
 
 
@@ -102,7 +105,7 @@ def _strangeness(model: AdaptiveModel, x: Tensor, normalization: Normalization |
     In deviations, or as a ratio of them; zero where no layer of its own tells.
     """
     norm, seen, own = model.key_norm, list[Tensor](), model.attachment
-    if norm is None:
+    if norm is None or isinstance(norm, IdentityNorm):  # it knows nothing but these very frames
         return 0.0
     handle = norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model.attachment = replace(own, normalization=normalization)
@@ -113,8 +116,8 @@ def _strangeness(model: AdaptiveModel, x: Tensor, normalization: Normalization |
     finally:
         handle.remove()
         model.attachment = own
-    values = torch.cat(seen).movedim(1, 0).flatten(1)
-    deviation = (norm.var + norm.eps).sqrt()
+    values = torch.cat(seen).movedim(norm.axis, 0).flatten(1)
+    deviation = (norm.var + norm.epsilon).sqrt()
     distance = ((values.mean(1) - norm.mean) / deviation).abs().median()
     ratio = (values.std(1) / deviation).log().median().exp()
     return float(torch.stack([distance, ratio, 1 / ratio]).max())

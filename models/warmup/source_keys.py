@@ -18,7 +18,7 @@ from torch import Tensor
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import Frames, to_float
 from edgemem.models.norms.moments import frame_moments
-from edgemem.models.norms.statistics import FrozenNorm
+from edgemem.models.norms.statistics import AdaptingNorm
 
 FRAMES, CHUNK = 2048, 64
 KEPT_FRAMES, KEPT_BYTES = 512, 8_000_000
@@ -72,7 +72,7 @@ def observe_source(
 
     def look(_: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
         if norm.settings.key is None:  # of its first run
-            moments = frame_moments(args[0], norm.mean).joined(norm.rows)
+            moments = frame_moments(args[0], norm.mean, norm.axis).joined(norm.rows)
             seen.append(torch.stack([moments.mean, moments.square], 1))
 
     chunks = [
@@ -91,7 +91,9 @@ def observe_source(
 
 
 def _entropies(model: AdaptiveModel, x: Tensor) -> Tensor:
-    """Of the frozen model's predictions for frames [n, ...], in nats, [n]."""
+    """Of the frozen model's predictions for frames [n, ...], in nats, [n]; 0 without classes."""
+    if model.attachment.task != "classes":
+        return torch.zeros(len(x))
     with torch.no_grad():
         log_p = torch.log_softmax(model.frozen_logits(x), 1)
     return -(log_p.exp() * log_p).sum(1)
@@ -121,12 +123,13 @@ def source_keys(model: AdaptiveModel, batch: int, seed: int = 0) -> ObservedKeys
     )
 
 
-def _keys(norm: FrozenNorm, moments: Tensor) -> Tensor:
-    """Pooled moments [n, 2, channels] -> keys [n, 2 * channels], as `FrozenNorm` makes them."""
+def _keys(norm: AdaptingNorm, moments: Tensor) -> Tensor:
+    """Pooled moments [n, 2, channels] -> keys [n, 2 * channels], as the norm makes them."""
     shift, square = moments[:, 0], moments[:, 1]
-    source = norm.var.double() + norm.eps
+    eps = norm.epsilon
+    source = norm.var.double() + eps
     var = square - shift * shift
-    return torch.cat([shift / source.sqrt(), 0.5 * torch.log((var + norm.eps) / source)], 1)
+    return torch.cat([shift / source.sqrt(), 0.5 * torch.log((var + eps) / source)], 1)
 
 
 def _kept(frames: Frames, order: NDArray[np.int64]) -> Tensor:

@@ -59,11 +59,18 @@ def warm_up(
 
     Raises:
         AttachError, InputError: what source frames say against the model, see `check_source`.
-        InputError: fewer frames than a batch, labels out of range, or a non-finite loss.
+        InputError: a task without classes, fewer frames than a batch, labels out of range, or a
+            non-finite loss.
         CheckpointError: `resume` is damaged or of other settings.
         AttachError: at rest, the model is not the one that was given.
     """
     recipe = recipe or Recipe()
+    if model.attachment.task != "classes":
+        raise InputError(
+            f"task {model.attachment.task!r}",
+            "has no classes, by which a warm-up trains",
+            "Export the model without one",
+        )
     if len(frames) < recipe.batch_size:
         raise InputError(
             "source data",

@@ -10,14 +10,16 @@ from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, save_adaptive
 from edgemem.models.checkpoints.checkpoint import check_writable
 from edgemem.models.data import class_names, load_dataset
-from edgemem.models.model_options import AttachSettings, Say, load_model, set_threads
+from edgemem.models.given_models.factory import Say
+from edgemem.models.model_options import AttachSettings, load_model
+from edgemem.models.threads import set_threads
 from edgemem.models.warmup.warm_up import warm_up
 from edgemem.models.warmup.warm_up_recipe import Progress, Recipe
 
 
 def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by option
     checkpoint: Path,
-    target: str,
+    target: str | None,
     arguments: Sequence[str],
     settings: AttachSettings,
     data: Path,
@@ -42,7 +44,7 @@ def warm_up_checkpoint(  # noqa: PLR0913, PLR0917 - one command line, option by 
         )
     set_threads(threads)
     adaptive, source = load_model(checkpoint, target, arguments, settings, say)
-    adaptive.labels = _class_names(adaptive, data, names)
+    adaptive.labels = _class_names(adaptive, data, names) or adaptive.labels
     frames, labels = load_dataset(data, names)
     if frames.shape[1:] != adaptive.attachment.input_shape:
         raise InputError(

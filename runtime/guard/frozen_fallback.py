@@ -83,6 +83,8 @@ def frozen_fallback(
     """
     share = replace(session.share, batches=session.share.batches + 1)
     counted = replace(session, share=share)
+    if files.bundle.manifest.task is not None:  # there is no certainty to compare
+        return counted, own, ()
     if not files.bundle.manifest.frames.companions or batch.key is None:
         return counted, own, ()
     before = share.of_frozen

@@ -3,7 +3,8 @@
 The references are the frozen model, and the block without what its steps have learnt. Where these
 two agree they are mostly right, whatever the shift and however labels are ordered; so a block that
 contradicts both on more of such frames than chance allows goes a rung further (`escalation`).
-Evidence is gathered over checks, for batches may be small.
+Evidence is gathered over checks, for batches may be small. Where no classes are told apart, the
+distance of the outputs from the frozen model's tells (`output_distance`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgemem.block import Block
+from edgemem.bundle.manifest import Manifest
+from edgemem.runtime.answers import Answers, summaries
 from edgemem.runtime.batch import Batch
 from edgemem.runtime.contexts.context_files import ContextFiles
 from edgemem.runtime.contexts.fall_backs import fall_backs
 from edgemem.runtime.guard.escalation import Rung
 from edgemem.runtime.guard.failure_indicators import FARTHEST, Evidence, farthest, names_one_class
 from edgemem.runtime.guard.familiar import Familiarity, nothing_seen
+from edgemem.runtime.guard.output_distance import strayed
 from edgemem.runtime.result import Event, EventKind, Events
 from edgemem.runtime.session import Session, Share, Watch
 
@@ -47,7 +51,7 @@ def starting_again(session: Session, files: ContextFiles) -> Session:
     """Trust the block in use, and learn."""
     manifest = files.bundle.manifest
     seen = nothing_seen(manifest.key, manifest.classes)
-    watch = Watch(checked=session.counters.updates)
+    watch = Watch(checked=_moves(session, files))
     return replace(session, watch=watch, share=Share(), familiarity=Familiarity(seen))
 
 
@@ -64,12 +68,12 @@ def check(session: Session, batch: Batch, files: ContextFiles) -> tuple[Session,
     Nothing was learnt from the batch yet. Does what the escalation says. A step may follow only on
     `Rung.LEARN`.
     """
-    updates, before = session.counters.updates, session.watch
+    moves, before = _moves(session, files), session.watch
     learning = before.escalation.rung is Rung.LEARN
-    if learning and updates - before.checked < _pause(before, files):
+    if learning and moves - before.checked < _pause(before, files):
         return session, ()
     found, evidence = _examined(session, batch, session.block, before.evidence, files)
-    watch = Watch(before.escalation.after(found is not None), updates, evidence)
+    watch = Watch(before.escalation.after(found is not None), moves, evidence)
     session = replace(session, watch=watch)
     if found is not None:
         return _climbed(session, before.escalation.rung, found, batch, files)
@@ -91,6 +95,16 @@ def fall_back(
     return session, session.source(files.bundle)
 
 
+def _moves(session: Session, files: ContextFiles) -> int:
+    """What checks are counted by: updates.
+
+    Where no classes are told apart, steps: what the statistics of any batch make of the outputs is
+    looked at, whether or not something was learnt.
+    """
+    counters = session.counters
+    return counters.updates if files.bundle.manifest.task is None else counters.steps
+
+
 def _pause(watch: Watch, files: ContextFiles) -> int:
     """Updates between two checks; small batches need more of them."""
     often = max(1, min(CHECK_EVERY, files.bundle.manifest.frames.batch // 2))
@@ -106,10 +120,12 @@ def _examined(
     if not distance <= FARTHEST:
         text = f"the block has drifted by {distance:.1f} from the source"
         return Finding(text, Rung.LAST_GOOD), evidence
-    own = probe.logits(block)
+    own = probe.answers(block)
     if not np.isfinite(own).all():
-        return Finding("the block gives non-finite logits", Rung.LAST_GOOD), evidence
-    reference = probe.logits(session.without_steps(bundle))
+        return Finding("the block gives non-finite answers", Rung.LAST_GOOD), evidence
+    if bundle.manifest.task is not None:
+        return _strayed(own, probe.frozen(), bundle.manifest), evidence
+    reference = probe.answers(session.without_steps(bundle))
     evidence = evidence.after(own, reference, probe.frozen(session.taught))
     if not evidence.is_enough():
         return None, evidence
@@ -117,6 +133,20 @@ def _examined(
     text = f"the block predicts {name}, against frozen model and no step on {evidence.share:.0%}"
     whim = session.watch.escalation.rung is Rung.LEARN and evidence.agreed < ENOUGH
     return Finding(text, Rung.SKIP if whim else Rung.SOURCE), evidence
+
+
+def _strayed(own: Answers, frozen: Answers, manifest: Manifest) -> Finding | None:
+    """Whether outputs are further from the frozen model's than shifts of source frames make them.
+
+    See `strayed`.
+    """
+    task = manifest.task
+    assert task is not None
+    away = strayed(summaries(own, manifest), summaries(frozen, manifest), task)
+    if away is None:
+        return None
+    text = f"the outputs are {away:.3g} source deviations from the frozen model's, and may be "
+    return Finding(f"{text}{task.limit:.3g}", Rung.SKIP)
 
 
 def _climbed(

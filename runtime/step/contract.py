@@ -7,7 +7,6 @@ from edgemem.bundle.manifest import FILLED, LABELS, Manifest
 from edgemem.errors import BundleError
 from edgemem.runtime.engines.protocol import Graph, TensorSpec
 
-REQUIRED_OUTPUTS = ("logits", "key")
 REQUIRED_STATS = ("loss", "updated")
 # Hyper-parameters of how logits are read, not of the model that gives them.
 READING = frozenset({"label_order"})
@@ -21,7 +20,7 @@ def check_predict(graph: Graph, manifest: Manifest, thing: str) -> None:
     """
     arrays = _block_inputs(manifest.block, "block") | _filled(graph, manifest, thing)
     _check_inputs(graph, manifest, arrays, thing)
-    _check_outputs(graph, REQUIRED_OUTPUTS, thing)
+    _check_outputs(graph, (*manifest.answers, "key"), thing)
 
 
 def check_adapt(graph: Graph, manifest: Manifest, thing: str) -> None:
@@ -29,7 +28,8 @@ def check_adapt(graph: Graph, manifest: Manifest, thing: str) -> None:
     arrays = {**_block_inputs(manifest.block, "block"), **_block_inputs(manifest.slots, "opt")}
     _check_inputs(graph, manifest, arrays, thing)
     stats = [f"stat.{name}" for name in (*REQUIRED_STATS, *manifest.stats)]
-    _check_outputs(graph, (*REQUIRED_OUTPUTS, *(f"next.{name}" for name in arrays), *stats), thing)
+    names = (*manifest.answers, "key", *(f"next.{name}" for name in arrays), *stats)
+    _check_outputs(graph, names, thing)
     batch = graph.inputs["x"].shape[0]
     if batch not in (None, manifest.frames.batch):
         raise _mismatch(thing, f"adapts on {batch} frames, not {manifest.frames.batch}")
@@ -45,7 +45,7 @@ def check_learn(graph: Graph, manifest: Manifest, thing: str) -> None:
     _check_inputs(graph, manifest, blocks | labelled, thing)
     following = [f"next.{name}" for name in blocks]
     stats = [f"stat.{name}" for name in REQUIRED_STATS]
-    _check_outputs(graph, (*REQUIRED_OUTPUTS, *following, *stats), thing)
+    _check_outputs(graph, (*manifest.answers, "key", *following, *stats), thing)
 
 
 def check_key(graph: Graph, manifest: Manifest, thing: str) -> None:

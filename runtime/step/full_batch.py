@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgemem.block import Array, Arrays, Block
+from edgemem.runtime.answers import Answers
 from edgemem.runtime.batch import Batch
 from edgemem.runtime.contexts.context_blocks import arrive
 from edgemem.runtime.contexts.context_files import ContextFiles
 from edgemem.runtime.guard import frozen_fallback, guard_rails
 from edgemem.runtime.guard.escalation import Rung
 from edgemem.runtime.guard.failure_indicators import is_still
-from edgemem.runtime.logits import Logits
 from edgemem.runtime.result import Event, EventKind, Events
 from edgemem.runtime.session import Session
 from edgemem.runtime.step.policy import Verdict, judge
@@ -27,11 +27,12 @@ STILL = Event(EventKind.STILL, "all frames of the batch are the same")
 UNRELIABLE = Event(
     EventKind.UNRELIABLE, "no frame of the batch was reliable enough to learn from", logging.DEBUG
 )
+UNCHANGED = Event(EventKind.UNRELIABLE, "the step changed nothing", logging.DEBUG)
 SKIPPED = Event(
     EventKind.SKIPPED, "the step gave non-finite values; the block stays as it was", logging.DEBUG
 )
 FROZEN = Event(
-    EventKind.FROZEN, "the block gives non-finite logits; the frozen model answered", logging.DEBUG
+    EventKind.FROZEN, "the block gives non-finite answers; the frozen model answered", logging.DEBUG
 )
 
 
@@ -67,8 +68,8 @@ def decide(session: Session, batch: Batch, files: ContextFiles) -> StepPlan:
 
 def apply(
     session: Session, plan: StepPlan, batch: Batch, outputs: Arrays | None, files: ContextFiles
-) -> tuple[Session, Logits, Events]:
-    """Take what the step learnt, if it has run; and the logits of the batch, from before it.
+) -> tuple[Session, Answers, Events]:
+    """Take what the step learnt, if it has run; and the answers to the batch, from before it.
 
     session: the plan's, or what a step in the background has made of it meanwhile.
     outputs: of `adapt`; None = no step was due, or it runs in the background.
@@ -76,45 +77,45 @@ def apply(
     if not plan.judged:
         return session, *answer(session, batch, len(batch))
     if outputs is None:
-        own, events = own_logits(session.block, session, batch)
+        own, events = own_answers(session.block, session, batch)
     else:
         session, own, events = learn(session, batch, outputs, files)
     if session.watch.escalation.rung is Rung.FROZEN:
         return session, batch.frozen(session.taught), events
-    session, logits, more = frozen_fallback.frozen_fallback(session, batch, own, files)
-    return session, logits, events + more
+    session, answers, more = frozen_fallback.frozen_fallback(session, batch, own, files)
+    return session, answers, events + more
 
 
 def learn(
     session: Session, batch: Batch, outputs: Arrays, files: ContextFiles
-) -> tuple[Session, Logits, Events]:
-    """Take the next block of a step, or what is right instead; the logits of the one before."""
+) -> tuple[Session, Answers, Events]:
+    """Take the next block of a step, or what is right instead; the answers of the one before."""
     session, verdict = session.counting(steps=1), judge(outputs)
-    logits: Logits = outputs["logits"]
+    answers = batch.told(outputs)
     if verdict is Verdict.RESTORE:
         return _restored(session, batch, files)
     if verdict is Verdict.KEEP and session.contexts.reading:
-        return session, logits, ()  # of the generic block, which is not the one to learn in
+        return session, answers, ()  # of the generic block, which is not the one to learn in
     if verdict is Verdict.SKIP:
         session = replace(session, slots=files.bundle.manifest.slots.zero())
-        return session.counting(skipped=1), logits, (SKIPPED,)
+        return session.counting(skipped=1), answers, (SKIPPED,)
     if verdict is Verdict.UNRELIABLE:
-        return session.counting(unreliable=1), logits, (UNRELIABLE,)
+        return session.counting(unreliable=1), answers, (UNRELIABLE,)
+    following = Block.named("next.block", outputs)
+    slots, entropy = Block.named("next.opt", outputs), _entropy(session, outputs)
+    if following.has_values_of(session.block):
+        session = replace(session, slots=slots, entropy=entropy)
+        return session.counting(unreliable=1), answers, (UNCHANGED,)
     text = f"step {session.counters.steps}"
-    session = replace(
-        session,
-        block=Block.named("next.block", outputs),
-        slots=Block.named("next.opt", outputs),
-        entropy=_entropy(session, outputs),
-    )
+    session = replace(session, block=following, slots=slots, entropy=entropy)
     told = Event(EventKind.ADAPTED, text, logging.DEBUG)
-    return session.counting(updates=1), logits, (told,)
+    return session.counting(updates=1), answers, (told,)
 
 
 def answer(
     session: Session, batch: Batch, n: int, block: Block | None = None
-) -> tuple[Logits, Events]:
-    """Logits of the last n frames of a batch: the block's, the frozen model's, or both's.
+) -> tuple[Answers, Events]:
+    """Answers to the last n frames of a batch: the block's, the frozen model's, or both's.
 
     block: another one than that in use, because these frames are clearly of another context.
     """
@@ -125,14 +126,14 @@ def answer(
         if session.familiarity.in_order:
             return batch.frozen_in_order(session.taught)[-n:], ()
         return batch.last(n).frozen(), ()
-    own, events = own_logits(session.block if block is None else block, session, batch)
+    own, events = own_answers(session.block if block is None else block, session, batch)
     return frozen_fallback.with_frozen(session, batch, own[-n:]), events
 
 
-def own_logits(block: Block, session: Session, batch: Batch) -> tuple[Logits, Events]:
-    """Logits of a block; the frozen model's if it fails."""
+def own_answers(block: Block, session: Session, batch: Batch) -> tuple[Answers, Events]:
+    """Answers of a block; the frozen model's if it fails."""
     if batch.works(block):
-        return batch.logits(block), ()
+        return batch.answers(block), ()
     return batch.frozen(session.taught), (FROZEN,)
 
 
@@ -148,7 +149,7 @@ def _followed(session: Session, key: Array, files: ContextFiles) -> tuple[Sessio
 
 def _restored(
     session: Session, batch: Batch, files: ContextFiles
-) -> tuple[Session, Logits, Events]:
+) -> tuple[Session, Answers, Events]:
     """The present block fails on these frames: back to the last good one, or further."""
     what = "the last good block is back"
     if session.good is not session.block:
@@ -162,7 +163,7 @@ def _restored(
             what = "the source block is back"
     session = replace(session, slots=files.bundle.manifest.slots.zero()).counting(restored=1)
     told = Event(EventKind.RESTORED, f"the loss was not finite; {what}", logging.DEBUG)
-    own, events = own_logits(session.block, session, batch)
+    own, events = own_answers(session.block, session, batch)
     return session, own, (told, *events)
 
 

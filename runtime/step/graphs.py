@@ -11,8 +11,8 @@ from edgemem.block import Array, Arrays, Block
 from edgemem.bundle.manifest import FILLED, LABELS, REMEDY
 from edgemem.bundle.opening import Bundle
 from edgemem.errors import BundleError, InputError
+from edgemem.runtime.answers import Answers, rows_of
 from edgemem.runtime.engines.protocol import Backend, Graph
-from edgemem.runtime.logits import Logits
 from edgemem.runtime.step.contract import (
     READING,
     check_adapt,
@@ -89,20 +89,28 @@ class Graphs:
 
     def predict(
         self, window: Frames, block: Block, hyper_parameters: Mapping[str, float]
-    ) -> Logits:
-        """Logits of a window [n, ...]."""
+    ) -> Answers:
+        """Answers to a window [n, ...]."""
         graph = self.open("predict")
         feeds = {**block.under("block"), **_scalars(hyper_parameters, graph)}
-        return self._run(graph, window, feeds)["logits"][: len(window)]
+        return self.rows(self._run(graph, window, feeds), len(window))
 
-    def frozen(self, window: Frames) -> Logits:
-        """Logits of the frozen model."""
+    def rows(self, outputs: Arrays, frames: int) -> Answers:
+        """Answers to so many frames, from what a graph returned.
+
+        Raises:
+            BundleError: an output has another shape than the manifest says.
+        """
+        return rows_of(outputs, self._bundle.manifest, frames, f"{self._bundle.path.name}: graph")
+
+    def frozen(self, window: Frames) -> Answers:
+        """Answers of the frozen model."""
         return self.predict(window, self.zero, self.frozen_parameters)
 
     def frozen_taught(
         self, window: Frames, hyper_parameters: Mapping[str, float], taught: Block
-    ) -> Logits:
-        """Logits of the frozen model with arrays that were taught.
+    ) -> Answers:
+        """Answers of the frozen model with arrays that were taught.
 
         In the way chosen to read them.
         """
@@ -110,7 +118,7 @@ class Graphs:
 
     def frozen_read(
         self, window: Frames, hyper_parameters: Mapping[str, float], taught: Block
-    ) -> Logits:
+    ) -> Answers:
         """The same, read as those of the block are in all that does not belong to the model."""
         return self._frozen(window, self._reads | READING, hyper_parameters, taught)
 
@@ -120,7 +128,7 @@ class Graphs:
         read: set[str],
         hyper_parameters: Mapping[str, float],
         taught: Block,
-    ) -> Logits:
+    ) -> Answers:
         reading = {name: hyper_parameters[name] for name in read & hyper_parameters.keys()}
         return self.predict(window, self.zero.replace(taught), self.frozen_parameters | reading)
 

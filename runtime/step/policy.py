@@ -7,6 +7,7 @@ from enum import Enum
 import numpy as np
 
 from edgemem.block import Arrays, Block
+from edgemem.bundle.manifest import is_answer
 
 
 class Verdict(Enum):
@@ -21,10 +22,12 @@ class Verdict(Enum):
 def judge(outputs: Arrays) -> Verdict:
     """Judge the outputs of an `adapt` graph.
 
-    The logits come from the present block; the loss, too. A block that gives non-finite values on
+    The answers come from the present block; the loss, too. A block that gives non-finite values on
     finite frames must go, even if its own values are finite.
     """
-    if not np.isfinite(outputs["logits"]).all() or not np.isfinite(outputs["stat.loss"]):
+    answers = [array for name, array in outputs.items() if is_answer(name)]
+    sound = all(np.isfinite(array).all() for array in (*answers, outputs["stat.loss"]))
+    if not sound:
         return Verdict.RESTORE
     following = Block.named("next", outputs)
     if not following.is_finite() or not Block.named("block", following).is_sound():

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from edgemem.block import Arrays, Block
+from edgemem.runtime.answers import Answers
 from edgemem.runtime.batch import Batch
 from edgemem.runtime.contexts.context_blocks import glimpse
 from edgemem.runtime.contexts.context_files import ContextFiles
 from edgemem.runtime.contexts.lookahead import LOOK, Companions, Lookahead
 from edgemem.runtime.contexts.recognition import NONE
 from edgemem.runtime.guard.frozen_fallback import may_be_familiar
-from edgemem.runtime.logits import Logits
 from edgemem.runtime.persistence.keeper import Keeper
 from edgemem.runtime.result import Events, tell
 from edgemem.runtime.session import Session
@@ -53,8 +53,8 @@ class Stepping:
         # An interrupt while a class is forgotten may leave a ring that is empty already.
         return min(self._keeper.session.pending, self._ring.count)
 
-    def step(self, part: Frames, *, adapting: bool) -> tuple[Logits, Events]:
-        """Logits of frames, from before the step that follows if they fill a batch.
+    def step(self, part: Frames, *, adapting: bool) -> tuple[Answers, Events]:
+        """Answers to frames, from before the step that follows if they fill a batch.
 
         part: at most as many as are missing. adapting: whether batches are looked at at all.
         """
@@ -66,16 +66,16 @@ class Stepping:
         self._ring.push(part)
         keeper.take(replace(session, lookahead=Lookahead()) if full else session)
         if full and adapting:
-            logits, events = self._adapt(self._batch(self._ring.last(self._ring.size)))
-            return logits[-n:], events
+            answers, events = self._adapt(self._batch(self._ring.last(self._ring.size)))
+            return answers[-n:], events
         if not full:
             lookahead = self._of_present(lambda session: self._looked_ahead(session, n))
             keeper.take(replace(keeper.session, lookahead=lookahead))
-        logits, events = self.between(self._ring.last(self._ring.count), n)
-        return logits, tell(events)
+        answers, events = self.between(self._ring.last(self._ring.count), n)
+        return answers, tell(events)
 
-    def between(self, recent: Frames, n: int) -> tuple[Logits, Events]:
-        """Logits of the last n of the most recent frames, which make no full batch."""
+    def between(self, recent: Frames, n: int) -> tuple[Answers, Events]:
+        """Answers to the last n of the most recent frames, which make no full batch."""
         session, batch = self._keeper.session, self._batch(recent)
         if may_be_familiar(session, batch, self._files):
             return batch.last(n).frozen(session.taught), ()
@@ -85,8 +85,8 @@ class Stepping:
     def _batch(self, frames: Frames) -> Batch:
         return Batch(frames, self._graphs, self._parameters.now())
 
-    def _adapt(self, batch: Batch) -> tuple[Logits, Events]:
-        """Logits of a full batch; the session goes on from there, after a step if one is due."""
+    def _adapt(self, batch: Batch) -> tuple[Answers, Events]:
+        """Answers to a full batch; the session goes on from there, after a step if one is due."""
         keeper, files, outputs = self._keeper, self._files, None
         plan = self._of_present(lambda session: decide(session, batch, files))
         events = keeper.follow(plan.session, plan.events)
@@ -96,12 +96,12 @@ class Stepping:
             else:
                 events += self._step_behind(batch, keeper.behind)
 
-        def applied(session: Session) -> tuple[Session, Logits, Events]:
+        def applied(session: Session) -> tuple[Session, Answers, Events]:
             step = outputs if session is plan.session else None
             return apply(session, plan, batch, step, files)
 
-        session, logits, more = self._of_present(applied)
-        return logits, events + keeper.take(session, more)
+        session, answers, more = self._of_present(applied)
+        return answers, events + keeper.take(session, more)
 
     def _of_present(self, function: Callable[[Session], Found]) -> Found:
         """What a function makes of the present session, running graphs meanwhile.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemem.bundle.manifest import Manifest
 from edgemem.errors import InputError
 from edgemem.runtime.engines.process_memory import peak_rss_mb
 from edgemem.runtime.loop import Runtime
@@ -90,7 +91,9 @@ class _Record:
 
     def take(self, span: slice, result: Result) -> None:
         """Note what a step returned for the frames of a span."""
-        self.predicted[span], self.used[span] = result.labels, result.context
+        self.used[span] = result.context
+        if len(result.labels):
+            self.predicted[span] = result.labels
         self.drift[span] = np.nan if result.drift is None else result.drift
         for event in result.events:
             self.events[event.kind] = self.events.get(event.kind, 0) + 1
@@ -98,6 +101,21 @@ class _Record:
                 self.rails.append(Rail(span.start, event.kind, event.message))
             if event.kind == "range":
                 self.notes.append(event.message)
+
+
+def require_labels(stream: Stream, manifest: Manifest) -> None:
+    """Check that the labels of a stream, if there are any, are classes of the bundle.
+
+    Raises InputError.
+    """
+    if manifest.task is None:
+        stream.require_labels(manifest.classes)
+    elif stream.labels is not None:
+        raise InputError(
+            f"{stream.path}: y",
+            f"are labels of classes, and the bundle's task is {manifest.task.kind}",
+            "Leave y out",
+        )
 
 
 def replay(
@@ -123,7 +141,7 @@ def replay(
     if chunk < 1:
         raise InputError(f"{chunk} frames per call", "is not possible", "Use 1 or more")
     stream.require_shape(runtime.bundle.manifest.frames)
-    stream.require_labels(runtime.bundle.manifest.classes)
+    require_labels(stream, runtime.bundle.manifest)
     labels, record, wrong = stream.labels, _Record(stream.frames, frozen), 0
     before = runtime.bytes_written
     for start, frames in stream.chunks(chunk):
@@ -132,7 +150,7 @@ def replay(
         record.seconds += time.perf_counter() - began
         done = start + len(frames)
         record.take(slice(start, done), result)
-        if record.frozen is not None:
+        if record.frozen is not None and labels is not None:
             record.frozen[start:done] = runtime.predict(frames, frozen=True).labels
         if labels is not None:
             wrong += int((result.labels != labels[start:done]).sum())

@@ -22,8 +22,8 @@ from edgemem.runtime.engines.choice import EngineSettings, choose
 from edgemem.runtime.engines.protocol import Backend
 from edgemem.runtime.frames import checked
 from edgemem.runtime.loop import Runtime
-from edgemem.runtime.tools.shifts import SHIFTS
 from edgemem.runtime.tools.stream import Stream
+from edgemem.shifts import SHIFTS
 
 # Factors of the bundle's own values.
 FACTORS = {
@@ -94,10 +94,14 @@ class SourceFrames:
         """From an .npz file.
 
         Raises:
-            InputError: no labels, labels that the bundle has no class for, frames that do not fit,
-                fewer than two batches, or more than memory should hold.
+            InputError: a bundle without classes, no labels, labels that the bundle has no class
+                for, frames that do not fit, fewer than two batches, or more than memory should
+                hold.
         """
         stream, manifest = Stream(path), bundle.manifest
+        if manifest.task is not None:
+            reason = f"tells no classes apart (task {manifest.task.kind}), by which tuning goes"
+            raise InputError(f"bundle {manifest.name!r}", reason, "Set hyper-parameters yourself")
         if stream.labels is None:
             raise InputError(str(path), "has no labels", "Save the classes as y beside x")
         stream.require_labels(len(manifest.labels))

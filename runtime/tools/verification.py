@@ -11,8 +11,9 @@ import numpy as np
 from edgemem.block import Array, Block
 from edgemem.bundle.manifest import CLOSED, NPU
 from edgemem.bundle.opening import open_bundle
-from edgemem.bundle.reference_frames import read_reference, reference_frames
+from edgemem.bundle.reference_frames import kept, read_reference, reference_frames
 from edgemem.errors import BundleError
+from edgemem.runtime.answers import answers_of
 from edgemem.runtime.engines.choice import EngineSettings, choose
 from edgemem.runtime.step.graphs import Graphs
 from edgemem.runtime.step.hyper_parameters import HyperParameters
@@ -23,12 +24,12 @@ HALF_TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class Verification:
-    """Largest differences from what torch computed at export, relative to the largest logit.
+    """Largest differences from what torch computed at export, relative to the largest number.
 
     Attributes:
         frozen: the frozen model.
-        adapt: the logits of an adaptation step.
-        adapted: the logits after it, which depend on every updated array.
+        adapt: the answers of an adaptation step.
+        adapted: the answers after it, which depend on every updated array.
         engine: what computed.
         limit: of the differences.
     """
@@ -70,17 +71,20 @@ def verify(path: Path | str, threads: int = 0, provider: str = "auto") -> Verifi
     outputs = graphs.adapt(frames, bundle.generic, manifest.slots.zero(), parameters)
     found = {
         "frozen": graphs.frozen(frames),
-        "adapt": outputs["logits"],
+        "adapt": graphs.rows(outputs, len(frames)),
         "adapted": graphs.predict(frames, Block.named("next.block", outputs), parameters),
     }
-    differences = {n: _difference(v, reference.logits[n]) for n, v in found.items()}
-    for name, difference in differences.items():
-        if not difference <= limit:
-            raise BundleError(
-                f"{bundle.path.name}",
-                f"{name} logits differ by {difference:.1e} from torch's, limit {limit:.0e}",
-                f"{backend.name} computes something else; use another version or provider",
-            )
+    differences = dict.fromkeys(found, 0.0)
+    for name, rows in found.items():
+        for told, answer in answers_of(rows, manifest).items():
+            difference = _difference(kept(answer), reference.answers[name][told])
+            if not difference <= limit:
+                raise BundleError(
+                    f"{bundle.path.name}",
+                    f"{name} {told} differ by {difference:.1e} from torch's, limit {limit:.0e}",
+                    f"{backend.name} computes something else; use another version or provider",
+                )
+            differences[name] = max(differences[name], difference)
     return Verification(len(manifest.files), backend.name, limit, **differences)
 
 

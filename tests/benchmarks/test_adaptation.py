@@ -14,9 +14,10 @@ from scipy.stats import linregress
 from benchmarks.adaptation.kept import keep, kept, run_path
 from benchmarks.adaptation.measures import WINDOW, known, measures, trend, worst_window
 from benchmarks.adaptation.methods import OURS, PEERS, SHIPPED, TUNED, WARM, named, with_factor
+from benchmarks.adaptation.peers.base import batch_norms
 from benchmarks.adaptation.peers.entropy import PEERS as ENTROPY_PEERS
 from benchmarks.adaptation.running import RunningPeer, running
-from benchmarks.adaptation.setups import BUNDLES, WarmNetwork, with_statistics
+from benchmarks.adaptation.setups import BUNDLES, WarmNetwork, remeasured, with_statistics
 from benchmarks.adaptation.streams import Stream
 from benchmarks.adaptation.worker import pool_path, run
 from edgemem.models import Recipe, attach, warm_up
@@ -108,6 +109,20 @@ def test_every_method_is_where_the_registry_says():
         peers = importlib.import_module(f"benchmarks.adaptation.peers.{module}").PEERS
         assert name in peers and peers[name].paper
     assert {way.bundle for way in OURS.values()} <= {*BUNDLES, SHIPPED, TUNED}
+
+
+def test_a_network_whose_norms_are_measured_anew_is_the_same_and_knows_its_source(even_frames):
+    torch.manual_seed(0)
+    network, x = digits().eval(), torch.from_numpy(even_frames)
+    with torch.no_grad():
+        before = network(x)
+        remeasured(network, x)
+        torch.testing.assert_close(network(x), before, rtol=1e-4, atol=1e-4)
+        seen = []
+        norm = batch_norms(network)[-1]
+        norm.register_forward_pre_hook(lambda _, args: seen.append(args[0].transpose(0, 1)))
+        network(x)
+    torch.testing.assert_close(norm.running_mean, seen[0].flatten(1).mean(1), rtol=1e-4, atol=1e-4)
 
 
 def test_peers_adapt_the_norms_of_our_warm_network_and_leave_it_alone():

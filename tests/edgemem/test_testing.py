@@ -83,7 +83,7 @@ def test_a_batch_asks_about_frames_that_do_not_come_in(frames):
             batch.frozen(), runtime.predict(frames[:BATCH], frozen=True).logits
         )
         np.testing.assert_array_equal(
-            batch.logits(before.block), runtime.predict(frames[:BATCH]).logits
+            batch.answers(before.block), runtime.predict(frames[:BATCH]).logits
         )
         assert session_of(runtime) is before and len(batch_of(runtime, frames[0])) == 1
         with pytest.raises(InputError, match="have shape"):

@@ -45,7 +45,7 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
         [
             ("frames", f"{list(frames.shape)} uint8 or float32"),
             ("adaptation step", f"{frames.batch} frames"),
-            ("classes", str(len(manifest.labels)) + _room(manifest)),
+            *_outputs(manifest),
             ("block", f"{len(manifest.block.arrays)} arrays, {manifest.block.nbytes:,} bytes"),
             ("context key", f"{manifest.key} numbers"),
             *((k, str(origin[k])) for k in ("checkpoint", "model", "warm") if k in origin),
@@ -62,8 +62,16 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
     print_table("files", ("name", "bytes", "sha256"), rows)
 
 
-def _room(manifest: Manifest) -> str:
-    return "" if manifest.teaching is None else f", room for {manifest.classes}"
+def _outputs(manifest: Manifest) -> list[tuple[str, str]]:
+    """What the outputs are."""
+    task = manifest.task
+    if task is None:
+        room = "" if manifest.teaching is None else f", room for {manifest.classes}"
+        return [("classes", str(len(manifest.labels)) + room)]
+    rows = [("task", task.kind)]
+    rows += [(f"output {output.name}", output.sizes) for output in task.outputs]
+    limit = f"up to {task.limit:.1f} source deviations from the frozen model's"
+    return [*rows, ("outputs may go", limit if task.deviation else "anywhere: no source frames")]
 
 
 def verify(

@@ -111,12 +111,13 @@ def _fitting_stream(path: Path, bundle: Path, skip: bool) -> tuple[Stream, int]:
     """
     from edgemem.bundle.opening import open_bundle
     from edgemem.runtime.frames import checked
+    from edgemem.runtime.tools.replay import require_labels
     from edgemem.runtime.tools.stream import Stream
 
     recorded = Stream(path)
     manifest = open_bundle(bundle).manifest
     recorded.require_shape(manifest.frames)
-    recorded.require_labels(manifest.classes)
+    require_labels(recorded, manifest)
     stream = _usable(recorded, skip)
     checked(next(stream.chunks(1))[1], manifest.frames)
     return stream, manifest.frames.batch

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from edgemem.cli.commands.train_labels import read_labels
 from edgemem.cli.exported import print_exported
 from edgemem.cli.output import complain, say
 from edgemem.cli.show import line_of, percent, print_json, progress
-from edgemem.errors import InputError, MissingExtraError
-from edgemem.files.untrusted import read_bounded
-from edgemem.printable import shown
+from edgemem.errors import MissingExtraError
 
 Checkpoint = Annotated[
     Path, typer.Argument(help="Weights of torch, as .safetensors, .pt, .ckpt, …")
 ]
+AnyModel = Annotated[
+    Path,
+    typer.Argument(
+        help="ONNX file, folder of Hugging Face, or weights of torch (.safetensors, .pt, .ckpt, …)."
+    ),
+]
 Model = Annotated[str, typer.Option(help="package.module:factory of the model.")]
+ModelOrNone = Annotated[
+    str | None,
+    typer.Option(
+        help="Of weights alone: package.module:factory, timm:NAME or torchvision:NAME; what was "
+        "warmed up from a file: that file."
+    ),
+]
 ModelArg = Annotated[
     list[str] | None, typer.Option(help="Argument of the factory, name=value; repeatable.")
 ]
@@ -30,7 +41,8 @@ Out = Annotated[Path, typer.Option(help="What to write.")]
 Statistics = Annotated[
     str | None,
     typer.Option(
-        help="source, batch, mix or a weight from 0 to 1; default as warmed up, else mix."
+        help="source, batch, mix, remembered or a weight from 0 to 1; default as warmed up, else "
+        "mix, or remembered for outputs without classes."
     ),
 ]
 InputShape = Annotated[
@@ -48,7 +60,6 @@ Labels = Annotated[
     typer.Option(help="Class names in the model's order: a,b,c, or a .txt with one a line."),
 ]
 CALIBRATION_FRAMES = 512
-MOST_LABEL_BYTES = 1 << 22
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -59,11 +70,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def warmup(
-    checkpoint: Checkpoint,
-    model: Model,
+    checkpoint: AnyModel,
     data: Annotated[Path, typer.Option(help="Source data: .npz (x, y) or class folders.")],
     parts: Annotated[str, typer.Option(help="Parts: 'layer1,layer2,layer3[0:3]'.")],
     out: Out,
+    model: ModelOrNone = None,
     model_arg: ModelArg = None,
     statistics: Annotated[
         str, typer.Option(help="source, batch, mix, remembered, or a weight from 0 to 1.")
@@ -118,13 +129,14 @@ def warmup(
     if json:
         print_json({"out": str(out), **figures})
     else:
-        say(f"{out}: warmed up. Next: edgemem export {out} --model {model} --out NAME.edgemem")
+        with_model = f"--model {model or checkpoint}"
+        say(f"{out}: warmed up. Next: edgemem export {out} {with_model} --out NAME.edgemem")
 
 
 def export(
-    checkpoint: Checkpoint,
-    model: Model,
+    checkpoint: AnyModel,
     out: Out,
+    model: ModelOrNone = None,
     parts: Parts = None,
     model_arg: ModelArg = None,
     batch: Annotated[int, typer.Option(help="Frames in one adaptation step.")] = 16,
@@ -138,11 +150,19 @@ def export(
     ] = None,
     learn: Annotated[str, typer.Option(help="norms: scales and shifts alone; or all.")] = "norms",
     objective: Annotated[
+        str | None,
+        typer.Option(
+            help="ecotta, likelihood_ratio, prototype_relation, tent, alignment; statistics: no "
+            "gradient. Default likelihood_ratio for classes, else statistics."
+        ),
+    ] = None,
+    task: Annotated[
         str,
         typer.Option(
-            help="ecotta, likelihood_ratio, prototype_relation, tent; statistics: no gradient."
+            help="What the outputs are: classes, multilabel, dense, sequence, detection, "
+            "regression, embedding, reconstruction; auto: classes, where that is unmistakable."
         ),
-    ] = "likelihood_ratio",
+    ] = "auto",
     optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
     learning_rate: Annotated[
         float | None, typer.Option(help="Of the step; default what source frames allow.")
@@ -158,6 +178,16 @@ def export(
         int | None,
         typer.Option(help="Room for classes taught on the device, the model's own included."),
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Source frames, no labels needed: .npz with x, or images in a folder."),
+    ] = None,
+    sites: Annotated[
+        str | None,
+        typer.Option(
+            help="With --source, layers where moments are aligned: names, none, or auto (default)."
+        ),
+    ] = None,
     input_shape: InputShape = None,
     mean: Mean = None,
     std: Std = None,
@@ -167,10 +197,12 @@ def export(
 
     The bundle is compared with torch before it is put in place: every output of the first step
     within 1e-5, gradients within 1e-3 of their own size, the block within 1e-4 after 20 steps.
-    Without --learning-rate, source frames of the warm-up decide whether steps help, and how large
-    they are.
+    Without --learning-rate, source frames decide whether steps help, and how large they are.
 
-    Example: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
+    Example: edgemem export resnet.th --model edgemem.models.networks:resnet20
+    --source frames.npz --out camera.edgemem
+
+    After a warm-up: edgemem export warm.safetensors --model edgemem.models.networks:resnet20
     --batch 16 --out camera.edgemem
     """
     require_torch("export")
@@ -179,7 +211,10 @@ def export(
     from edgemem.export.export_command import export_checkpoint
     from edgemem.models.model_options import AttachSettings
 
-    settings = AttachSettings(parts, statistics, input_shape, mean, std, norm_affine=norm_affine)
+    settings = AttachSettings(
+        parts, statistics, input_shape, mean, std,
+        norm_affine=norm_affine, source=source, sites=sites, task=task,
+    )  # fmt: skip
     choices = Choices(
         batch=batch,
         gradient=gradient,  # type: ignore[arg-type]
@@ -193,16 +228,16 @@ def export(
         max_classes=max_classes,
     )
     with progress("stages") as bar:
-        task = bar.add_task("export", total=None, note="")  # how many depends on the model
+        work = bar.add_task("export", total=None, note="")  # how many depends on the model
 
         def note(stage: str) -> None:
-            bar.update(task, advance=1, note=stage)
+            bar.update(work, advance=1, note=stage)
 
         parity = export_checkpoint(
             checkpoint, model, model_arg or [], settings, choices, out, note,
             lambda line: line_of(bar, line),
         )  # fmt: skip
-        bar.update(task, total=bar.tasks[0].completed)
+        bar.update(work, total=bar.tasks[0].completed)
     manifest = open_bundle(out).manifest
     print_exported(out, parity, manifest, given=learning_rate is not None, json=json)
 
@@ -217,37 +252,6 @@ def _rehearse(model: Any) -> None:
 
     if (error := rehearse(model)) is not None:
         complain(f"This model needs edgemem export --gradient meta: {error}")
-
-
-def read_labels(text: str | None) -> tuple[str, ...] | None:
-    """Class names from text: with commas, as a line of CSV, or the path of a .txt with one a line.
-
-    Raises:
-        InputError: a file that cannot be read, or an empty or repeated name.
-    """
-    if text is None:
-        return None
-    import csv
-
-    try:
-        if text.endswith(".txt"):
-            content = read_bounded(Path(text), MOST_LABEL_BYTES)
-            names = content.decode("utf-8-sig").splitlines()
-        else:
-            names = next(csv.reader([text], skipinitialspace=True), [])
-    except (InputError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.reason if isinstance(error, InputError) else f"cannot be read ({error})"
-        raise InputError(
-            f"--labels {text}", reason, "Pass names with commas, or a text file in UTF-8"
-        ) from error
-    names = [name.strip() for name in names]
-    while names and not names[-1] and text.endswith(".txt"):
-        names.pop()  # empty lines at the end
-    wrong = [name for name, count in Counter(names).items() if not name or count > 1]
-    if wrong or not names:
-        reason = f"names {shown(wrong[0])} twice" if wrong and wrong[0] else "holds an empty name"
-        raise InputError(f"--labels {text}", reason, "Give every class a name of its own")
-    return tuple(names)
 
 
 def _calibration(path: Path) -> Any:

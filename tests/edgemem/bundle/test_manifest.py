@@ -1,6 +1,7 @@
 import copy
 import json
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -70,6 +71,18 @@ manifests = st.builds(
     ),
     exported_from=st.dictionaries(text, st.one_of(text, finite, st.lists(text)), max_size=3),
 )
+output = st.builds(m.OutputSpec, text, st.lists(st.integers(1, 9), max_size=3).map(tuple))
+output |= st.builds(m.OutputSpec, text, st.just((3, 4)), st.integers(0, 2))
+tasks = st.builds(
+    m.TaskSpec,
+    st.sampled_from(m.TASKS[1:]),
+    st.lists(output, min_size=1, max_size=3, unique_by=lambda o: o.name).map(tuple),
+    st.just(3),
+    st.just((0.5, -1.0, 2.0)),
+    st.just((0.5, 1.0, 2.0)),
+    st.floats(0, 1e6),
+)
+tasks |= st.builds(m.TaskSpec, st.just("dense"), st.just((m.OutputSpec("a", (2,)),)), st.just(9))
 leaf = st.one_of(
     st.none(),
     st.booleans(),
@@ -114,6 +127,56 @@ def test_what_is_written_is_read_back_equal_and_to_the_same_bytes(manifest):
     content = to_json(manifest)
     assert from_json(content, WHERE) == manifest
     assert to_json(from_json(content, WHERE)) == content
+
+
+@given(manifests, tasks)
+def test_so_is_what_the_outputs_are(manifest, task):
+    manifest = replace(manifest, task=task, labels=(), familiar=False)
+    content = to_json(manifest)
+    assert from_json(content, WHERE) == manifest
+    assert manifest.answers == ("summary", *(f"out.{o.name}" for o in task.outputs))
+
+
+def test_of_classes_nothing_is_said():
+    assert "task" not in json.loads(GENUINE)
+    assert from_json(GENUINE, WHERE).answers == ("logits",)
+
+
+OUTPUT = {"name": "a", "shape": [4], "axis": 0}
+TASK = {
+    "kind": "regression",
+    "outputs": [OUTPUT],
+    "summary": 2,
+    "mean": [],
+    "deviation": [],
+    "limit": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "others", "reason"),
+    [
+        ({}, {}, "labels, teaching or familiar frames, but the task is regression"),
+        ({}, {"labels": []}, "familiar frames"),
+        ({"kind": "classes"}, {}, "is none of multilabel"),
+        ({"kind": "poses"}, {}, "is none of"),
+        ({"outputs": []}, {}, "outputs"),
+        ({"outputs": [OUTPUT, OUTPUT]}, {}, "two outputs have the same name"),
+        ({"outputs": [OUTPUT | {"axis": 2}]}, {}, "output 'a' has no axis 2"),
+        ({"outputs": [OUTPUT | {"shape": [1 << 30]}]}, {}, "too large"),
+        ({"summary": 257}, {}, "count from 1 to 256"),
+        ({"deviation": [1.0]}, {}, "mean or deviation"),
+        ({"deviation": [1.0, 0.0]}, {}, "is not above zero"),
+        ({"deviation": [1.0, 1.0]}, {}, "mean or deviation"),
+        ({"limit": -1.0}, {}, "limit -1.0"),
+        ([], {}, "is not an object"),
+    ],
+)
+def test_a_task_that_does_not_fit_is_refused(change, others, reason):
+    document = json.loads(GENUINE) | others
+    document["task"] = TASK | change if isinstance(change, dict) else change
+    with pytest.raises(BundleError, match=reason):
+        from_json(sealed(document), WHERE)
 
 
 def test_the_packaged_manifest_is_the_bytes_that_this_version_writes():

@@ -69,10 +69,13 @@ def test_without_steps_and_with_source_statistics_nothing_adapts(capsys):
 
 def test_without_source_frames_or_with_few_the_rate_is_small_and_tune_is_named(capsys):
     cold = said(capsys, manifest(3e-5, warm=False))
-    assert "was not warmed up" in cold
+    assert "pass --source" in cold
     assert "no source frames: small learning rate 3e-05; edgemem tune chooses another" in cold
     few = said(capsys, manifest(3e-5))
-    assert "was not warmed up" not in few
+    assert "pass --source" not in few
+    aligned = {"names": ["a", "b"], "frozen": 0.312, "error": 0.125}
+    found = said(capsys, manifest(3e-5, warm=False, measured=True, alignment=aligned))
+    assert "at 2 sites:" in found and "31.2 to 12.5 %" in found and "pass --source" not in found
     assert "too few source frames: small learning rate 3e-05; edgemem tune chooses" in few
 
 

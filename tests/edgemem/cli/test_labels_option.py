@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgemem.cli.commands.train import read_labels
+from edgemem.cli.commands.train_labels import read_labels
 from edgemem.errors import InputError
 
 

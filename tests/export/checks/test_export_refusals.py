@@ -205,7 +205,7 @@ def test_what_is_not_a_bundle_is_never_replaced(content, instant, tmp_path):
         (Choices(batch=1), "batch 1.*too small"),
         (Choices(labels=("n" * 1025, *"123456789")), "label 'nnn.*more than 1,024 characters"),
         (Choices(gradient="half"), "gradient 'half'.*Use full or meta"),
-        (Choices(objective="rotta"), "objective 'rotta'.*Use ecotta or likelihood_ratio"),
+        (Choices(objective="rotta"), "objective 'rotta'.*Use alignment or ecotta"),
         (Choices(learn="some"), "learn 'some'.*Use all or norms"),
         (Choices(optimizer="lion"), "optimizer 'lion'.*Use sgd or adam"),
         (Choices(labels=("yes", "no")), "2 names for 10 classes"),
@@ -248,7 +248,7 @@ def test_a_graph_that_is_not_the_network_is_refused_on_frames_of_its_source(inst
     model.source_frames = torch.rand(9, 1, 8, 8)
     assert export_bundle(model, tmp_path / "same.edgemem", choices).frozen < 1e-5
     model.source_frames = 4 * torch.rand(9, 1, 8, 8)
-    with pytest.raises(ExportError, match="frozen logits"):
+    with pytest.raises(ExportError, match="frozen outputs"):
         export_bundle(model, tmp_path / "other.edgemem", choices)
 
 

@@ -184,7 +184,9 @@ def test_statistics_set_the_weight_of_the_batch(statistics, alpha):
 
 
 def test_a_network_that_returns_no_row_of_logits_is_named():
-    assert "not logits [n, classes]" in refusal([], digits().stem, torch.zeros(2, 1, 8, 8)).reason
+    error = refusal([], digits().stem, torch.zeros(2, 1, 8, 8))
+    assert "cannot be told by its shape" in error.reason
+    assert "'dense' or " in error.remedy
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_a_difference_names_the_first_module_that_differs():
     with pytest.raises(AttachError, match="is not that of the model that was given") as caught:
         attach(network.eval(), [], torch.zeros(2, *SHAPE))
     assert caught.value.thing == "module 'second'"
-    assert "the logits by" in caught.value.reason
+    assert "the answers by" in caught.value.reason
 
 
 def test_a_model_that_was_changed_after_all_is_told_by_its_first_module():

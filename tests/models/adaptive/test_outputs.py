@@ -100,15 +100,24 @@ def test_a_sigmoid_that_has_saturated_keeps_its_logit(network):
         assert logits_of(model, x, "one probability")[:, 1].tolist() == [20.0, 40.0, -40.0]
 
 
+@pytest.mark.parametrize("hold", [lambda y: {"out": y}, lambda y: (y,), lambda y: [y]])
+def test_logits_may_be_the_one_thing_that_is_returned(hold, network):
+    model = Ending(network(5), hold)
+    adaptive = attached(model)
+    assert adaptive.attachment.task == "classes"
+    with torch.no_grad():
+        torch.testing.assert_close(adaptive.frozen_logits(X), model.network(X))
+
+
 @pytest.mark.parametrize(
     ("classes", "end", "reason"),
     [
         (5, torch.sigmoid, "multi-label"),
         (5, lambda y: 1 / (1 + (-y).exp()), "multi-label"),
         (1, lambda y: y.softmax(1), "a softmax over one class"),
-        (5, lambda y: y[:, :, None], r"returns \[2, 5, 1\], not logits"),
-        (5, lambda y: y.argmax(1, keepdim=True), r"returns \[2, 1\], not logits"),
-        (5, lambda y: {"out": y}, "returns dict, not logits"),
+        (5, lambda y: y[:, :, None], r"returns out0 \[n, 5, 1\].*'sequence' or "),
+        (5, lambda y: y.argmax(1, keepdim=True), r"int64\[2, 1\]: a decision.*Return the numbers"),
+        (5, lambda y: {"a": y, "b": y}, r"a \[n, 5\], b \[n, 5\].*Name its task"),
     ],
 )
 def test_what_is_no_choice_among_classes_is_refused_by_name(classes, end, reason, network):

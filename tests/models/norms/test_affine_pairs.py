@@ -139,7 +139,7 @@ def test_what_a_batch_norm_would_be_needed_for_is_refused():
         attach(build("layer"), [], torch.zeros(2, *SHAPE), statistics="remembered")
     with pytest.raises(AttachError, match="by whose input contexts are told apart") as caught:
         attach(build("layer"), ["two"], torch.zeros(2, *SHAPE), statistics="remembered")
-    assert caught.value.remedy == "Use statistics mix"
+    assert caught.value.remedy == "Name sites, or use statistics mix"
 
 
 def test_parts_may_be_warmed_up_without_a_key(tmp_path):

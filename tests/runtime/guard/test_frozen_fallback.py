@@ -18,7 +18,7 @@ from edgemem.runtime.contexts.context_files import ContextFiles
 from edgemem.runtime.engines.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.guard.frozen_fallback import frozen_fallback
 from edgemem.runtime.guard.frozen_share import frozen_share
-from edgemem.runtime.step.full_batch import answer, own_logits
+from edgemem.runtime.step.full_batch import answer, own_answers
 from edgemem.testing import WatchedBackend, batch_of, open_with, session_of
 
 BATCH = 16
@@ -138,7 +138,7 @@ def test_frames_of_another_context_are_not_answered_as_familiar_ones(frames):
         assert session.familiarity.holds
         other = Block({name: array.copy() for name, array in session.block.items()})
         found, _ = answer(session, batch, 2, other)
-        np.testing.assert_array_equal(found, own_logits(other, session, batch)[0][-2:])
+        np.testing.assert_array_equal(found, own_answers(other, session, batch)[0][-2:])
         np.testing.assert_allclose(
             answer(session, batch, 2, session.block)[0],
             runtime.predict(x[BATCH - 2 : BATCH], frozen=True).logits,
@@ -154,7 +154,7 @@ def test_who_does_not_adapt_is_answered_by_the_block_whatever_was_found_before(f
         assert session_of(runtime).familiarity.holds
     with opened(state=tmp_path / "s.db", adapt=False) as runtime:
         session = session_of(runtime)
-        expected, _ = own_logits(session.block, session, batch_of(runtime, fog))
+        expected, _ = own_answers(session.block, session, batch_of(runtime, fog))
         np.testing.assert_array_equal(runtime.step(fog).logits, expected)
         runtime.rollback("commit")
         np.testing.assert_array_equal(runtime.step(fog).logits, expected)
@@ -168,7 +168,7 @@ def test_a_share_of_another_context_is_not_averaged_with_one_of_this(frames):
         # Of the context before this one, whose frames were familiar from the first.
         before = replace(session_of(runtime).share, of_frozen=0.9)
         session = replace(session_of(runtime), share=before)
-        own, frozen = batch.logits(session.block), batch.frozen()
+        own, frozen = batch.answers(session.block), batch.frozen()
         session, _, _ = frozen_fallback(session, batch, own, files)
         distance = float(np.sqrt((files.source.normal(batch.key) ** 2).mean()))
         assert session.share.of_frozen == frozen_share(own, frozen, distance) < 0.4
@@ -182,7 +182,7 @@ def test_where_classes_were_taught_nothing_is_familiar_from_that_moment_on(tmp_p
         new = frames_of(2, 5)
         assert "unfamiliar" not in kinds([runtime.learn(new, ["cat"] * 5)])
         session, batch = session_of(runtime), batch_of(runtime, new)
-        expected, _ = own_logits(session.block, session, batch)
+        expected, _ = own_answers(session.block, session, batch)
         np.testing.assert_array_equal(answer(session, batch, 5)[0], expected)
         told = [event.message for event in runtime.step(known).events if event.kind == "unfamiliar"]
         assert len(told) == 1 and "taught" in told[0] and not session_of(runtime).familiarity.holds

@@ -17,7 +17,7 @@ from edgemem.runtime.guard.frozen_fallback import HALF
 from edgemem.runtime.guard.frozen_share import blended, used
 from edgemem.runtime.guard.guard_rails import CHECK_EVERY, starting_again
 from edgemem.runtime.session import Share, Watch
-from edgemem.runtime.step.full_batch import answer, own_logits
+from edgemem.runtime.step.full_batch import answer, own_answers
 from edgemem.runtime.step.graphs import Graphs
 from edgemem.testing import batch_of, put_session, session_of
 
@@ -80,7 +80,7 @@ def collapse(runtime, x):
         spoil(runtime, lambda name, array, rng=rng: array + rng.normal(0, 0.9, array.shape)
               if array.ndim == 1 else array)  # fmt: skip
         found = session_of(runtime)
-        answers = [own_logits(found.block, found, batch_of(runtime, x))[0] for x in windows]
+        answers = [own_answers(found.block, found, batch_of(runtime, x))[0] for x in windows]
         labels = np.concatenate(answers).argmax(1)
         if np.bincount(labels).max() >= 0.9 * len(x) and (labels != frozen).mean() > 0.6:
             return found.block
@@ -186,7 +186,7 @@ def test_single_frames_are_answered_with_the_share_of_the_last_batch(clear):
         assert share > 0
         batch, session = batch_of(runtime, x[y == 1][BATCH : 2 * BATCH]), session_of(runtime)
         read = batch.frozen_in_order(Block({}))
-        expected = blended(batch.logits(session.block), read, share)[-1]
+        expected = blended(batch.answers(session.block), read, share)[-1]
         found, _ = answer(session, batch, 1)
         np.testing.assert_allclose(found[0], expected, atol=1e-5)
 

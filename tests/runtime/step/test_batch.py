@@ -63,7 +63,7 @@ def test_each_answer_is_computed_once_however_often_and_of_whatever_copy(teachab
         part = taught(number)  # another object each time
         block = teachable.generic.replace(part)
         if ask == "logits":
-            batch.logits(block)
+            batch.answers(block)
         elif ask == "works":
             assert batch.works(block)
         elif ask == "frozen":
@@ -109,8 +109,10 @@ def test_a_block_answers_a_part_as_a_batch_of_its_own(frames):
     part = batch.every(2)
     assert batch.every(2) is part and batch.every(1) is batch
     own, _ = watched(bundle, frames[::2])
-    np.testing.assert_array_equal(part.logits(bundle.generic), own.logits(bundle.generic))
-    assert not np.allclose(part.logits(bundle.generic), batch.logits(bundle.generic)[::2], atol=0.1)
+    np.testing.assert_array_equal(part.answers(bundle.generic), own.answers(bundle.generic))
+    assert not np.allclose(
+        part.answers(bundle.generic), batch.answers(bundle.generic)[::2], atol=0.1
+    )
     assert count(backend) == 2
 
 
@@ -140,7 +142,7 @@ def test_answers_hold_for_the_hyper_parameters_the_batch_was_made_with(teachable
     one, _ = watched(teachable, x, prototype_weight=0.0)
     other, _ = watched(teachable, x, prototype_weight=1.0)
     block = teachable.generic.replace(taught(1))
-    assert not np.allclose(one.logits(block), other.logits(block))
+    assert not np.allclose(one.answers(block), other.answers(block))
 
 
 def test_a_step_changes_nothing():

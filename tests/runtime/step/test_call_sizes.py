@@ -34,7 +34,7 @@ def by_hand(runtime, x):
     for start in range(0, len(x), BATCH):
         stop = min(start + BATCH, len(x))
         window = x[max(0, stop - BATCH) : stop]
-        logits = batch_of(runtime, window).logits(session_of(runtime).block)
+        logits = batch_of(runtime, window).answers(session_of(runtime).block)
         parts.append(logits[start - stop :])
     return np.concatenate(parts)
 
@@ -136,7 +136,7 @@ def test_without_adaptation_step_is_predict_and_the_block_never_changes(digits_s
     assert "predict" in backend.opened and "adapt" not in backend.opened
 
 
-def test_the_result_describes_its_own_logits(digits_stream):
+def test_the_result_describes_its_own_answers(digits_stream):
     result = opened().step(digits_stream[0][:20])
     assert result.logits.dtype == np.float32 and result.logits.shape == (20, 10)
     assert result.labels.dtype == np.int64 and result.entropy.dtype == np.float32

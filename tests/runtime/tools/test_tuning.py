@@ -9,8 +9,8 @@ from edgemem.bundle.opening import open_bundle
 from edgemem.demo import BUNDLE, STREAM
 from edgemem.errors import InputError
 from edgemem.runtime.tools import tuning
-from edgemem.runtime.tools.shifts import SHIFTS
 from edgemem.runtime.tools.tuning import Choice, Errors, SourceFrames, trials_needed, tune
+from edgemem.shifts import SHIFTS
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgemem.runtime.tools.shifts import SHIFTS, blur
+from edgemem.shifts import SHIFTS, blur
 
 SHAPES = [(6, 3, 8, 8), (6, 2, 16), (6, 1, 4, 4, 4)]
 

@@ -1,0 +1,1 @@
+"""ONNX files of others as networks of torch: read, built layer by layer, compared."""

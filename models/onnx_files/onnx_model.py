@@ -1,0 +1,72 @@
+"""From an ONNX file to a network of torch that is proven to be the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgemem.errors import CheckpointError, InputError
+from edgemem.models.onnx_files.comparing import GivenFile, batch_of, compare
+from edgemem.models.onnx_files.network import OnnxNetwork
+from edgemem.models.onnx_files.network_building import build_network
+from edgemem.models.onnx_files.onnx_graph import OnnxGraph, read_graph
+
+
+def load_onnx(
+    path: Path, input_shape: tuple[int, ...] | None
+) -> tuple[OnnxNetwork, tuple[str, ...] | None]:
+    """A network in eval mode that answers as a file does within 1e-4, and its class names if known.
+
+    input_shape: of one frame, where the file leaves sizes open; None = as the file says.
+
+    Raises:
+        CheckpointError: damaged, or something of it is not converted or differs; names the node.
+        InputError: the shape is missing, or contradicts the file.
+    """
+    graph = read_graph(path)
+    frame = _frame(graph, input_shape)
+    # Built first, with a bound on sizes: the engine computes whatever a file asks for.
+    network, tried = _built(graph, frame)
+    given = GivenFile(path)
+    fixed_batch = batch_of(given, graph, frame)
+    if fixed_batch != tried:
+        network = build_network(graph, frame, fixed_batch)
+    compare(given, graph, network, fixed_batch)
+    return network, graph.labels
+
+
+def _built(graph: OnnxGraph, frame: tuple[int, ...]) -> tuple[OnnxNetwork, int | None]:
+    """A network, and the batch that it was built for: as the file says, or one that it hides."""
+    declared = graph.sizes[0]
+    try:
+        return build_network(graph, frame, declared), declared
+    except CheckpointError:
+        if declared is not None:
+            raise
+        try:
+            return build_network(graph, frame, 1), 1
+        except CheckpointError:
+            pass  # the first error tells more
+        raise
+
+
+def _frame(graph: OnnxGraph, given: tuple[int, ...] | None) -> tuple[int, ...]:
+    own = graph.sizes[1:]
+    shown = ",".join("?" if size is None else str(size) for size in own)
+    if given is None:
+        if None in own:
+            raise InputError(
+                "--input-shape",
+                f"is missing, and {graph.path.name} leaves sizes of its frames open ({shown})",
+                "Pass the shape of one frame, such as 3,224,224",
+            )
+        return tuple(size for size in own if size is not None)
+    fits = len(given) == len(own) and all(
+        size in (None, wanted) for size, wanted in zip(own, given, strict=False)
+    )
+    if not fits:
+        raise InputError(
+            f"--input-shape {','.join(map(str, given))}",
+            f"contradicts {graph.path.name}, whose {graph.input_name!r} is {shown}",
+            "Leave it out where the file has numbers, or pass a shape that fits",
+        )
+    return given

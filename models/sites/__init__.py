@@ -1,0 +1,1 @@
+"""Where moments are aligned in networks of any kind, and what the source's moments are there."""

@@ -1,0 +1,215 @@
+"""Which sites a network gains from, by trying sets of them on synthetic shifts of source frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgemem.errors import AttachError, EdgeMemError
+from edgemem.models.adaptive.adaptive_model import AdaptiveModel
+from edgemem.models.adaptive.attach import attach
+from edgemem.models.adaptive.attachment import REMEMBERED_ALPHA, Normalization
+from edgemem.models.data import Frames, to_float
+from edgemem.models.inspection.untouched import twin_of
+from edgemem.models.norms.statistics import FrozenNorm
+from edgemem.models.sites.candidates import Candidate, candidates
+from edgemem.models.sites.identity_norm import IdentityNorm
+from edgemem.models.sites.measuring import measure_source
+from edgemem.models.tasks.named_outputs import flat, named
+from edgemem.models.tasks.task_outputs import AUTO, POSITIONS, Task
+from edgemem.shifts import SHIFTS
+
+TRIED = 128  # frames of every shift
+ALIKE = 0.005  # errors that differ by less count as the same: the fewer sites are taken
+SMALLER_ALPHA = 0.5
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class ChosenSites:
+    """What was found.
+
+    Attributes:
+        names: of the sites; empty where the network's own BatchNorms are enough.
+        alpha: weight of the target's statistics that did best.
+        frozen, error: shares of wrong answers over the shifts, without alignment and with it; of
+            tasks without classes, distances.
+        tried: set of sites -> how many, and its error.
+    """
+
+    names: tuple[str, ...]
+    alpha: float
+    frozen: float
+    error: float
+    tried: Mapping[str, tuple[int, float]]
+
+
+def choose_sites(
+    model: nn.Module,
+    frames: Frames,
+    labels: NDArray[np.int64] | None = None,
+    *,
+    normalization: Normalization | None = None,
+    task: Task | Literal["auto"] = AUTO,
+    batch: int = 16,
+    note: Callable[[str], None] = lambda text: None,
+) -> ChosenSites:
+    """Try sets of sites on shifts of source frames [n, ...], in batches of so many.
+
+    Answers are compared with labels [n], or, without them, with what the model says of the frames
+    before they were shifted: by the class at every position, or else by their distance in units of
+    what they vary by. note: is given the name of each set.
+
+    Raises:
+        AttachError: nothing of the model can be aligned, or see `attach`.
+        InputError: too few frames.
+    """
+    every = np.random.default_rng(0).permutation(len(frames))
+    example = to_float(frames[np.sort(every[:batch])])
+    known = _known(model, example, normalization)
+    names = [site.name for site in known]
+    if not names and not any("running_mean" in name for name, _ in model.named_buffers()):
+        raise AttachError(
+            f"model {type(model).__name__}",
+            "has no layer behind which moments can be aligned: one that runs once and gives one "
+            "tensor frame by frame, which the answer depends on",
+            "Name --parts for meta networks and run edgemem warmup, or put a BatchNorm before the "
+            "layer that answers",
+        )
+    adaptive = attach(
+        model,
+        [],
+        example,
+        statistics="mix",
+        normalization=normalization,
+        sites=names,
+        task=task,
+    )
+    measure_source(adaptive, frames)
+    tried = np.sort(every[: max(batch, TRIED // batch * batch)])
+    trial = _Trial(adaptive, to_float(frames[tried]), batch, labels=labels, places=tried)
+    found: dict[str, tuple[tuple[str, ...], float]] = {}
+
+    def try_set(title: str, chosen: Sequence[str]) -> None:
+        note(f"sites: {title}")
+        found[title] = tuple(chosen), trial.error(chosen, REMEMBERED_ALPHA)
+
+    for title, chosen in _first_sets(known, adaptive):
+        try_set(title, chosen)
+    best = min(found, key=lambda title: found[title][1])
+    for title, chosen in _thinned(best, found[best][0]):
+        try_set(title, chosen)
+    least = min(error for _, error in found.values())
+    title = min(
+        (title for title, (_, error) in found.items() if error <= least + ALIKE),
+        key=lambda title: len(found[title][0]),
+    )
+    chosen, error = found[title]
+    alpha, smaller = REMEMBERED_ALPHA, trial.error(chosen, SMALLER_ALPHA)
+    if smaller < error - ALIKE:
+        alpha, error = SMALLER_ALPHA, smaller
+    table = {title: (len(sites), error) for title, (sites, error) in found.items()}
+    return ChosenSites(chosen, alpha, trial.error(chosen, None), error, table)
+
+
+def _known(
+    model: nn.Module, example: Tensor, normalization: Normalization | None
+) -> list[Candidate]:
+    twin = twin_of(model).eval()
+
+    def answer(x: Tensor) -> list[Tensor]:
+        return list(named(twin(x if normalization is None else normalization.applied(x))).values())
+
+    try:
+        return candidates(twin, answer, example)
+    except EdgeMemError:
+        raise
+    except Exception as error:  # the user's own model
+        raise AttachError(
+            f"source frames {list(example.shape)}",
+            f"the model refuses them ({error})",
+            "Pass frames of the shape the model was trained on",
+        ) from error
+
+
+def _first_sets(
+    known: Sequence[Candidate], model: AdaptiveModel
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Kinds of layers, alone and together. BatchNorms are always there: they cost nothing."""
+    own = any(isinstance(module, FrozenNorm) for module in model.modules())
+    kinds = dict.fromkeys(site.kind for site in known)
+    of = {kind: tuple(s.name for s in known if s.kind == kind) for kind in kinds}
+    if own:  # what lies before them is aligned by them
+        yield "BatchNorms alone", ()
+        of = {kind: sites for kind, sites in of.items() if kind == "norm"}
+    for kind, sites in of.items():
+        yield f"{kind}s", sites
+    if "norm" in of and "convolution" in of:
+        yield "convolutions and norms", (*of["convolution"], *of["norm"])
+    if len(of) > 2 or set(of) == {"linear", "norm"}:
+        yield "all", tuple(site for sites in of.values() for site in sites)
+
+
+def _thinned(title: str, sites: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for share in (2, 4):
+        if len(sites) >= 2 * share:
+            yield f"{title}, one of {share}", tuple(sites[::share])
+    if len(sites) >= 4:
+        yield f"{title}, first half", tuple(sites[: len(sites) // 2])
+
+
+class _Trial:
+    """Shifted frames, and what is right for them."""
+
+    def __init__(
+        self,
+        model: AdaptiveModel,
+        x: Tensor,
+        batch: int,
+        *,
+        labels: NDArray[np.int64] | None,
+        places: NDArray[np.int64],
+    ) -> None:
+        self.model, self.batch = model, batch
+        rng = np.random.default_rng(0)
+        frames = x.numpy()
+        self.shifted = {CLEAN: x} | {
+            name: torch.from_numpy(shift(frames, rng)) for name, shift in SHIFTS.items()
+        }
+        if labels is None or not model.classes:
+            self.right = self._answers(x, None)
+        else:
+            self.right = torch.from_numpy(labels[places])
+
+    def error(self, sites: Sequence[str], alpha: float | None) -> float:
+        """Share of wrong answers over all shifts, with these sites active."""
+        keys = {name.replace(".", "/") for name in sites}
+        for key, norm in self.model.sites.items():
+            assert isinstance(norm, IdentityNorm)
+            norm.active = key in keys
+        found = [self._wrong(self._answers(x, alpha)) for x in self.shifted.values()]
+        return float(torch.stack(found).mean())
+
+    def _wrong(self, found: Tensor) -> Tensor:
+        """Share of what differs, or a distance, one at most."""
+        if not found.is_floating_point():
+            return (found != self.right).float().mean()
+        spread = (self.right - self.right.mean(0)).square().sum(1).mean().sqrt()
+        away = (found - self.right).square().sum(1).sqrt() / spread.clamp(min=1e-12)
+        return away.clamp(max=1.0).mean()
+
+    def _answers(self, x: Tensor, alpha: float | None) -> Tensor:
+        """Classes at all positions; of tasks without classes all numbers of each frame."""
+        weight = None if alpha is None else torch.tensor(alpha)
+        own = self.model.attachment
+        with torch.no_grad():
+            outputs = [self.model(part, weight) for part in torch.split(x, self.batch)]
+        if own.task in ("classes", *POSITIONS):
+            return torch.cat([output.logits for output in outputs]).argmax(1)
+        return torch.cat([flat(output.named, own.named) for output in outputs])

@@ -1,0 +1,1 @@
+"""What a model's outputs are, where they are not logits of classes."""
