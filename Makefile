@@ -66,10 +66,10 @@ types: wheel
 empty-environment: wheel
 	sh tests/empty_environment.sh $(TEST) build/wheel/edgemem-*.whl
 
-test-all: COVERAGE := --cov --cov-report=
+# Of the tests that prove behaviour: those that take long would take twice as long with it.
+test-all: COVERAGE := --cov --cov-report=term
 test-all: test test-benchmarks
-	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow --ignore tests/benchmarks \
-		--cov --cov-append --cov-report=term
+	$(TEST)/bin/pytest -n 2 --dist loadfile -m slow --ignore tests/benchmarks
 	$(MAKE) test-versions
 
 test-benchmarks: $(TEST)/installed

@@ -125,7 +125,7 @@ BAD_EXPORTS = {
     "digits.pt --model edgemem.models:Recipe --parts layer1": "gives a Recipe",
     "digits.pt --model edgemem.models.networks:digits --model-arg size=3": "cannot be called",
     "digits.pt --model edgemem.models.networks:digits --model-arg classes": "not name=value",
-    "digits.pt --model edgemem.models.networks:digits": "--parts: is missing.*layer1",
+    "digits.pt --model edgemem.models.networks:digits": "--source: is missing.*layer1",
     "digits.pt --model edgemem.models.networks:digits --parts layer9": "Nearest names.*layer1",
     "digits.pt --model edgemem.models.networks:resnet20 --parts layer1": "does not fit CifarResNet",
     "digits.pt --model edgemem.models.networks:digits --parts layer1 --statistics most": "unknown",
