@@ -234,9 +234,10 @@ def functions_of(
 
 
 def can_calibrate(model: AdaptiveModel, batch: int) -> bool:
-    """Whether the model keeps source frames enough to try steps on, two batches."""
+    """Whether steps can be tried: on two batches of source frames or more, each of one class."""
     frames = model.source_frames
-    return frames is not None and len(frames) >= 2 * batch
+    tells = model.attachment.task == "classes"
+    return tells and frames is not None and len(frames) >= 2 * batch
 
 
 def frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:

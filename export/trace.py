@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import warnings
@@ -10,11 +11,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.onnx import OnnxExporterError, ONNXProgram
 
 from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.functions.forward import Function
@@ -45,22 +49,49 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
         Untraceable: the function cannot be traced.
         ExportError: it draws random numbers, or the graph breaks the contract.
     """
-    with _explained(), _quiet():
-        program = _export(function, portable)
+    with _explained(), _quiet(), _without_collecting():
+        exported = _translated(_export(function, portable), function, portable)
+        optimize_ir(exported.model, num_iterations=1)
+    with _quiet(), _without_collecting():
+        model = lower(exported.model_proto, portable=portable)
+    _check_contract(model, function)
+    return model
+
+
+def _translated(program: ExportedProgram, function: Function, portable: bool) -> ONNXProgram:
+    """A program in operators of ONNX.
+
+    The exporter lowers every program by tracing it once more. Ours has been lowered already, in
+    nearly all cases far enough; so that is done only where an operator is left over.
+    """
+
+    def translate() -> ONNXProgram:
         exported = torch.onnx.export(
             program,
             dynamo=True,
-            optimize=True,
+            optimize=False,
             custom_translation_table={} if portable else ONNX_FORMS,
             input_names=list(function.inputs),
             output_names=list(function.outputs),
             verbose=False,
         )
-    assert exported is not None
-    with _quiet():
-        model = lower(exported.model_proto, portable=portable)
-    _check_contract(model, function)
-    return model
+        assert exported is not None
+        return exported
+
+    if _in_place(program):
+        return translate()
+    program.run_decompositions = lambda *_: program  # type: ignore[method-assign]
+    try:
+        return translate()
+    except OnnxExporterError:
+        del program.run_decompositions
+        return translate()
+
+
+def _in_place(program: ExportedProgram) -> bool:
+    """Whether operators are left that change what they are given."""
+    targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    return any(isinstance(t, OpOverload) and t._schema.is_mutable for t in targets)
 
 
 def check_traceable(function: Function) -> None:
@@ -128,8 +159,35 @@ def traced(function: Function, portable: bool) -> GraphModule:
     )
     with _plain(), SpelledOut():
         graph: GraphModule = tracer(*function.inputs.values()).eval()
+    _use_what_is_copied(graph)
     check_operators(graph)
     return graph
+
+
+def _use_what_is_copied(graph: GraphModule) -> None:
+    """Where a value is written over another that is never read again, take the value itself."""
+    places = {node: place for place, node in enumerate(graph.graph.nodes)}
+    for node in list(graph.graph.nodes):
+        if node.target is not torch.ops.aten.copy_.default:
+            continue
+        over, value = node.args[:2]
+        last = max(over.users, key=places.__getitem__)
+        own = all(_fresh(n) for n in (over, *over.users) if n is not node)
+        if own and last is node and _alike(over, value):
+            node.replace_all_uses_with(value)
+            graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def _fresh(node: Node) -> bool:
+    """Whether a node makes a value of its own, no view of another."""
+    made = node.op == "call_function" and isinstance(node.target, OpOverload)
+    return made and all(value.alias_info is None for value in node.target._schema.returns)
+
+
+def _alike(a: Node, b: Node) -> bool:
+    one, other = a.meta["val"], b.meta["val"]
+    return bool(one.shape == other.shape and one.dtype == other.dtype)
 
 
 @contextmanager
@@ -174,6 +232,18 @@ def _check_contract(model: onnx.ModelProto, function: Function) -> None:
     domains = {node.domain for node in model.graph.node}
     if foreign := domains - set(STANDARD_DOMAINS):
         raise ExportError("graph", f"uses operators of {sorted(foreign)}", "Report this")
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """While active, garbage in cycles stays: to look for it took a fifth of an export's time."""
+    active = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if active:
+            gc.enable()
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shared.report import command_line, save_json, setting, whole
-from benchmarks.zoo.architectures import ARCHITECTURES, CHOICE, Architecture, label_of, named
+from benchmarks.zoo.architectures import ARCHITECTURES, Architecture, label_of
 from benchmarks.zoo.kept import keep, kept, made_with
 from benchmarks.zoo.page import page
-from benchmarks.zoo.verdict import Verdict, verdict
+from benchmarks.zoo.verdict import verdict
 
 SECONDS = 600  # of the processor, for one architecture
 WALL = 6  # times as many on the clock: other work may slow a process down
@@ -58,14 +58,9 @@ def rows_of(chosen: list[Architecture], folder: Path, device: Path | str, option
         if row is None or (row["made_with"] != made_with() and not options.old):
             row = made(label, device, options.seconds) | {"date": date.today().isoformat()}
             keep(folder, label, row)
-        found = judged(architecture, row)
+        found = verdict(row)
         took = f"{row['seconds']:.0f} s" if "seconds" in row else ""
         print(f"{number}/{len(chosen)} {label}: {found.word} {found.reason} {took}", flush=True)
-
-
-def judged(architecture: Architecture, row: dict[str, Any]) -> Verdict:
-    """What came out; a model that is no classifier of frames has to be refused."""
-    return verdict(row, chooses=architecture.answers == CHOICE)
 
 
 def main() -> None:
@@ -92,7 +87,7 @@ def main() -> None:
     for architecture in ARCHITECTURES:
         if (row := kept(folder, label_of(architecture))) is not None:
             rows[label_of(architecture)] = row | {"frame": architecture.shape}
-    verdicts = {label: judged(named(label), row) for label, row in rows.items()}
+    verdicts = {label: verdict(row) for label, row in rows.items()}
     about = setting(seconds=options.seconds)
     save_json({"benchmark": "zoo", "setting": about, "results": rows}, options.json)
     if options.page is not None:

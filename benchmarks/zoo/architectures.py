@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.zoo import audio_and_sensors, outputs_of_other_kinds, transformers_models
 from benchmarks.zoo.without_cuda import import_torchvision
+from edgemem.models.tasks.task_outputs import AUTO, Task
 
 CLASSES = 10
-CHOICE = "logits of classes"
 IMAGE = 64
 
 
@@ -23,14 +25,20 @@ class Architecture:
     Attributes:
         shape: of a frame.
         make: gives the model.
-        answers: what it gives for a frame.
+        task: what its answers are, as `align` takes it.
+        tokens: how many there are, where its frames are ids of these.
     """
 
     name: str
     library: str
     shape: tuple[int, ...]
     make: Callable[[], nn.Module]
-    answers: str = CHOICE
+    task: Task | Literal["auto"] = AUTO
+    tokens: int = 0
+
+    def read(self, frames: NDArray[np.float32]) -> NDArray[Any]:
+        """Frames between 0 and 1 as the model takes them."""
+        return (frames * (self.tokens - 1)).astype(np.int64) if self.tokens else frames
 
 
 def _timm(
@@ -65,9 +73,10 @@ def _built(
     library: str,
     shape: tuple[int, ...],
     make: Callable[[int], nn.Module],
-    answers: str = CHOICE,
+    task: Task | Literal["auto"] = AUTO,
+    tokens: int = 0,
 ) -> Architecture:
-    return Architecture(name, library, shape, lambda: make(CLASSES), answers)
+    return Architecture(name, library, shape, lambda: make(CLASSES), task, tokens)
 
 
 SMALL_SWIN = {"embed_dim": 32, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}

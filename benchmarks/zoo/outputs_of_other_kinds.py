@@ -118,15 +118,14 @@ def _autoencoder() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(128, 640))
 
 
-DENSE, BOXES = "classes of every pixel", "boxes with scores"
 MODELS: tuple[tuple[Any, ...], ...] = (
-    ("small U-Net", "torch", PICTURE, _small_unet, DENSE),
+    ("small U-Net", "torch", PICTURE, _small_unet, "dense"),
     *(
-        (name, "torchvision", PICTURE, _segmentation(name), DENSE)
+        (name, "torchvision", PICTURE, _segmentation(name), "dense")
         for name in ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
     ),
-    ("detector with three heads", "torch", PICTURE, _detector, BOXES),
-    ("text recogniser CRNN", "torch", (1, 32, 64), _recogniser, "characters along a line"),
-    ("sensor regression", "torch", (6, 128), _regression, "a number"),
-    ("autoencoder of sound", "torch", (640,), _autoencoder, "the frame made again"),
+    ("detector with three heads", "torch", PICTURE, _detector, "detection"),
+    ("text recogniser CRNN", "torch", (1, 32, 64), _recogniser, "sequence"),
+    ("sensor regression", "torch", (6, 128), _regression, "regression"),
+    ("autoencoder of sound", "torch", (640,), _autoencoder, "reconstruction"),
 )

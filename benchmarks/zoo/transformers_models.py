@@ -205,12 +205,11 @@ def _bert(classes: int) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
     return BertForSequenceClassification(
-        BertConfig(vocab_size=100, max_position_embeddings=32, num_labels=classes, **WIDTH)
+        BertConfig(vocab_size=TOKENS, max_position_embeddings=32, num_labels=classes, **WIDTH)
     )
 
 
-PICTURE, WAVE = (3, 64, 64), (16000,)
-TOKENS = "logits of classes, for token ids"
+PICTURE, WAVE, TOKENS = (3, 64, 64), (16000,), 100
 MODELS: tuple[tuple[Any, ...], ...] = (
     ("ViTForImageClassification", PICTURE, _vit),
     ("DeiTForImageClassification", PICTURE, _deit),
@@ -226,5 +225,5 @@ MODELS: tuple[tuple[Any, ...], ...] = (
     ("HubertForSequenceClassification", WAVE, _hubert),
     ("WhisperForAudioClassification", (40, 100), _whisper),
     ("PatchTSTForClassification", (128, 6), _time_series),
-    ("BertForSequenceClassification", (32,), _bert, TOKENS),
+    ("BertForSequenceClassification", (32,), _bert, "classes", TOKENS),
 )

@@ -23,8 +23,8 @@ class Verdict:
     remedy: str = ""
 
 
-def verdict(found: Mapping[str, Any], *, chooses: bool = True) -> Verdict:
-    """Judge what a worker wrote. chooses: whether the model's answer is a choice among classes.
+def verdict(found: Mapping[str, Any]) -> Verdict:
+    """Judge what a worker wrote.
 
     A refusal counts as one only if its remedy is something to do: that the export's own comparison
     stops, or that the remedy is to report the model, counts as wrong.
@@ -35,8 +35,6 @@ def verdict(found: Mapping[str, Any], *, chooses: bool = True) -> Verdict:
         return Verdict(WRONG, f"{found['stage']}: {found['raised'].splitlines()[0]}")
     if "refused" in found:
         return _refusal(found["refused"])
-    if not chooses:
-        return Verdict(WRONG, "its answer is taken for a choice among classes")
     if found["stage"] == TRACED:
         return Verdict(TRACED)
     return next(_faults(found), Verdict(RIGHT))

@@ -30,7 +30,6 @@ import edgemem
 from benchmarks.zoo.architectures import Architecture, named
 from benchmarks.zoo.calibrated import answers, calibrate
 from benchmarks.zoo.frames import Frames, drifting, source_frames
-from benchmarks.zoo.transformers_models import TOKENS
 from benchmarks.zoo.verdict import TRACED
 from benchmarks.zoo.without_cuda import import_torchvision
 from edgemem.bundle.opening import open_bundle
@@ -56,17 +55,16 @@ def study(architecture: Architecture, device: str, folder: Path, found: dict[str
     Raises:
         EdgeMemError: the model is refused.
     """
-    frames = source_frames(architecture.shape, SOURCE if device else FEW)
+    frames = architecture.read(source_frames(architecture.shape, SOURCE if device else FEW))
     found["stage"] = "making the model"
     model = architecture.make()
-    if architecture.answers != TOKENS:  # which no frames are
-        calibrate(model, torch.from_numpy(frames))
+    calibrate(model, torch.from_numpy(frames))
     found["parameters"] = sum(p.numel() for p in model.parameters())
     held = [*model.parameters(), *model.buffers()]
     checkpoint = sum(array.numel() * array.element_size() for array in held)
     given = copy.deepcopy(model)
     found["stage"], began = "align", time.process_time()
-    adaptive, chosen = align(model, frames, batch=BATCH)
+    adaptive, chosen = align(model, frames, task=architecture.task, batch=BATCH)
     found["align_s"] = time.process_time() - began
     found |= {"sites": len(adaptive.attachment.sites), "norms": len(_norms(adaptive))}
     found["alpha"] = None if chosen is None else chosen.alpha
@@ -82,9 +80,10 @@ def study(architecture: Architecture, device: str, folder: Path, found: dict[str
     found["bytes"] = sum(p.stat().st_size for p in bundle.rglob("*") if p.is_file())
     found["times_checkpoint"] = found["bytes"] / checkpoint
     found["stage"] = "frozen"
-    found["frozen_off"] = _frozen_off(bundle, given, frames)
+    drifted = [architecture.read(x) for x in drifting(architecture.shape, BATCHES, BATCH)]
+    found["frozen_off"] = _frozen_off(bundle, given, frames, drifted[::5])
     found["stage"] = "stream"
-    found["stream"] = _stream(bundle, architecture.shape, folder)
+    found["stream"] = _stream(bundle, drifted, folder)
     found["stage"] = "device"
     found["device"] = _verify(device, bundle)
     found["stage"] = "times"
@@ -106,14 +105,13 @@ def _norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, AdaptingNorm)]
 
 
-def _frozen_off(bundle: Path, given: nn.Module, frames: Frames) -> float:
-    """Largest distance of the bundle's frozen logits from the given model's, relative to these."""
-    drifted = [*drifting(frames.shape[1:], 4, BATCH)]
+def _frozen_off(bundle: Path, given: nn.Module, frames: Frames, drifted: list[Frames]) -> float:
+    """Largest distance of the bundle's frozen answers from the given model's, relative to these."""
     worst = 0.0
     with edgemem.open(bundle, threads=1, provider="cpu") as runtime:
         for part in (frames[: 4 * BATCH], *drifted, frames[:3]):
             expected = answers(given, torch.from_numpy(part)).numpy()
-            answer = runtime.predict(part, frozen=True).logits
+            answer = _answer(runtime.predict(part, frozen=True))
             if answer.shape != expected.shape:
                 return float("inf")
             off = np.abs(answer - expected).max() / max(1.0, float(np.abs(expected).max()))
@@ -121,23 +119,28 @@ def _frozen_off(bundle: Path, given: nn.Module, frames: Frames) -> float:
     return worst
 
 
-def _stream(bundle: Path, shape: tuple[int, ...], folder: Path) -> dict[str, Any]:
+def _answer(result: edgemem.Result) -> Frames:
+    """The output that a model of these has."""
+    return next(iter(result.outputs.values()))
+
+
+def _stream(bundle: Path, drifted: list[Frames], folder: Path) -> dict[str, Any]:
     """A stream that drifts: what happened, and whether it changed the block and the answers."""
     kinds: dict[str, int] = {}
     finite, state = True, folder / "state.db"
     with edgemem.open(bundle, state=state, threads=1, provider="cpu") as runtime:
         start = runtime._session.block  # nothing public gives the arrays
-        for batch in drifting(shape, BATCHES, BATCH):
+        for batch in drifted:
             result = runtime.step(batch)
-            finite &= bool(np.isfinite(result.logits).all())
+            finite &= bool(np.isfinite(_answer(result)).all())
             for event in result.events:
                 kinds[str(event.kind)] = kinds.get(str(event.kind), 0) + 1
         block = runtime._session.block
-        aligned, frozen = (runtime.predict(batch, frozen=f).logits for f in (False, True))
+        aligned, frozen = (_answer(runtime.predict(batch, frozen=f)) for f in (False, True))
         moved = max((float(np.abs(block[n] - start[n]).max()) for n in block), default=0.0)
         sound = all(bool(np.isfinite(block[n]).all()) for n in block)
     with edgemem.open(bundle, state=state, threads=1, provider="cpu") as runtime:
-        again = runtime.predict(batch).logits
+        again = _answer(runtime.predict(batch))
     return {
         "events": kinds,
         "finite": finite and sound and bool(np.isfinite(aligned).all()),

@@ -183,7 +183,8 @@ def _nothing(output: Output, hp: HyperParameters) -> Loss:
 def _weights(probabilities: Tensor, entropy: Tensor, hp: HyperParameters) -> Tensor:
     """Weight of each sample, [n]."""
     mean = probabilities.mean(0)
-    likeness = probabilities @ mean / (probabilities.norm(dim=1) * mean.norm())
+    towards = torch.mm(probabilities, mean.view(-1, 1)).view(-1)
+    likeness = towards / (probabilities.norm(dim=1) * mean.norm())
     diversity = _rescaled(1.0 - likeness)
     weights = torch.exp(hp["weight_sharpness"] * diversity * _rescaled(-entropy))
     enough = diversity + ALIKE >= hp["diversity_margin"] * diversity.mean()

@@ -13,6 +13,9 @@ from edgemem.errors import ExportError
 from edgemem.export.lowering import convolution, gate, padding, pooling, resampling
 
 aten = torch.ops.aten
+# In the core set, but without an ONNX form.
+WITHOUT_FORM = (aten.var.correction, aten.var_mean.correction)
+
 RULES: dict[Any, Callable[..., Any]] = {
     **convolution.RULES,
     **pooling.RULES,
@@ -30,7 +33,7 @@ ONNX_FORMS: dict[Any, Callable[..., Any]] = {
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Operator -> function that computes it with simpler ones."""
     table = dict(core_aten_decompositions())
-    table |= get_decompositions([aten.max_pool2d_with_indices_backward])
+    table |= get_decompositions([aten.max_pool2d_with_indices_backward, *WITHOUT_FORM])
     return table | RULES
 
 

@@ -27,13 +27,22 @@ class FrameMoments(NamedTuple):
 
         weights: [n], of sum one.
         """
-        return _central(weights @ self.mean, weights @ self.square)
+        return _central(weighted_sum(weights, self.mean), weighted_sum(weights, self.square))
 
     def joined(self, rows: int) -> FrameMoments:
         """Of frames that are so many rows each, one after another."""
         if rows == 1:
             return self
         return FrameMoments(*(v.view(-1, rows, v.shape[1]).mean(1) for v in self))
+
+
+def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """[n] and [n, channels] -> [channels].
+
+    A product of two matrices: of a vector and a matrix, torch makes an operator in place, for
+    which a traced step has to be lowered twice.
+    """
+    return torch.mm(weights.view(1, -1), values).view(-1)
 
 
 def per_channel(v: Tensor, x: Tensor, axis: int = 1) -> Tensor:
@@ -59,7 +68,7 @@ def batch_moments(x: Tensor, weights: Tensor | None = None, axis: int = 1) -> tu
     def pooled(values: Tensor) -> Tensor:
         if weights is None:
             return values.mean([0, *within])
-        return weights @ (values.mean(within) if within else values)
+        return weighted_sum(weights, values.mean(within) if within else values)
 
     mean = pooled(x)
     return mean, pooled((x - per_channel(mean, x, axis)).square())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.zoo.architectures import ARCHITECTURES, CHOICE, label_of
+from benchmarks.zoo.architectures import ARCHITECTURES, label_of
 from benchmarks.zoo.calibrated import DEVIATION, answers, calibrate
 from benchmarks.zoo.frames import drifting, source_frames
 from benchmarks.zoo.kept import PACKAGES, keep, kept, row_path
@@ -89,11 +89,6 @@ def test_only_what_holds_in_every_respect_is_right(found, word):
     assert judged.word == word and bool(judged.reason) == (word not in (RIGHT, TRACED))
 
 
-def test_a_model_that_is_no_classifier_must_be_refused():
-    assert verdict(GOOD, chooses=False).word == WRONG
-    assert verdict({"stage": "align", "refused": TOLD}, chooses=False).word == REFUSED
-
-
 def test_rows_are_kept_by_what_they_were_made_with(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.zoo.kept.made_with", lambda: {"code": "abc"})
     assert kept(tmp_path, "timm/a b") is None
@@ -104,7 +99,7 @@ def test_rows_are_kept_by_what_they_were_made_with(tmp_path, monkeypatch):
 def test_every_architecture_has_a_label_and_a_file_of_its_own(tmp_path):
     labels = [label_of(found) for found in ARCHITECTURES]
     assert len(labels) == len({row_path(tmp_path, label) for label in labels}) >= 50
-    assert {found.answers for found in ARCHITECTURES} > {CHOICE}
+    assert {found.task for found in ARCHITECTURES} > {"auto", "classes", "dense", "sequence"}
 
 
 def test_the_page_counts_and_says_why():
