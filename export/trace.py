@@ -52,6 +52,8 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
     with _explained(), _quiet(), _without_collecting():
         exported = _translated(_export(function, portable), function, portable)
         optimize_ir(exported.model, num_iterations=1)
+        for value, name in zip(exported.model.graph.outputs, function.outputs, strict=True):
+            value.name = name  # where two outputs are one value, the optimiser names the second
     with _quiet(), _without_collecting():
         model = lower(exported.model_proto, portable=portable)
     _check_contract(model, function)
