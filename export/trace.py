@@ -26,6 +26,7 @@ from edgemem.export.lowering.portable import PORTABLE
 from edgemem.export.lowering.rewrite import lower
 from edgemem.export.lowering.spelled_out import SpelledOut
 from edgemem.export.lowering.table import (
+    NEEDED_FORMS,
     ONNX_FORMS,
     Untraceable,
     check_operators,
@@ -72,7 +73,7 @@ def _translated(program: ExportedProgram, function: Function, portable: bool) ->
             program,
             dynamo=True,
             optimize=False,
-            custom_translation_table={} if portable else ONNX_FORMS,
+            custom_translation_table=NEEDED_FORMS if portable else ONNX_FORMS,
             input_names=list(function.inputs),
             output_names=list(function.outputs),
             verbose=False,

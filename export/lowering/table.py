@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from onnxscript import opset20
 from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx import GraphModule
 
@@ -16,6 +17,12 @@ aten = torch.ops.aten
 # In the core set, but without an ONNX form.
 WITHOUT_FORM = (aten.var.correction, aten.var_mean.correction)
 
+
+def copy_onnx(over: Any, value: Any, non_blocking: bool = False) -> Any:
+    """ONNX form of aten.copy; the exporter's own does not spread the value out, nor cast it."""
+    return opset20.Expand(opset20.CastLike(value, over), opset20.Shape(over))
+
+
 RULES: dict[Any, Callable[..., Any]] = {
     **convolution.RULES,
     **pooling.RULES,
@@ -23,10 +30,13 @@ RULES: dict[Any, Callable[..., Any]] = {
     **padding.RULES,
     **gate.RULES,
 }
+# Portable too: without them a graph is wrong.
+NEEDED_FORMS: dict[Any, Callable[..., Any]] = {aten.copy.default: copy_onnx}
 # Operators that have a better ONNX form than the exporter's own.
 ONNX_FORMS: dict[Any, Callable[..., Any]] = {
     torch.ops.edgemem.beyond.default: gate.beyond_onnx,
     aten.sign.default: gate.sign_onnx,
+    **NEEDED_FORMS,
 }
 
 

@@ -1,0 +1,84 @@
+"""From a function to a graph: what the tracer may leave out, and what it may not."""
+
+import onnxruntime
+import pytest
+import torch
+
+from edgemem.export.functions.forward import Function
+from edgemem.export.trace import to_onnx
+
+X = torch.arange(12.0).reshape(3, 4) - 5
+
+
+def copied(x, gain):
+    """A value that is written over another, and read."""
+    y = x * gain
+    return (y.copy_(x + gain),)
+
+
+def read_again(x, gain):
+    """The place that was written over is read afterwards."""
+    y = x * gain
+    z = y.copy_(x + gain)
+    return (z * y,)
+
+
+def read_through_a_view(x, gain):
+    """So is a view of it, which was taken before."""
+    y = x * gain
+    view = y.view(-1)
+    y.copy_(x + gain)
+    return (view * 2,)
+
+
+def written_through_a_view(x, gain):
+    """What is written over is a part of something that is read."""
+    y = x * gain
+    y[0].copy_(y[1] + gain)
+    return (y,)
+
+
+def spread(x, gain):
+    """One row for all, in another type."""
+    y = x * gain
+    return (y.copy_((x[0] + gain).double()),)
+
+
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+@pytest.mark.parametrize(
+    "call", [copied, read_again, read_through_a_view, written_through_a_view, spread]
+)
+def test_what_is_written_in_place_comes_out_as_in_torch(call, dynamic_batch):
+    gain = torch.tensor(3.0)
+    proto = to_onnx(Function({"x": X, "hp.gain": gain}, ("y",), call, dynamic_batch))
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    (found,) = session.run(None, {"x": X.numpy(), "hp.gain": gain.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), call(X.clone(), gain)[0])
+
+
+def test_two_outputs_that_are_one_value_keep_their_names():
+    def call(x, gain):
+        y = x * gain
+        return y, y
+
+    gain = torch.tensor(3.0)
+    proto = to_onnx(Function({"x": X, "hp.gain": gain}, ("loss", "entropy"), call, False))
+    assert [value.name for value in proto.graph.output] == ["loss", "entropy"]
+    found = onnxruntime.InferenceSession(proto.SerializeToString()).run(
+        None, {"x": X.numpy(), "hp.gain": gain.numpy()}
+    )
+    for value in found:
+        torch.testing.assert_close(torch.from_numpy(value), X * gain)
+
+
+def test_operators_that_the_exporter_has_to_lower_are_lowered():
+    def call(x, gain):
+        return (x.var(1) * gain, x[None].squeeze((0,)) * gain)
+
+    gain = torch.tensor(3.0)
+    proto = to_onnx(Function({"x": X, "hp.gain": gain}, ("a", "b"), call, False))
+    found = onnxruntime.InferenceSession(proto.SerializeToString()).run(
+        None, {"x": X.numpy(), "hp.gain": gain.numpy()}
+    )
+    for value, expected in zip(found, call(X, gain), strict=True):
+        torch.testing.assert_close(torch.from_numpy(value), expected)
