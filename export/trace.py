@@ -83,7 +83,7 @@ def _translated(program: ExportedProgram, function: Function, portable: bool) ->
 
     if _in_place(program):
         return translate()
-    program.run_decompositions = lambda *_: program  # type: ignore[method-assign]
+    program.run_decompositions = lambda *_: program
     try:
         return translate()
     except OnnxExporterError:
@@ -184,8 +184,9 @@ def _use_what_is_copied(graph: GraphModule) -> None:
 
 def _fresh(node: Node) -> bool:
     """Whether a node makes a value of its own, no view of another."""
-    made = node.op == "call_function" and isinstance(node.target, OpOverload)
-    return made and all(value.alias_info is None for value in node.target._schema.returns)
+    if not isinstance(node.target, OpOverload):
+        return False
+    return all(value.alias_info is None for value in node.target._schema.returns)
 
 
 def _alike(a: Node, b: Node) -> bool:
