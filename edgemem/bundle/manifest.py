@@ -15,9 +15,38 @@ from edgemem.block import BlockSpec
 REMEDY = "Export the bundle again or get a fresh copy"
 
 
+FRAMES = "x"  # input of graphs
+INPUT_DTYPES = ("float32", "int64", "bool")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input that comes beside the frames, one array for each frame: a mask, a length, a vector.
+
+    Attributes:
+        dtype: one of `INPUT_DTYPES`.
+        shape: of what belongs to one frame; () = one value.
+        low, high: least and largest value. Whole numbers may be no others; of other inputs these
+            say what reference values lie between.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def tensor(self) -> str:
+        """Its name in the graphs."""
+        return f"in.{self.name}"
+
+
 @dataclass(frozen=True)
 class FrameSpec:
     """The frames a bundle takes: [n, *shape] float32, or uint8 to be divided by `uint8_scale`.
+
+    Or int64, where frames are token ids.
 
     Attributes:
         batch: frames in one adaptation step.
@@ -26,6 +55,8 @@ class FrameSpec:
         known_companions: how many are enough once the block remembers its context.
         source_range: what values of source frames lie between, lowest and highest of each channel;
             None = not known.
+        ids: least and largest number of frames that are token ids; None = they are float32.
+        inputs: what comes beside the frames, in order.
     """
 
     shape: tuple[int, ...]
@@ -34,6 +65,18 @@ class FrameSpec:
     known_companions: int
     uint8_scale: float = 255.0
     source_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    ids: tuple[int, int] | None = None
+    inputs: tuple[InputSpec, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        """Of the frames, as graphs take them."""
+        return "float32" if self.ids is None else "int64"
+
+    @property
+    def values(self) -> int:
+        """Of one frame and what comes beside it."""
+        return math.prod(self.shape) + sum(math.prod(given.shape) for given in self.inputs)
 
 
 @dataclass(frozen=True)

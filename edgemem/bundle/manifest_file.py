@@ -15,6 +15,7 @@ from typing import Any
 from edgemem.block import DTYPES, ArraySpec, BlockSpec
 from edgemem.bundle.manifest import (
     CLASSES,
+    INPUT_DTYPES,
     MOST_SUMMARY,
     PROFILES,
     REMEDY,
@@ -24,6 +25,7 @@ from edgemem.bundle.manifest import (
     FileRecord,
     FrameSpec,
     HyperParameter,
+    InputSpec,
     Manifest,
     OutputSpec,
     Plan,
@@ -44,6 +46,7 @@ MOST_DIMENSIONS = 8
 MOST_ARRAYS = 1 << 14
 MOST_FILES = 1 << 12
 MOST_LABELS = 1 << 16
+OTHERS = ("ids", "inputs")  # of frames
 MOST_NAMES = 256  # graphs, plans, hyper-parameters, inputs of a graph beside arrays …
 MOST_SHOWN = 1 << 20  # characters that are for people
 BEGINNING = re.compile(rb'\{\n "sha256": "([0-9a-f]{64})"')
@@ -77,7 +80,7 @@ def to_json(manifest: Manifest) -> bytes:
             for target, graphs in manifest.targets.items()
         },
         "plans": [vars(plan) for plan in manifest.plans],
-        "frames": vars(manifest.frames),
+        "frames": _frames_document(manifest.frames),
         "labels": manifest.labels,
         "block": [vars(spec) for spec in manifest.block.arrays],
         "slots": [vars(spec) for spec in manifest.slots.arrays],
@@ -179,6 +182,37 @@ def _frames(entry: Value) -> FrameSpec:
         entry.field("known_companions").count(),
         entry.field("uint8_scale").positive(),
         low_high,
+        _ids(entry),
+        _inputs(entry),
+    )
+
+
+def _frames_document(frames: FrameSpec) -> dict[str, Any]:
+    """What is not there: token ids, and inputs beside the frames, where a bundle has none."""
+    found = asdict(frames)
+    return {name: value for name, value in found.items() if name not in OTHERS or value}
+
+
+def _ids(entry: Value) -> tuple[int, int] | None:
+    given = entry.object().get("ids")
+    if given is None:
+        return None
+    low, high = (value.count() for value in given.list(2, 2))
+    return low, high
+
+
+def _inputs(entry: Value) -> tuple[InputSpec, ...]:
+    given = entry.object().get("inputs")
+    return () if given is None else tuple(_input(item) for item in given.list(MOST_NAMES))
+
+
+def _input(entry: Value) -> InputSpec:
+    return InputSpec(
+        entry.field("name").text(),
+        entry.field("dtype").choice(INPUT_DTYPES),
+        _shape(entry.field("shape")),
+        entry.field("low").single(),
+        entry.field("high").single(),
     )
 
 
