@@ -12,20 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from edgemem.errors import InputError, MissingExtraError
 from edgemem.files.npz import Npz
 from edgemem.files.untrusted import require_file
+from edgemem.models.rows import frames_of, of_array, with_frames
 
 Frames = NDArray[np.uint8] | NDArray[np.float32]
 LEFTOVERS = ("__MACOSX", "Thumbs.db", "desktop.ini")  # beside hidden ones
 
 
-def to_float(frames: Frames) -> Tensor:
-    """Frames as a model takes them: uint8 divided by 255, else float32."""
-    x = torch.from_numpy(np.ascontiguousarray(frames))
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+def to_float(frames: NDArray[Any]) -> Any:
+    """Frames as a model takes them: uint8 divided by 255, else float32; token ids as they are.
+
+    Gives a tensor, or `Rows`: what comes beside frames (rows of several fields) stays as it is.
+    """
+    given = of_array(frames if frames.dtype.names else np.ascontiguousarray(frames))
+    x = frames_of(given)
+    if x.dtype == torch.int64:
+        return given
+    return with_frames(given, x.float() / 255 if x.dtype == torch.uint8 else x.float())
 
 
 def class_names(path: Path) -> tuple[str, ...] | None:

@@ -16,6 +16,7 @@ REMEDY = "Export the bundle again or get a fresh copy"
 
 
 FRAMES = "x"  # input of graphs
+BESIDE = "in."  # before the names of other inputs
 INPUT_DTYPES = ("float32", "int64", "bool")
 
 
@@ -39,7 +40,7 @@ class InputSpec:
     @property
     def tensor(self) -> str:
         """Its name in the graphs."""
-        return f"in.{self.name}"
+        return f"{BESIDE}{self.name}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from edgemem.block import Array, Arrays
-from edgemem.bundle.manifest import FRAMES, FrameSpec
+from edgemem.bundle.manifest import BESIDE, FRAMES, FrameSpec
 
 
 def layout(spec: FrameSpec) -> tuple[tuple[int, ...], DTypeLike]:
@@ -57,3 +57,8 @@ def others_of(rows: Array) -> Arrays:
 def with_frames(rows: Array, frames: Array) -> Array:
     """The same rows with other frames."""
     return joined(frames, others_of(rows))
+
+
+def inputs_of(rows: Array) -> Arrays:
+    """All but the frames, by their own names, as a runtime takes them."""
+    return {name.removeprefix(BESIDE): array for name, array in others_of(rows).items()}

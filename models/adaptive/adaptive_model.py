@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -19,6 +20,7 @@ from edgemem.models.inspection.untouched import twin_of
 from edgemem.models.norms.norm_calls import AffinePair, RoutedNorms
 from edgemem.models.norms.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN, VAR
 from edgemem.models.norms.statistics import AdaptingNorm, MixedStatistics, PassSettings
+from edgemem.models.rows import Frames, as_rows, call
 from edgemem.models.tasks.answered import answered
 from edgemem.models.tasks.named_outputs import Named
 from edgemem.models.tasks.recognised_task import recognised_task
@@ -63,6 +65,7 @@ class AdaptiveModel(nn.Module):
         self.source_range: Tensor | None
         for name in SOURCE:
             self.register_buffer(name, None)
+        self.source_beside: dict[str, Tensor] = {}  # inputs beside the source frames
         self.classifier_name: str | None = None
         self.prototypes: ClassPrototypes | None = None  # see class_prototypes
         self._distances: list[Tensor] = []
@@ -185,12 +188,12 @@ class AdaptiveModel(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Frames,
         alpha: Tensor | None = None,
         batch_weight: Tensor | None = None,
         frame_weights: Tensor | None = None,
     ) -> Output:
-        """Frames [n, ...] float32 -> Output.
+        """Frames [n, ...] float32, or token ids, with what comes beside them -> Output.
 
         alpha: weight of the target's statistics; None = source. batch_weight: of the batch against
         what is remembered; None = the batch alone is the target. frame_weights: [n], of sum one, of
@@ -212,7 +215,7 @@ class AdaptiveModel(nn.Module):
         self.settings.clear()
         return Output(logits, logits.new_zeros(0) if key is None else key, distances, seen, found)
 
-    def with_block(self, block: dict[str, Tensor], *arguments: Tensor | None) -> Output:
+    def with_block(self, block: dict[str, Tensor], *arguments: Frames | None) -> Output:
         """What `forward` gives with other arrays in place of the block's, which stays as it is."""
         # Untied: a layer under two names would keep the other arrays for good.
         output: Output = functional_call(self, block, arguments, tie_weights=False)
@@ -231,11 +234,11 @@ class AdaptiveModel(nn.Module):
         """The model that was given, in eval mode, with nothing replaced; over the same arrays."""
         return self._untouched[0]
 
-    def untouched_logits(self, x: Tensor) -> Tensor:
+    def untouched_logits(self, x: Frames) -> Tensor:
         """Logits of the model that was given, see `Output`."""
         return answered(self.untouched, x, self.attachment)[0]
 
-    def untouched_outputs(self, x: Tensor) -> Named:
+    def untouched_outputs(self, x: Frames) -> Named:
         """What the model that was given returns: the oracle of all that is compared."""
         logits, found = answered(self.untouched, x, self.attachment)
         return found or {"logits": logits}
@@ -266,7 +269,15 @@ class AdaptiveModel(nn.Module):
         self.untouched._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def frozen_logits(self, x: Tensor) -> Tensor:
+    @property
+    def source_rows(self) -> NDArray[Any] | None:
+        """The source frames that are known, with what came beside them; None without any."""
+        if self.source_frames is None:
+            return None
+        others = {name: value.numpy() for name, value in self.source_beside.items()}
+        return as_rows(self.source_frames.numpy(), others)
+
+    def frozen_logits(self, x: Frames) -> Tensor:
         """Logits of the frozen model by itself: no meta network, torch's batch norm."""
         self.settings.plain = True
         try:
@@ -274,15 +285,18 @@ class AdaptiveModel(nn.Module):
         finally:
             self.settings.plain = False
 
-    def recognise_outputs(self, x: Tensor, task: Task | Literal["auto"] = AUTO) -> None:
-        """Find out what kind of output the frozen model has, by frames [n, ...] float32.
+    def recognise_outputs(self, x: Frames, task: Task | Literal["auto"] = AUTO) -> None:
+        """Find out what kind of output the frozen model has, by frames [n, ...].
 
         Raises:
             AttachError: a kind that cannot be adapted, or does not fit the task, see `recognised`.
         """
         self.settings.plain = True
         try:
-            found = recognised_task(self.frozen, self.attachment.normalized(x), task)
+            with _slopes(self.frozen) if self.attachment.ids else nullcontext():
+                found = recognised_task(
+                    lambda given: call(self.frozen, given), self.attachment.normalized(x), task
+                )
         finally:
             self.settings.plain = False
         self.attachment = replace(
@@ -295,5 +309,17 @@ class AdaptiveModel(nn.Module):
         if self.attachment.task != "classes":
             return 0
         with torch.no_grad():
-            example = torch.zeros(2, *self.attachment.input_shape)
-            return self.frozen_logits(example).shape[1]
+            return self.frozen_logits(self.attachment.example(2)).shape[1]
+
+
+@contextmanager
+def _slopes(network: nn.Module) -> Iterator[None]:
+    """While active, weights bear gradients: whole numbers bear none."""
+    before = [parameter for parameter in network.parameters() if not parameter.requires_grad]
+    for parameter in before:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in before:
+            parameter.requires_grad_(False)

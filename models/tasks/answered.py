@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from edgemem.models.adaptive.outputs import logits_of
+from edgemem.models.rows import Frames, call
 from edgemem.models.tasks.named_outputs import Named, named
 from edgemem.models.tasks.task_outputs import logit_rows
 
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
     from edgemem.models.adaptive.attachment import Attachment
 
 
-def answered(network: nn.Module, x: Tensor, attachment: Attachment) -> tuple[Tensor, Named]:
+def answered(network: nn.Module, x: Frames, attachment: Attachment) -> tuple[Tensor, Named]:
     """Logits (see `Output`) and named outputs for frames [n, ...] of a device.
 
     Of classes nothing is named.
     """
     given = attachment.normalized(x)
     if attachment.task == "classes":
-        return logits_of(network, given, attachment.outputs), {}
-    found = named(network(given))
+        return logits_of(lambda rows: call(network, rows), given, attachment.outputs), {}
+    found = named(call(network, given))
     return logit_rows(attachment.task, attachment.scale, found, attachment.named), found

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgemem.bundle.manifest import OutputSpec
 from edgemem.errors import AttachError
-from edgemem.models.adaptive.outputs import Outputs, only, probes, recognised
+from edgemem.models.adaptive.outputs import Model, Outputs, only, probes, recognised
+from edgemem.models.rows import Frames, cat
 from edgemem.models.tasks.named_outputs import named, output_specs
 from edgemem.models.tasks.task_outputs import AUTO, Task, check_outputs, fitting, scale_of, shown
 
@@ -22,7 +23,7 @@ class Recognised(NamedTuple):
     named: tuple[OutputSpec, ...]
 
 
-def recognised_task(model: nn.Module, frames: Tensor, task: Task | Literal["auto"]) -> Recognised:
+def recognised_task(model: Model, frames: Frames, task: Task | Literal["auto"]) -> Recognised:
     """The task of a model, by what it gives for frames [n, ...] as it takes them.
 
     Left to itself ("auto") it is classes, where there is one row of numbers for each frame that
@@ -43,11 +44,11 @@ def recognised_task(model: nn.Module, frames: Tensor, task: Task | Literal["auto
         )
     check_outputs(task, specs, tuple(frames.shape[1:]))
     with torch.no_grad():
-        many = named(model(torch.cat([frames, *probes(frames)])))
+        many = named(model(cat([frames, *probes(frames)])))
     return Recognised(task, scale_of(task, many, specs), specs)
 
 
-def _is_rows(model: nn.Module, frames: Tensor) -> bool:
+def _is_rows(model: Model, frames: Frames) -> bool:
     """Whether there is one output [n, numbers] or [n], as classifiers have it.
 
     As many numbers as the frames have may be the frames again.
