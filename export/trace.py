@@ -141,15 +141,22 @@ def traced(function: Function, portable: bool) -> GraphModule:
 
 @contextmanager
 def _plain() -> Iterator[None]:
-    """While active, torch runs layers as simple operators, not as one that fuses them."""
+    """While active, torch runs layers as simple operators, not as one that fuses them.
+
+    And models are told that they are exported, as torch.export tells them: some leave out then
+    what branches on values.
+    """
     mha, mkldnn = torch.backends.mha, torch.backends.mkldnn
     fast = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)
     fused = mkldnn.set_flags(_enabled=False)[0]  # type: ignore[no-untyped-call]
+    exporting = torch.compiler._is_exporting_flag
+    torch.compiler._is_exporting_flag = True
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
+        torch.compiler._is_exporting_flag = exporting
         mkldnn.set_flags(_enabled=fused)  # type: ignore[no-untyped-call]
         mha.set_fastpath_enabled(fast)
 

@@ -43,18 +43,19 @@ def class_names(path: Path) -> tuple[str, ...] | None:
 
 
 def load_dataset(
-    path: Path, names: Sequence[str] | None = None
+    path: Path, names: Sequence[str] | None = None, *, ids: bool = False
 ) -> tuple[Frames, NDArray[np.int64]]:
     """Frames [n, c, ...] (uint8 0–255, or float32) and labels [n].
 
     In a folder, class folders are numbered in alphabetical order, or as `names` lists them; images
-    must share one size. Hidden files and folders are left out.
+    must share one size. Hidden files and folders are left out. ids: token ids (int64) are frames,
+    too.
 
     Raises:
         InputError: missing, damaged, empty, not of these forms, or with a folder that is not named.
     """
     frames, labels = _load_folder(path, names) if path.is_dir() else _load_npz(path)
-    frames = _usable(frames, path)
+    frames = _usable(frames, path, ids=ids)
     refuse_several_labels(f"{path}: y", labels)
     if labels.ndim != 1 or labels.dtype.kind not in "ui":
         raise InputError(
@@ -71,7 +72,7 @@ def load_dataset(
     return frames, labels.astype(np.int64)
 
 
-def load_frames(path: Path) -> tuple[Frames, NDArray[np.int64] | None]:
+def load_frames(path: Path, *, ids: bool = False) -> tuple[Frames, NDArray[np.int64] | None]:
     """Frames as `load_dataset` has them, and their labels [n] where the data has any.
 
     An .npz may hold x alone, and a folder may hold images without class folders.
@@ -87,12 +88,36 @@ def load_frames(path: Path) -> tuple[Frames, NDArray[np.int64] | None]:
             path, "is not an .npz file with x", "Save it with numpy.savez(path, x=frames)"
         )
         if "y" not in archive.names:
-            return _usable(archive.array("x", memory_limit(), "Use fewer frames"), path), None
-    return load_dataset(path)
+            frames = archive.array("x", memory_limit(), "Use fewer frames")
+            return _usable(frames, path, ids=ids), None
+    return load_dataset(path, ids=ids)
 
 
-def _usable(frames: NDArray[Any], path: Path) -> Frames:
-    """Frames as uint8 or float32; raises InputError where they are none."""
+def load_beside(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Arrays of these names that an .npz holds beside x, one row for each frame; none of a folder.
+
+    Raises:
+        InputError: damaged, or not one row for each frame.
+    """
+    if path.is_dir() or not names:
+        return {}
+    archive = Npz(path, "is not an .npz file with x", "Save it with numpy.savez(path, x=frames)")
+    frames, found = archive.header("x").shape[0], {}
+    for name in names:
+        if name not in archive.names:
+            continue
+        array = archive.array(name, memory_limit(), "Use fewer frames")
+        if array.shape[:1] != (frames,):
+            reason = f"has shape {list(array.shape)} beside {frames} frames"
+            raise InputError(f"{path}: {name}", reason, "Save one row for each frame")
+        found[name] = array
+    return found
+
+
+def _usable(frames: NDArray[Any], path: Path, *, ids: bool = False) -> Frames:
+    """Frames as uint8 or float32; raises InputError where they are none. ids: or int64."""
+    if ids and frames.dtype == np.int64 and frames.ndim > 1 and len(frames):
+        return frames  # type: ignore[return-value]
     if frames.ndim < 2 or (frames.dtype != np.uint8 and frames.dtype.kind != "f"):
         raise InputError(
             f"{path}: x",

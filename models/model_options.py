@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgemem.bundle.manifest import CLASSES
+from edgemem.bundle.manifest import CLASSES, FrameSpec
+from edgemem.bundle.reference_frames import reference_frames
 from edgemem.errors import AttachError, InputError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
@@ -19,13 +20,22 @@ from edgemem.models.adaptive.attachment import Normalization, Statistics
 from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.adaptive.parts import split_parts
 from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, load_adaptive
-from edgemem.models.data import load_frames
+from edgemem.models.data import load_beside, load_frames
 from edgemem.models.given_models.factory import Say
 from edgemem.models.given_models.given import Given, given_model
+from edgemem.models.rows import (
+    Frames,
+    frames_of,
+    known_beside,
+    of_array,
+    others_of,
+    parameters_beside,
+)
 from edgemem.models.sites.aligned_model import align
 from edgemem.models.sites.choosing import ChosenSites
 from edgemem.models.tasks.task_outputs import AUTO
 
+EXAMPLES = 8  # frames of no meaning
 MOST_VALUES = 1 << 26  # of one frame
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -48,6 +58,7 @@ class AttachSettings:
     groups: int = 1
     norm_affine: bool | None = False
     source: Path | None = None
+    frames_input: str | None = None
     sites: str | None = None
     task: str = AUTO
 
@@ -78,7 +89,7 @@ def load_model(
     Raises:
         CheckpointError, AttachError, InputError, MissingExtraError: see `given_model`, `attach`.
     """
-    given = given_model(checkpoint, target, arguments, _shape(settings), say)
+    given = given_model(checkpoint, target, arguments, _shape(settings), say, settings.frames_input)
     model, settings = given.network, _completed(settings, given)
     if is_adaptive(checkpoint):
         adaptive, known = load_adaptive(checkpoint, model)
@@ -106,15 +117,17 @@ def load_model(
             f"model, such as {', '.join(_suggestions(model))}",
         )
     shape = input_shape_of(model, settings)
+    example = _example(model, shape)
     adaptive = attach(
         model,
         split_parts(settings.parts or ""),
-        torch.zeros(2, *shape),
+        frames_of(example),
         statistics=_statistics(settings.statistics or _default_statistics(settings)),
         form=Form(settings.kernel_size, settings.bottleneck, settings.groups),
         norm_affine=bool(settings.norm_affine),
         normalization=normalization_of(settings, shape[0]),
         task=settings.task,  # type: ignore[arg-type]  # checked there
+        inputs=others_of(example),
     )
     adaptive.labels = given.labels
     return adaptive, source
@@ -135,7 +148,8 @@ def aligned(
             "do not go together: without a warm-up, meta networks have learnt nothing",
             "Leave --parts out, or run edgemem warmup",
         )
-    frames, labels = load_frames(settings.source)
+    frames, labels = load_frames(settings.source, ids=True)
+    inputs = load_beside(settings.source, parameters_beside(model))
     shape = frames.shape[1:]
     if settings.input_shape is not None and input_shape_of(model, settings) != shape:
         raise InputError(
@@ -156,7 +170,17 @@ def aligned(
         task=settings.task,  # type: ignore[arg-type]
         batch=batch,
         note=note,
+        inputs=inputs,
     )
+
+
+def _example(model: nn.Module, shape: tuple[int, ...]) -> Frames:
+    """Frames of no meaning, with what a file says that its model takes beside them."""
+    ids, beside = getattr(model, "ids", None), known_beside(model) or ()
+    if ids is None and not beside:
+        return torch.zeros(2, *shape)
+    spec = FrameSpec(shape, EXAMPLES, companions=False, known_companions=0, ids=ids, inputs=beside)
+    return of_array(reference_frames(spec))
 
 
 def _completed(settings: AttachSettings, given: Given) -> AttachSettings:
@@ -184,7 +208,9 @@ def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...
     if isinstance(channels, int) and isinstance(size, int):
         return (channels, size, size)
     raise InputError(
-        "--input-shape", "is missing, and the model does not tell", "Pass it, such as 3,224,224"
+        "--input-shape",
+        "is missing, and the model does not tell",
+        "Pass it, such as 3,224,224; of token ids their number, such as 128",
     )
 
 

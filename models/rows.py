@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgemem.bundle.manifest import BESIDE, FRAMES
+from edgemem.bundle.manifest import BESIDE, FRAMES, InputSpec
 from edgemem.bundle.rows import fields, joined
 from edgemem.errors import AttachError
+
+RESERVED = ("x", "y", "context", "labels")  # arrays of data sets that are no inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +143,17 @@ def taken_by_name(network: nn.Module, names: Mapping[str, Any]) -> bool:
 
 
 def parameters_beside(network: nn.Module) -> list[str]:
-    """Names of what the forward of a network takes by name beside the frames."""
+    """Names of what the forward of a network takes by name beside the frames.
+
+    Those of a file are what it says; labels are none, whoever takes them.
+    """
+    if (known := known_beside(network)) is not None:
+        return [spec.name for spec in known]
     parameters = list(inspect.signature(network.forward).parameters.values())[1:]
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in parameters if p.kind in kinds and p.name not in RESERVED]
+
+
+def known_beside(network: nn.Module) -> tuple[InputSpec, ...] | None:
+    """What a file says that its network takes beside the frames; None where nothing is said."""
+    return getattr(network, "beside", None)

@@ -41,7 +41,8 @@ def fields(rows: Array) -> Arrays:
     """The inputs of rows by their names in the graphs, each one array."""
     if rows.dtype.names is None:
         return {FRAMES: rows}
-    return {name: np.ascontiguousarray(rows[name]) for name in rows.dtype.names}
+    # Copies: of one row numpy takes any strides for contiguous, and engines do not.
+    return {name: rows[name].copy() for name in rows.dtype.names}
 
 
 def frames_of(rows: Array) -> Array:

@@ -88,6 +88,8 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
     check_task(task, outputs)
     frozen, example = _frozen_copy(model), rows(example_input, inputs)
     ids, specs = _inputs(frozen, example)
+    if ids is not None and normalization is not None:
+        raise AttachError("mean and deviation", "mean nothing to token ids", "Leave them out")
     attachment = Attachment(
         tuple(parts),
         statistics,

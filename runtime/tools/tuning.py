@@ -114,7 +114,10 @@ class SourceFrames:
         if stream.frames < 2 * manifest.frames.batch:
             reason = f"has {stream.frames} frames, fewer than two batches"
             raise InputError(str(path), reason, "Use some hundred source frames")
-        parts = [checked(part, manifest.frames) for _, part in stream.chunks(256)]
+        parts = [
+            checked(frames_of(part), manifest.frames, inputs_of(part))
+            for _, part in stream.chunks(256)
+        ]
         return SourceFrames(np.concatenate(parts), stream.labels)
 
     def streams(self, frames: int, seed: int) -> Iterator[tuple[str, Array, NDArray[np.int64]]]:
@@ -206,6 +209,12 @@ def tune(
 
 
 def _require_possible(bundle: Bundle, frames: int, seed: int) -> None:
+    if bundle.manifest.frames.ids is not None:
+        raise InputError(
+            bundle.manifest.name,
+            "takes token ids, which no synthetic shift can be made of",
+            "Set hyper-parameters yourself",
+        )
     if not 1 <= frames <= MOST_FRAMES:
         thing = f"{shown(frames)} frames of every shift"
         raise InputError(thing, "are not possible", f"Use 1 to {MOST_FRAMES}")
