@@ -150,6 +150,13 @@ def aligned(
         )
     frames, labels = load_frames(settings.source, ids=True)
     inputs = load_beside(settings.source, parameters_beside(model))
+    for spec in known_beside(model) or ():
+        if spec.name not in inputs:
+            raise InputError(
+                f"{settings.source}: {spec.name}",
+                "is missing, and the model takes it beside the frames",
+                f"Save it beside x: numpy.savez(path, x=frames, {spec.name}=array)",
+            )
     shape = frames.shape[1:]
     if settings.input_shape is not None and input_shape_of(model, settings) != shape:
         raise InputError(

@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgemem.bundle.manifest import FRAMES
-from edgemem.bundle.rows import fields, inputs_of
+from edgemem.bundle.rows import frames_of, inputs_of
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
 from edgemem.models.norms.moments import frame_moments
@@ -72,7 +71,7 @@ def observe_source(
     """
     order = np.random.default_rng(seed).permutation(len(frames))[:FRAMES]
     kept = order[: _kept(frames)]
-    model.source_frames = torch.from_numpy(fields(frames[kept])[FRAMES])
+    model.source_frames = torch.from_numpy(frames_of(frames[kept]).copy())
     model.source_beside = {
         name: torch.from_numpy(array) for name, array in inputs_of(frames[kept]).items()
     }

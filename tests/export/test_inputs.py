@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from input_networks import NETWORKS, examples
 
 import edgemem
 from edgemem.bundle.opening import open_bundle
-from edgemem.errors import ExportError
+from edgemem.errors import CheckpointError, ExportError, InputError
 from edgemem.export import Choices, export_bundle
 from edgemem.export.functions.objective import Loss, Objective, entropies
-from edgemem.models import attach
+from edgemem.models import align, attach, save_adaptive, warm_up
+from edgemem.runtime.engines.onnxruntime_engine import OnnxRuntimeBackend
 from edgemem.runtime.tools.verification import verify
+from edgemem.testing import WatchedBackend, open_with
 
 pytestmark = pytest.mark.slow
 BATCH, RATE = 4, 0.05
@@ -147,13 +150,88 @@ def test_a_stream_brings_the_inputs_beside_x(made, tmp_path):
 
 
 def test_the_manifest_names_the_inputs(made):
-    name, network, path = made
+    name, _, path = made
     frames = open_bundle(path).manifest.frames
-    x, inputs = examples(name, 1)
+    _, inputs = examples(name, 1)
     assert [(i.name, i.dtype, i.shape) for i in frames.inputs] == [
         (key, str(array.dtype), array.shape[1:]) for key, array in inputs.items()
     ]
     assert frames.ids == ((0, 49) if name == "bert" else None)
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    """A masked network, aligned on source frames, that can be taught; and the path of its bundle.
+
+    Its key comes from before the mask.
+    """
+    torch.manual_seed(0)
+    network, (x, inputs) = NETWORKS["mask"]().eval(), examples("mask", 96, seed=6)
+    model, _ = align(network, x, sites=["norm"], inputs=inputs, batch=BATCH)
+    path = tmp_path_factory.mktemp("bundles") / "aligned.edgemem"
+    export_bundle(model, path, Choices(BATCH, max_classes=6))
+    return network, path
+
+
+def test_a_key_takes_the_inputs_that_it_needs(aligned):
+    network, path = aligned
+    x, inputs = examples("mask", 5 * BATCH, seed=7)
+    backend = WatchedBackend(OnnxRuntimeBackend(1))
+    with open_with(path, backend) as runtime:
+        for start in range(0, len(x), BATCH):
+            whole = slice(start, start + BATCH)
+            found = runtime.step(0.3 * x[whole], inputs=part(inputs, whole))
+        assert found.drift is not None  # contexts are told apart
+        frozen = runtime.predict(x, inputs=inputs, frozen=True).logits[:, :5]
+    assert set(backend.opened["key"].inputs) == {"x"}
+    assert "in.hidden_places" in backend.opened["predict"].inputs
+    expected = given(network, x, inputs).detach().numpy()
+    np.testing.assert_allclose(frozen, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_shifts_of_a_calibration_are_of_frames_alone(aligned):
+    origin = open_bundle(aligned[1]).manifest.exported_from
+    assert origin["calibration"]["trials"] and origin["measured"]
+
+
+def test_a_class_is_taught_with_what_comes_beside_its_frames(aligned):
+    x, inputs = examples("mask", 4, seed=8)
+    x[:] = x[:1] + 2.0
+    with edgemem.open(aligned[1], threads=1) as runtime:
+        with pytest.raises(InputError, match="input 'hidden_places': is missing"):
+            runtime.learn(x, ["new"] * 4)
+        runtime.learn(x, ["new"] * 4, inputs=inputs)
+        assert "new" in [known.name for known in runtime.classes()]
+        assert set(runtime.predict(x, inputs=inputs).names) == {"new"}
+
+
+def test_what_has_no_warm_up_says_so():
+    x, inputs = examples("mask", 64)
+    beside = {name: torch.from_numpy(array) for name, array in part(inputs, slice(6)).items()}
+    model = attach(
+        NETWORKS["mask"]().eval(), [], torch.from_numpy(x[:6]), norm_affine=True, inputs=beside
+    )
+    with pytest.raises(InputError, match="inputs beside the frames: has no warm-up.*--source"):
+        warm_up(model, x, np.zeros(64, np.int64))
+    with pytest.raises(CheckpointError, match="has no place for inputs beside the frames"):
+        save_adaptive(model, Path("model.safetensors"), {})
+
+
+def test_an_input_without_effect_is_refused_by_name(tmp_path):
+    class Deaf(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = NETWORKS["vector"]()
+
+        def forward(self, x, vector, noise):
+            return self.inner(x, vector)
+
+    x, inputs = examples("vector", 6)
+    beside = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    beside["noise"] = torch.rand(6, 2)
+    model = attach(Deaf().eval(), [], torch.from_numpy(x), norm_affine=True, inputs=beside)
+    with pytest.raises(ExportError, match="input 'noise': has no effect on what the model answers"):
+        export_bundle(model, tmp_path / "net.edgemem", CHOICES)
 
 
 def test_targets_of_frames_alone_are_refused_by_name(tmp_path):
