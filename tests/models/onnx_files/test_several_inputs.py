@@ -91,9 +91,9 @@ def test_whole_numbers_are_places_in_the_table_of_the_file(mixed, given):
 def test_source_frames_bring_the_others_by_name(mixed, given, tmp_path):
     x = {"x" if name == "image" else name: array for name, array in given.items()}
     np.savez(tmp_path / "s.npz", **x)
-    settings = AttachSettings(None, source=tmp_path / "s.npz", sites="norm")
+    settings = AttachSettings(None, source=tmp_path / "s.npz", sites="conv")
     adaptive, _ = load_model(mixed, None, [], settings)
-    assert adaptive.attachment.sites == ("norm",) and set(adaptive.source_beside) == {
+    assert adaptive.attachment.sites == ("conv",) and set(adaptive.source_beside) == {
         "kind", "shown",
     }  # fmt: skip
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_source_frames_bring_the_others_by_name(mixed, given, tmp_path):
     np.testing.assert_allclose(found, by_onnxruntime(mixed, given, 9), rtol=0, atol=1e-5)
     del x["kind"]
     np.savez(tmp_path / "less.npz", **x)
-    settings = AttachSettings(None, source=tmp_path / "less.npz", sites="norm")
+    settings = AttachSettings(None, source=tmp_path / "less.npz", sites="conv")
     with pytest.raises(InputError, match="less.npz: kind: is missing.*kind=array"):
         load_model(mixed, None, [], settings)
 
