@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from edgemem.block import Array, Arrays
-from edgemem.bundle.manifest import FRAMES, SUMMARY, Binding, Manifest
+from edgemem.bundle.further_input import FRAMES
+from edgemem.bundle.manifest import SUMMARY, Binding, Manifest
 from edgemem.bundle.opening import open_bundle
 from edgemem.runtime.batch import Batch
 from edgemem.runtime.engines.protocol import Backend, Graph, TensorSpec

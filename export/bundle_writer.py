@@ -45,7 +45,7 @@ from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files.atomic import new_folder
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
-from edgemem.models.rows import named_tensors, of_array
+from edgemem.models.tensor_rows import named_tensors, of_array
 from edgemem.models.warmup.source_keys import source_keys
 
 

@@ -16,8 +16,8 @@ from edgemem.errors import ExportError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.outputs import Output
 from edgemem.models.data import to_float
-from edgemem.models.rows import to_array
 from edgemem.models.tasks.task_outputs import POSITIONS, summary
+from edgemem.models.tensor_rows import source_rows, to_array
 
 if TYPE_CHECKING:
     from edgemem.export.choices import Choices
@@ -77,7 +77,7 @@ def railed(
     batches make of the outputs is sound. It stays as it is for classes, or with less than a batch
     of source frames.
     """
-    task, frames = manifest.task, model.source_rows
+    task, frames = manifest.task, source_rows(model)
     if task is None:
         return manifest
     if frames is None or len(frames) < manifest.frames.batch:

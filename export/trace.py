@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from edgemem.bundle.manifest import BESIDE, FRAMES
+from edgemem.bundle.further_input import BESIDE, FRAMES
 from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.functions.forward import Function
 from edgemem.export.lowering.portable import PORTABLE

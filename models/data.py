@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgemem.errors import InputError, MissingExtraError
 from edgemem.files.npz import Npz
 from edgemem.files.untrusted import require_file
-from edgemem.models.rows import frames_of, of_array, with_frames
+from edgemem.models.tensor_rows import frames_of, of_array, with_frames
 
 Frames = NDArray[np.uint8] | NDArray[np.float32]
 LEFTOVERS = ("__MACOSX", "Thumbs.db", "desktop.ini")  # beside hidden ones
@@ -25,7 +25,7 @@ LEFTOVERS = ("__MACOSX", "Thumbs.db", "desktop.ini")  # beside hidden ones
 def to_float(frames: NDArray[Any]) -> Any:
     """Frames as a model takes them: uint8 divided by 255, else float32; token ids as they are.
 
-    Gives a tensor, or `Rows`: what comes beside frames (rows of several fields) stays as it is.
+    Gives a tensor, or `TensorRows`: what comes beside frames in rows stays as it is.
     """
     given = of_array(frames if frames.dtype.names else np.ascontiguousarray(frames))
     x = frames_of(given)
@@ -93,17 +93,32 @@ def load_frames(path: Path, *, ids: bool = False) -> tuple[Frames, NDArray[np.in
     return load_dataset(path, ids=ids)
 
 
-def load_beside(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+def load_beside(
+    path: Path, names: Sequence[str], *, needed: bool = False
+) -> dict[str, NDArray[Any]]:
     """Arrays of these names that an .npz holds beside x, one row for each frame; none of a folder.
 
+    needed: whether the model cannot do without.
+
     Raises:
-        InputError: damaged, or not one row for each frame.
+        InputError: damaged, not one row for each frame, or missing.
     """
-    if path.is_dir() or not names:
+    if not names or (path.is_dir() and not needed):
         return {}
+    if path.is_dir():
+        raise InputError(
+            str(path), f"holds pictures alone, and the model takes {', '.join(names)} beside them",
+            "Save an .npz with x and arrays of those names",
+        )  # fmt: skip
     archive = Npz(path, "is not an .npz file with x", "Save it with numpy.savez(path, x=frames)")
     frames, found = archive.header("x").shape[0], {}
     for name in names:
+        if name not in archive.names and needed:
+            raise InputError(
+                f"{path}: {name}",
+                "is missing, and the model takes it beside the frames",
+                f"Save it beside x: numpy.savez(path, x=frames, {name}=array)",
+            )
         if name not in archive.names:
             continue
         array = archive.array(name, memory_limit(), "Use fewer frames")

@@ -8,34 +8,30 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from edgemem.bundle.manifest import CLASSES, FrameSpec
-from edgemem.bundle.reference_frames import reference_frames
+from edgemem.bundle.manifest import CLASSES
 from edgemem.errors import AttachError, InputError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
 from edgemem.models.adaptive.attachment import Normalization, Statistics
 from edgemem.models.adaptive.meta_network import Form
+from edgemem.models.adaptive.model_inputs import example_of
 from edgemem.models.adaptive.parts import split_parts
 from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, load_adaptive
 from edgemem.models.data import load_beside, load_frames
 from edgemem.models.given_models.factory import Say
 from edgemem.models.given_models.given import Given, given_model
-from edgemem.models.rows import (
-    Frames,
-    frames_of,
-    known_beside,
-    of_array,
-    others_of,
-    parameters_beside,
-)
 from edgemem.models.sites.aligned_model import align
 from edgemem.models.sites.choosing import ChosenSites
 from edgemem.models.tasks.task_outputs import AUTO
+from edgemem.models.tensor_rows import (
+    frames_of,
+    known_beside,
+    others_of,
+    parameters_beside,
+)
 
-EXAMPLES = 8  # frames of no meaning
 MOST_VALUES = 1 << 26  # of one frame
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -117,7 +113,7 @@ def load_model(
             f"model, such as {', '.join(_suggestions(model))}",
         )
     shape = input_shape_of(model, settings)
-    example = _example(model, shape)
+    example = example_of(model, shape)
     adaptive = attach(
         model,
         split_parts(settings.parts or ""),
@@ -149,14 +145,9 @@ def aligned(
             "Leave --parts out, or run edgemem warmup",
         )
     frames, labels = load_frames(settings.source, ids=True)
-    inputs = load_beside(settings.source, parameters_beside(model))
-    for spec in known_beside(model) or ():
-        if spec.name not in inputs:
-            raise InputError(
-                f"{settings.source}: {spec.name}",
-                "is missing, and the model takes it beside the frames",
-                f"Save it beside x: numpy.savez(path, x=frames, {spec.name}=array)",
-            )
+    inputs = load_beside(
+        settings.source, parameters_beside(model), needed=known_beside(model) is not None
+    )
     shape = frames.shape[1:]
     if settings.input_shape is not None and input_shape_of(model, settings) != shape:
         raise InputError(
@@ -179,15 +170,6 @@ def aligned(
         note=note,
         inputs=inputs,
     )
-
-
-def _example(model: nn.Module, shape: tuple[int, ...]) -> Frames:
-    """Frames of no meaning, with what a file says that its model takes beside them."""
-    ids, beside = getattr(model, "ids", None), known_beside(model) or ()
-    if ids is None and not beside:
-        return torch.zeros(2, *shape)
-    spec = FrameSpec(shape, EXAMPLES, companions=False, known_companions=0, ids=ids, inputs=beside)
-    return of_array(reference_frames(spec))
 
 
 def _completed(settings: AttachSettings, given: Given) -> AttachSettings:

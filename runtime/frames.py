@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.block import Array
-from edgemem.bundle.manifest import FrameSpec, InputSpec
+from edgemem.bundle.further_input import InputSpec
+from edgemem.bundle.manifest import FrameSpec
 from edgemem.bundle.rows import frames_of, joined
 from edgemem.errors import InputError
 from edgemem.printable import shown

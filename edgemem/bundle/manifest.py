@@ -11,36 +11,9 @@ from typing import Any
 
 from edgemem.bank.levels.level_folder import is_level
 from edgemem.block import BlockSpec
+from edgemem.bundle.further_input import InputSpec
 
 REMEDY = "Export the bundle again or get a fresh copy"
-
-
-FRAMES = "x"  # input of graphs
-BESIDE = "in."  # before the names of other inputs
-INPUT_DTYPES = ("float32", "int64", "bool")
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """An input that comes beside the frames, one array for each frame: a mask, a length, a vector.
-
-    Attributes:
-        dtype: one of `INPUT_DTYPES`.
-        shape: of what belongs to one frame; () = one value.
-        low, high: least and largest value. Whole numbers may be no others; of other inputs these
-            say what reference values lie between.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    low: float = 0.0
-    high: float = 1.0
-
-    @property
-    def tensor(self) -> str:
-        """Its name in the graphs."""
-        return f"{BESIDE}{self.name}"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from typing import Any
 
 from edgemem.block import DTYPES, ArraySpec, BlockSpec
+from edgemem.bundle.further_input import frames_document, read_ids, read_inputs
 from edgemem.bundle.manifest import (
     CLASSES,
-    INPUT_DTYPES,
     MOST_SUMMARY,
     PROFILES,
     REMEDY,
@@ -25,7 +25,6 @@ from edgemem.bundle.manifest import (
     FileRecord,
     FrameSpec,
     HyperParameter,
-    InputSpec,
     Manifest,
     OutputSpec,
     Plan,
@@ -46,7 +45,6 @@ MOST_DIMENSIONS = 8
 MOST_ARRAYS = 1 << 14
 MOST_FILES = 1 << 12
 MOST_LABELS = 1 << 16
-OTHERS = ("ids", "inputs")  # of frames
 MOST_NAMES = 256  # graphs, plans, hyper-parameters, inputs of a graph beside arrays …
 MOST_SHOWN = 1 << 20  # characters that are for people
 BEGINNING = re.compile(rb'\{\n "sha256": "([0-9a-f]{64})"')
@@ -80,7 +78,7 @@ def to_json(manifest: Manifest) -> bytes:
             for target, graphs in manifest.targets.items()
         },
         "plans": [vars(plan) for plan in manifest.plans],
-        "frames": _frames_document(manifest.frames),
+        "frames": frames_document(asdict(manifest.frames)),
         "labels": manifest.labels,
         "block": [vars(spec) for spec in manifest.block.arrays],
         "slots": [vars(spec) for spec in manifest.slots.arrays],
@@ -182,37 +180,8 @@ def _frames(entry: Value) -> FrameSpec:
         entry.field("known_companions").count(),
         entry.field("uint8_scale").positive(),
         low_high,
-        _ids(entry),
-        _inputs(entry),
-    )
-
-
-def _frames_document(frames: FrameSpec) -> dict[str, Any]:
-    """What is not there: token ids, and inputs beside the frames, where a bundle has none."""
-    found = asdict(frames)
-    return {name: value for name, value in found.items() if name not in OTHERS or value}
-
-
-def _ids(entry: Value) -> tuple[int, int] | None:
-    given = entry.object().get("ids")
-    if given is None:
-        return None
-    low, high = (value.count() for value in given.list(2, 2))
-    return low, high
-
-
-def _inputs(entry: Value) -> tuple[InputSpec, ...]:
-    given = entry.object().get("inputs")
-    return () if given is None else tuple(_input(item) for item in given.list(MOST_NAMES))
-
-
-def _input(entry: Value) -> InputSpec:
-    return InputSpec(
-        entry.field("name").text(),
-        entry.field("dtype").choice(INPUT_DTYPES),
-        _shape(entry.field("shape")),
-        entry.field("low").single(),
-        entry.field("high").single(),
+        read_ids(entry),
+        read_inputs(entry),
     )
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from edgemem.block import Array, Arrays
-from edgemem.bundle.manifest import BESIDE, FRAMES, FrameSpec
+from edgemem.bundle.further_input import BESIDE, FRAMES
+from edgemem.bundle.manifest import FrameSpec
 
 
 def layout(spec: FrameSpec) -> tuple[tuple[int, ...], DTypeLike]:

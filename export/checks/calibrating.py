@@ -14,7 +14,7 @@ from edgemem.bundle.manifest import HyperParameter, Manifest
 from edgemem.export.choices import Choices, can_calibrate
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
-from edgemem.models.rows import split, to_array
+from edgemem.models.tensor_rows import source_rows, split, to_array
 
 if TYPE_CHECKING:
     from edgemem.runtime.tools.calibration import Calibration
@@ -43,7 +43,7 @@ def calibrated(
     """
     if not can_calibrate(model, choices.batch):
         return manifest
-    known = model.source_rows
+    known = source_rows(model)
     assert known is not None
     frames = to_float(known)
     labels = model.source_labels

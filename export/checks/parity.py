@@ -21,8 +21,8 @@ from edgemem.export.checks.onnx_graphs import Arrays, Call, Engine, run_graph, s
 from edgemem.export.functions.forward import Function, answer_names
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.inspection.untouched import check_untouched, known_source
-from edgemem.models.rows import Frames, named_tensors, of_array, repeated, split
 from edgemem.models.tasks.task_outputs import summary
+from edgemem.models.tensor_rows import Frames, named_tensors, of_array, repeated, split
 
 STEPS = 20
 BATCHES = 10

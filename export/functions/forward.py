@@ -18,8 +18,8 @@ from edgemem.models.adaptive.attachment import PRIOR_FRAMES, Gradient
 from edgemem.models.adaptive.classifier import features_of
 from edgemem.models.adaptive.outputs import Output
 from edgemem.models.norms import remembered
-from edgemem.models.rows import Frames, rows
 from edgemem.models.tasks.task_outputs import summary
+from edgemem.models.tensor_rows import Frames, rows
 
 Arrays = dict[str, Tensor]
 

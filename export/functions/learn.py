@@ -33,7 +33,7 @@ from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Gradient
 from edgemem.models.adaptive.classifier import features_of
 from edgemem.models.prototypes.losses import divergences
-from edgemem.models.rows import Frames, named_tensors
+from edgemem.models.tensor_rows import Frames, named_tensors
 
 # learn_rate: of the gradient step; 0 leaves only what is added to prototypes.
 HYPER_PARAMETERS = {"learn_rate": 1e-3, "relation_weight": 1.0, "relation_temperature": 0.1}

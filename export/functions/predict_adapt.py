@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
+from edgemem.bundle.further_input import FRAMES as X
 from edgemem.bundle.manifest import FILLED
-from edgemem.bundle.manifest import FRAMES as X
 from edgemem.export.functions.class_reading import FRAMES, SEEN, SUMS, Reading
 from edgemem.export.functions.forward import (
     Arrays,
@@ -36,7 +36,7 @@ from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Gradient
 from edgemem.models.adaptive.outputs import Output
 from edgemem.models.norms import remembered
-from edgemem.models.rows import Frames, named_tensors
+from edgemem.models.tensor_rows import Frames, named_tensors
 
 # Share of the exported values in what the block learns, after every step.
 ENSEMBLING = {"source_share": 0.01}

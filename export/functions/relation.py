@@ -20,7 +20,7 @@ from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.classifier import features_of
 from edgemem.models.adaptive.outputs import Output
 from edgemem.models.prototypes.losses import divergences
-from edgemem.models.rows import Frames
+from edgemem.models.tensor_rows import Frames
 
 
 def relation_distance(

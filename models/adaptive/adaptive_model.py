@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -20,11 +19,11 @@ from edgemem.models.inspection.untouched import twin_of
 from edgemem.models.norms.norm_calls import AffinePair, RoutedNorms
 from edgemem.models.norms.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN, VAR
 from edgemem.models.norms.statistics import AdaptingNorm, MixedStatistics, PassSettings
-from edgemem.models.rows import Frames, as_rows, call
 from edgemem.models.tasks.answered import answered
 from edgemem.models.tasks.named_outputs import Named
-from edgemem.models.tasks.recognised_task import recognised_task
+from edgemem.models.tasks.recognised_task import recognised_task, slopes
 from edgemem.models.tasks.task_outputs import AUTO, Task
+from edgemem.models.tensor_rows import Frames, call
 
 if TYPE_CHECKING:
     from edgemem.models.adaptive.class_prototypes import ClassPrototypes
@@ -269,14 +268,6 @@ class AdaptiveModel(nn.Module):
         self.untouched._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    @property
-    def source_rows(self) -> NDArray[Any] | None:
-        """The source frames that are known, with what came beside them; None without any."""
-        if self.source_frames is None:
-            return None
-        others = {name: value.numpy() for name, value in self.source_beside.items()}
-        return as_rows(self.source_frames.numpy(), others)
-
     def frozen_logits(self, x: Frames) -> Tensor:
         """Logits of the frozen model by itself: no meta network, torch's batch norm."""
         self.settings.plain = True
@@ -293,7 +284,7 @@ class AdaptiveModel(nn.Module):
         """
         self.settings.plain = True
         try:
-            with _slopes(self.frozen) if self.attachment.ids else nullcontext():
+            with slopes(self.frozen) if self.attachment.ids else nullcontext():
                 found = recognised_task(
                     lambda given: call(self.frozen, given), self.attachment.normalized(x), task
                 )
@@ -310,16 +301,3 @@ class AdaptiveModel(nn.Module):
             return 0
         with torch.no_grad():
             return self.frozen_logits(self.attachment.example(2)).shape[1]
-
-
-@contextmanager
-def _slopes(network: nn.Module) -> Iterator[None]:
-    """While active, weights bear gradients: whole numbers bear none."""
-    before = [parameter for parameter in network.parameters() if not parameter.requires_grad]
-    for parameter in before:
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter in before:
-            parameter.requires_grad_(False)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from edgemem.bundle.manifest import InputSpec
+from edgemem.bundle.further_input import InputSpec
 from edgemem.errors import AttachError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import (
@@ -19,18 +19,19 @@ from edgemem.models.adaptive.attachment import (
     Statistics,
     check_statistics,
 )
-from edgemem.models.adaptive.input_specs import input_specs
 from edgemem.models.adaptive.meta_network import CONVOLUTIONS, Form, MetaNetwork
+from edgemem.models.adaptive.model_inputs import input_specs
 from edgemem.models.adaptive.norm_layers import adapt_norms
 from edgemem.models.adaptive.outputs import RECOGNISE, Outputs
+from edgemem.models.adaptive.part_shapes import part_error, part_shapes, refused_example
 from edgemem.models.adaptive.parts import Part, find_part
 from edgemem.models.adaptive.site_norms import add_sites
 from edgemem.models.inspection.trial import Trial, trial_frames, try_out
 from edgemem.models.inspection.untouched import check_untouched
 from edgemem.models.norms.statistics import MixedStatistics, PassSettings
-from edgemem.models.rows import Frames, cat, frames_of, rows
 from edgemem.models.tasks.named_outputs import flat
 from edgemem.models.tasks.task_outputs import AUTO, Task, check_task
+from edgemem.models.tensor_rows import Frames, cat, rows
 
 CHECKED = 16  # frames of the example that are compared
 
@@ -107,7 +108,7 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
     adaptive = AdaptiveModel(frozen, settings, attachment)
     if outputs is None:
         _recognise(adaptive, example, task)
-    shapes = _part_shapes(adaptive, found, example)
+    shapes = part_shapes(adaptive, found, example)
     trial = _try_out(adaptive, found, example)
     if adaptive.attachment.task == "classes" and trial.classes < 2:
         raise AttachError("model", "returns one number a frame, not logits of classes", RECOGNISE)
@@ -138,7 +139,7 @@ def _inputs(
     except AttachError:
         raise
     except Exception as error:
-        raise _refused(example, error) from error
+        raise refused_example(example, error) from error
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
@@ -205,7 +206,7 @@ def _check_statistics_matter(adaptive: AdaptiveModel) -> None:
 def _set_rows(meta: MetaNetwork, part: Part, trial: Trial, statistics: Statistics) -> None:
     rows = trial.rows[part.first]
     if rows is None and statistics != "source":
-        raise _part_error(
+        raise part_error(
             part.name,
             "takes rows that are not those of one frame after another, with statistics "
             f"{statistics!r}",
@@ -221,89 +222,7 @@ def _recognise(adaptive: AdaptiveModel, example: Frames, task: Task | Literal["a
     except AttachError:
         raise
     except Exception as error:
-        raise _refused(example, error) from error
-
-
-def _refused(example: Frames, error: Exception) -> AttachError:
-    remedy, text = "Pass frames of the shape the model was trained on", str(error)
-    if isinstance(error, TypeError) and "missing" in text and "argument" in text:
-        remedy = (
-            "Pass what it takes beside the frames by name: attach(..., inputs={...}), or arrays of "
-            "those names beside x in the .npz of --source"
-        )
-    elif frames_of(example).dtype == torch.int64:
-        remedy = "Whole numbers are token ids; save frames as uint8 or float32"
-    return AttachError(
-        f"example input {list(example.shape)}", f"the model refuses it ({error})", remedy
-    )
-
-
-def _part_shapes(
-    adaptive: AdaptiveModel, parts: list[Part], example: Frames
-) -> dict[str, tuple[torch.Size, torch.Size]]:
-    """Run the example once and note input and output shape of every part."""
-    inputs: dict[str, torch.Size] = {}
-    outputs: dict[str, torch.Size] = {}
-    active: list[str] = []
-    handles = []
-    for part in parts:
-
-        def enter(
-            _: nn.Module,
-            args: tuple[object, ...],
-            keywords: dict[str, object],
-            name: str = part.name,
-        ) -> None:
-            if active:
-                raise _part_error(name, f"lies inside part {active[-1]!r}")
-            if name in inputs:
-                raise _part_error(name, "runs more than once in a forward pass")
-            active.append(name)
-            inputs[name] = _single_tensor(name, args, "takes", keywords)
-
-        def leave(_: nn.Module, __: object, output: object, name: str = part.name) -> None:
-            outputs[name] = _single_tensor(name, (output,), "returns")
-            active.remove(name)
-
-        handles.append(part.first.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(part.last.register_forward_hook(leave))
-    try:
-        with torch.no_grad():
-            adaptive(example)
-    except AttachError:
-        raise
-    except Exception as error:
-        raise _refused(example, error) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    for part in parts:
-        if part.name not in outputs:
-            raise _part_error(part.name, "does not run in a forward pass")
-    return {name: (inputs[name], outputs[name]) for name in inputs}
-
-
-def _single_tensor(
-    name: str,
-    values: tuple[object, ...],
-    verb: str,
-    keywords: Mapping[str, object] | None = None,
-) -> torch.Size:
-    named = {key: value for key, value in (keywords or {}).items() if value is not None}
-    if named or len(values) != 1 or not isinstance(values[0], Tensor):
-        kinds = ", ".join(
-            [type(value).__name__ for value in values]
-            + [f"{key}={type(value).__name__}" for key, value in named.items()]
-        )
-        how = "one tensor, by position" if named else "exactly one tensor"
-        raise _part_error(name, f"{verb} ({kinds}), not {how}")
-    return values[0].shape
-
-
-def _part_error(name: str, reason: str) -> AttachError:
-    return AttachError(
-        f"part {name!r}", reason, "Choose parts that run one after another, one tensor in and out"
-    )
+        raise refused_example(example, error) from error
 
 
 def _meta_network(
@@ -311,18 +230,18 @@ def _meta_network(
 ) -> MetaNetwork:
     before, after = shapes
     if len(before) != len(after) or len(before) not in CONVOLUTIONS:
-        raise _part_error(
+        raise part_error(
             name, f"maps {list(before)} to {list(after)}; a meta network needs [n, c, …] maps"
         )
     stride = []
     for size_in, size_out in zip(before[2:], after[2:], strict=True):
         step = -(-size_in // size_out)  # if any stride does, the smallest one is this
         if -(-size_in // step) != size_out:
-            raise _part_error(name, f"maps size {size_in} to {size_out}, which no stride does")
+            raise part_error(name, f"maps size {size_in} to {size_out}, which no stride does")
         stride.append(step)
     channels, groups = (before[1], after[1]), form.groups or 1
     grouped = (form.inner(after[1]),) if form.bottleneck else channels
     if any(count % groups for count in grouped):
         sizes = " to ".join(map(str, grouped))
-        raise _part_error(name, f"has {sizes} channels to convolve, not {groups} groups")
+        raise part_error(name, f"has {sizes} channels to convolve, not {groups} groups")
     return MetaNetwork(channels, tuple(stride), len(before), form, settings)

@@ -8,13 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edgemem.bundle.manifest import FrameSpec, InputSpec, OutputSpec
+from edgemem.bundle.further_input import InputSpec
+from edgemem.bundle.manifest import FrameSpec, OutputSpec
 from edgemem.bundle.reference_frames import reference_frames
 from edgemem.errors import AttachError
 from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.adaptive.outputs import Outputs
-from edgemem.models.rows import Frames, frames_of, of_array, with_frames
 from edgemem.models.tasks.task_outputs import Scale, Task
+from edgemem.models.tensor_rows import Frames, frames_of, of_array, with_frames
 
 Gradient = Literal["full", "meta"]
 Learn = Literal["all", "norms"]

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from edgemem.errors import AttachError
 from edgemem.models.norms.moments import FrameMoments
-from edgemem.models.rows import Frames, cat, frames_of, repeated, with_frames
+from edgemem.models.tensor_rows import Frames, cat, frames_of, repeated, with_frames
 
 # "one logit" and "one probability": of the second of two classes.
 Model = Callable[[Frames], Any]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.norms.norm_calls import AffinePair
 from edgemem.models.norms.statistics import AdaptingNorm
-from edgemem.models.rows import Frames
 from edgemem.models.sites.candidates import named_sites
 from edgemem.models.sites.identity_norm import IdentityNorm
+from edgemem.models.tensor_rows import Frames
 
 
 def add_sites(model: AdaptiveModel, example: Frames) -> None:

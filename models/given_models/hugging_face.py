@@ -12,7 +12,7 @@ import safetensors
 import torch
 from torch import nn
 
-from edgemem.bundle.manifest import InputSpec
+from edgemem.bundle.further_input import InputSpec
 from edgemem.errors import CheckpointError, MissingExtraError
 from edgemem.files.typed_json import read_json
 from edgemem.files.untrusted import read_bounded

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgemem.errors import AttachError
 from edgemem.models.inspection.untouched import draws_random
 from edgemem.models.inspection.watched_pass import Pass, Run, watched_pass
-from edgemem.models.rows import Frames, Rows, frames_of, repeated, with_frames
+from edgemem.models.tensor_rows import Frames, TensorRows, frames_of, repeated, with_frames
 
 FRAMES = 3
 CHANGED = 1  # the frame of those that is exchanged
@@ -75,7 +75,7 @@ def trial_frames(given: Frames) -> Frames:
 
 def other_frames(given: Frames) -> Frames:
     """Trial frames of which one is exchanged, with what belongs to it."""
-    if isinstance(given, Rows):
+    if isinstance(given, TensorRows):
         places = [0 if place == CHANGED else place for place in range(FRAMES)]
         return with_frames(given[places], frames_of(other_frames(given.x)))
     other = given.clone()
@@ -152,7 +152,7 @@ def _changed_rows(first: Tensor, second: Tensor) -> list[int] | None:
 
 
 def rows_of_frame(first: Tensor, second: Tensor) -> int | None:
-    """Rows of one frame, where the exchanged frame has changed rows of its own alone."""
+    """TensorRows of one frame, where the exchanged frame has changed rows of its own alone."""
     rows, rest = divmod(len(first), FRAMES)
     changed = _changed_rows(first, second)
     own = range(CHANGED * rows, (CHANGED + 1) * rows)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgemem.errors import AttachError
 from edgemem.models.data import to_float
-from edgemem.models.rows import Frames, split
+from edgemem.models.tensor_rows import Frames, source_rows, split
 
 if TYPE_CHECKING:
     from edgemem.models.adaptive.adaptive_model import AdaptiveModel
@@ -47,7 +47,7 @@ def check_untouched(model: AdaptiveModel, frames: Frames) -> None:
 
 def known_source(model: AdaptiveModel) -> Frames | None:
     """Some frames of the source [n, ...] float32, where the model was warmed up on any."""
-    known = model.source_rows
+    known = source_rows(model)
     return None if known is None else to_float(known[:SOURCE_FRAMES])
 
 

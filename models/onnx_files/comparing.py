@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgemem.bundle.manifest import FRAMES, FrameSpec
+from edgemem.bundle.further_input import FRAMES
+from edgemem.bundle.manifest import FrameSpec
 from edgemem.bundle.reference_frames import reference_frames
 from edgemem.bundle.rows import fields, inputs_of, with_frames
 from edgemem.errors import CheckpointError
@@ -23,7 +24,7 @@ from edgemem.models.onnx_files.network import OnnxNetwork, Step
 from edgemem.models.onnx_files.onnx_graph import OnnxGraph
 from edgemem.models.onnx_files.onnx_proto import FROM_TORCH, refused
 from edgemem.models.onnx_files.operators.calls import Value
-from edgemem.models.rows import of_array
+from edgemem.models.tensor_rows import of_array
 
 LIMIT = 1e-4  # relative to the largest value
 SMALLEST = 1e-2  # the least such value: a tiny output is rounding beside what it was made of

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemem.bundle.manifest import FRAMES, FrameSpec
+from edgemem.bundle.further_input import FRAMES
+from edgemem.bundle.manifest import FrameSpec
 from edgemem.models.onnx_files.operators.calls import Host, NodeCall, Operator, Value
 from edgemem.models.onnx_files.operators.host_operators import settled
-from edgemem.models.rows import Frames, frames_of, others_of, rows
+from edgemem.models.tensor_rows import Frames, frames_of, others_of, rows
 
 BATCH = "\0batch"  # a value beside those of the file: how many frames there are
 CONSTANTS = "constants"

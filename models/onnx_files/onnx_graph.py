@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgemem.bundle.manifest import InputSpec
-from edgemem.errors import EdgeMemError, InputError
+from edgemem.errors import EdgeMemError
+from edgemem.models.onnx_files.file_inputs import (
+    FileInput,
+    frames_among,
+    input_beside,
+    sizes_of,
+    tables_of,
+)
 from edgemem.models.onnx_files.onnx_proto import (
     STANDARD,
     array_of,
@@ -26,10 +32,6 @@ from edgemem.models.onnx_files.operators.calls import Host
 
 MOST_NODES = 1 << 17
 MOST_LABELS = 1 << 16
-MOST_AXES = 8
-IDS = "input_ids"  # as transformers call token ids
-FRAME_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
-BESIDE_TYPES = {**FRAME_TYPES, onnx.TensorProto.BOOL: "bool"}
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 QUANTISED = ("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear")
 
@@ -43,39 +45,6 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Beside:
-    """An input beside the frames.
-
-    Attributes:
-        sizes: of one frame's part; a name where the file has one in the place of a number.
-        low, high: of whole numbers, by the table that they choose from.
-    """
-
-    name: str
-    dtype: str
-    sizes: tuple[int | str | None, ...]
-    low: int
-    high: int
-
-    def spec(self, path: Path, named: Mapping[str, int]) -> InputSpec:
-        """What it is for frames whose axes have these sizes, by name.
-
-        Raises:
-            CheckpointError: a size is open.
-        """
-        shape = [named.get(size) if isinstance(size, str) else size for size in self.sizes]
-        if None in shape:
-            raise refused(
-                path,
-                f"leaves sizes of its input {self.name!r} open",
-                "Export it again with fixed sizes but for the batch",
-            )
-        return InputSpec(
-            self.name, self.dtype, tuple(s for s in shape if s is not None), self.low, self.high
-        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +68,7 @@ class OnnxGraph:
     input_name: str
     sizes: tuple[int | None, ...]
     ids: tuple[int, int] | None
-    beside: tuple[Beside, ...]
+    beside: tuple[FileInput, ...]
     output_names: tuple[str, ...]
     labels: tuple[str, ...] | None
 
@@ -129,8 +98,8 @@ def _read(path: Path, model: onnx.ModelProto, frames_input: str | None) -> OnnxG
     nodes = _nodes(path, model.graph)
     held = {tensor.name for tensor in model.graph.initializer}
     given = [value for value in model.graph.input if value.name not in held]
-    frames = _frames_among(path, given, frames_input)
-    sizes, tables = _sizes(path, frames), _tables(path, model.graph, nodes)
+    frames = frames_among(path, given, frames_input)
+    sizes, tables = sizes_of(path, frames), tables_of(path, model.graph, nodes)
     outputs = tuple(value.name for value in model.graph.output)
     needed = _needed(nodes, outputs)
     for node in needed:
@@ -138,7 +107,7 @@ def _read(path: Path, model: onnx.ModelProto, frames_input: str | None) -> OnnxG
     constants = {tensor.name: array_of(path, tensor) for tensor in model.graph.initializer}
     constants |= {n.outputs[0]: _constant(path, n) for n in needed if n.operator == "Constant"}
     working = _without_copies([n for n in needed if n.operator != "Constant"], outputs)
-    beside = tuple(_beside(path, value, tables) for value in given if value is not frames)
+    beside = tuple(input_beside(path, value, tables) for value in given if value is not frames)
     ids = None
     if frames.type.tensor_type.elem_type == onnx.TensorProto.INT64:
         ids = 0, tables.get(frames.name, 2) - 1
@@ -229,90 +198,6 @@ def _check_node(path: Path, node: Node) -> None:
             f"is quantised: node {node.name!r} is {kind}",
             "Pass the float model that it was made from; --int8 quantises its bundle",
         )
-
-
-def _frames_among(
-    path: Path, inputs: list[onnx.ValueInfoProto], wanted: str | None
-) -> onnx.ValueInfoProto:
-    """The input that the frames are: as wanted, or the only one that may be."""
-    names = ", ".join(value.name for value in inputs)
-    if not inputs:
-        raise refused(path, "has no inputs")
-    if wanted is not None:
-        found = [value for value in inputs if value.name == wanted]
-        if not found:
-            raise InputError(
-                f"--frames-input {wanted}", f"is no input of {path.name}", f"It has {names}"
-            )
-        return found[0]
-    if len(inputs) == 1:
-        return inputs[0]
-    # Pictures and sequences before vectors, and numbers before token ids.
-    for kind, axes in ((onnx.TensorProto.FLOAT, 3), (onnx.TensorProto.FLOAT, 2)):
-        found = [
-            value
-            for value in inputs
-            if value.type.tensor_type.elem_type == kind
-            and len(value.type.tensor_type.shape.dim) >= axes
-        ]
-        if len(found) == 1:
-            return found[0]
-    found = [value for value in inputs if value.name == IDS]
-    if found:
-        return found[0]
-    raise InputError(
-        "--frames-input", f"is missing, and {path.name} has the inputs {names}", "Name one of them"
-    )
-
-
-def _type_of(path: Path, value: onnx.ValueInfoProto, known: Mapping[int, str]) -> str:
-    kind = value.type.tensor_type.elem_type
-    if kind not in known:
-        name = onnx.TensorProto.DataType.Name(kind) if kind else "no type"
-        raise refused(
-            path,
-            f"takes {value.name!r} as {name}, not {', '.join(known.values())}",
-            "Export it with such an input; what comes before is for your program",
-        )
-    return known[kind]
-
-
-def _sizes(path: Path, frames: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    """Of the frames; None where they are open."""
-    _type_of(path, frames, FRAME_TYPES)
-    shape = frames.type.tensor_type.shape
-    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in shape.dim]
-    if not 2 <= len(dims) <= MOST_AXES:
-        raise refused(path, f"takes {frames.name!r} with {len(dims)} axes, not frames [n, ...]")
-    return tuple(size if size and size > 0 else None for size in dims)
-
-
-def axis_names(path: Path, name: str) -> tuple[str | None, ...]:
-    """What a file calls the open axes of an input, the batch left out."""
-    model = onnx.load(path, load_external_data=False)
-    value = next(value for value in model.graph.input if value.name == name)
-    return tuple(dim.dim_param or None for dim in value.type.tensor_type.shape.dim)[1:]
-
-
-def _beside(path: Path, value: onnx.ValueInfoProto, tables: Mapping[str, int]) -> Beside:
-    dtype = _type_of(path, value, BESIDE_TYPES)
-    dims = value.type.tensor_type.shape.dim
-    if not 1 <= len(dims) <= MOST_AXES:
-        reason = f"takes {value.name!r} with {len(dims)} axes, not one row for each frame"
-        raise refused(path, reason, "Make it a constant of the file, or give it a batch axis")
-    sizes = [dim.dim_value if dim.dim_value > 0 else (dim.dim_param or None) for dim in dims[1:]]
-    return Beside(value.name, dtype, tuple(sizes), 0, tables.get(value.name, 2) - 1)
-
-
-def _tables(path: Path, graph: onnx.GraphProto, nodes: list[Node]) -> dict[str, int]:
-    """Rows of the table that an input chooses from, by the name of the input."""
-    rows = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
-    found: dict[str, int] = {}
-    for node in nodes:
-        if node.operator == "Gather" and node.inputs[0] in rows and not node.attributes.get("axis"):
-            name = node.inputs[1]
-            found[name] = min(found.get(name, rows[node.inputs[0]]), rows[node.inputs[0]])
-    return found
 
 
 def _labels(model: onnx.ModelProto) -> tuple[str, ...] | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from edgemem.bundle.manifest import FrameSpec
 from edgemem.errors import CheckpointError, InputError
 from edgemem.models.onnx_files.comparing import GivenFile, batch_of, compare
+from edgemem.models.onnx_files.file_inputs import axis_names
 from edgemem.models.onnx_files.network import OnnxNetwork
 from edgemem.models.onnx_files.network_building import build_network
-from edgemem.models.onnx_files.onnx_graph import OnnxGraph, axis_names, read_graph
+from edgemem.models.onnx_files.onnx_graph import OnnxGraph, read_graph
 
 
 def load_onnx(

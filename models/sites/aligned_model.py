@@ -14,12 +14,12 @@ from edgemem.errors import AttachError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
 from edgemem.models.adaptive.attachment import Normalization, Statistics
-from edgemem.models.adaptive.input_specs import input_specs
+from edgemem.models.adaptive.model_inputs import input_specs
 from edgemem.models.data import Frames, to_float
-from edgemem.models.rows import as_rows, frames_of, others_of
 from edgemem.models.sites.choosing import ChosenSites, choose_sites
 from edgemem.models.sites.measuring import measure_source
 from edgemem.models.tasks.task_outputs import AUTO, Task
+from edgemem.models.tensor_rows import as_rows, frames_of, others_of
 from edgemem.models.warmup.source_checks import check_source
 from edgemem.models.warmup.source_keys import observe_source
 

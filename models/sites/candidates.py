@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgemem.errors import AttachError
 from edgemem.models.inspection.trial import other_frames, rows_of_frame, trial_frames
-from edgemem.models.rows import Frames
+from edgemem.models.tensor_rows import Frames
 
 Kind = Literal["convolution", "linear", "norm", "recurrent layer"]
 Answer = Callable[[Frames], Sequence[Tensor]]  # all that a network answers to frames

@@ -18,12 +18,12 @@ from edgemem.models.adaptive.attachment import REMEMBERED_ALPHA, Normalization
 from edgemem.models.data import to_float
 from edgemem.models.inspection.untouched import twin_of
 from edgemem.models.norms.statistics import FrozenNorm
-from edgemem.models.rows import Frames, call, frames_of, others_of, split, with_frames
 from edgemem.models.sites.candidates import Candidate, candidates
 from edgemem.models.sites.identity_norm import IdentityNorm
 from edgemem.models.sites.measuring import measure_source
 from edgemem.models.tasks.named_outputs import flat, named
 from edgemem.models.tasks.task_outputs import AUTO, POSITIONS, Task
+from edgemem.models.tensor_rows import Frames, call, frames_of, others_of, split, with_frames
 from edgemem.shifts import SHIFTS
 
 TRIED = 128  # frames of every shift

@@ -20,8 +20,8 @@ from edgemem.models.data import to_float
 from edgemem.models.inspection.untouched import check_untouched
 from edgemem.models.norms.moments import batch_moments
 from edgemem.models.norms.statistics import AdaptingNorm, FrozenNorm
-from edgemem.models.rows import Frames
 from edgemem.models.sites.identity_norm import IdentityNorm
+from edgemem.models.tensor_rows import Frames
 
 LEAST, MOST, CHUNK = 32, 2048, 64
 COMPARED = 64

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from edgemem.models.adaptive.outputs import logits_of
-from edgemem.models.rows import Frames, call
 from edgemem.models.tasks.named_outputs import Named, named
 from edgemem.models.tasks.task_outputs import logit_rows
+from edgemem.models.tensor_rows import Frames, call
 
 if TYPE_CHECKING:
     from edgemem.models.adaptive.attachment import Attachment

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgemem.bundle.manifest import OutputSpec
 from edgemem.errors import AttachError
-from edgemem.models.rows import Frames, repeated
+from edgemem.models.tensor_rows import Frames, repeated
 
 Named = dict[str, Tensor]
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgemem.bundle.manifest import OutputSpec
 from edgemem.errors import AttachError
 from edgemem.models.adaptive.outputs import Model, Outputs, only, probes, recognised
-from edgemem.models.rows import Frames, cat
 from edgemem.models.tasks.named_outputs import named, output_specs
 from edgemem.models.tasks.task_outputs import AUTO, Task, check_outputs, fitting, scale_of, shown
+from edgemem.models.tensor_rows import Frames, cat
 
 
 class Recognised(NamedTuple):
@@ -58,3 +60,16 @@ def _is_rows(model: Model, frames: Frames) -> bool:
     if not isinstance(output, Tensor) or output.dim() > 2 or not output.is_floating_point():
         return False
     return output.shape != frames.shape
+
+
+@contextmanager
+def slopes(network: nn.Module) -> Iterator[None]:
+    """While active, weights bear gradients: whole numbers bear none."""
+    before = [parameter for parameter in network.parameters() if not parameter.requires_grad]
+    for parameter in before:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in before:
+            parameter.requires_grad_(False)

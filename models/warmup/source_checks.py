@@ -19,8 +19,8 @@ from edgemem.errors import InputError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Normalization
 from edgemem.models.data import to_float
-from edgemem.models.rows import Frames, frames_of, split, with_frames
 from edgemem.models.sites.identity_norm import IdentityNorm
+from edgemem.models.tensor_rows import Frames, frames_of, split, with_frames
 
 FRAMES, FEW, CHUNK = 512, 64, 64
 FAR, NEAR = 20.0, 3.0  # deviations, or ratios of them: data of another scale; of the same

@@ -21,7 +21,7 @@ from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
 from edgemem.models.norms.moments import frame_moments
 from edgemem.models.norms.statistics import AdaptingNorm
-from edgemem.models.rows import Frames
+from edgemem.models.tensor_rows import Frames
 
 FRAMES, CHUNK = 2048, 64
 KEPT_FRAMES, KEPT_BYTES = 512, 8_000_000

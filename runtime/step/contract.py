@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgemem.block import BlockSpec
-from edgemem.bundle.manifest import FILLED, FRAMES, LABELS, Manifest
+from edgemem.bundle.further_input import FRAMES
+from edgemem.bundle.manifest import FILLED, LABELS, Manifest
 from edgemem.errors import BundleError
 from edgemem.runtime.engines.protocol import Graph, TensorSpec
 

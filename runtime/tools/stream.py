@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemem.bundle.manifest import FrameSpec, InputSpec
+from edgemem.bundle.further_input import InputSpec
+from edgemem.bundle.manifest import FrameSpec
 from edgemem.bundle.rows import fields, joined
 from edgemem.errors import InputError
 from edgemem.files.npz import Npz, NpzHeader

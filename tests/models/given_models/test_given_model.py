@@ -19,7 +19,7 @@ from edgemem.models.networks import digits
 from edgemem.models.prototypes import PrototypeModel
 from edgemem.models.prototypes.encoder import Encoder, EncoderSettings
 from edgemem.models.prototypes.prototype_checkpoint import save_prototypes
-from edgemem.models.rows import Rows
+from edgemem.models.tensor_rows import TensorRows
 
 
 def opened(path, target=None, arguments=(), shape=None, said=None):
@@ -309,7 +309,7 @@ def test_a_folder_of_a_text_classifier_takes_token_ids_and_a_mask(text_folder):
             assert [(i.name, i.low, i.high) for i in adaptive.attachment.inputs] == [
                 ("attention_mask", 0, 1)
             ]
-            found = adaptive.frozen_logits(Rows(x, beside))
+            found = adaptive.frozen_logits(TensorRows(x, beside))
             assert torch.allclose(found, expected, atol=1e-5)
     # No synthetic shift is one of token ids: the norms are taken, and that is said.
     assert any("untried" in word for word in words)

@@ -14,7 +14,7 @@ from edgemem.errors import AttachError, InputError
 from edgemem.models import align, attach
 from edgemem.models.model_options import AttachSettings, load_model
 from edgemem.models.onnx_files.onnx_model import load_onnx
-from edgemem.models.rows import Rows, call
+from edgemem.models.tensor_rows import TensorRows, call
 
 ADD = [helper.make_node("Add", ["x", "other"], ["y"])]
 
@@ -62,7 +62,7 @@ def by_onnxruntime(path, given, count):
 
 def rows_of(given, count):
     others = {n: torch.from_numpy(a[:count]) for n, a in given.items() if n != "image"}
-    return Rows(torch.from_numpy(given["image"][:count]), others)
+    return TensorRows(torch.from_numpy(given["image"][:count]), others)
 
 
 def test_the_only_pictures_are_the_frames(mixed, given):
@@ -120,7 +120,7 @@ def test_two_inputs_that_may_be_frames_need_a_name(tmp_path):
     network, _ = load_onnx(path, None, "x")
     assert network.input_name == "x" and [i.name for i in network.beside] == ["other"]
     x, other = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
-    assert call(network, Rows(x, {"other": other})).equal(x + other)
+    assert call(network, TensorRows(x, {"other": other})).equal(x + other)
 
 
 def test_an_input_that_the_network_does_not_take(given):

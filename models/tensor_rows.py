@@ -5,22 +5,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgemem.bundle.manifest import BESIDE, FRAMES, InputSpec
+from edgemem.bundle.further_input import BESIDE, FRAMES, InputSpec
 from edgemem.bundle.rows import fields, joined
 from edgemem.errors import AttachError
+
+if TYPE_CHECKING:
+    from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 
 RESERVED = ("x", "y", "context", "labels")  # arrays of data sets that are no inputs
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class TensorRows:
     """Frames x [n, ...], and other inputs by name, each [n, ...]."""
 
     x: Tensor
@@ -29,7 +32,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, places: Any) -> Rows:
+    def __getitem__(self, places: Any) -> TensorRows:
         return self.mapped(lambda tensor: tensor[places])
 
     @property
@@ -42,18 +45,18 @@ class Rows:
         """Where they are."""
         return self.x.device
 
-    def mapped(self, function: Callable[[Tensor], Tensor]) -> Rows:
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> TensorRows:
         """What a function makes of each input."""
         others = {name: function(value) for name, value in self.others.items()}
-        return Rows(function(self.x), others)
+        return TensorRows(function(self.x), others)
 
 
-Frames = Tensor | Rows
+Frames = Tensor | TensorRows
 
 
 def rows(x: Tensor, others: Mapping[str, Tensor] | None) -> Frames:
     """Frames, with others beside them if there are any."""
-    return Rows(x, dict(others)) if others else x
+    return TensorRows(x, dict(others)) if others else x
 
 
 def frames_of(given: Frames) -> Tensor:
@@ -157,3 +160,11 @@ def parameters_beside(network: nn.Module) -> list[str]:
 def known_beside(network: nn.Module) -> tuple[InputSpec, ...] | None:
     """What a file says that its network takes beside the frames; None where nothing is said."""
     return getattr(network, "beside", None)
+
+
+def source_rows(model: AdaptiveModel) -> NDArray[Any] | None:
+    """The source frames that a model knows, with what came beside them; None without any."""
+    if model.source_frames is None:
+        return None
+    others = {name: value.numpy() for name, value in model.source_beside.items()}
+    return as_rows(model.source_frames.numpy(), others)

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgemem.bundle.manifest import FRAMES, INPUT_DTYPES, InputSpec
+from edgemem.bundle.further_input import FRAMES, INPUT_DTYPES, InputSpec
+from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.reference_frames import reference_frames
 from edgemem.errors import AttachError
-from edgemem.models.rows import Frames, call, frames_of, others_of
 from edgemem.models.tasks.named_outputs import NAME
+from edgemem.models.tensor_rows import Frames, call, frames_of, known_beside, of_array, others_of
 
 Limits = Mapping[str, tuple[int, int]]  # of whole numbers, by input
+EXAMPLES = 8  # frames of no meaning
 LARGEST = 1 << 24  # whole numbers beyond it are no places in a table
 
 
@@ -92,3 +95,12 @@ def _of_tables(network: nn.Module, example: Frames) -> dict[str, tuple[float, fl
         for handle in handles:
             handle.remove()
     return found
+
+
+def example_of(model: nn.Module, shape: tuple[int, ...]) -> Frames:
+    """Frames of no meaning, with what a file says that its model takes beside them."""
+    ids, beside = getattr(model, "ids", None), known_beside(model) or ()
+    if ids is None and not beside:
+        return torch.zeros(2, *shape)
+    spec = FrameSpec(shape, EXAMPLES, companions=False, known_companions=0, ids=ids, inputs=beside)
+    return of_array(reference_frames(spec))
