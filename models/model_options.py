@@ -145,9 +145,8 @@ def aligned(
             "Leave --parts out, or run edgemem warmup",
         )
     frames, labels = load_frames(settings.source, ids=True)
-    inputs = load_beside(
-        settings.source, parameters_beside(model), needed=known_beside(model) is not None
-    )
+    needed = known_beside(model) is not None
+    inputs = load_beside(settings.source, parameters_beside(model), needed=needed)
     shape = frames.shape[1:]
     if settings.input_shape is not None and input_shape_of(model, settings) != shape:
         raise InputError(
@@ -155,8 +154,7 @@ def aligned(
             f"holds frames of {list(shape)}, and --input-shape says {settings.input_shape}",
             "Pass frames as the device will",
         )
-    names = settings.sites or "auto"
-    own = settings.statistics
+    names, own = settings.sites or "auto", settings.statistics
     return align(
         model,
         frames,

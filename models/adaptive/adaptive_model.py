@@ -64,7 +64,7 @@ class AdaptiveModel(nn.Module):
         self.source_range: Tensor | None
         for name in SOURCE:
             self.register_buffer(name, None)
-        self.source_beside: dict[str, Tensor] = {}  # inputs beside the source frames
+        self.source_beside: dict[str, Tensor] = {}  # beside the source frames
         self.classifier_name: str | None = None
         self.prototypes: ClassPrototypes | None = None  # see class_prototypes
         self._distances: list[Tensor] = []
@@ -285,14 +285,11 @@ class AdaptiveModel(nn.Module):
         self.settings.plain = True
         try:
             with slopes(self.frozen) if self.attachment.ids else nullcontext():
-                found = recognised_task(
-                    lambda given: call(self.frozen, given), self.attachment.normalized(x), task
-                )
+                given = self.attachment.normalized(x)
+                found = recognised_task(lambda rows: call(self.frozen, rows), given, task)
         finally:
             self.settings.plain = False
-        self.attachment = replace(
-            self.attachment, task=found.task, outputs=found.outputs, named=found.named
-        )
+        self.attachment = replace(self.attachment, **found._asdict())
 
     @property
     def classes(self) -> int:

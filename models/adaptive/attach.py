@@ -23,9 +23,9 @@ from edgemem.models.adaptive.meta_network import CONVOLUTIONS, Form, MetaNetwork
 from edgemem.models.adaptive.model_inputs import input_specs
 from edgemem.models.adaptive.norm_layers import adapt_norms
 from edgemem.models.adaptive.outputs import RECOGNISE, Outputs
-from edgemem.models.adaptive.part_shapes import part_error, part_shapes, refused_example
 from edgemem.models.adaptive.parts import Part, find_part
 from edgemem.models.adaptive.site_norms import add_sites
+from edgemem.models.inspection.part_shapes import part_error, part_shapes, refused_example
 from edgemem.models.inspection.trial import Trial, trial_frames, try_out
 from edgemem.models.inspection.untouched import check_untouched
 from edgemem.models.norms.statistics import MixedStatistics, PassSettings

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from edgemem.errors import AttachError
-from edgemem.models.adaptive.adaptive_model import AdaptiveModel
-from edgemem.models.adaptive.parts import Part
 from edgemem.models.tensor_rows import Frames, frames_of
+
+if TYPE_CHECKING:
+    from edgemem.models.adaptive.adaptive_model import AdaptiveModel
+    from edgemem.models.adaptive.parts import Part
 
 
 def part_shapes(
