@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from edgemem.block import Array, Arrays
+from edgemem.bundle.further_input import FRAMES
 from edgemem.bundle.manifest import SUMMARY, Binding, Manifest
 from edgemem.bundle.opening import open_bundle
 from edgemem.runtime.batch import Batch
 from edgemem.runtime.engines.protocol import Backend, Graph, TensorSpec
-from edgemem.runtime.frames import checked
+from edgemem.runtime.frames import Inputs, checked
 from edgemem.runtime.loop import Runtime
 from edgemem.runtime.result import Events
 from edgemem.runtime.session import Session
@@ -87,7 +88,7 @@ def put_session(runtime: Runtime, session: Session) -> None:
     runtime._keeper.changed = True
 
 
-def batch_of(runtime: Runtime, frames: Array) -> Batch:
+def batch_of(runtime: Runtime, frames: Array, inputs: Inputs | None = None) -> Batch:
     """Frames as the runtime takes them, to ask its graphs about under any block.
 
     They are not noted as frames that came in.
@@ -95,7 +96,7 @@ def batch_of(runtime: Runtime, frames: Array) -> Batch:
     Raises:
         InputError: frames that do not fit the bundle.
     """
-    taken = checked(frames, runtime.bundle.manifest.frames)
+    taken = checked(frames, runtime.bundle.manifest.frames, inputs)
     return Batch(taken, runtime._graphs, dict(runtime.hyper_parameters))
 
 
@@ -191,9 +192,10 @@ class _ScriptedGraph:
         if script is not None:
             arrays |= {f"opt.{s.name}": s for s in manifest.slots.arrays}
         self._arrays = arrays
-        frames = TensorSpec((None, *manifest.frames.shape), "float32")
+        frames = TensorSpec((None, *manifest.frames.shape), manifest.frames.dtype)
         specs = {n: TensorSpec(s.shape, s.dtype) for n, s in arrays.items()}
-        self.inputs: Mapping[str, TensorSpec] = {**specs, "x": frames}
+        specs |= {s.tensor: TensorSpec((None, *s.shape), s.dtype) for s in manifest.frames.inputs}
+        self.inputs: Mapping[str, TensorSpec] = {**specs, FRAMES: frames}
         self.outputs = (*self._answers, "key", *(f"next.{name}" for name in arrays))
         self.outputs += tuple(f"stat.{name}" for name in manifest.stats)
 
@@ -205,7 +207,7 @@ class _ScriptedGraph:
         outputs: Arrays = {"key": np.zeros(1, np.float32)}
         value = np.float32(mean + answer.get("logits", 0))
         for name, (shape, axis) in self._answers.items():
-            sizes = (*shape[:axis], len(feeds["x"]), *shape[axis:])
+            sizes = (*shape[:axis], len(feeds[FRAMES]), *shape[axis:])
             outputs[name] = np.full(sizes, value, np.float32)
         for name in self._arrays:
             outputs[f"next.{name}"] = np.asarray(feeds[name] + np.float32(answer.get("add", 0)))

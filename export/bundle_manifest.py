@@ -90,7 +90,7 @@ def origin_of(
 ) -> dict[str, Any]:
     """What a bundle was made from, how, and how near torch it is."""
     with torch.no_grad():
-        output = model(torch.zeros(2, *model.attachment.input_shape))
+        output = model(model.attachment.example(2))
     attachment = model.attachment
     return {
         **source,

@@ -45,6 +45,7 @@ from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files.atomic import new_folder
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
+from edgemem.models.tensor_rows import named_tensors, of_array
 from edgemem.models.warmup.source_keys import source_keys
 
 
@@ -181,7 +182,7 @@ def _compared(
 
 def _step_inputs(functions: Mapping[str, Function], frames: FrameSpec) -> dict[str, torch.Tensor]:
     """Inputs of a step on reference frames."""
-    return functions["adapt"].inputs | {"x": torch.from_numpy(reference_frames(frames, 0))}
+    return functions["adapt"].inputs | named_tensors(of_array(reference_frames(frames, 0)))
 
 
 def _write_arrays(folder: Path, model: AdaptiveModel, batch: int, reference: Arrays) -> None:

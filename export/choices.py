@@ -99,6 +99,8 @@ def check_choices(model: AdaptiveModel, choices: Choices) -> None:
     if model.attachment.task != "classes":
         check_task(model, choices)
     check_targets(choices.targets)
+    if not model.attachment.plain:
+        _check_plain(model, choices)
     if choices.int8 is not None:
         if "litert" in choices.targets:
             raise ExportError(
@@ -141,11 +143,22 @@ def check_choices(model: AdaptiveModel, choices: Choices) -> None:
         )
 
 
+def _check_plain(model: AdaptiveModel, choices: Choices) -> None:
+    """Refuse what is made for float32 frames alone."""
+    what = "token ids" if model.attachment.ids is not None else "inputs beside the frames"
+    for name, chosen in (
+        ("int8", choices.int8 is not None),
+        ("target", tuple(choices.targets) != ("onnx",)),
+    ):
+        if chosen:
+            raise ExportError(name, f"is not there yet for models with {what}", "Leave it out")
+
+
 def _check_numbers(model: AdaptiveModel, choices: Choices) -> None:
     thing = f"batch {shown(choices.batch)}"
     if choices.batch < 2:
         raise ExportError(thing, "is too small for a step", "Use 2 or more")
-    if choices.batch * math.prod(model.attachment.input_shape) > MOST_VALUES:
+    if choices.batch * frame_spec(model, choices).values > MOST_VALUES:
         reason = f"makes steps of more than {MOST_VALUES:,} values"
         raise ExportError(thing, reason, "Use a smaller one")
     rate = choices.learning_rate
@@ -195,7 +208,7 @@ def functions_of(
     Raises:
         ExportError: a name or a hyper-parameter that is unknown, or labels that do not fit.
     """
-    x = torch.zeros(frames.batch, *frames.shape)
+    x = model.attachment.example(frames.batch)
     with torch.no_grad():
         classes = model.frozen_logits(x[:2]).shape[1]
     choices = settled(model, choices)
@@ -236,7 +249,8 @@ def functions_of(
 def can_calibrate(model: AdaptiveModel, batch: int) -> bool:
     """Whether steps can be tried: on two batches of source frames or more, each of one class."""
     frames = model.source_frames
-    tells = model.attachment.task == "classes"
+    known = model.attachment
+    tells = known.task == "classes" and known.ids is None  # no synthetic shift is one of token ids
     return tells and frames is not None and len(frames) >= 2 * batch
 
 
@@ -251,4 +265,6 @@ def frame_spec(model: AdaptiveModel, choices: Choices) -> FrameSpec:
         source_range=None
         if known is None
         else (tuple(known[0].tolist()), tuple(known[1].tolist())),
+        ids=model.attachment.ids,
+        inputs=model.attachment.inputs,
     )

@@ -11,11 +11,13 @@ import numpy as np
 
 from edgemem.block import Block
 from edgemem.bundle.manifest import Manifest, TaskSpec
+from edgemem.bundle.rows import frames_of, with_frames
 from edgemem.errors import ExportError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.outputs import Output
 from edgemem.models.data import to_float
 from edgemem.models.tasks.task_outputs import POSITIONS, summary
+from edgemem.models.tensor_rows import source_rows, to_array
 
 if TYPE_CHECKING:
     from edgemem.export.choices import Choices
@@ -75,7 +77,7 @@ def railed(
     batches make of the outputs is sound. It stays as it is for classes, or with less than a batch
     of source frames.
     """
-    task, frames = manifest.task, model.source_frames
+    task, frames = manifest.task, source_rows(model)
     if task is None:
         return manifest
     if frames is None or len(frames) < manifest.frames.batch:
@@ -90,7 +92,7 @@ def railed(
     report("measuring outputs")
     bundle = open_bundle(folder)
     graphs = Graphs(bundle, choose(bundle, settings=EngineSettings(0)).backend)
-    x = to_float(frames.numpy()).numpy()
+    x = to_array(to_float(frames))
     known = np.concatenate(
         [summaries(graphs.frozen(part), manifest) for part in _batches(x, manifest)]
     )
@@ -112,8 +114,13 @@ def _under_shifts(
     from edgemem.shifts import SHIFTS
 
     rng, parameters = np.random.default_rng(0), HyperParameters(manifest, {}).now()
-    for shift in (lambda frames, rng: frames, *SHIFTS.values()):
-        for part in _batches(shift(x, rng).astype(np.float32), manifest):
+    shifted = [x]
+    if manifest.frames.ids is None:  # token ids cannot be shifted
+        shifted += [
+            with_frames(x, shift(frames_of(x), rng).astype(np.float32)) for shift in SHIFTS.values()
+        ]
+    for rows in shifted:
+        for part in _batches(rows, manifest):
             yield graphs.predict(part, generic, parameters), graphs.frozen(part)
 
 

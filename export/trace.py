@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.onnx import OnnxExporterError, ONNXProgram
 
+from edgemem.bundle.further_input import BESIDE, FRAMES
 from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.functions.forward import Function
 from edgemem.export.lowering.portable import PORTABLE
@@ -57,6 +58,7 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
             value.name = name  # where two outputs are one value, the optimiser names the second
     with _quiet(), _without_collecting():
         model = lower(exported.model_proto, portable=portable)
+    _drop_unused(model, function)
     _check_contract(model, function)
     return model
 
@@ -136,7 +138,7 @@ def _export(function: Function, portable: bool) -> ExportedProgram:
     if function.dynamic_batch:
         table = decompositions()
         batch = Dim("batch", min=1)
-        shapes = ({0: batch}, *(None for _ in arguments[1:]))
+        shapes = tuple({0: batch} if _is_of_frames(name) else None for name in function.inputs)
         with _plain(), SpelledOut():
             program = torch.export.export(
                 _Module(function), arguments, dynamic_shapes=(shapes,), strict=False
@@ -146,6 +148,11 @@ def _export(function: Function, portable: bool) -> ExportedProgram:
         return program  # type: ignore[no-any-return]
     exported: ExportedProgram = torch.export.export(traced(function, portable), arguments)
     return exported
+
+
+def _is_of_frames(name: str) -> bool:
+    """Whether an input has a row for each frame."""
+    return name == FRAMES or name.startswith(BESIDE)
 
 
 def traced(function: Function, portable: bool) -> GraphModule:
@@ -196,15 +203,22 @@ def _alike(a: Node, b: Node) -> bool:
 
 @contextmanager
 def _plain() -> Iterator[None]:
-    """While active, torch runs layers as simple operators, not as one that fuses them."""
+    """While active, torch runs layers as simple operators, not as one that fuses them.
+
+    And models are told that they are exported, as torch.export tells them: some leave out then
+    what branches on values.
+    """
     mha, mkldnn = torch.backends.mha, torch.backends.mkldnn
     fast = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)
     fused = mkldnn.set_flags(_enabled=False)[0]  # type: ignore[no-untyped-call]
+    exporting = torch.compiler._is_exporting_flag
+    torch.compiler._is_exporting_flag = True
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
+        torch.compiler._is_exporting_flag = exporting
         mkldnn.set_flags(_enabled=fused)  # type: ignore[no-untyped-call]
         mha.set_fastpath_enabled(fast)
 
@@ -220,14 +234,29 @@ class _Module(nn.Module):
         return self.call(*arguments)
 
 
+def _drop_unused(model: onnx.ModelProto, function: Function) -> None:
+    """Take optional inputs without effect out of a graph."""
+    used = {name for node in model.graph.node for name in node.input}
+    for value in list(model.graph.input):
+        if value.name in function.optional and value.name not in used:
+            model.graph.input.remove(value)
+
+
 def _check_contract(model: onnx.ModelProto, function: Function) -> None:
     inputs = [value.name for value in model.graph.input]
     outputs = [value.name for value in model.graph.output]
-    if inputs != list(function.inputs) or outputs != list(function.outputs):
+    needed = [name for name in function.inputs if name in inputs or name not in function.optional]
+    if inputs != needed or outputs != list(function.outputs):
         wrong = set(inputs) ^ set(function.inputs) | set(outputs) ^ set(function.outputs)
         raise ExportError("graph", f"has other inputs or outputs ({sorted(wrong)})", "Report this")
     used = {name for node in model.graph.node for name in node.input} | set(outputs)
     if unused := [name for name in inputs if name not in used]:
+        if unused[0].startswith(BESIDE):
+            raise ExportError(
+                f"input {unused[0].removeprefix(BESIDE)!r}",
+                "has no effect on what the model answers",
+                "Leave it out, where the model can do without",
+            )
         raise ExportError(
             f"graph input {unused[0]!r}",
             "has no effect on any output",

@@ -12,20 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from edgemem.errors import InputError, MissingExtraError
 from edgemem.files.npz import Npz
 from edgemem.files.untrusted import require_file
+from edgemem.models.tensor_rows import frames_of, of_array, with_frames
 
 Frames = NDArray[np.uint8] | NDArray[np.float32]
 LEFTOVERS = ("__MACOSX", "Thumbs.db", "desktop.ini")  # beside hidden ones
 
 
-def to_float(frames: Frames) -> Tensor:
-    """Frames as a model takes them: uint8 divided by 255, else float32."""
-    x = torch.from_numpy(np.ascontiguousarray(frames))
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+def to_float(frames: NDArray[Any]) -> Any:
+    """Frames as a model takes them: uint8 divided by 255, else float32; token ids as they are.
+
+    Gives a tensor, or `TensorRows`: what comes beside frames in rows stays as it is.
+    """
+    given = of_array(frames if frames.dtype.names else np.ascontiguousarray(frames))
+    x = frames_of(given)
+    if x.dtype == torch.int64:
+        return given
+    return with_frames(given, x.float() / 255 if x.dtype == torch.uint8 else x.float())
 
 
 def class_names(path: Path) -> tuple[str, ...] | None:
@@ -37,18 +43,19 @@ def class_names(path: Path) -> tuple[str, ...] | None:
 
 
 def load_dataset(
-    path: Path, names: Sequence[str] | None = None
+    path: Path, names: Sequence[str] | None = None, *, ids: bool = False
 ) -> tuple[Frames, NDArray[np.int64]]:
     """Frames [n, c, ...] (uint8 0–255, or float32) and labels [n].
 
     In a folder, class folders are numbered in alphabetical order, or as `names` lists them; images
-    must share one size. Hidden files and folders are left out.
+    must share one size. Hidden files and folders are left out. ids: token ids (int64) are frames,
+    too.
 
     Raises:
         InputError: missing, damaged, empty, not of these forms, or with a folder that is not named.
     """
     frames, labels = _load_folder(path, names) if path.is_dir() else _load_npz(path)
-    frames = _usable(frames, path)
+    frames = _usable(frames, path, ids=ids)
     refuse_several_labels(f"{path}: y", labels)
     if labels.ndim != 1 or labels.dtype.kind not in "ui":
         raise InputError(
@@ -65,7 +72,7 @@ def load_dataset(
     return frames, labels.astype(np.int64)
 
 
-def load_frames(path: Path) -> tuple[Frames, NDArray[np.int64] | None]:
+def load_frames(path: Path, *, ids: bool = False) -> tuple[Frames, NDArray[np.int64] | None]:
     """Frames as `load_dataset` has them, and their labels [n] where the data has any.
 
     An .npz may hold x alone, and a folder may hold images without class folders.
@@ -81,12 +88,51 @@ def load_frames(path: Path) -> tuple[Frames, NDArray[np.int64] | None]:
             path, "is not an .npz file with x", "Save it with numpy.savez(path, x=frames)"
         )
         if "y" not in archive.names:
-            return _usable(archive.array("x", memory_limit(), "Use fewer frames"), path), None
-    return load_dataset(path)
+            frames = archive.array("x", memory_limit(), "Use fewer frames")
+            return _usable(frames, path, ids=ids), None
+    return load_dataset(path, ids=ids)
 
 
-def _usable(frames: NDArray[Any], path: Path) -> Frames:
-    """Frames as uint8 or float32; raises InputError where they are none."""
+def load_beside(
+    path: Path, names: Sequence[str], *, needed: bool = False
+) -> dict[str, NDArray[Any]]:
+    """Arrays of these names that an .npz holds beside x, one row for each frame; none of a folder.
+
+    needed: whether the model cannot do without.
+
+    Raises:
+        InputError: damaged, not one row for each frame, or missing.
+    """
+    if not names or (path.is_dir() and not needed):
+        return {}
+    if path.is_dir():
+        raise InputError(
+            str(path), f"holds pictures alone, and the model takes {', '.join(names)} beside them",
+            "Save an .npz with x and arrays of those names",
+        )  # fmt: skip
+    archive = Npz(path, "is not an .npz file with x", "Save it with numpy.savez(path, x=frames)")
+    frames, found = archive.header("x").shape[0], {}
+    for name in names:
+        if name not in archive.names and needed:
+            raise InputError(
+                f"{path}: {name}",
+                "is missing, and the model takes it beside the frames",
+                f"Save it beside x: numpy.savez(path, x=frames, {name}=array)",
+            )
+        if name not in archive.names:
+            continue
+        array = archive.array(name, memory_limit(), "Use fewer frames")
+        if array.shape[:1] != (frames,):
+            reason = f"has shape {list(array.shape)} beside {frames} frames"
+            raise InputError(f"{path}: {name}", reason, "Save one row for each frame")
+        found[name] = array
+    return found
+
+
+def _usable(frames: NDArray[Any], path: Path, *, ids: bool = False) -> Frames:
+    """Frames as uint8 or float32; raises InputError where they are none. ids: or int64."""
+    if ids and frames.dtype == np.int64 and frames.ndim > 1 and len(frames):
+        return frames  # type: ignore[return-value]
     if frames.ndim < 2 or (frames.dtype != np.uint8 and frames.dtype.kind != "f"):
         raise InputError(
             f"{path}: x",

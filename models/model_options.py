@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from edgemem.bundle.manifest import CLASSES
@@ -17,14 +16,21 @@ from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
 from edgemem.models.adaptive.attachment import Normalization, Statistics
 from edgemem.models.adaptive.meta_network import Form
+from edgemem.models.adaptive.model_inputs import example_of
 from edgemem.models.adaptive.parts import split_parts
 from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, load_adaptive
-from edgemem.models.data import load_frames
+from edgemem.models.data import load_beside, load_frames
 from edgemem.models.given_models.factory import Say
 from edgemem.models.given_models.given import Given, given_model
 from edgemem.models.sites.aligned_model import align
 from edgemem.models.sites.choosing import ChosenSites
 from edgemem.models.tasks.task_outputs import AUTO
+from edgemem.models.tensor_rows import (
+    frames_of,
+    known_beside,
+    others_of,
+    parameters_beside,
+)
 
 MOST_VALUES = 1 << 26  # of one frame
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -48,6 +54,7 @@ class AttachSettings:
     groups: int = 1
     norm_affine: bool | None = False
     source: Path | None = None
+    frames_input: str | None = None
     sites: str | None = None
     task: str = AUTO
 
@@ -78,7 +85,7 @@ def load_model(
     Raises:
         CheckpointError, AttachError, InputError, MissingExtraError: see `given_model`, `attach`.
     """
-    given = given_model(checkpoint, target, arguments, _shape(settings), say)
+    given = given_model(checkpoint, target, arguments, _shape(settings), say, settings.frames_input)
     model, settings = given.network, _completed(settings, given)
     if is_adaptive(checkpoint):
         adaptive, known = load_adaptive(checkpoint, model)
@@ -106,15 +113,17 @@ def load_model(
             f"model, such as {', '.join(_suggestions(model))}",
         )
     shape = input_shape_of(model, settings)
+    example = example_of(model, shape)
     adaptive = attach(
         model,
         split_parts(settings.parts or ""),
-        torch.zeros(2, *shape),
+        frames_of(example),
         statistics=_statistics(settings.statistics or _default_statistics(settings)),
         form=Form(settings.kernel_size, settings.bottleneck, settings.groups),
         norm_affine=bool(settings.norm_affine),
         normalization=normalization_of(settings, shape[0]),
         task=settings.task,  # type: ignore[arg-type]  # checked there
+        inputs=others_of(example),
     )
     adaptive.labels = given.labels
     return adaptive, source
@@ -135,7 +144,9 @@ def aligned(
             "do not go together: without a warm-up, meta networks have learnt nothing",
             "Leave --parts out, or run edgemem warmup",
         )
-    frames, labels = load_frames(settings.source)
+    frames, labels = load_frames(settings.source, ids=True)
+    needed = known_beside(model) is not None
+    inputs = load_beside(settings.source, parameters_beside(model), needed=needed)
     shape = frames.shape[1:]
     if settings.input_shape is not None and input_shape_of(model, settings) != shape:
         raise InputError(
@@ -143,8 +154,7 @@ def aligned(
             f"holds frames of {list(shape)}, and --input-shape says {settings.input_shape}",
             "Pass frames as the device will",
         )
-    names = settings.sites or "auto"
-    own = settings.statistics
+    names, own = settings.sites or "auto", settings.statistics
     return align(
         model,
         frames,
@@ -156,6 +166,7 @@ def aligned(
         task=settings.task,  # type: ignore[arg-type]
         batch=batch,
         note=note,
+        inputs=inputs,
     )
 
 
@@ -184,7 +195,9 @@ def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...
     if isinstance(channels, int) and isinstance(size, int):
         return (channels, size, size)
     raise InputError(
-        "--input-shape", "is missing, and the model does not tell", "Pass it, such as 3,224,224"
+        "--input-shape",
+        "is missing, and the model does not tell",
+        "Pass it, such as 3,224,224; of token ids their number, such as 128",
     )
 
 

@@ -17,7 +17,7 @@ from edgemem.runtime.classes import taught_classes
 from edgemem.runtime.classes.class_table import ClassInfo, ClassTable, Label
 from edgemem.runtime.classes.labels import Labels
 from edgemem.runtime.contexts.lookahead import Lookahead
-from edgemem.runtime.frames import checked
+from edgemem.runtime.frames import Inputs, checked
 from edgemem.runtime.ownership import Owned, in_turn
 from edgemem.runtime.persistence.commits import Commit
 from edgemem.runtime.persistence.keeper import Keeper
@@ -39,7 +39,7 @@ class ClassCalls(Owned):
     _known_names: tuple[ReferenceType[Block], ClassTable, Mapping[int, str]] | None = None
 
     @in_turn
-    def learn(self, frames: Array, labels: Labels) -> Result:
+    def learn(self, frames: Array, labels: Labels, *, inputs: Inputs | None = None) -> Result:
         """Learn from labelled frames: new classes, or what the known ones look like here.
 
         One to five frames of a class are enough to start with, more refine it; with the
@@ -52,6 +52,7 @@ class ClassCalls(Owned):
             labels: for each frame the name of its class (text), or its number as in
                 `result.labels`; for one frame it may come bare. A name that is unknown opens a
                 class, and so does a number without one, under its digits.
+            inputs: what the bundle takes beside the frames, by name, one row for each frame.
 
         Returns:
             What was predicted for the frames before they were learnt (before their own group of
@@ -64,7 +65,7 @@ class ClassCalls(Owned):
                 bundle that learns no classes. Nothing changes then.
             StateError: the disk refuses. Nothing changes then.
         """
-        x = self._checked(frames)
+        x = self._checked(frames, inputs)
         lesson = taught_classes.lesson(self._session, x, labels, self.bundle, self._graphs)
         session, logits = taught_classes.learn(
             self._keeper.settled(),
@@ -142,9 +143,9 @@ class ClassCalls(Owned):
         told = context or contexts.name, events, contexts.drift
         return make_result(found, self.bundle.manifest, *told, self._names())
 
-    def _checked(self, frames: Array) -> Frames:
+    def _checked(self, frames: Array, inputs: Inputs | None) -> Frames:
         self._require_open()
-        return checked(frames, self.bundle.manifest.frames)
+        return checked(frames, self.bundle.manifest.frames, inputs)
 
     def _require_open(self) -> None:
         if self._keeper.closed:

@@ -12,13 +12,14 @@ import numpy as np
 from edgemem.block import Array
 from edgemem.bundle.manifest import Plan as StepPlan
 from edgemem.bundle.opening import Bundle
+from edgemem.bundle.rows import layout
 from edgemem.errors import InputError
 from edgemem.runtime.class_calls import ClassCalls
 from edgemem.runtime.contexts.context_blocks import GENERIC
 from edgemem.runtime.contexts.context_files import ContextFiles
 from edgemem.runtime.contexts.shipped_rows import LAST_PATIENCE
 from edgemem.runtime.engines.protocol import Backend
-from edgemem.runtime.frames import RangeWatch
+from edgemem.runtime.frames import Inputs, RangeWatch
 from edgemem.runtime.ownership import in_turn
 from edgemem.runtime.persistence.commits import Commits
 from edgemem.runtime.persistence.keeper import Keeper
@@ -80,7 +81,7 @@ class Runtime(ClassCalls):
         self._graphs = Graphs(bundle, backend, step, background)
         behind = None if background is None else _background()
         self._range = RangeWatch(manifest.frames)
-        self._ring = Ring(manifest.frames.batch, manifest.frames.shape)
+        self._ring = Ring(manifest.frames.batch, *layout(manifest.frames))
         self._files = ContextFiles(bundle, state)
         commits = None if state is None else Commits(state, self._files, keep_frames=keep_frames)
         session = new_session(bundle, follows=contexts and adapt and manifest.source is not None)
@@ -111,20 +112,23 @@ class Runtime(ClassCalls):
         return asdict(self._session.counters)
 
     @in_turn
-    def predict(self, frames: Array, *, frozen: bool = False) -> Result:
+    def predict(
+        self, frames: Array, *, inputs: Inputs | None = None, frozen: bool = False
+    ) -> Result:
         """Predict without changing anything.
 
         Args:
-            frames: [n, ...] uint8 or float32, or one bare frame. Any number.
+            frames: [n, ...] uint8 or float32, or one bare frame. Any number. Token ids are int64.
+            inputs: what the bundle takes beside the frames, by name, one row for each frame.
             frozen: answer as the frozen model, whatever has been learnt.
 
         Returns:
             Predictions in the order of the frames.
 
         Raises:
-            InputError: frames that do not fit the bundle.
+            InputError: frames or inputs that do not fit the bundle.
         """
-        x, size = self._checked(frames), self._ring.size
+        x, size = self._checked(frames, inputs), self._ring.size
         chunks, events = (
             (x[i : i + size] for i in range(0, len(x), size)),
             tell(self._range.look(x)),
@@ -140,7 +144,7 @@ class Runtime(ClassCalls):
         return self._result(answers, events)
 
     @in_turn
-    def step(self, frames: Array) -> Result:
+    def step(self, frames: Array, *, inputs: Inputs | None = None) -> Result:
         """Predict, then adapt whenever a full batch of frames has been gathered.
 
         Every prediction returned was made BEFORE the update that its frame takes part in. Frames
@@ -148,15 +152,16 @@ class Runtime(ClassCalls):
         Where frames are like the source's the frozen model answers, and nothing is learnt.
 
         Args:
-            frames: [n, ...] uint8 or float32, or one bare frame. Any number.
+            frames: [n, ...] uint8 or float32, or one bare frame. Any number. Token ids are int64.
+            inputs: what the bundle takes beside the frames, by name, one row for each frame.
 
         Returns:
             Predictions in the order of the frames, and what happened.
 
         Raises:
-            InputError: frames that do not fit the bundle; nothing changes then.
+            InputError: frames or inputs that do not fit the bundle; nothing changes then.
         """
-        x, answers, position = self._checked(frames), [], 0
+        x, answers, position = self._checked(frames, inputs), [], 0
         if self._adapting and len(x) >= self._stepping.missing:
             self._graphs.open_step()  # before anything changes
         learnt = self._keeper.take_learnt()

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgemem.bank.levels.level_folder import is_level
 from edgemem.block import BlockSpec
+from edgemem.bundle.further_input import InputSpec
 
 REMEDY = "Export the bundle again or get a fresh copy"
 
@@ -19,6 +20,8 @@ REMEDY = "Export the bundle again or get a fresh copy"
 class FrameSpec:
     """The frames a bundle takes: [n, *shape] float32, or uint8 to be divided by `uint8_scale`.
 
+    Or int64, where frames are token ids.
+
     Attributes:
         batch: frames in one adaptation step.
         companions: whether the prediction of a frame depends on the frames beside it (batch
@@ -26,6 +29,8 @@ class FrameSpec:
         known_companions: how many are enough once the block remembers its context.
         source_range: what values of source frames lie between, lowest and highest of each channel;
             None = not known.
+        ids: least and largest number of frames that are token ids; None = they are float32.
+        inputs: what comes beside the frames, in order.
     """
 
     shape: tuple[int, ...]
@@ -34,6 +39,18 @@ class FrameSpec:
     known_companions: int
     uint8_scale: float = 255.0
     source_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    ids: tuple[int, int] | None = None
+    inputs: tuple[InputSpec, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        """Of the frames, as graphs take them."""
+        return "float32" if self.ids is None else "int64"
+
+    @property
+    def values(self) -> int:
+        """Of one frame and what comes beside it."""
+        return math.prod(self.shape) + sum(math.prod(given.shape) for given in self.inputs)
 
 
 @dataclass(frozen=True)

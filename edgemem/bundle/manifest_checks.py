@@ -5,7 +5,6 @@ Checked before a file is read or memory reserved from them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -122,8 +121,15 @@ def _files(manifest: Manifest) -> Iterator[str]:
 
 
 def _frames(frames: FrameSpec) -> Iterator[str]:
-    if 8 * frames.batch * math.prod(frames.shape) > MOST_FRAME_BYTES:
+    if 8 * frames.batch * frames.values > MOST_FRAME_BYTES:
         yield f"frames of {list(frames.shape)} by {frames.batch} are too large"
+    if len({given.name for given in frames.inputs}) != len(frames.inputs):
+        yield "two inputs have the same name"
+    for given in frames.inputs:
+        if not given.low <= given.high:
+            yield f"input {given.name!r} from {given.low} to {given.high}"
+    if frames.ids is not None and frames.ids[0] > frames.ids[1]:
+        yield f"token ids from {frames.ids[0]} to {frames.ids[1]}"
     for values in frames.source_range or ():
         if (len(values),) != frames.shape[:1]:
             yield "source_range is not one value for each channel"

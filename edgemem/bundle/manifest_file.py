@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edgemem.block import DTYPES, ArraySpec, BlockSpec
+from edgemem.bundle.further_input import frames_document, read_ids, read_inputs
 from edgemem.bundle.manifest import (
     CLASSES,
     MOST_SUMMARY,
@@ -77,7 +78,7 @@ def to_json(manifest: Manifest) -> bytes:
             for target, graphs in manifest.targets.items()
         },
         "plans": [vars(plan) for plan in manifest.plans],
-        "frames": vars(manifest.frames),
+        "frames": frames_document(asdict(manifest.frames)),
         "labels": manifest.labels,
         "block": [vars(spec) for spec in manifest.block.arrays],
         "slots": [vars(spec) for spec in manifest.slots.arrays],
@@ -179,6 +180,8 @@ def _frames(entry: Value) -> FrameSpec:
         entry.field("known_companions").count(),
         entry.field("uint8_scale").positive(),
         low_high,
+        read_ids(entry),
+        read_inputs(entry),
     )
 
 

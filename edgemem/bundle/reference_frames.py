@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.block import Array, Arrays, ArraySpec, BlockSpec, is_finite, unpack
+from edgemem.bundle.further_input import InputSpec
 from edgemem.bundle.manifest import REMEDY, FrameSpec, Manifest
+from edgemem.bundle.rows import joined
 from edgemem.errors import BundleError
 
 MULTIPLIER = 2654435761  # Knuth's multiplicative hash, 2**32 / golden ratio
@@ -93,8 +95,42 @@ def _stride(size: int) -> int:
     return max(1, -(-size // MOST_KEPT))
 
 
-def reference_frames(spec: FrameSpec, seed: int = 0) -> NDArray[np.float32]:
-    """One batch [batch, *shape] float32 in [0, 1): coarse patterns with noise on top."""
+def reference_frames(spec: FrameSpec, seed: int = 0) -> Array:
+    """One batch of rows: frames [batch, *shape], and what comes beside them.
+
+    Frames are float32 in [0, 1), coarse patterns with noise on top; or token ids.
+    """
+    frames = _patterns(spec, seed)
+    if spec.ids is not None:
+        frames = _whole(_hashed(frames.size, seed).reshape(frames.shape), *spec.ids)
+    others = {given.tensor: _beside(given, spec.batch, seed) for given in spec.inputs}
+    return joined(frames, others)
+
+
+def _beside(spec: InputSpec, batch: int, seed: int) -> Array:
+    """Values between the least and the largest.
+
+    The first one of each frame is the largest and the last one the least: whichever of them hides
+    a place in a mask, some place is seen.
+    """
+    shape = (batch, *spec.shape)
+    seed += sum(spec.name.encode())  # other numbers for every input
+    found = _hashed(math.prod(shape), seed).reshape(shape)
+    if spec.dtype == "float32":
+        return (spec.low + (spec.high - spec.low) * found).astype(np.float32)
+    whole = _whole(found, int(spec.low), int(spec.high))
+    if whole.ndim > 1:
+        rows = whole.reshape(batch, -1)
+        rows[:, -1], rows[:, 0] = spec.low, spec.high
+    return whole.astype(spec.dtype)
+
+
+def _whole(shares: NDArray[np.float64], low: int, high: int) -> NDArray[np.int64]:
+    """Numbers in [0, 1) -> whole numbers from low to high."""
+    return low + np.floor(shares * (high - low + 1)).astype(np.int64)
+
+
+def _patterns(spec: FrameSpec, seed: int) -> NDArray[np.float32]:
     shape = (spec.batch, *spec.shape)
     noise = _hashed(math.prod(shape), seed).reshape(shape)
     level = _hashed(spec.batch, seed + 1).reshape(-1, *[1] * len(spec.shape))

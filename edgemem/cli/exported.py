@@ -56,6 +56,8 @@ def _alignment(found: dict[str, Any]) -> tuple[str, ...]:
     """Where moments are aligned, and what that gains."""
     count = len(found["names"])
     where = f"{count} sites" if count else "the BatchNorms of the model"
+    if not found["tried"]:
+        return (f"moments are aligned at {where}, untried: token ids cannot be shifted",)
     gain = f"{100 * found['frozen']:.1f} to {100 * found['error']:.1f} %"
     return (f"moments are aligned at {where}:", f"wrong answers on shifted source frames {gain}")
 

@@ -14,6 +14,7 @@ from edgemem.bundle.manifest import HyperParameter, Manifest
 from edgemem.export.choices import Choices, can_calibrate
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
+from edgemem.models.tensor_rows import source_rows, split, to_array
 
 if TYPE_CHECKING:
     from edgemem.runtime.tools.calibration import Calibration
@@ -42,20 +43,21 @@ def calibrated(
     """
     if not can_calibrate(model, choices.batch):
         return manifest
-    assert model.source_frames is not None
-    frames = to_float(model.source_frames.numpy())
+    known = source_rows(model)
+    assert known is not None
+    frames = to_float(known)
     labels = model.source_labels
     if labels is None:
         with torch.no_grad():
             labels = torch.cat(
-                [model.frozen_logits(x).argmax(1) for x in torch.split(frames, choices.batch)]
+                [model.frozen_logits(x).argmax(1) for x in split(frames, choices.batch)]
             )
     from edgemem.bundle.opening import open_bundle
     from edgemem.runtime.tools.calibration import calibrate, compare_at_home
     from edgemem.runtime.tools.tuning import SourceFrames
 
     report("calibrating")
-    source = SourceFrames(frames.numpy(), labels.numpy().astype(np.int64))
+    source = SourceFrames(to_array(frames), labels.numpy().astype(np.int64))
     bundle = open_bundle(folder)
     home = compare_at_home(bundle, source)
     told = manifest.exported_from | {

@@ -14,6 +14,7 @@ from torch import Tensor
 from edgemem.block import Array
 from edgemem.bundle.manifest import CLOSED, FILLED, LABELS, SUMMARY, FrameSpec
 from edgemem.bundle.reference_frames import kept, reference_frames
+from edgemem.bundle.rows import fields
 from edgemem.errors import AttachError, ExportError
 from edgemem.export.checks.differences import difference, least, slot_differences
 from edgemem.export.checks.onnx_graphs import Arrays, Call, Engine, run_graph, session
@@ -21,6 +22,7 @@ from edgemem.export.functions.forward import Function, answer_names
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.inspection.untouched import check_untouched, known_source
 from edgemem.models.tasks.task_outputs import summary
+from edgemem.models.tensor_rows import Frames, named_tensors, of_array, repeated, split
 
 STEPS = 20
 BATCHES = 10
@@ -106,7 +108,7 @@ def check_parity(
     differences: dict[str, float] = {}
     slots: dict[str, float] = {}
     for seed in range(BATCHES):
-        inputs["x"] = torch.from_numpy(reference_frames(frames, seed))
+        inputs |= named_tensors(of_array(reference_frames(frames, seed)))
         expected, found = _call(adapt, inputs), engine["adapt"](inputs)
         # Slots are gradients, which have a limit of their own, relative to their size.
         names = [name for name in adapt.outputs if not name.startswith("next.opt.")]
@@ -117,7 +119,7 @@ def check_parity(
         worst_slot = max(slots.values(), default=0.0)
         if differences[worst] <= FIRST_TOLERANCE and worst_slot <= SLOT_TOLERANCE:
             break
-    frozen, given = _frozen(engine, model, predict, inputs["x"])
+    frozen, given = _frozen(engine, model, predict, of_array(reference_frames(frames, seed)))
     others = [_frozen(engine, model, predict, x)[0] for x in _source(model, frames)]
     predicted, told = engine["predict"](inputs), answer_names(model)
     in_torch = _call(predict, inputs)
@@ -158,7 +160,7 @@ def check_at_rest(model: AdaptiveModel, frames: FrameSpec) -> None:
     """
     known = known_source(model)
     try:
-        check_untouched(model, torch.from_numpy(reference_frames(frames)))
+        check_untouched(model, of_array(reference_frames(frames)))
         if known is not None:
             check_untouched(model, known)
     except AttachError as error:
@@ -179,7 +181,7 @@ def check_learn(path: Path, learn: Function, frames: FrameSpec) -> None:
     inputs |= {"hp.learn_rate": torch.tensor(1e-2)} if "hp.learn_rate" in inputs else {}
     differences: dict[str, float] = {}
     for seed in range(BATCHES):
-        inputs["x"] = torch.from_numpy(reference_frames(frames, seed))
+        inputs |= named_tensors(of_array(reference_frames(frames, seed)))
         expected, found = _call(learn, inputs), run_graph(opened, inputs)
         now = {name: difference(found[name], expected[name]) for name in learn.outputs}
         differences = least(differences, now)
@@ -208,7 +210,9 @@ def _run_steps(
     torch_side: Arrays = {name: value.numpy() for name, value in inputs.items()}
     engine_side, updated = dict(torch_side), 0
     for step in range(first, first + STEPS):
-        torch_side["x"] = engine_side["x"] = reference_frames(frames, seed=step)
+        rows = fields(reference_frames(frames, seed=step))
+        torch_side |= rows
+        engine_side |= rows
         expected = _call(adapt, {k: torch.from_numpy(v) for k, v in torch_side.items()})
         updated += int(expected["stat.updated"])
         torch_side |= _next(expected)
@@ -222,7 +226,7 @@ def _next(outputs: Arrays) -> Arrays:
 
 
 def _frozen(
-    engine: Engine, model: AdaptiveModel, predict: Function, x: Tensor
+    engine: Engine, model: AdaptiveModel, predict: Function, x: Frames
 ) -> tuple[float, Arrays]:
     """Difference of a graph's frozen answers from those of the model that was given; these."""
     attachment, inputs = model.attachment, _frozen_inputs(predict, x)
@@ -251,20 +255,19 @@ def _reference(stage: str, model: AdaptiveModel, outputs: Arrays) -> Arrays:
     return {f"{stage}.{name}": kept(value) for name, value in found.items()}
 
 
-def _source(model: AdaptiveModel, frames: FrameSpec) -> list[Tensor]:
+def _source(model: AdaptiveModel, frames: FrameSpec) -> list[Frames]:
     """Full batches of source frames, where the model knows any; the first ones fill up the last."""
     known = known_source(model)
     if known is None:
         return []
     batches = -(-len(known) // frames.batch)
-    rows = torch.arange(batches * frames.batch) % len(known)
-    return list(torch.split(known[rows], frames.batch))
+    return split(repeated(known, batches * frames.batch), frames.batch)
 
 
-def _frozen_inputs(predict: Function, x: Tensor) -> dict[str, Tensor]:
+def _frozen_inputs(predict: Function, x: Frames) -> dict[str, Tensor]:
     zero = {name: torch.zeros_like(value) for name, value in predict.inputs.items()}
     filled = {name: value for name, value in predict.inputs.items() if name == FILLED}
-    return {**zero, **filled, "x": x}
+    return {**zero, **filled, **named_tensors(x)}
 
 
 def _call(function: Function, inputs: dict[str, Tensor]) -> Arrays:

@@ -109,7 +109,7 @@ def _place(model: AdaptiveModel, frames: FrameSpec, operator: str) -> str:
     """' in 'layer3.pool'', or '' where no module runs such an operator."""
     seen = _Operators(model.frozen)
     with torch.no_grad(), seen:
-        model.frozen_logits(torch.zeros(2, *frames.shape))
+        model.frozen_logits(model.attachment.example(2))
     seen.close()
     wanted = _bare(operator)
     for name, module in seen.found:

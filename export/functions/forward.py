@@ -19,6 +19,7 @@ from edgemem.models.adaptive.classifier import features_of
 from edgemem.models.adaptive.outputs import Output
 from edgemem.models.norms import remembered
 from edgemem.models.tasks.task_outputs import summary
+from edgemem.models.tensor_rows import Frames, rows
 
 Arrays = dict[str, Tensor]
 
@@ -31,12 +32,19 @@ class Function:
         inputs: name -> example value, in order.
         outputs: names, in order.
         dynamic_batch: whether x may hold any number of frames.
+        optional: inputs that a graph is without where they have no effect.
     """
 
     inputs: Arrays
     outputs: tuple[str, ...]
     call: Callable[..., tuple[Tensor, ...]]
     dynamic_batch: bool
+    optional: frozenset[str] = frozenset()
+
+
+def rows_of(x: Tensor, values: Arrays) -> Frames:
+    """Frames with what comes beside them among the values of a graph."""
+    return rows(x, strip("in", values))
 
 
 def prefixed(prefix: str, arrays: Arrays) -> Arrays:
@@ -97,7 +105,7 @@ def weighed_by_frames(
 
 def present_rows(x: Tensor, filled: Tensor) -> Tensor:
     """[n]: one for the first so many rows, zero for the others."""
-    rows = torch.arange(x.shape[0], dtype=x.dtype, device=x.device)
+    rows = torch.arange(x.shape[0], dtype=filled.dtype, device=x.device)
     return (filled - rows).clamp(0.0, 1.0)
 
 
@@ -140,7 +148,7 @@ def answer(
 def forward(
     model: AdaptiveModel,
     block: Arrays,
-    x: Tensor,
+    x: Frames,
     count: Tensor,
     hp: Arrays,
     gradient: Gradient = "full",
@@ -158,7 +166,7 @@ def forward(
     try:
         arguments = (x, hp.get("alpha"), weight, shares)
         if reading is None:
-            return model.with_block(block, *arguments), x.new_zeros(0)
+            return model.with_block(block, *arguments), count.new_zeros(0)
         with features_of(reading.classifier) as seen:
             output = model.with_block(block, *arguments)
     finally:

@@ -25,6 +25,7 @@ from edgemem.export.functions.forward import (
     predict_parameters,
     prefixed,
     present_rows,
+    rows_of,
     strip,
     weighed_by_frames,
 )
@@ -32,6 +33,7 @@ from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Gradient
 from edgemem.models.adaptive.classifier import features_of
 from edgemem.models.prototypes.losses import divergences
+from edgemem.models.tensor_rows import Frames, named_tensors
 
 # learn_rate: of the gradient step; 0 leaves only what is added to prototypes.
 HYPER_PARAMETERS = {"learn_rate": 1e-3, "relation_weight": 1.0, "relation_temperature": 0.1}
@@ -39,7 +41,7 @@ HYPER_PARAMETERS = {"learn_rate": 1e-3, "relation_weight": 1.0, "relation_temper
 
 def learn_function(
     model: AdaptiveModel,
-    frames: Tensor,
+    frames: Frames,
     reading: Reading,
     gradient: Gradient,
     *,
@@ -55,7 +57,7 @@ def learn_function(
     labels[0], labels[1] = 0, reading.capacity - 1
     scalars = predict_parameters(model, frames.shape[0]) | (HYPER_PARAMETERS if learns else {})
     inputs = {
-        "x": frames,
+        **named_tensors(frames),
         LABELS: labels,
         FILLED: torch.tensor(float(frames.shape[0])),
         **prefixed("block", block),
@@ -65,15 +67,15 @@ def learn_function(
 
     def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(list(inputs)[1:], flat, strict=True))
-        old, count = strip("block", values), values[FILLED]
+        old, count, rows = strip("block", values), values[FILLED], rows_of(x, values)
         present = present_rows(x, count)
         hp = weighed_by_frames(model, old, count, full, strip("hp", values))
         wanted = values[LABELS].unsqueeze(1) == torch.arange(reading.capacity, device=x.device)
-        given = wanted.to(x.dtype) * present.unsqueeze(1)
+        given = wanted.to(count.dtype) * present.unsqueeze(1)
 
         def loss(arrays: Arrays) -> tuple[Tensor, tuple[Arrays, Tensor, Tensor, Tensor]]:
             output, features = forward(
-                model, old | arrays, x, count, hp, gradient, present=present, reading=reading
+                model, old | arrays, rows, count, hp, gradient, present=present, reading=reading
             )
             embedded = reading.prototypes.embedded(features)
             taught = {
@@ -85,7 +87,7 @@ def learn_function(
                 distance = value = (output.logits * 0.0).sum()
                 return value, (taught, logits, output.key, distance)
             value = _label_loss(reading, embedded, old | taught, given)
-            distance = _relation_distance(model, reading, x, embedded, old, taught, present, hp)
+            distance = _relation_distance(model, reading, rows, embedded, old, taught, present, hp)
             total = value + hp["relation_weight"] * distance
             return total, (taught, logits, output.key, distance)
 
@@ -101,7 +103,7 @@ def learn_function(
         sums = torch.stack([array.sum() for array in new.values()]).sum()
         updated = torch.isfinite(value + sums) & (given.sum() > 0)
         next_block = [torch.where(updated, new[name], old[name]) for name in block]
-        return (logits, key, *next_block, distance, value, updated.to(x.dtype))
+        return (logits, key, *next_block, distance, value, updated.to(count.dtype))
 
     outputs = (
         "logits",
@@ -123,7 +125,7 @@ def _label_loss(reading: Reading, embedded: Tensor, block: Arrays, given: Tensor
 def _relation_distance(
     model: AdaptiveModel,
     reading: Reading,
-    x: Tensor,
+    x: Frames,
     embedded: Tensor,
     old: Arrays,
     taught: Arrays,

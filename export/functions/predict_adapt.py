@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
+from edgemem.bundle.further_input import FRAMES as X
 from edgemem.bundle.manifest import FILLED
 from edgemem.export.functions.class_reading import FRAMES, SEEN, SUMS, Reading
 from edgemem.export.functions.forward import (
@@ -24,6 +25,7 @@ from edgemem.export.functions.forward import (
     predict_parameters,
     prefixed,
     present_rows,
+    rows_of,
     strip,
     weighed_by_frames,
 )
@@ -34,6 +36,7 @@ from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Gradient
 from edgemem.models.adaptive.outputs import Output
 from edgemem.models.norms import remembered
+from edgemem.models.tensor_rows import Frames, named_tensors
 
 # Share of the exported values in what the block learns, after every step.
 ENSEMBLING = {"source_share": 0.01}
@@ -51,7 +54,7 @@ def hyper_parameters(
 
 def predict_function(
     model: AdaptiveModel,
-    frames: Tensor,
+    frames: Frames,
     *,
     static: bool = False,
     reading: Reading | None = None,
@@ -64,7 +67,7 @@ def predict_function(
     """
     block = detached(model.block())
     scalars = {n: torch.tensor(v) for n, v in predict_parameters(model, frames.shape[0]).items()}
-    inputs = {"x": frames, **prefixed("block", block), **prefixed("hp", scalars)}
+    inputs = {**named_tensors(frames), **prefixed("block", block), **prefixed("hp", scalars)}
     if static:
         inputs[FILLED] = torch.tensor(float(frames.shape[0]))
     full = float(frames.shape[0])
@@ -75,32 +78,36 @@ def predict_function(
         present = None if filled is None else present_rows(x, filled)
         count = (x.flatten(1)[:, 0] * 0.0 + 1.0).sum() if filled is None else filled
         hp = weighed_by_frames(model, arrays, count, full, strip("hp", values))
-        output, _ = forward(model, arrays, x, count, hp, present=present, reading=reading)
+        rows = rows_of(x, values)
+        output, _ = forward(model, arrays, rows, count, hp, present=present, reading=reading)
         return *answers(model, output, arrays, count, hp, present, reading), output.key
 
     return Function(inputs, (*answer_names(model), "key"), call, dynamic_batch=not static)
 
 
-def key_function(model: AdaptiveModel, frames: Tensor, *, static: bool = False) -> Function:
+def key_function(model: AdaptiveModel, frames: Frames, *, static: bool = False) -> Function:
     """From x to key; for any number of frames, or `static` as `predict_function`.
 
-    Only the layers before the key are left of the model.
+    Only the layers before the key are left of the model, and what they take of the inputs.
     """
-    inputs = {"x": frames}
+    inputs = named_tensors(frames)
+    optional = frozenset(inputs) - {X}
     if static:
         inputs[FILLED] = torch.tensor(float(frames.shape[0]))
 
-    def call(x: Tensor, *filled: Tensor) -> tuple[Tensor, ...]:
-        shares = present_rows(x, filled[0]) / filled[0] if static else None
-        output: Output = model(x, frame_weights=shares)
+    def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+        values = dict(zip(list(inputs)[1:], flat, strict=True))
+        filled = values.get(FILLED)
+        shares = None if filled is None else present_rows(x, filled) / filled
+        output: Output = model(rows_of(x, values), frame_weights=shares)
         return (output.key,)
 
-    return Function(inputs, ("key",), call, dynamic_batch=not static)
+    return Function(inputs, ("key",), call, dynamic_batch=not static, optional=optional)
 
 
 def adapt_function(
     model: AdaptiveModel,
-    frames: Tensor,
+    frames: Frames,
     objective: Objective,
     optimizer: Optimizer,
     gradient: Gradient,
@@ -117,7 +124,7 @@ def adapt_function(
     slots = optimizer.slots({name: block[name] for name in learned}) if objective.learns else {}
     defaults = hyper_parameters(model, frames.shape[0], objective, optimizer)
     inputs = {
-        "x": frames,
+        **named_tensors(frames),
         **prefixed("block", block),
         **prefixed("opt", slots),
         **prefixed("hp", {name: torch.tensor(value) for name, value in defaults.items()}),
@@ -128,14 +135,19 @@ def adapt_function(
         values = dict(zip(list(inputs)[1:], flat, strict=True))
         old_block, old_slots = strip("block", values), strip("opt", values)
         hp, old_learned = strip("hp", values), {name: old_block[name] for name in learned}
+        rows = rows_of(x, values)
         count = torch.tensor(float(x.shape[0]))
 
         def loss(arrays: Arrays) -> tuple[Tensor, tuple[Output, Tensor, Loss]]:
             def run() -> tuple[Output, Tensor]:
-                return forward(model, old_block | arrays, x, count, hp, gradient, reading=reading)
+                return forward(
+                    model, old_block | arrays, rows, count, hp, gradient, reading=reading
+                )
 
             if objective.relation:
-                (output, features), extended = keeping_relations(model, run, x, old_block, reading)
+                (output, features), extended = keeping_relations(
+                    model, run, rows, old_block, reading
+                )
                 result = extended(objective.loss(output, hp), hp)
             else:
                 output, features = run()
@@ -157,7 +169,7 @@ def adapt_function(
         new_block |= _noted(model, reading, old_block, output, features, told[0], hp)
         next_block = [torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in block]
         stat_names[:] = [*result.stats, "loss", "updated"]
-        stats = (*result.stats.values(), result.value, updated.to(x.dtype))
+        stats = (*result.stats.values(), result.value, updated.to(count.dtype))
         next_slots = [torch.where(update, new_slots[k], old_slots[k]) for k in slots]
         return (*told, output.key, *next_block, *next_slots, *stats)
 

@@ -20,6 +20,7 @@ from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.classifier import features_of
 from edgemem.models.adaptive.outputs import Output
 from edgemem.models.prototypes.losses import divergences
+from edgemem.models.tensor_rows import Frames
 
 
 def relation_distance(
@@ -46,7 +47,7 @@ def relation_distance(
 def keeping_relations(
     model: AdaptiveModel,
     forward: Callable[[], tuple[Output, Tensor]],
-    x: Tensor,
+    x: Frames,
     block: dict[str, Tensor],
     reading: Reading | None,
 ) -> tuple[tuple[Output, Tensor], Callable[[Loss, HyperParameters], Loss]]:

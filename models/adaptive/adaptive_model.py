@@ -21,8 +21,9 @@ from edgemem.models.norms.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN,
 from edgemem.models.norms.statistics import AdaptingNorm, MixedStatistics, PassSettings
 from edgemem.models.tasks.answered import answered
 from edgemem.models.tasks.named_outputs import Named
-from edgemem.models.tasks.recognised_task import recognised_task
+from edgemem.models.tasks.recognised_task import recognised_task, slopes
 from edgemem.models.tasks.task_outputs import AUTO, Task
+from edgemem.models.tensor_rows import Frames, call
 
 if TYPE_CHECKING:
     from edgemem.models.adaptive.class_prototypes import ClassPrototypes
@@ -63,6 +64,7 @@ class AdaptiveModel(nn.Module):
         self.source_range: Tensor | None
         for name in SOURCE:
             self.register_buffer(name, None)
+        self.source_beside: dict[str, Tensor] = {}  # beside the source frames
         self.classifier_name: str | None = None
         self.prototypes: ClassPrototypes | None = None  # see class_prototypes
         self._distances: list[Tensor] = []
@@ -185,12 +187,12 @@ class AdaptiveModel(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Frames,
         alpha: Tensor | None = None,
         batch_weight: Tensor | None = None,
         frame_weights: Tensor | None = None,
     ) -> Output:
-        """Frames [n, ...] float32 -> Output.
+        """Frames [n, ...] float32, or token ids, with what comes beside them -> Output.
 
         alpha: weight of the target's statistics; None = source. batch_weight: of the batch against
         what is remembered; None = the batch alone is the target. frame_weights: [n], of sum one, of
@@ -212,7 +214,7 @@ class AdaptiveModel(nn.Module):
         self.settings.clear()
         return Output(logits, logits.new_zeros(0) if key is None else key, distances, seen, found)
 
-    def with_block(self, block: dict[str, Tensor], *arguments: Tensor | None) -> Output:
+    def with_block(self, block: dict[str, Tensor], *arguments: Frames | None) -> Output:
         """What `forward` gives with other arrays in place of the block's, which stays as it is."""
         # Untied: a layer under two names would keep the other arrays for good.
         output: Output = functional_call(self, block, arguments, tie_weights=False)
@@ -231,11 +233,11 @@ class AdaptiveModel(nn.Module):
         """The model that was given, in eval mode, with nothing replaced; over the same arrays."""
         return self._untouched[0]
 
-    def untouched_logits(self, x: Tensor) -> Tensor:
+    def untouched_logits(self, x: Frames) -> Tensor:
         """Logits of the model that was given, see `Output`."""
         return answered(self.untouched, x, self.attachment)[0]
 
-    def untouched_outputs(self, x: Tensor) -> Named:
+    def untouched_outputs(self, x: Frames) -> Named:
         """What the model that was given returns: the oracle of all that is compared."""
         logits, found = answered(self.untouched, x, self.attachment)
         return found or {"logits": logits}
@@ -266,7 +268,7 @@ class AdaptiveModel(nn.Module):
         self.untouched._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def frozen_logits(self, x: Tensor) -> Tensor:
+    def frozen_logits(self, x: Frames) -> Tensor:
         """Logits of the frozen model by itself: no meta network, torch's batch norm."""
         self.settings.plain = True
         try:
@@ -274,20 +276,20 @@ class AdaptiveModel(nn.Module):
         finally:
             self.settings.plain = False
 
-    def recognise_outputs(self, x: Tensor, task: Task | Literal["auto"] = AUTO) -> None:
-        """Find out what kind of output the frozen model has, by frames [n, ...] float32.
+    def recognise_outputs(self, x: Frames, task: Task | Literal["auto"] = AUTO) -> None:
+        """Find out what kind of output the frozen model has, by frames [n, ...].
 
         Raises:
             AttachError: a kind that cannot be adapted, or does not fit the task, see `recognised`.
         """
         self.settings.plain = True
         try:
-            found = recognised_task(self.frozen, self.attachment.normalized(x), task)
+            with slopes(self.frozen) if self.attachment.ids else nullcontext():
+                given = self.attachment.normalized(x)
+                found = recognised_task(lambda rows: call(self.frozen, rows), given, task)
         finally:
             self.settings.plain = False
-        self.attachment = replace(
-            self.attachment, task=found.task, outputs=found.outputs, named=found.named
-        )
+        self.attachment = replace(self.attachment, **found._asdict())
 
     @property
     def classes(self) -> int:
@@ -295,5 +297,4 @@ class AdaptiveModel(nn.Module):
         if self.attachment.task != "classes":
             return 0
         with torch.no_grad():
-            example = torch.zeros(2, *self.attachment.input_shape)
-            return self.frozen_logits(example).shape[1]
+            return self.frozen_logits(self.attachment.example(2)).shape[1]

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from edgemem.bundle.further_input import InputSpec
 from edgemem.errors import AttachError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import (
@@ -19,15 +20,18 @@ from edgemem.models.adaptive.attachment import (
     check_statistics,
 )
 from edgemem.models.adaptive.meta_network import CONVOLUTIONS, Form, MetaNetwork
+from edgemem.models.adaptive.model_inputs import input_specs
 from edgemem.models.adaptive.norm_layers import adapt_norms
 from edgemem.models.adaptive.outputs import RECOGNISE, Outputs
 from edgemem.models.adaptive.parts import Part, find_part
 from edgemem.models.adaptive.site_norms import add_sites
+from edgemem.models.inspection.part_shapes import part_error, part_shapes, refused_example
 from edgemem.models.inspection.trial import Trial, trial_frames, try_out
 from edgemem.models.inspection.untouched import check_untouched
 from edgemem.models.norms.statistics import MixedStatistics, PassSettings
 from edgemem.models.tasks.named_outputs import flat
 from edgemem.models.tasks.task_outputs import AUTO, Task, check_task
+from edgemem.models.tensor_rows import Frames, cat, rows
 
 CHECKED = 16  # frames of the example that are compared
 
@@ -44,6 +48,7 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
     outputs: Outputs | None = None,
     sites: Sequence[str] = (),
     task: Task | Literal["auto"] = AUTO,
+    inputs: Mapping[str, Tensor] | None = None,
 ) -> AdaptiveModel:
     """Return an adaptive copy of `model`; the model itself is left as it was.
 
@@ -53,7 +58,7 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
             least one norm (BatchNorm, LayerNorm, GroupNorm or RMSNorm).
         parts: dotted names or ranges (`layer3[0:3]`) of modules that take and return one tensor [n,
             c], [n, c, t], [n, c, h, w] or [n, c, d, h, w], in any order. Empty: no meta networks.
-        example_input: frames [n, ...] float32, as the device will pass them.
+        example_input: frames [n, ...] float32, as the device will pass them; or token ids, int64.
         statistics: of all norms: "source", "batch", "mix" (the source counts as 16 frames),
             "remembered" (what the block remembers of its context, with its class prior), or a
             weight between 0 and 1 for the batch. "source" is fixed at export; the others set the
@@ -70,6 +75,10 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
             classes] or [t, n, classes], "detection" (any), "regression" (any numbers), "embedding"
             [n, numbers] or "reconstruction" (as the frames are): what the first output is, where
             tuple, dict or object hold several. "auto": classes, for one row of numbers a frame.
+        inputs: examples [n, ...] of what the model takes beside the frames (float32, int64, bool),
+            under the names of its parameters, or else in the order of these. They reach the model
+            as they are. Whole numbers may be no others on a device than the rows of the
+            `nn.Embedding` that they choose from, or those between the example's least and largest.
 
     Raises:
         AttachError: unknown part, a part with several inputs, no norm, an output that does not fit
@@ -78,6 +87,10 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
     check_statistics(statistics)
     _check_outputs(outputs)
     check_task(task, outputs)
+    frozen, example = _frozen_copy(model), rows(example_input, inputs)
+    ids, specs = _inputs(frozen, example)
+    if ids is not None and normalization is not None:
+        raise AttachError("mean and deviation", "mean nothing to token ids", "Leave them out")
     attachment = Attachment(
         tuple(parts),
         statistics,
@@ -87,21 +100,22 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
         tuple(example_input.shape[1:]),
         outputs or "logits",
         tuple(sites),
+        ids=ids,
+        inputs=specs,
     )
-    frozen = _frozen_copy(model)
     settings = PassSettings()
     found = [find_part(frozen, name) for name in parts]
     adaptive = AdaptiveModel(frozen, settings, attachment)
     if outputs is None:
-        _recognise(adaptive, example_input, task)
-    shapes = _part_shapes(adaptive, found, example_input)
-    trial = _try_out(adaptive, found, example_input)
+        _recognise(adaptive, example, task)
+    shapes = part_shapes(adaptive, found, example)
+    trial = _try_out(adaptive, found, example)
     if adaptive.attachment.task == "classes" and trial.classes < 2:
         raise AttachError("model", "returns one number a frame, not logits of classes", RECOGNISE)
     if adaptive.attachment.task == "classes":
         adaptive.classifier_name = _name_of(frozen, trial.classifier)
     adapt_norms(adaptive, trial)
-    add_sites(adaptive, example_input)
+    add_sites(adaptive, example)
     for part in found:
         meta = _meta_network(part.name, shapes[part.name], attachment.form, settings)
         _set_rows(meta, part, trial, attachment.statistics)
@@ -113,8 +127,19 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
     if adaptive.attachment.statistics == "remembered":
         adaptive.make_remembering(trial.classes)
     adaptive.to(example_input.device).eval()
-    check_untouched(adaptive, torch.cat([trial_frames(example_input), example_input[:CHECKED]]))
+    check_untouched(adaptive, cat([trial_frames(example), example[:CHECKED]]))
     return adaptive
+
+
+def _inputs(
+    network: nn.Module, example: Frames
+) -> tuple[tuple[int, int] | None, tuple[InputSpec, ...]]:
+    try:
+        return input_specs(network, example)
+    except AttachError:
+        raise
+    except Exception as error:
+        raise refused_example(example, error) from error
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
@@ -132,16 +157,16 @@ def _name_of(network: nn.Module, layer: nn.Module | None) -> str | None:
     return next((name for name, module in network.named_modules() if module is layer), None)
 
 
-def _try_out(adaptive: AdaptiveModel, parts: list[Part], example_input: Tensor) -> Trial:
+def _try_out(adaptive: AdaptiveModel, parts: list[Part], example: Frames) -> Trial:
     """What runs in the model that was given, with its layers as those of the frozen copy."""
     firsts = [part.first for part in parts]
 
-    def answer(x: Tensor) -> Tensor:
+    def answer(x: Frames) -> Tensor:
         output = adaptive(x)
         named = adaptive.attachment.named
         return flat(output.named, named) if named else output.logits
 
-    return try_out(adaptive.frozen, answer, example_input, firsts)
+    return try_out(adaptive.frozen, answer, example, firsts)
 
 
 def _check_outputs(outputs: Outputs | None) -> None:
@@ -181,7 +206,7 @@ def _check_statistics_matter(adaptive: AdaptiveModel) -> None:
 def _set_rows(meta: MetaNetwork, part: Part, trial: Trial, statistics: Statistics) -> None:
     rows = trial.rows[part.first]
     if rows is None and statistics != "source":
-        raise _part_error(
+        raise part_error(
             part.name,
             "takes rows that are not those of one frame after another, with statistics "
             f"{statistics!r}",
@@ -191,91 +216,13 @@ def _set_rows(meta: MetaNetwork, part: Part, trial: Trial, statistics: Statistic
             module.rows = rows or 1
 
 
-def _recognise(
-    adaptive: AdaptiveModel, example_input: Tensor, task: Task | Literal["auto"]
-) -> None:
+def _recognise(adaptive: AdaptiveModel, example: Frames, task: Task | Literal["auto"]) -> None:
     try:
-        adaptive.recognise_outputs(example_input, task)
+        adaptive.recognise_outputs(example, task)
     except AttachError:
         raise
     except Exception as error:
-        raise _refused(example_input, error) from error
-
-
-def _refused(example_input: Tensor, error: Exception) -> AttachError:
-    return AttachError(
-        f"example input {list(example_input.shape)}",
-        f"the model refuses it ({error})",
-        "Pass frames of the shape the model was trained on",
-    )
-
-
-def _part_shapes(
-    adaptive: AdaptiveModel, parts: list[Part], example_input: Tensor
-) -> dict[str, tuple[torch.Size, torch.Size]]:
-    """Run the example once and note input and output shape of every part."""
-    inputs: dict[str, torch.Size] = {}
-    outputs: dict[str, torch.Size] = {}
-    active: list[str] = []
-    handles = []
-    for part in parts:
-
-        def enter(
-            _: nn.Module,
-            args: tuple[object, ...],
-            keywords: dict[str, object],
-            name: str = part.name,
-        ) -> None:
-            if active:
-                raise _part_error(name, f"lies inside part {active[-1]!r}")
-            if name in inputs:
-                raise _part_error(name, "runs more than once in a forward pass")
-            active.append(name)
-            inputs[name] = _single_tensor(name, args, "takes", keywords)
-
-        def leave(_: nn.Module, __: object, output: object, name: str = part.name) -> None:
-            outputs[name] = _single_tensor(name, (output,), "returns")
-            active.remove(name)
-
-        handles.append(part.first.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(part.last.register_forward_hook(leave))
-    try:
-        with torch.no_grad():
-            adaptive(example_input)
-    except AttachError:
-        raise
-    except Exception as error:
-        raise _refused(example_input, error) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    for part in parts:
-        if part.name not in outputs:
-            raise _part_error(part.name, "does not run in a forward pass")
-    return {name: (inputs[name], outputs[name]) for name in inputs}
-
-
-def _single_tensor(
-    name: str,
-    values: tuple[object, ...],
-    verb: str,
-    keywords: Mapping[str, object] | None = None,
-) -> torch.Size:
-    named = {key: value for key, value in (keywords or {}).items() if value is not None}
-    if named or len(values) != 1 or not isinstance(values[0], Tensor):
-        kinds = ", ".join(
-            [type(value).__name__ for value in values]
-            + [f"{key}={type(value).__name__}" for key, value in named.items()]
-        )
-        how = "one tensor, by position" if named else "exactly one tensor"
-        raise _part_error(name, f"{verb} ({kinds}), not {how}")
-    return values[0].shape
-
-
-def _part_error(name: str, reason: str) -> AttachError:
-    return AttachError(
-        f"part {name!r}", reason, "Choose parts that run one after another, one tensor in and out"
-    )
+        raise refused_example(example, error) from error
 
 
 def _meta_network(
@@ -283,18 +230,18 @@ def _meta_network(
 ) -> MetaNetwork:
     before, after = shapes
     if len(before) != len(after) or len(before) not in CONVOLUTIONS:
-        raise _part_error(
+        raise part_error(
             name, f"maps {list(before)} to {list(after)}; a meta network needs [n, c, …] maps"
         )
     stride = []
     for size_in, size_out in zip(before[2:], after[2:], strict=True):
         step = -(-size_in // size_out)  # if any stride does, the smallest one is this
         if -(-size_in // step) != size_out:
-            raise _part_error(name, f"maps size {size_in} to {size_out}, which no stride does")
+            raise part_error(name, f"maps size {size_in} to {size_out}, which no stride does")
         stride.append(step)
     channels, groups = (before[1], after[1]), form.groups or 1
     grouped = (form.inner(after[1]),) if form.bottleneck else channels
     if any(count % groups for count in grouped):
         sizes = " to ".join(map(str, grouped))
-        raise _part_error(name, f"has {sizes} channels to convolve, not {groups} groups")
+        raise part_error(name, f"has {sizes} channels to convolve, not {groups} groups")
     return MetaNetwork(channels, tuple(stride), len(before), form, settings)

@@ -8,11 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from edgemem.bundle.manifest import OutputSpec
+from edgemem.bundle.further_input import InputSpec
+from edgemem.bundle.manifest import FrameSpec, OutputSpec
+from edgemem.bundle.reference_frames import reference_frames
 from edgemem.errors import AttachError
 from edgemem.models.adaptive.meta_network import Form
 from edgemem.models.adaptive.outputs import Outputs
 from edgemem.models.tasks.task_outputs import Scale, Task
+from edgemem.models.tensor_rows import Frames, frames_of, of_array, with_frames
 
 Gradient = Literal["full", "meta"]
 Learn = Literal["all", "norms"]
@@ -43,6 +46,8 @@ class Attachment:
 
     measured: whether the norms have the moments of source frames, see `measure_source`.
     remembered_alpha: weight of what is remembered, with statistics "remembered".
+    ids: least and largest token id; None = frames are float32.
+    inputs: what comes beside the frames.
     """
 
     parts: tuple[str, ...]
@@ -57,10 +62,26 @@ class Attachment:
     remembered_alpha: float = REMEMBERED_ALPHA
     task: Task = "classes"
     named: tuple[OutputSpec, ...] = ()  # of other tasks than classes
+    ids: tuple[int, int] | None = None
+    inputs: tuple[InputSpec, ...] = ()
 
-    def normalized(self, x: Tensor) -> Tensor:
-        """Frames as the model takes them."""
-        return x if self.normalization is None else self.normalization.applied(x)
+    def normalized(self, given: Frames) -> Frames:
+        """Frames as the model takes them; what comes beside them as it is."""
+        if self.normalization is None:
+            return given
+        return with_frames(given, self.normalization.applied(frames_of(given)))
+
+    @property
+    def plain(self) -> bool:
+        """Whether float32 frames are all that the model takes."""
+        return self.ids is None and not self.inputs
+
+    def example(self, frames: int) -> Frames:
+        """So many frames of no meaning, with what belongs to them."""
+        if self.plain:
+            return torch.zeros(frames, *self.input_shape)
+        spec = FrameSpec(self.input_shape, frames, False, 0, ids=self.ids, inputs=self.inputs)
+        return of_array(reference_frames(spec))
 
     @property
     def scale(self) -> Scale:

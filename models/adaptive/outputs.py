@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from edgemem.errors import AttachError
 from edgemem.models.norms.moments import FrameMoments
+from edgemem.models.tensor_rows import Frames, cat, frames_of, repeated, with_frames
 
 # "one logit" and "one probability": of the second of two classes.
+Model = Callable[[Frames], Any]
 Outputs = Literal["logits", "probabilities", "one logit", "one probability"]
 LOG_FLOOR = 1e-30  # of a probability; softmax in fp32 gives zero far below
 SIGMOID_FLOOR = 1e-6
@@ -59,7 +61,7 @@ class Output(NamedTuple):
     named: dict[str, Tensor]
 
 
-def logits_of(model: nn.Module, x: Tensor, outputs: Outputs) -> Tensor:
+def logits_of(model: Model, x: Frames, outputs: Outputs) -> Tensor:
     """Logits [n, classes] of a model for frames as it takes them.
 
     Raises:
@@ -80,7 +82,7 @@ def logits_of(model: nn.Module, x: Tensor, outputs: Outputs) -> Tensor:
     return _two(known)
 
 
-def recognised(model: nn.Module, frames: Tensor) -> Outputs:
+def recognised(model: Model, frames: Frames) -> Outputs:
     """What kind of output a model has, by what it gives for frames [n, ...] as it takes them.
 
     A linear layer at the end gives logits. Else the values tell, for these frames and for some
@@ -93,10 +95,10 @@ def recognised(model: nn.Module, frames: Tensor) -> Outputs:
     if columns is not None:
         return "one logit" if columns == 1 else "logits"
     with torch.no_grad():
-        return _kind(_raw(model(torch.cat([frames, *probes(frames)]))))
+        return _kind(_raw(model(cat([frames, *probes(frames)]))))
 
 
-def _of_linear_layer(model: nn.Module, frames: Tensor) -> int | None:
+def _of_linear_layer(model: Model, frames: Frames) -> int | None:
     """Numbers of a row, where a linear layer made them.
 
     None where none did, or it cannot be told: how an output was made is known with its gradient
@@ -105,19 +107,25 @@ def _of_linear_layer(model: nn.Module, frames: Tensor) -> int | None:
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of models that make numbers of what has a gradient
         try:
-            output = model(frames.detach().clone().requires_grad_() * 1)
+            x = frames_of(frames)
+            bearing = x.detach().clone().requires_grad_() * 1 if x.is_floating_point() else x
+            output = model(with_frames(frames, bearing))
         except (RuntimeError, TypeError):
             return None
     few = _raw(output)
     return few.shape[1] if _last_function(few) in LINEAR else None
 
 
-def probes(frames: Tensor) -> list[Tensor]:
-    """Noise of many sizes on one of the frames [n, ...]."""
+def probes(frames: Frames) -> list[Frames]:
+    """Noise of many sizes on one of the frames [n, ...]; token ids of the frames in any order."""
     generator = torch.Generator().manual_seed(0)
-    shape = (PROBES, *frames.shape[1:])
+    x, beside = frames_of(frames), repeated(frames[:1], PROBES)
+    shape = (PROBES, *x.shape[1:])
+    if not x.is_floating_point():
+        places = torch.randint(x.numel(), shape, generator=generator)
+        return [with_frames(beside, x.flatten()[places])]
     noise = [size * torch.randn(shape, generator=generator) for size in SIZES]
-    return [frames[:1] + part.to(frames) for part in noise]
+    return [with_frames(beside, x[:1] + part.to(x)) for part in noise]
 
 
 def _kind(y: Tensor) -> Outputs:

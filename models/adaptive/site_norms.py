@@ -13,12 +13,13 @@ from edgemem.models.norms.norm_calls import AffinePair
 from edgemem.models.norms.statistics import AdaptingNorm
 from edgemem.models.sites.candidates import named_sites
 from edgemem.models.sites.identity_norm import IdentityNorm
+from edgemem.models.tensor_rows import Frames
 
 
-def add_sites(model: AdaptiveModel, example: Tensor) -> None:
+def add_sites(model: AdaptiveModel, example: Frames) -> None:
     """Put the identity norms of `model.attachment.sites` in place; the first norm gives the key.
 
-    example: frames [n, ...] float32.
+    example: frames [n, ...], with what comes beside them.
 
     Raises:
         AttachError: a site behind which moments cannot be aligned.
@@ -27,7 +28,7 @@ def add_sites(model: AdaptiveModel, example: Tensor) -> None:
     if not sites:
         return
 
-    def answer(x: Tensor) -> tuple[Tensor, ...]:
+    def answer(x: Frames) -> tuple[Tensor, ...]:
         output = model(x)
         return (output.logits, *output.named.values())
 
@@ -49,7 +50,7 @@ def add_sites(model: AdaptiveModel, example: Tensor) -> None:
             del model.norms[name]
 
 
-def _order(model: AdaptiveModel, example: Tensor) -> list[nn.Module]:
+def _order(model: AdaptiveModel, example: Frames) -> list[nn.Module]:
     """The norms of an adaptive model, in order of their first run."""
     seen: dict[nn.Module, None] = {}
     handles = [

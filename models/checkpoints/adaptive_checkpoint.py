@@ -35,7 +35,16 @@ def save_adaptive(model: AdaptiveModel, path: Path, source: dict[str, str]) -> N
         model: as `attach` or a warm-up gives it.
         path: the file to write.
         source: what it was made from (names and hashes), kept as it is.
+
+    Raises:
+        CheckpointError: the model takes more than float32 frames.
     """
+    if not model.attachment.plain:
+        raise CheckpointError(
+            str(path),
+            "has no place for inputs beside the frames, or token ids",
+            "Export the model at once: export_bundle(model, path)",
+        )
     metadata = {
         "format": FORMAT,
         "warm": json.dumps(model.warm),

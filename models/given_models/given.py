@@ -49,12 +49,14 @@ def given_model(
     arguments: Sequence[str],
     input_shape: tuple[int, ...] | None,
     say: Say,
+    frames_input: str | None = None,
 ) -> Given:
     """The model of a checkpoint.
 
     target: `package.module:factory`, `timm:NAME`, `torchvision:NAME`, or a file with the model in
     it; None where the checkpoint tells all. Of a checkpoint of ours that is warmed up, the network
-    is without its weights. input_shape: for a file that leaves sizes open.
+    is without its weights. input_shape: for a file that leaves sizes open. frames_input: which
+    input of an ONNX file the frames are.
 
     Raises:
         CheckpointError, InputError, MissingExtraError: see `load_onnx`, `load_folder`,
@@ -66,7 +68,10 @@ def given_model(
             raise InputError(
                 f"--model {target}", f"is in {checkpoint.name} already", "Leave it out"
             )
-        return _from_file(checkpoint, input_shape)
+        return _from_file(checkpoint, input_shape, frames_input)
+    if frames_input is not None:
+        reason = f"has no place: {checkpoint.name} is no ONNX file"
+        raise InputError("--frames-input", reason, "Leave it out")
     adaptive, prototypes = is_adaptive(checkpoint), is_prototypes(checkpoint)
     if target is None:
         refuse_foreign(checkpoint)
@@ -97,11 +102,15 @@ def _architecture(
     return Given(network, target, _sha256(checkpoint), tuple(arguments))
 
 
-def _from_file(path: Path, input_shape: tuple[int, ...] | None) -> Given:
+def _from_file(
+    path: Path, input_shape: tuple[int, ...] | None, frames_input: str | None = None
+) -> Given:
     if path.is_dir():
+        if frames_input is not None:
+            raise InputError("--frames-input", "has no place: the folder tells", "Leave it out")
         from edgemem.models.given_models.hugging_face import load_folder
 
-        folder = load_folder(path)
+        folder = load_folder(path, input_shape)
         if folder.input_shape is not None:
             folder.network.input_shape = folder.input_shape  # type: ignore[assignment]
         known = folder.normalization
@@ -110,7 +119,7 @@ def _from_file(path: Path, input_shape: tuple[int, ...] | None) -> Given:
         raise MissingExtraError("onnx", "export")
     from edgemem.models.onnx_files.onnx_model import load_onnx
 
-    network, labels = load_onnx(path, input_shape)
+    network, labels = load_onnx(path, input_shape, frames_input)
     return Given(network, path.name, _sha256(path), labels=labels)
 
 

@@ -12,6 +12,7 @@ import safetensors
 import torch
 from torch import nn
 
+from edgemem.bundle.further_input import InputSpec
 from edgemem.errors import CheckpointError, MissingExtraError
 from edgemem.files.typed_json import read_json
 from edgemem.files.untrusted import read_bounded
@@ -20,6 +21,7 @@ from edgemem.models.adaptive.attachment import Normalization
 MOST_TEXT = 1 << 24  # bytes of a file of JSON
 MOST_LABELS = 1 << 16
 INPUTS = ("pixel_values", "input_values", "input_features")
+IDS, MASK = "input_ids", "attention_mask"
 WHOLE = 255.0  # a frame of 1.0 is a picture of 255
 SLACK = 1.1  # buffers beside the weights
 SAVE = "Save it again where it was made: model.save_pretrained(folder)"
@@ -35,15 +37,17 @@ class Folder:
     labels: tuple[str, ...] | None
 
 
-def load_folder(path: Path) -> Folder:
+def load_folder(path: Path, tokens: tuple[int, ...] | None = None) -> Folder:
     """A model in eval mode, and what its folder says of frames and classes.
+
+    One of text takes token ids as frames, and a mask beside them. tokens: shape of one frame.
 
     No code of the folder is run, and nothing is unpickled or downloaded.
 
     Raises:
         MissingExtraError: transformers is not installed.
         CheckpointError: no weights in safetensors, an architecture that transformers does not have,
-            takes text, or that the weights do not fit.
+            takes neither frames nor token ids, or that the weights do not fit.
     """
     if importlib.util.find_spec("transformers") is None:
         raise MissingExtraError("transformers", "hf")
@@ -54,9 +58,20 @@ def load_folder(path: Path) -> Folder:
         )
     network = _network(path, _config(path), files)
     about = _preprocessor(path)
+    if network.main_input_name == IDS:
+        _say_of_text(network, tokens)
     return Folder(
         network, _input_shape(network, about), _normalization(path, about), _labels(network)
     )
+
+
+def _say_of_text(network: nn.Module, tokens: tuple[int, ...] | None) -> None:
+    """What a model of text takes: ids of its vocabulary, and which of them are no filler."""
+    config: Any = network.config
+    network.ids = (0, int(config.vocab_size) - 1)  # type: ignore[assignment]
+    if tokens is not None:
+        mask = InputSpec(MASK, "int64", tokens)
+        network.beside = (mask,)  # type: ignore[assignment]
 
 
 def _wrong(path: Path, reason: str, remedy: str = SAVE) -> CheckpointError:
@@ -85,10 +100,10 @@ def _network(path: Path, config: Any, files: list[Path]) -> nn.Module:
     kind = getattr(transformers, name, None) if name.isidentifier() else None
     if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
         raise _wrong(path, f"names the architecture {name!r}, which transformers does not have")
-    if kind.main_input_name not in INPUTS:
+    if kind.main_input_name not in (*INPUTS, IDS):
         raise _wrong(
-            path, f"holds a {name}, which takes {kind.main_input_name}, not frames",
-            "Use a model of images or sound",
+            path, f"holds a {name}, which takes {kind.main_input_name}, not frames or token ids",
+            "Use a model of images, sound or text",
         )  # fmt: skip
     _check_size(path, kind, config, files)
     try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edgemem.errors import AttachError
 from edgemem.models.inspection.untouched import draws_random
 from edgemem.models.inspection.watched_pass import Pass, Run, watched_pass
+from edgemem.models.tensor_rows import Frames, TensorRows, frames_of, repeated, with_frames
 
 FRAMES = 3
 CHANGED = 1  # the frame of those that is exchanged
@@ -54,27 +55,39 @@ class Trial:
     rows: Mapping[nn.Module, int | None]
 
 
-def trial_frames(example: Tensor) -> Tensor:
-    """Frames like the example's: random, between its least and its largest value, or 0 and 1."""
+def trial_frames(given: Frames) -> Frames:
+    """Frames like the example's: random, between its least and its largest value, or 0 and 1.
+
+    Token ids are those of the example in any order. What comes beside the frames is the example's.
+    """
+    beside, example = repeated(given, FRAMES), frames_of(given)
+    generator = torch.Generator().manual_seed(0)
+    shape = (FRAMES, *example.shape[1:])
+    if not example.is_floating_point():
+        places = torch.randint(example.numel(), shape, generator=generator)
+        return with_frames(beside, example.flatten()[places])
     low, high = float(example.min()), float(example.max())
     if not high > low:
         low, high = 0.0, 1.0
-    generator = torch.Generator().manual_seed(0)
-    shape = (FRAMES, *example.shape[1:])
-    return (low + (high - low) * torch.rand(shape, generator=generator)).to(example)
+    x = (low + (high - low) * torch.rand(shape, generator=generator)).to(example)
+    return with_frames(beside, x)
 
 
-def other_frames(x: Tensor) -> Tensor:
-    """Trial frames of which one is exchanged."""
-    other = x.clone()
-    other[CHANGED] = 0.5 * x[0].flip(-1)
+def other_frames(given: Frames) -> Frames:
+    """Trial frames of which one is exchanged, with what belongs to it."""
+    if isinstance(given, TensorRows):
+        places = [0 if place == CHANGED else place for place in range(FRAMES)]
+        return with_frames(given[places], frames_of(other_frames(given.x)))
+    other = given.clone()
+    turned = given[0].flip(-1)
+    other[CHANGED] = 0.5 * turned if given.is_floating_point() else turned
     return other
 
 
 def try_out(
     network: nn.Module,
-    answer: Callable[[Tensor], Tensor],
-    example: Tensor,
+    answer: Callable[[Frames], Tensor],
+    example: Frames,
     watched: Iterable[nn.Module] = (),
 ) -> Trial:
     """Run a network on a few frames; it is left as it was.
@@ -139,7 +152,7 @@ def _changed_rows(first: Tensor, second: Tensor) -> list[int] | None:
 
 
 def rows_of_frame(first: Tensor, second: Tensor) -> int | None:
-    """Rows of one frame, where the exchanged frame has changed rows of its own alone."""
+    """TensorRows of one frame, where the exchanged frame has changed rows of its own alone."""
     rows, rest = divmod(len(first), FRAMES)
     changed = _changed_rows(first, second)
     own = range(CHANGED * rows, (CHANGED + 1) * rows)

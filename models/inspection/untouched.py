@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgemem.errors import AttachError
 from edgemem.models.data import to_float
+from edgemem.models.tensor_rows import Frames, source_rows, split
 
 if TYPE_CHECKING:
     from edgemem.models.adaptive.adaptive_model import AdaptiveModel
@@ -28,7 +29,7 @@ def twin_of(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, {id(array): array for array in arrays})
 
 
-def check_untouched(model: AdaptiveModel, frames: Tensor) -> None:
+def check_untouched(model: AdaptiveModel, frames: Frames) -> None:
     """Compare the adaptive model at the zero block and source statistics with the given one.
 
     frames: [n, ...] float32.
@@ -36,7 +37,7 @@ def check_untouched(model: AdaptiveModel, frames: Tensor) -> None:
     Raises:
         AttachError: they differ; it names the first module in order of execution that does.
     """
-    for x in torch.split(frames, CHUNK):
+    for x in split(frames, CHUNK):
         with torch.no_grad():
             given, found = model.untouched_outputs(x), _at_rest(model, x)
         off = max(distance(found[name], given[name], model.attachment.floor) for name in given)
@@ -44,11 +45,10 @@ def check_untouched(model: AdaptiveModel, frames: Tensor) -> None:
             raise _difference(model, x, off)
 
 
-def known_source(model: AdaptiveModel) -> Tensor | None:
+def known_source(model: AdaptiveModel) -> Frames | None:
     """Some frames of the source [n, ...] float32, where the model was warmed up on any."""
-    if model.source_frames is None:
-        return None
-    return to_float(model.source_frames[:SOURCE_FRAMES].numpy())
+    known = source_rows(model)
+    return None if known is None else to_float(known[:SOURCE_FRAMES])
 
 
 def distance(found: Tensor, given: Tensor, floor: float = 1.0) -> float:
@@ -72,7 +72,7 @@ def draws_random(thing: str) -> AttachError:
     )
 
 
-def _at_rest(model: AdaptiveModel, x: Tensor) -> dict[str, Tensor]:
+def _at_rest(model: AdaptiveModel, x: Frames) -> dict[str, Tensor]:
     zero = {name: torch.zeros_like(value) for name, value in model.block().items()}
     try:
         output = model.with_block(zero, x)
@@ -85,7 +85,7 @@ def _at_rest(model: AdaptiveModel, x: Tensor) -> dict[str, Tensor]:
         ) from error
 
 
-def _difference(model: AdaptiveModel, x: Tensor, off: float) -> AttachError:
+def _difference(model: AdaptiveModel, x: Frames, off: float) -> AttachError:
     with torch.no_grad():
         given = _outputs(model.untouched, lambda: model.untouched_outputs(x))
         again = _outputs(model.untouched, lambda: model.untouched_outputs(x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgemem.bundle.further_input import FRAMES
+from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.reference_frames import reference_frames
+from edgemem.bundle.rows import fields, inputs_of, with_frames
 from edgemem.errors import CheckpointError
 from edgemem.models.onnx_files.network import OnnxNetwork, Step
 from edgemem.models.onnx_files.onnx_graph import OnnxGraph
 from edgemem.models.onnx_files.onnx_proto import FROM_TORCH, refused
 from edgemem.models.onnx_files.operators.calls import Value
+from edgemem.models.tensor_rows import of_array
 
 LIMIT = 1e-4  # relative to the largest value
 SMALLEST = 1e-2  # the least such value: a tiny output is rounding beside what it was made of
@@ -31,14 +37,13 @@ class GivenFile:
 
     def __init__(self, path: Path) -> None:
         self.session = _session(path, str(path))
-        self.input_name = self.session.get_inputs()[0].name
         self.output_names = [output.name for output in self.session.get_outputs()]
 
-    def run(self, frames: Arrays, at_once: int | None) -> list[Arrays]:
-        """All outputs for frames [n, ...]; at_once: so many in one run, None = all."""
+    def run(self, graph: OnnxGraph, frames: Arrays, at_once: int | None) -> list[Arrays]:
+        """All outputs for rows of frames; at_once: so many in one run, None = all."""
         size = at_once or len(frames)
         parts = [
-            self.session.run(None, {self.input_name: frames[start : start + size]})
+            self.session.run(None, _feeds(graph, frames[start : start + size]))
             for start in range(0, len(frames), size)
         ]
         return [
@@ -47,7 +52,12 @@ class GivenFile:
         ]
 
 
-def batch_of(given: GivenFile, graph: OnnxGraph, frame: tuple[int, ...]) -> int | None:
+def _feeds(graph: OnnxGraph, rows: Arrays) -> dict[str, Arrays]:
+    """Rows by the names that the inputs have in the file."""
+    return {graph.input_name: fields(rows)[FRAMES], **inputs_of(rows)}
+
+
+def batch_of(given: GivenFile, graph: OnnxGraph, frame: FrameSpec) -> int | None:
     """Frames that a file takes at once; None = any number.
 
     Raises:
@@ -58,7 +68,7 @@ def batch_of(given: GivenFile, graph: OnnxGraph, frame: tuple[int, ...]) -> int 
     errors = []
     for count in (2, 1):
         try:
-            found = given.run(_frames(count, frame, 0), None)
+            found = given.run(graph, _frames(count, frame, 0), None)
         except Exception as error:  # noqa: BLE001 - of the engine, in several types
             errors.append(str(error).strip().splitlines()[0])
             continue
@@ -67,7 +77,7 @@ def batch_of(given: GivenFile, graph: OnnxGraph, frame: tuple[int, ...]) -> int 
         return count
     raise refused(
         graph.path,
-        f"does not run on frames of {list(frame)} ({errors[-1]})",
+        f"does not run on frames of {list(frame.shape)} ({errors[-1]})",
         "Check --input-shape, or export the file again with a dynamic batch",
     )
 
@@ -81,16 +91,16 @@ def compare(
         CheckpointError: they differ; it names the first node that does.
     """
     for number, count in enumerate(COUNTS):
-        frames = _frames(count * (fixed_batch or 1), network.input_shape, number)
+        frames = _frames(count * (fixed_batch or 1), network.spec, number)
         try:
-            expected = given.run(frames, fixed_batch)
+            expected = given.run(graph, frames, fixed_batch)
         except Exception as error:
             raise refused(
                 graph.path, f"does not run on {count} frames ({str(error).splitlines()[0]})"
             ) from error
         try:
             with torch.no_grad():
-                found = network.run(torch.from_numpy(frames))
+                found = network.run(of_array(frames))
         except Exception as error:
             raise _not_for_every_batch(graph, fixed_batch, count, error) from error
         worst = max(
@@ -117,13 +127,16 @@ def distance(found: Tensor, given: Arrays) -> float:
     return float(np.nan_to_num(off / largest, nan=math.inf, posinf=math.inf).max())
 
 
-def _frames(count: int, frame: tuple[int, ...], seed: int) -> Arrays:
-    """Frames about zero and between zero and one, in turn."""
+def _frames(count: int, frame: FrameSpec, seed: int) -> Arrays:
+    """Frames about zero and between zero and one, in turn; and what comes beside them."""
     generator = np.random.default_rng(seed)
-    shape = (count, *frame)
+    shape = (count, *frame.shape)
+    rows = reference_frames(replace(frame, batch=count), seed)
+    if frame.ids is not None:
+        return rows
     if seed % 2:
-        return generator.random(shape, np.float32)
-    return generator.standard_normal(shape, np.float32)
+        return with_frames(rows, generator.random(shape, np.float32))
+    return with_frames(rows, generator.standard_normal(shape, np.float32))
 
 
 def _session(path: Path, model: str | bytes, *, plain: bool = False) -> Any:
@@ -160,9 +173,9 @@ def _difference(
 ) -> CheckpointError:
     if fixed_batch is not None:
         first = frames[:fixed_batch]
-        given = GivenFile(graph.path).run(first, None)
+        given = GivenFile(graph.path).run(graph, first, None)
         with torch.no_grad():
-            found = network.run(torch.from_numpy(first))
+            found = network.run(of_array(first))
         names = graph.output_names
         if all(distance(found[n], a) <= LIMIT for n, a in zip(names, given, strict=True)):
             return refused(
@@ -190,20 +203,19 @@ def _first_difference(graph: OnnxGraph, network: OnnxNetwork, frames: Arrays) ->
             seen.append((step.outputs[0], f"{step.name!r} ({step.call.operator})", value))
 
     with torch.no_grad():
-        network.run(torch.from_numpy(frames), watch)
+        network.run(of_array(frames), watch)
     try:
-        given = _intermediate(graph.path, [name for name, _, _ in seen], frames)
+        given = _intermediate(graph, [name for name, _, _ in seen], frames)
     except Exception:  # noqa: BLE001 - it is for a better message alone
         return None
     return next((what for name, what, x in seen if distance(x, given[name]) > LIMIT), None)
 
 
-def _intermediate(path: Path, names: list[str], frames: Arrays) -> dict[str, Arrays]:
-    model = onnx.load(path)
-    input_name = model.graph.input[0].name
+def _intermediate(graph: OnnxGraph, names: list[str], frames: Arrays) -> dict[str, Arrays]:
+    model = onnx.load(graph.path)
     del model.graph.output[:]
     for name in names:
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    session = _session(path, model.SerializeToString(), plain=True)
-    found = session.run(None, {input_name: frames})
+    session = _session(graph.path, model.SerializeToString(), plain=True)
+    found = session.run(None, _feeds(graph, frames))
     return dict(zip(names, found, strict=True))

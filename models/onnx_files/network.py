@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgemem.bundle.further_input import FRAMES
+from edgemem.bundle.manifest import FrameSpec
 from edgemem.models.onnx_files.operators.calls import Host, NodeCall, Operator, Value
 from edgemem.models.onnx_files.operators.host_operators import settled
+from edgemem.models.tensor_rows import Frames, frames_of, others_of, rows
 
 BATCH = "\0batch"  # a value beside those of the file: how many frames there are
 CONSTANTS = "constants"
@@ -44,16 +47,22 @@ class Step:
 
 
 class OnnxNetwork(nn.Module):
-    """A network of a file. Frames [n, ...] float32 -> its output, or all of them by name.
+    """A network of a file. Frames [n, ...] -> its output, or all of them by name.
+
+    ids: limits of frames that are token ids. beside: inputs that come with the frames.
 
     Layers with weights are modules of torch, under the names that the file gives them. They are
     called by those names, so that one put in the place of another is called instead.
     """
 
-    def __init__(self, input_name: str, input_shape: tuple[int, ...]) -> None:
+    def __init__(self, input_name: str, spec: FrameSpec) -> None:
         super().__init__()
         self.input_name = input_name
-        self.input_shape = input_shape
+        self.spec, self.input_shape = spec, spec.shape
+        self.ids, self.beside = spec.ids, spec.inputs
+        whole = {given.name: (given.low, given.high) for given in spec.inputs if given.high > 1}
+        known = spec.ids is not None and spec.ids[1] > 1  # by a table of the file
+        self.input_limits = whole | ({FRAMES: spec.ids} if known else {})
         self.output_names: tuple[str, ...] = ()
         self.steps: list[Step] = []
         self.add_module(CONSTANTS, nn.Module())
@@ -65,16 +74,17 @@ class OnnxNetwork(nn.Module):
         holder.register_buffer(name, torch.from_numpy(np.array(value)))
         return name
 
-    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
-        """Frames [n, ...] float32 -> [n, ...], or a dict of such by the outputs' names."""
-        values = self.run(x)
+    def forward(self, x: Tensor, **beside: Tensor) -> Tensor | dict[str, Tensor]:
+        """Frames [n, ...] -> [n, ...], or a dict of such by the outputs' names."""
+        values = self.run(rows(x, beside))
         if len(self.output_names) == 1:
             return values[self.output_names[0]]
         return values
 
-    def run(self, x: Tensor, watch: Watch | None = None) -> dict[str, Tensor]:
+    def run(self, given: Frames, watch: Watch | None = None) -> dict[str, Tensor]:
         """All outputs by name. watch: is given each step, and the values after it."""
-        values: dict[str, Value] = {self.input_name: x}
+        x = frames_of(given)
+        values: dict[str, Value] = {self.input_name: x, **others_of(given)}
         values[BATCH] = settled(np.asarray(x.shape[0], object))
         for step in self.steps:
             self.take(step, values)

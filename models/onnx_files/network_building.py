@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from edgemem.bundle.manifest import FrameSpec
 from edgemem.errors import CheckpointError
 from edgemem.models.onnx_files.fused_nodes import fused
 from edgemem.models.onnx_files.layer_names import Names
@@ -44,7 +45,7 @@ SETTINGS = {
 TRIED_WITH = 7  # frames: few, and a number by which few sizes can be divided
 
 
-def build_network(graph: OnnxGraph, frame: tuple[int, ...], fixed_batch: int | None) -> OnnxNetwork:
+def build_network(graph: OnnxGraph, frame: FrameSpec, fixed_batch: int | None) -> OnnxNetwork:
     """A network for frames of one shape, in eval mode.
 
     fixed_batch: frames that the file takes at once, where that is written into it; the network
@@ -76,16 +77,21 @@ def _not_converted(graph: OnnxGraph, node: Node, reason: str) -> CheckpointError
 
 
 class _Builder:
-    def __init__(self, graph: OnnxGraph, frame: tuple[int, ...], fixed_batch: int | None) -> None:
+    def __init__(self, graph: OnnxGraph, frame: FrameSpec, fixed_batch: int | None) -> None:
         self.graph, self.fixed_batch = graph, fixed_batch
         self.network = OnnxNetwork(graph.input_name, frame)
         self.constants: dict[str, Host] = dict(graph.constants)
         self.names = Names({"constants", *dir(self.network)})
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        given = {graph.input_name: (frame.dtype, frame.shape)}
+        given |= {item.name: (item.dtype, item.shape) for item in frame.inputs}
         with self.mode:
-            example = torch.empty(TRIED_WITH, *frame)
-        self.values: dict[str, Value] = {graph.input_name: example, BATCH: np.asarray(TRIED_WITH)}
-        self.of_frames = {graph.input_name}  # values with numbers of frames, not sizes alone
+            examples = {
+                name: torch.empty(TRIED_WITH, *shape, dtype=getattr(torch, dtype))
+                for name, (dtype, shape) in given.items()
+            }
+        self.values: dict[str, Value] = {**examples, BATCH: np.asarray(TRIED_WITH)}
+        self.of_frames = set(given)  # values with numbers of frames, not sizes alone
         self.buffers: dict[str, str] = {}
 
     def add(self, node: Node) -> None:

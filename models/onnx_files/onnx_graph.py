@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgemem.errors import CheckpointError
+from edgemem.errors import EdgeMemError
+from edgemem.models.onnx_files.file_inputs import (
+    FileInput,
+    frames_among,
+    input_beside,
+    sizes_of,
+    tables_of,
+)
 from edgemem.models.onnx_files.onnx_proto import (
     STANDARD,
     array_of,
@@ -25,7 +32,6 @@ from edgemem.models.onnx_files.operators.calls import Host
 
 MOST_NODES = 1 << 17
 MOST_LABELS = 1 << 16
-MOST_AXES = 8
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
 QUANTISED = ("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear")
 
@@ -46,6 +52,9 @@ class OnnxGraph:
     """What an ONNX file holds.
 
     Attributes:
+        ids: least and largest of frames that are token ids; None = they are float32.
+        beside: inputs beside the frames; a size that is open is None, or that of a frame's axis of
+            the same name.
         nodes: in an order in which they can run; those that no output needs are left out.
         constants: weights and other constants by name.
         sizes: of the input; None where it is not fixed.
@@ -58,32 +67,39 @@ class OnnxGraph:
     constants: Mapping[str, Host]
     input_name: str
     sizes: tuple[int | None, ...]
+    ids: tuple[int, int] | None
+    beside: tuple[FileInput, ...]
     output_names: tuple[str, ...]
     labels: tuple[str, ...] | None
 
 
-def read_graph(path: Path) -> OnnxGraph:
+def read_graph(path: Path, frames_input: str | None = None) -> OnnxGraph:
     """Read a file, with what lies beside it.
+
+    frames_input: of several inputs the one that the frames are; None = the only one that may be.
 
     Raises:
         CheckpointError: damaged, larger than it may be, or with something that is not supported:
-            several inputs, control flow, quantised weights, operators of others.
+            inputs of other types, control flow, quantised weights, operators of others.
+        InputError: there is no such input, or several may be the frames.
     """
     model = load_proto(path)
     try:
-        return _read(path, model)
-    except CheckpointError:
+        return _read(path, model, frames_input)
+    except EdgeMemError:
         raise
     except Exception as error:  # names that are no text, and other damage
         raise damaged(path, error) from error
 
 
-def _read(path: Path, model: onnx.ModelProto) -> OnnxGraph:
+def _read(path: Path, model: onnx.ModelProto, frames_input: str | None) -> OnnxGraph:
     opset = opset_of(path, model)
     model = inlined(path, model)
     nodes = _nodes(path, model.graph)
     held = {tensor.name for tensor in model.graph.initializer}
-    name, sizes = _input(path, [v for v in model.graph.input if v.name not in held])
+    given = [value for value in model.graph.input if value.name not in held]
+    frames = frames_among(path, given, frames_input)
+    sizes, tables = sizes_of(path, frames), tables_of(path, model.graph, nodes)
     outputs = tuple(value.name for value in model.graph.output)
     needed = _needed(nodes, outputs)
     for node in needed:
@@ -91,7 +107,13 @@ def _read(path: Path, model: onnx.ModelProto) -> OnnxGraph:
     constants = {tensor.name: array_of(path, tensor) for tensor in model.graph.initializer}
     constants |= {n.outputs[0]: _constant(path, n) for n in needed if n.operator == "Constant"}
     working = _without_copies([n for n in needed if n.operator != "Constant"], outputs)
-    return OnnxGraph(path, opset, working, constants, name, sizes, outputs, _labels(model))
+    beside = tuple(input_beside(path, value, tables) for value in given if value is not frames)
+    ids = None
+    if frames.type.tensor_type.elem_type == onnx.TensorProto.INT64:
+        ids = 0, tables.get(frames.name, 2) - 1
+    return OnnxGraph(
+        path, opset, working, constants, frames.name, sizes, ids, beside, outputs, _labels(model)
+    )
 
 
 def _nodes(path: Path, graph: onnx.GraphProto) -> list[Node]:
@@ -176,24 +198,6 @@ def _check_node(path: Path, node: Node) -> None:
             f"is quantised: node {node.name!r} is {kind}",
             "Pass the float model that it was made from; --int8 quantises its bundle",
         )
-
-
-def _input(path: Path, inputs: list[onnx.ValueInfoProto]) -> tuple[str, tuple[int | None, ...]]:
-    if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs) or "none"
-        raise refused(path, f"has {len(inputs)} inputs ({names}), and one is supported")
-    about = inputs[0].type.tensor_type
-    if about.elem_type != onnx.TensorProto.FLOAT:
-        kind = onnx.TensorProto.DataType.Name(about.elem_type) if about.elem_type else "no type"
-        raise refused(
-            path,
-            f"takes {inputs[0].name!r} as {kind}, not float32",
-            "Export it with a float32 input; what comes before is for your program",
-        )
-    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in about.shape.dim]
-    if not 2 <= len(dims) <= MOST_AXES:
-        raise refused(path, f"takes {inputs[0].name!r} with {len(dims)} axes, not frames [n, ...]")
-    return inputs[0].name, tuple(size if size and size > 0 else None for size in dims)
 
 
 def _labels(model: onnx.ModelProto) -> tuple[str, ...] | None:

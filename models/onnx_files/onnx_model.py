@@ -4,37 +4,51 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgemem.bundle.manifest import FrameSpec
 from edgemem.errors import CheckpointError, InputError
 from edgemem.models.onnx_files.comparing import GivenFile, batch_of, compare
+from edgemem.models.onnx_files.file_inputs import axis_names
 from edgemem.models.onnx_files.network import OnnxNetwork
 from edgemem.models.onnx_files.network_building import build_network
 from edgemem.models.onnx_files.onnx_graph import OnnxGraph, read_graph
 
 
 def load_onnx(
-    path: Path, input_shape: tuple[int, ...] | None
+    path: Path, input_shape: tuple[int, ...] | None, frames_input: str | None = None
 ) -> tuple[OnnxNetwork, tuple[str, ...] | None]:
     """A network in eval mode that answers as a file does within 1e-4, and its class names if known.
 
     input_shape: of one frame, where the file leaves sizes open; None = as the file says.
+    frames_input: of several inputs the one that the frames are.
 
     Raises:
         CheckpointError: damaged, or something of it is not converted or differs; names the node.
         InputError: the shape is missing, or contradicts the file.
     """
-    graph = read_graph(path)
+    graph = read_graph(path, frames_input)
     frame = _frame(graph, input_shape)
+    spec = _spec(graph, frame)
     # Built first, with a bound on sizes: the engine computes whatever a file asks for.
-    network, tried = _built(graph, frame)
+    network, tried = _built(graph, spec)
     given = GivenFile(path)
-    fixed_batch = batch_of(given, graph, frame)
+    fixed_batch = batch_of(given, graph, spec)
     if fixed_batch != tried:
-        network = build_network(graph, frame, fixed_batch)
+        network = build_network(graph, spec, fixed_batch)
     compare(given, graph, network, fixed_batch)
     return network, graph.labels
 
 
-def _built(graph: OnnxGraph, frame: tuple[int, ...]) -> tuple[OnnxNetwork, int | None]:
+def _spec(graph: OnnxGraph, frame: tuple[int, ...]) -> FrameSpec:
+    """What the file takes."""
+    named: dict[str, int] = {}
+    if graph.beside:
+        names = axis_names(graph.path, graph.input_name)
+        named = {n: size for n, size in zip(names, frame, strict=True) if n is not None}
+    beside = tuple(item.spec(graph.path, named) for item in graph.beside)
+    return FrameSpec(frame, 1, companions=False, known_companions=0, ids=graph.ids, inputs=beside)
+
+
+def _built(graph: OnnxGraph, frame: FrameSpec) -> tuple[OnnxNetwork, int | None]:
     """A network, and the batch that it was built for: as the file says, or one that it hides."""
     declared = graph.sizes[0]
     try:

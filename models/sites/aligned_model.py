@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,12 @@ from edgemem.errors import AttachError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
 from edgemem.models.adaptive.attachment import Normalization, Statistics
+from edgemem.models.adaptive.model_inputs import input_specs
 from edgemem.models.data import Frames, to_float
 from edgemem.models.sites.choosing import ChosenSites, choose_sites
 from edgemem.models.sites.measuring import measure_source
 from edgemem.models.tasks.task_outputs import AUTO, Task
+from edgemem.models.tensor_rows import as_rows, frames_of, others_of
 from edgemem.models.warmup.source_checks import check_source
 from edgemem.models.warmup.source_keys import observe_source
 
@@ -36,6 +38,7 @@ def align(  # noqa: PLR0913 - each is a choice of its own
     task: Task | Literal["auto"] = AUTO,
     batch: int = 16,
     note: Callable[[str], None] = lambda text: None,
+    inputs: Mapping[str, NDArray[Any]] | None = None,
 ) -> tuple[AdaptiveModel, ChosenSites | None]:
     """An adaptive copy of `model` around the moments of source frames, ready for export.
 
@@ -43,7 +46,8 @@ def align(  # noqa: PLR0913 - each is a choice of its own
 
     Args:
         model: as `attach` takes it.
-        frames: [n, ...] of the source, uint8 (divided by 255) or float32; some hundreds.
+        frames: [n, ...] of the source, uint8 (divided by 255) or float32; some hundreds. Token ids
+            are int64: they cannot be shifted, so sites "auto" are the norms of the model, untried.
         labels: [n] class indices, where they are known.
         sites: layers behind which moments are aligned beside those of BatchNorms; "auto" = those
             that gain on synthetic shifts of the frames (`choose_sites`).
@@ -53,6 +57,7 @@ def align(  # noqa: PLR0913 - each is a choice of its own
         task: as `attach` takes it.
         batch: frames in a batch of the device.
         note: is given a word about what is tried.
+        inputs: [n, ...] by name, what the model takes beside the frames; as `attach` has it.
 
     Returns:
         The model, and how its sites were chosen; None where they were named.
@@ -61,11 +66,11 @@ def align(  # noqa: PLR0913 - each is a choice of its own
         AttachError: see `attach`.
         InputError: too few source frames, or of another scale than the model was trained on.
     """
-    chosen = None
+    chosen, rows = None, as_rows(frames, inputs)
     if sites == "auto":
         chosen = choose_sites(
             model,
-            frames,
+            rows,
             labels,
             normalization=normalization,
             task=task,
@@ -73,16 +78,20 @@ def align(  # noqa: PLR0913 - each is a choice of its own
             note=note,
         )
         sites = chosen.names
+    example = to_float(rows[:EXAMPLES])
     adaptive = attach(
         model,
         [],
-        to_float(frames[:EXAMPLES]),
+        frames_of(example),
         statistics=statistics,
         norm_affine=norm_affine,
         normalization=normalization,
         sites=sites,
         task=task,
+        inputs=others_of(example),
     )
+    ids, specs = input_specs(adaptive.untouched, to_float(rows))
+    adaptive.attachment = replace(adaptive.attachment, ids=ids, inputs=specs)
     if task == AUTO and labels is None and adaptive.attachment.outputs == "one logit":
         raise AttachError(
             "model",
@@ -92,8 +101,8 @@ def align(  # noqa: PLR0913 - each is a choice of its own
         )
     if chosen is not None:
         adaptive.attachment = replace(adaptive.attachment, remembered_alpha=chosen.alpha)
-    check_source(adaptive, frames, labels)
+    check_source(adaptive, rows, labels)
     note("sites: measuring")
-    measure_source(adaptive, frames)
-    observe_source(adaptive, frames, labels)
+    measure_source(adaptive, rows)
+    observe_source(adaptive, rows, labels)
     return adaptive, chosen

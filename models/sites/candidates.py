@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from edgemem.errors import AttachError
 from edgemem.models.inspection.trial import other_frames, rows_of_frame, trial_frames
+from edgemem.models.tensor_rows import Frames
 
 Kind = Literal["convolution", "linear", "norm", "recurrent layer"]
-Answer = Callable[[Tensor], Sequence[Tensor]]  # all that a network answers to frames
+Answer = Callable[[Frames], Sequence[Tensor]]  # all that a network answers to frames
 CONVOLUTIONS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
@@ -40,7 +41,7 @@ class Candidate:
     positions: int
 
 
-def candidates(network: nn.Module, answer: Answer, example: Tensor) -> list[Candidate]:
+def candidates(network: nn.Module, answer: Answer, example: Frames) -> list[Candidate]:
     """Modules of a network behind which moments can be aligned, in order of their run.
 
     A layer that answers is none of them, nor what runs twice in a pass, mixes frames, or gives
@@ -62,7 +63,7 @@ def candidates(network: nn.Module, answer: Answer, example: Tensor) -> list[Cand
 
 
 def named_sites(
-    network: nn.Module, answer: Answer, example: Tensor, names: tuple[str, ...]
+    network: nn.Module, answer: Answer, example: Frames, names: tuple[str, ...]
 ) -> list[Candidate]:
     """The candidates of these names, in order of their run.
 
@@ -84,7 +85,7 @@ def named_sites(
     return [candidate for name, candidate in known.items() if name in names]
 
 
-def _has_effect(module: nn.Module, answer: Answer, x: Tensor, answered: Sequence[Tensor]) -> bool:
+def _has_effect(module: nn.Module, answer: Answer, x: Frames, answered: Sequence[Tensor]) -> bool:
     """Whether the answer changes with what a recurrent layer gives for every moment.
 
     Some networks read its last state alone. Other layers are not asked.
@@ -142,7 +143,7 @@ def _axis(module: nn.Module, y: Tensor) -> int:
 Outputs = dict[str, tuple[nn.Module, list[Tensor]]]
 
 
-def _outputs(network: nn.Module, answer: Answer, x: Tensor) -> tuple[Outputs, Sequence[Tensor]]:
+def _outputs(network: nn.Module, answer: Answer, x: Frames) -> tuple[Outputs, Sequence[Tensor]]:
     seen: Outputs = {}
     with _watching(network, seen), torch.no_grad():
         return seen, answer(x)

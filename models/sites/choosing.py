@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from edgemem.errors import AttachError, EdgeMemError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
 from edgemem.models.adaptive.attachment import REMEMBERED_ALPHA, Normalization
-from edgemem.models.data import Frames, to_float
+from edgemem.models.data import to_float
 from edgemem.models.inspection.untouched import twin_of
 from edgemem.models.norms.statistics import FrozenNorm
 from edgemem.models.sites.candidates import Candidate, candidates
@@ -23,6 +23,7 @@ from edgemem.models.sites.identity_norm import IdentityNorm
 from edgemem.models.sites.measuring import measure_source
 from edgemem.models.tasks.named_outputs import flat, named
 from edgemem.models.tasks.task_outputs import AUTO, POSITIONS, Task
+from edgemem.models.tensor_rows import Frames, call, frames_of, others_of, split, with_frames
 from edgemem.shifts import SHIFTS
 
 TRIED = 128  # frames of every shift
@@ -40,7 +41,7 @@ class ChosenSites:
         alpha: weight of the target's statistics that did best.
         frozen, error: shares of wrong answers over the shifts, without alignment and with it; of
             tasks without classes, distances.
-        tried: set of sites -> how many, and its error.
+        tried: set of sites -> how many, and its error; empty where nothing could be tried.
     """
 
     names: tuple[str, ...]
@@ -52,7 +53,7 @@ class ChosenSites:
 
 def choose_sites(
     model: nn.Module,
-    frames: Frames,
+    frames: NDArray[Any],
     labels: NDArray[np.int64] | None = None,
     *,
     normalization: Normalization | None = None,
@@ -65,6 +66,9 @@ def choose_sites(
     Answers are compared with labels [n], or, without them, with what the model says of the frames
     before they were shifted: by the class at every position, or else by their distance in units of
     what they vary by. note: is given the name of each set.
+
+    What comes beside the frames is not shifted. Token ids cannot be: of their models the norms are
+    taken, untried.
 
     Raises:
         AttachError: nothing of the model can be aligned, or see `attach`.
@@ -82,14 +86,19 @@ def choose_sites(
             "Name --parts for meta networks and run edgemem warmup, or put a BatchNorm before the "
             "layer that answers",
         )
+    if not frames_of(example).is_floating_point():
+        note("sites: norms, untried, for token ids cannot be shifted")
+        names = [site.name for site in known if site.kind == "norm"] or names
+        return ChosenSites(tuple(names), REMEMBERED_ALPHA, 0.0, 0.0, {})
     adaptive = attach(
         model,
         [],
-        example,
+        frames_of(example),
         statistics="mix",
         normalization=normalization,
         sites=names,
         task=task,
+        inputs=others_of(example),
     )
     measure_source(adaptive, frames)
     tried = np.sort(every[: max(batch, TRIED // batch * batch)])
@@ -119,12 +128,14 @@ def choose_sites(
 
 
 def _known(
-    model: nn.Module, example: Tensor, normalization: Normalization | None
+    model: nn.Module, example: Frames, normalization: Normalization | None
 ) -> list[Candidate]:
     twin = twin_of(model).eval()
 
-    def answer(x: Tensor) -> list[Tensor]:
-        return list(named(twin(x if normalization is None else normalization.applied(x))).values())
+    def answer(given: Frames) -> list[Tensor]:
+        if normalization is not None:
+            given = with_frames(given, normalization.applied(frames_of(given)))
+        return list(named(call(twin, given)).values())
 
     try:
         return candidates(twin, answer, example)
@@ -170,7 +181,7 @@ class _Trial:
     def __init__(
         self,
         model: AdaptiveModel,
-        x: Tensor,
+        given: Frames,
         batch: int,
         *,
         labels: NDArray[np.int64] | None,
@@ -178,12 +189,13 @@ class _Trial:
     ) -> None:
         self.model, self.batch = model, batch
         rng = np.random.default_rng(0)
-        frames = x.numpy()
-        self.shifted = {CLEAN: x} | {
-            name: torch.from_numpy(shift(frames, rng)) for name, shift in SHIFTS.items()
+        frames = frames_of(given).numpy()
+        self.shifted = {CLEAN: given} | {
+            name: with_frames(given, torch.from_numpy(shift(frames, rng)))
+            for name, shift in SHIFTS.items()
         }
         if labels is None or not model.classes:
-            self.right = self._answers(x, None)
+            self.right = self._answers(given, None)
         else:
             self.right = torch.from_numpy(labels[places])
 
@@ -204,12 +216,12 @@ class _Trial:
         away = (found - self.right).square().sum(1).sqrt() / spread.clamp(min=1e-12)
         return away.clamp(max=1.0).mean()
 
-    def _answers(self, x: Tensor, alpha: float | None) -> Tensor:
+    def _answers(self, x: Frames, alpha: float | None) -> Tensor:
         """Classes at all positions; of tasks without classes all numbers of each frame."""
         weight = None if alpha is None else torch.tensor(alpha)
         own = self.model.attachment
         with torch.no_grad():
-            outputs = [self.model(part, weight) for part in torch.split(x, self.batch)]
+            outputs = [self.model(part, weight) for part in split(x, self.batch)]
         if own.task in ("classes", *POSITIONS):
             return torch.cat([output.logits for output in outputs]).argmax(1)
         return torch.cat([flat(output.named, own.named) for output in outputs])

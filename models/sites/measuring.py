@@ -7,28 +7,32 @@ that moved.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemem.errors import InputError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
-from edgemem.models.data import Frames, to_float
+from edgemem.models.data import to_float
 from edgemem.models.inspection.untouched import check_untouched
 from edgemem.models.norms.moments import batch_moments
 from edgemem.models.norms.statistics import AdaptingNorm, FrozenNorm
 from edgemem.models.sites.identity_norm import IdentityNorm
+from edgemem.models.tensor_rows import Frames
 
 LEAST, MOST, CHUNK = 32, 2048, 64
 COMPARED = 64
 
 
-def measure_source(model: AdaptiveModel, frames: Frames, seed: int = 0) -> None:
+def measure_source(model: AdaptiveModel, frames: NDArray[Any], seed: int = 0) -> None:
     """Give every norm of `model` the moments of its input over source frames [n, ...].
 
     What the model computes at source statistics stays as it was. Frames are uint8 (divided by 255)
-    or float32; up to 2,048 of them are used, drawn by `seed`.
+    or float32, or rows with what comes beside them (`as_rows`); up to 2,048 are used, drawn by
+    `seed`.
 
     Raises:
         InputError: fewer than 32 frames.
@@ -63,7 +67,7 @@ def make_measured(model: AdaptiveModel) -> None:
 
 
 def _moments(
-    model: AdaptiveModel, norms: list[AdaptingNorm], chunks: list[Tensor]
+    model: AdaptiveModel, norms: list[AdaptingNorm], chunks: list[Frames]
 ) -> dict[AdaptingNorm, tuple[Tensor, Tensor]]:
     """Of the inputs of all runs of each norm that runs; chunks count by their frames."""
     sums: dict[AdaptingNorm, list[tuple[float, Tensor, Tensor]]] = {}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgemem.bundle.manifest import OutputSpec
 from edgemem.errors import AttachError
+from edgemem.models.tensor_rows import Frames, repeated
 
 Named = dict[str, Tensor]
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -51,13 +52,13 @@ def named(output: object) -> Named:
     return found
 
 
-def output_specs(model: Callable[[Tensor], object], frames: Tensor) -> tuple[OutputSpec, ...]:
+def output_specs(model: Callable[[Frames], object], frames: Frames) -> tuple[OutputSpec, ...]:
     """The named outputs of a model, by what it gives for two and for three frames [n, ...].
 
     Raises:
         AttachError: as `named`; or there is no axis of an output that holds the frames, alone.
     """
-    few = frames[[k % len(frames) for k in range(5)]]
+    few = repeated(frames, 5)
     with torch.no_grad():
         two, three = named(model(few[:2])), named(model(few[2:]))
     if two.keys() != three.keys():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,9 +11,10 @@ from torch import Tensor, nn
 
 from edgemem.bundle.manifest import OutputSpec
 from edgemem.errors import AttachError
-from edgemem.models.adaptive.outputs import Outputs, only, probes, recognised
+from edgemem.models.adaptive.outputs import Model, Outputs, only, probes, recognised
 from edgemem.models.tasks.named_outputs import named, output_specs
 from edgemem.models.tasks.task_outputs import AUTO, Task, check_outputs, fitting, scale_of, shown
+from edgemem.models.tensor_rows import Frames, cat
 
 
 class Recognised(NamedTuple):
@@ -22,7 +25,7 @@ class Recognised(NamedTuple):
     named: tuple[OutputSpec, ...]
 
 
-def recognised_task(model: nn.Module, frames: Tensor, task: Task | Literal["auto"]) -> Recognised:
+def recognised_task(model: Model, frames: Frames, task: Task | Literal["auto"]) -> Recognised:
     """The task of a model, by what it gives for frames [n, ...] as it takes them.
 
     Left to itself ("auto") it is classes, where there is one row of numbers for each frame that
@@ -43,11 +46,11 @@ def recognised_task(model: nn.Module, frames: Tensor, task: Task | Literal["auto
         )
     check_outputs(task, specs, tuple(frames.shape[1:]))
     with torch.no_grad():
-        many = named(model(torch.cat([frames, *probes(frames)])))
+        many = named(model(cat([frames, *probes(frames)])))
     return Recognised(task, scale_of(task, many, specs), specs)
 
 
-def _is_rows(model: nn.Module, frames: Tensor) -> bool:
+def _is_rows(model: Model, frames: Frames) -> bool:
     """Whether there is one output [n, numbers] or [n], as classifiers have it.
 
     As many numbers as the frames have may be the frames again.
@@ -57,3 +60,16 @@ def _is_rows(model: nn.Module, frames: Tensor) -> bool:
     if not isinstance(output, Tensor) or output.dim() > 2 or not output.is_floating_point():
         return False
     return output.shape != frames.shape
+
+
+@contextmanager
+def slopes(network: nn.Module) -> Iterator[None]:
+    """While active, weights bear gradients: whole numbers bear none."""
+    before = [parameter for parameter in network.parameters() if not parameter.requires_grad]
+    for parameter in before:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in before:
+            parameter.requires_grad_(False)

@@ -8,6 +8,7 @@ deviation for frames of 0 to 255 are applied to frames of 0 to 1, or the other w
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 from edgemem.errors import InputError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Normalization
-from edgemem.models.data import Frames, to_float
+from edgemem.models.data import to_float
 from edgemem.models.sites.identity_norm import IdentityNorm
+from edgemem.models.tensor_rows import Frames, frames_of, split, with_frames
 
 FRAMES, FEW, CHUNK = 512, 64, 64
 FAR, NEAR = 20.0, 3.0  # deviations, or ratios of them: data of another scale; of the same
@@ -27,7 +29,9 @@ BYTES = 255.0
 TAILS = (0.001, 0.999)  # quantiles that stand for the range
 
 
-def check_source(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64] | None) -> None:
+def check_source(
+    model: AdaptiveModel, frames: NDArray[Any], labels: NDArray[np.int64] | None
+) -> None:
     """Learn from source frames [n, ...] what kind of output the model has, and its range.
 
     labels: [n], of the frames; None = not known, so that a single output is taken as it is.
@@ -39,8 +43,9 @@ def check_source(model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64]
     """
     places = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).astype(np.int64)
     x = to_float(frames[places])
-    model.source_range = _range(x)
-    _check_scale(model, x)
+    if model.attachment.ids is None:  # token ids have no scale
+        model.source_range = _range(frames_of(x))
+        _check_scale(model, x)
     model.recognise_outputs(x[:FEW], model.attachment.task)
     if labels is not None and model.attachment.outputs in ("one logit", "one probability"):
         _check_decision(model, x, torch.from_numpy(labels[places]))
@@ -52,16 +57,16 @@ def _range(x: Tensor) -> Tensor:
     return torch.from_numpy(np.quantile(values, TAILS, axis=1).astype(np.float32))
 
 
-def _check_scale(model: AdaptiveModel, x: Tensor) -> None:
+def _check_scale(model: AdaptiveModel, rows: Frames) -> None:
     given = model.attachment.normalization
-    found = _strangeness(model, x, given)
+    found, x = _strangeness(model, rows, given), frames_of(rows)
     seen = x if given is None else (x - _spread(given.mean, x)) / _spread(given.deviation, x)
     channels = seen.movedim(1, 0).flatten(1)
     mean, deviation = float(seen.mean()), float(channels.std(1).mean())
     usual = abs(mean) <= MEAN and DEVIATIONS[0] <= deviation <= DEVIATIONS[1]
     if usual and found <= FAR:
         return
-    remedy, left = min(_mistakes(model, x, given), key=lambda mistake: mistake[1])
+    remedy, left = min(_mistakes(model, rows, given), key=lambda mistake: mistake[1])
     explained = left < min(found, NEAR)
     if not explained and found <= FAR:
         return  # unusual numbers, but the ones that the model was trained on
@@ -74,7 +79,7 @@ def _check_scale(model: AdaptiveModel, x: Tensor) -> None:
 
 
 def _mistakes(
-    model: AdaptiveModel, x: Tensor, given: Normalization | None
+    model: AdaptiveModel, x: Frames, given: Normalization | None
 ) -> list[tuple[str, float]]:
     """What would undo each of the usual mistakes, and how strange the frames are then.
 
@@ -91,7 +96,7 @@ def _mistakes(
             remedy = f"--mean and --std are for 0 to 255, frames are 0 to 1: pass --mean {text}"
             found.append((remedy, _strangeness(model, x, other)))
     divided = "Divide the frames by 255, or save them as uint8, which is divided by 255"
-    found.append((divided, _strangeness(model, x / BYTES, given)))
+    found.append((divided, _strangeness(model, with_frames(x, frames_of(x) / BYTES), given)))
     if given is None:
         bytes_meant = Normalization((0.0,), (1 / BYTES,))
         remedy = f"The model was trained on 0 to 255: pass --mean 0 --std {1 / BYTES:.3g}"
@@ -99,7 +104,7 @@ def _mistakes(
     return found
 
 
-def _strangeness(model: AdaptiveModel, x: Tensor, normalization: Normalization | None) -> float:
+def _strangeness(model: AdaptiveModel, x: Frames, normalization: Normalization | None) -> float:
     """How far frames lie from what the first norm knows.
 
     In deviations, or as a ratio of them; zero where no layer of its own tells.
@@ -111,7 +116,7 @@ def _strangeness(model: AdaptiveModel, x: Tensor, normalization: Normalization |
     model.attachment = replace(own, normalization=normalization)
     try:
         with torch.no_grad():
-            for chunk in torch.split(x, CHUNK):
+            for chunk in split(x, CHUNK):
                 model(chunk)  # not the frozen model alone, which does not call a norm that is kept
     finally:
         handle.remove()
@@ -123,12 +128,10 @@ def _strangeness(model: AdaptiveModel, x: Tensor, normalization: Normalization |
     return float(torch.stack([distance, ratio, 1 / ratio]).max())
 
 
-def _check_decision(model: AdaptiveModel, x: Tensor, labels: Tensor) -> None:
+def _check_decision(model: AdaptiveModel, x: Frames, labels: Tensor) -> None:
     """A single output may as well be of a regression, or have its cut elsewhere: labels tell."""
     with torch.no_grad():
-        answers = torch.cat(
-            [model.frozen_logits(chunk).argmax(1) for chunk in torch.split(x, CHUNK)]
-        )
+        answers = torch.cat([model.frozen_logits(chunk).argmax(1) for chunk in split(x, CHUNK)])
     right = [(answers[labels == c] == c).float().mean() for c in (0, 1) if (labels == c).any()]
     share = float(torch.stack(right).mean())
     if share <= 0.5 + len(x) ** -0.5:

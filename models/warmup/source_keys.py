@@ -9,16 +9,19 @@ ReservoirTTA).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgemem.bundle.rows import frames_of, inputs_of
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
-from edgemem.models.data import Frames, to_float
+from edgemem.models.data import to_float
 from edgemem.models.norms.moments import frame_moments
 from edgemem.models.norms.statistics import AdaptingNorm
+from edgemem.models.tensor_rows import Frames
 
 FRAMES, CHUNK = 2048, 64
 KEPT_FRAMES, KEPT_BYTES = 512, 8_000_000
@@ -52,9 +55,14 @@ class ObservedKeys:
 
 
 def observe_source(
-    model: AdaptiveModel, frames: Frames, labels: NDArray[np.int64] | None = None, seed: int = 0
+    model: AdaptiveModel,
+    frames: NDArray[Any],
+    labels: NDArray[np.int64] | None = None,
+    seed: int = 0,
 ) -> None:
-    """Keep some source frames [n, ...] (uint8 or float32) in the model, and their labels [n].
+    """Keep some source frames [n, ...] in the model, and their labels [n].
+
+    uint8 or float32, token ids, or rows with what comes beside them (`as_rows`).
 
     Labels where these are known. Of more frames their moments are kept, and how uncertain the
     frozen model is of them.
@@ -62,7 +70,11 @@ def observe_source(
     No moments are kept where the model has no key.
     """
     order = np.random.default_rng(seed).permutation(len(frames))[:FRAMES]
-    model.source_frames = _kept(frames, order)
+    kept = order[: _kept(frames)]
+    model.source_frames = torch.from_numpy(frames_of(frames[kept]).copy())
+    model.source_beside = {
+        name: torch.from_numpy(array) for name, array in inputs_of(frames[kept]).items()
+    }
     of_kept = None if labels is None else labels[order[: len(model.source_frames)]]
     model.source_labels = None if of_kept is None else torch.from_numpy(of_kept)
     norm = model.key_norm
@@ -90,7 +102,7 @@ def observe_source(
     model.source_entropies = torch.cat([_entropies(model, x) for x in chunks])
 
 
-def _entropies(model: AdaptiveModel, x: Tensor) -> Tensor:
+def _entropies(model: AdaptiveModel, x: Frames) -> Tensor:
     """Of the frozen model's predictions for frames [n, ...], in nats, [n]; 0 without classes."""
     if model.attachment.task != "classes":
         return torch.zeros(len(x))
@@ -132,7 +144,6 @@ def _keys(norm: AdaptingNorm, moments: Tensor) -> Tensor:
     return torch.cat([shift / source.sqrt(), 0.5 * torch.log((var + eps) / source)], 1)
 
 
-def _kept(frames: Frames, order: NDArray[np.int64]) -> Tensor:
-    """Some of the frames in that order, as they came, within the bounds of number and bytes."""
-    count = max(1, min(KEPT_FRAMES, KEPT_BYTES // max(frames[:1].nbytes, 1)))
-    return torch.from_numpy(np.ascontiguousarray(frames[order[:count]]))
+def _kept(frames: NDArray[Any]) -> int:
+    """How many frames are kept, as they came, within the bounds of number and bytes."""
+    return max(1, min(KEPT_FRAMES, KEPT_BYTES // max(frames[:1].nbytes, 1)))

@@ -71,6 +71,13 @@ def warm_up(
             "has no classes, by which a warm-up trains",
             "Export the model without one",
         )
+    if not model.attachment.plain:
+        what = "token ids" if model.attachment.ids is not None else "inputs beside the frames"
+        raise InputError(
+            f"model with {what}",
+            "has no warm-up: augmentation would change its frames alone",
+            "Export it without one, with source frames: edgemem export --source",
+        )
     if len(frames) < recipe.batch_size:
         raise InputError(
             "source data",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgemem.block import Array
 from edgemem.errors import InputError
@@ -33,7 +32,7 @@ def checked_labels(labels: Labels, frames: int) -> list[Label]:
     return found
 
 
-def require_no_contradiction(frames: NDArray[np.float32], numbers: Sequence[int]) -> None:
+def require_no_contradiction(frames: Array, numbers: Sequence[int]) -> None:
     """Frames that are the same must be of the same class.
 
     Raises:

@@ -28,6 +28,7 @@ DTYPES = {
     "tensor(float16)": "float16",
     "tensor(int8)": "int8",
     "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
 }
 
 

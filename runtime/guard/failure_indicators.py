@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgemem.block import Array, Block, BlockSpec
+from edgemem.bundle.rows import frames_of
 from edgemem.runtime.logits import Logits
 from edgemem.runtime.step.graphs import Frames
 
@@ -85,4 +86,5 @@ def _moved(source: Array, array: Array) -> float:
 
 def is_still(window: Frames) -> bool:
     """Whether all frames of a batch are the same: a covered lens, a stuck sensor."""
-    return len(window) > 1 and bool((window[1:] == window[0]).all())
+    frames = frames_of(window)
+    return len(frames) > 1 and bool((frames[1:] == frames[0]).all())

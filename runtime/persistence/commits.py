@@ -18,7 +18,7 @@ from edgemem.runtime.contexts.recognition import NONE
 from edgemem.runtime.guard import guard_rails
 from edgemem.runtime.persistence.saved_contexts import saved_contexts
 from edgemem.runtime.persistence.saved_session import saved_arrays, saved_counters
-from edgemem.runtime.persistence.snapshot_checks import packed_frames, require_readable
+from edgemem.runtime.persistence.snapshot_checks import kept_rows, require_readable
 from edgemem.runtime.result import Event, EventKind, Events
 from edgemem.runtime.session import Session
 from edgemem.runtime.step.graphs import Frames
@@ -203,7 +203,7 @@ class Commits:
         frames = recent if self._keep_frames else recent[:0]
         bundle = self._files.bundle
         arrays = saved_arrays(session, bundle, slots=not commit.between)
-        arrays["ring"] = packed_frames(frames, self._manifest.frames.uint8_scale)
+        arrays |= kept_rows(frames, self._manifest.frames.uint8_scale)
         counters = saved_counters(session)
         counters["pending"] = session.pending if len(frames) else 0
         return Snapshot(arrays | self.carried.arrays, counters | self.carried.counters)

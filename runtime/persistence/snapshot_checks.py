@@ -10,11 +10,13 @@ import numpy as np
 
 from edgemem.block import Array, Arrays, Block
 from edgemem.bundle.manifest import Manifest
-from edgemem.errors import StateError
+from edgemem.bundle.rows import frames_of, layout, others_of
+from edgemem.errors import InputError, StateError
 from edgemem.runtime.classes.class_table import TABLE, ClassTable, own_classes, table_of
-from edgemem.runtime.frames import bad_frames
+from edgemem.runtime.frames import checked
 from edgemem.state.snapshot import Snapshot
 
+RING = "ring"
 CLASSES = "classes"  # among what is lost: names that people gave
 
 
@@ -62,12 +64,11 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> Chec
         if not fits(Block.named(group, arrays), manifest):
             arrays = {n: a for n, a in arrays.items() if not n.startswith(f"{group}.")}
             lost.append(group)
-    ring, pending = arrays.get("ring"), counters.get("pending", 0)
-    frames = manifest.frames
-    whole = ring is not None and _fits_ring(ring, manifest)
-    if ring is None or not whole or not 0 <= pending <= min(len(ring), frames.batch - 1):
-        ring, pending = np.zeros((0, *frames.shape), np.float32), 0
-        lost.append("ring")
+    ring, pending = _kept_rows(arrays, manifest), counters.get("pending", 0)
+    if ring is None or not 0 <= pending <= min(len(ring), manifest.frames.batch - 1):
+        shape, dtype = layout(manifest.frames)
+        ring, pending = np.zeros((0, *shape), dtype), 0
+        lost.append(RING)
     try:
         table = table_of(arrays.get(TABLE), manifest, str(path))
     except StateError:
@@ -79,7 +80,7 @@ def checked_snapshot(snapshot: Snapshot, manifest: Manifest, path: Path) -> Chec
         arrays, counters, block,
         Block.named("good", arrays) or block,
         Block.named("opt", arrays) or manifest.slots.zero(),
-        unpacked_frames(ring, frames.uint8_scale), pending, table, tuple(lost),
+        ring, pending, table, tuple(lost),
     )  # fmt: skip
 
 
@@ -109,12 +110,43 @@ def _fits_slots(slots: Block, manifest: Manifest) -> bool:
     return not slots or (manifest.slots.mismatch(slots) is None and slots.is_finite())
 
 
-def _fits_ring(ring: Array, manifest: Manifest) -> bool:
-    frames = manifest.frames
-    if ring.dtype not in (np.uint8, np.float32) or ring.ndim != 1 + len(frames.shape):
-        return False
-    fits = ring.shape[1:] == frames.shape and len(ring) <= frames.batch
-    return fits and (ring.dtype == np.uint8 or not len(bad_frames(ring)))
+def kept_rows(rows: Array, scale: float) -> Arrays:
+    """Rows of the ring as a snapshot holds them."""
+    frames = frames_of(rows)
+    if frames.dtype == np.float32:
+        frames = packed_frames(frames, scale)
+    others = {f"{RING}.{name}": _storable(array) for name, array in others_of(rows).items()}
+    return {RING: frames, **others}
+
+
+def _storable(array: Array) -> Array:
+    return array.astype(np.int8) if array.dtype == np.bool_ else array
+
+
+def _kept_rows(arrays: Arrays, manifest: Manifest) -> Array | None:
+    """The rows that a snapshot holds; None where these are not all there, or do not fit."""
+    spec, ring = manifest.frames, arrays.get(RING)
+    if ring is None or ring.ndim != 1 + len(spec.shape) or len(ring) > spec.batch:
+        return None
+    inputs = {item.name: arrays.get(f"{RING}.{item.tensor}") for item in spec.inputs}
+    if any(array is None for array in inputs.values()):
+        return None
+    booleans = {item.name for item in spec.inputs if item.dtype == "bool"}
+    known = {
+        name: array != 0 if name in booleans and array.dtype == np.int8 else array
+        for name, array in inputs.items()
+        if array is not None
+    }
+    if spec.ids is None and ring.dtype not in (np.uint8, np.float32):
+        return None
+    if not len(ring):
+        shape, dtype = layout(spec)
+        fits = ring.shape[1:] == spec.shape
+        return np.zeros((0, *shape), dtype) if fits else None
+    try:
+        return checked(ring if spec.ids else unpacked_frames(ring, spec.uint8_scale), spec, known)
+    except InputError:
+        return None
 
 
 # Groups of arrays without which a runtime can go on, and when they fit.
@@ -128,7 +160,7 @@ _OTHERS: dict[str, Callable[[Block, Manifest], bool]] = {
 
 def holds_frames(snapshots: Iterable[Snapshot]) -> bool:
     """Whether any holds recent frames, or might: nobody knows what a damaged one holds."""
-    return any(s.damage or ("ring" in s.arrays and s.arrays["ring"].size) for s in snapshots)
+    return any(s.damage or (RING in s.arrays and s.arrays[RING].size) for s in snapshots)
 
 
 def packed_frames(frames: Array, scale: float) -> Array:

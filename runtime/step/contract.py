@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgemem.block import BlockSpec
+from edgemem.bundle.further_input import FRAMES
 from edgemem.bundle.manifest import FILLED, LABELS, Manifest
 from edgemem.errors import BundleError
 from edgemem.runtime.engines.protocol import Graph, TensorSpec
@@ -30,7 +31,7 @@ def check_adapt(graph: Graph, manifest: Manifest, thing: str) -> None:
     stats = [f"stat.{name}" for name in (*REQUIRED_STATS, *manifest.stats)]
     names = (*manifest.answers, "key", *(f"next.{name}" for name in arrays), *stats)
     _check_outputs(graph, names, thing)
-    batch = graph.inputs["x"].shape[0]
+    batch = graph.inputs[FRAMES].shape[0]
     if batch not in (None, manifest.frames.batch):
         raise _mismatch(thing, f"adapts on {batch} frames, not {manifest.frames.batch}")
 
@@ -38,7 +39,7 @@ def check_adapt(graph: Graph, manifest: Manifest, thing: str) -> None:
 def check_learn(graph: Graph, manifest: Manifest, thing: str) -> None:
     """Check a `learn` graph against the manifest; raises BundleError as `check_predict`."""
     batch, blocks = manifest.frames.batch, _block_inputs(manifest.block, "block")
-    frames = graph.inputs.get("x")
+    frames = graph.inputs.get(FRAMES)
     if frames is not None and frames.shape[:1] != (batch,):
         raise _mismatch(thing, f"learns from {frames.shape[0]} frames, not {batch}")
     labelled = {LABELS: TensorSpec((batch,), "int64"), FILLED: TensorSpec((), "float32")}
@@ -54,13 +55,22 @@ def check_key(graph: Graph, manifest: Manifest, thing: str) -> None:
     _check_outputs(graph, ("key",), thing)
 
 
+def _beside(manifest: Manifest, frames: TensorSpec) -> dict[str, TensorSpec]:
+    """What may come beside the frames, as many rows as these have."""
+    batch = frames.shape[:1]
+    return {
+        given.tensor: TensorSpec((*batch, *given.shape), given.dtype)
+        for given in manifest.frames.inputs
+    }
+
+
 def _block_inputs(spec: BlockSpec, prefix: str) -> dict[str, TensorSpec]:
     return {f"{prefix}.{s.name}": TensorSpec(s.shape, s.dtype) for s in spec.arrays}
 
 
 def _filled(graph: Graph, manifest: Manifest, thing: str) -> dict[str, TensorSpec]:
     """The input that a graph for one batch size has beside the others."""
-    frames = graph.inputs.get("x")
+    frames = graph.inputs.get(FRAMES)
     if frames is None or frames.shape[:1] == (None,):
         return {}
     if frames.shape[:1] != (manifest.frames.batch,):
@@ -73,13 +83,14 @@ def _check_inputs(
 ) -> None:
     expected = arrays | {f"hp.{n}": TensorSpec((), "float32") for n in manifest.hyper_parameters}
     inputs = dict(graph.inputs)
-    frames = inputs.pop("x", None)
-    if frames is None or frames.dtype != "float32":
-        raise _mismatch(thing, "has no float32 input 'x'")
+    frames = inputs.pop(FRAMES, None)
+    if frames is None or frames.dtype != manifest.frames.dtype:
+        raise _mismatch(thing, f"has no {manifest.frames.dtype} input {FRAMES!r}")
     if frames.shape[1:] != manifest.frames.shape:
         raise _mismatch(
             thing, f"takes frames of {list(frames.shape[1:])}, not {list(manifest.frames.shape)}"
         )
+    expected |= _beside(manifest, frames)
     for name, spec in inputs.items():
         if name not in expected:
             raise _mismatch(thing, f"has an unknown input {name!r}")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edgemem.block import Array, Arrays, Block
 from edgemem.bundle.manifest import FILLED, LABELS, REMEDY
 from edgemem.bundle.opening import Bundle
+from edgemem.bundle.rows import fields
 from edgemem.errors import BundleError, InputError
 from edgemem.runtime.answers import Answers, rows_of
 from edgemem.runtime.engines.protocol import Backend, Graph
@@ -21,7 +22,7 @@ from edgemem.runtime.step.contract import (
     check_predict,
 )
 
-Frames = NDArray[np.float32]
+Frames = Array  # rows: frames, and what comes beside them
 # Every other graph is a step.
 CHECKS = {"predict": check_predict, "key": check_key, "learn": check_learn}
 REMEDIES = {"learn": 'Open it with provider="cpu" to teach classes'}
@@ -138,7 +139,7 @@ class Graphs:
         """All outputs of one adaptation step on a full batch."""
         graph = self.open_step()
         arrays = {**block.under("block"), **slots.under("opt")}
-        return graph.run({"x": window, **arrays, **_scalars(hyper_parameters, graph)})
+        return graph.run({**_inputs(window, graph), **arrays, **_scalars(hyper_parameters, graph)})
 
     def learn(
         self,
@@ -173,11 +174,16 @@ class Graphs:
     def _run(self, graph: Graph, window: Frames, feeds: Arrays) -> Arrays:
         """All outputs; a graph for one batch size gets zeros after the frames, and is told."""
         if FILLED not in graph.inputs:
-            return graph.run({"x": window, **feeds})
+            return graph.run({**_inputs(window, graph), **feeds})
         filled = np.asarray(len(window), np.float32)
         if (short := self._bundle.manifest.frames.batch - len(window)) > 0:
-            window = np.concatenate([window, np.zeros((short, *window.shape[1:]), np.float32)])
-        return graph.run({"x": window, FILLED: filled, **feeds})
+            window = np.concatenate([window, np.zeros((short, *window.shape[1:]), window.dtype)])
+        return graph.run({**_inputs(window, graph), FILLED: filled, **feeds})
+
+
+def _inputs(window: Frames, graph: Graph) -> Arrays:
+    """What a graph takes of rows: not every one needs all that comes beside the frames."""
+    return {name: array for name, array in fields(window).items() if name in graph.inputs}
 
 
 def _scalars(values: Mapping[str, float], graph: Graph) -> Arrays:

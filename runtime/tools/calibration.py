@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.bundle.opening import Bundle
+from edgemem.bundle.rows import frames_of, inputs_of
 from edgemem.errors import InputError
 from edgemem.runtime.engines.choice import EngineSettings, choose
 from edgemem.runtime.loop import Runtime
@@ -96,8 +97,9 @@ def compare_at_home(
     still = {RATE: 0.0} if RATE in bundle.manifest.hyper_parameters else {}
     with Runtime(alone, backend, hyper_parameters=still) as runtime:
         parts = [x[i : i + size] for i in range(0, len(x), size)]
-        frozen = [runtime.predict(part, frozen=True).labels for part in parts]
-        own = [runtime.step(part).labels for part in parts]
+        given = [(frames_of(part), inputs_of(part)) for part in parts]
+        frozen = [runtime.predict(x, inputs=others, frozen=True).labels for x, others in given]
+        own = [runtime.step(x, inputs=others).labels for x, others in given]
     right = [float((np.concatenate(labels) == y).mean()) for labels in (frozen, own)]
     return SourceAccuracies(*right)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.bundle.manifest import Manifest
+from edgemem.bundle.rows import frames_of, inputs_of
 from edgemem.errors import InputError
 from edgemem.runtime.engines.process_memory import peak_rss_mb
 from edgemem.runtime.loop import Runtime
@@ -146,12 +147,13 @@ def replay(
     before = runtime.bytes_written
     for start, frames in stream.chunks(chunk):
         began = time.perf_counter()
-        result = runtime.step(frames)
+        x, inputs = frames_of(frames), inputs_of(frames)
+        result = runtime.step(x, inputs=inputs)
         record.seconds += time.perf_counter() - began
         done = start + len(frames)
         record.take(slice(start, done), result)
         if record.frozen is not None and labels is not None:
-            record.frozen[start:done] = runtime.predict(frames, frozen=True).labels
+            record.frozen[start:done] = runtime.predict(x, inputs=inputs, frozen=True).labels
         if labels is not None:
             wrong += int((result.labels != labels[start:done]).sum())
         progress(done, None if labels is None else wrong / done)

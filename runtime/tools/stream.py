@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemem.bundle.further_input import InputSpec
 from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.rows import fields, joined
 from edgemem.errors import InputError
 from edgemem.files.npz import Npz, NpzHeader
 from edgemem.printable import shown
@@ -45,6 +47,7 @@ class Stream:
         self.labels = self._labels()
         self.contexts = self._contexts()
         self._kept = np.ones(self.frames, np.bool_)
+        self._beside: tuple[InputSpec, ...] = ()
 
     @property
     def skipped(self) -> int:
@@ -52,7 +55,10 @@ class Stream:
         return len(self._kept) - self.frames
 
     def require_shape(self, spec: FrameSpec) -> None:
-        """Check the shape of a frame before any is read; raises InputError for another."""
+        """Check the shape of a frame before any is read, and what a bundle takes beside it.
+
+        From now on `chunks` are rows of all that. Raises InputError for what does not fit.
+        """
         if self.shape != spec.shape:
             sizes = ", ".join(map(str, spec.shape))
             raise InputError(
@@ -60,6 +66,19 @@ class Stream:
                 f"have shape {[self.frames, *self.shape]}; this bundle takes [n, {sizes}]",
                 "Resize or transpose them (channels come first)",
             )
+
+        for given in spec.inputs:
+            self._require_beside(given)
+        self._beside = spec.inputs
+
+    def _require_beside(self, given: InputSpec) -> None:
+        thing, remedy = f"{self.path}: {given.name}", f"Save it beside x: {given.name}=array"
+        if given.name not in self._file.names:
+            raise InputError(thing, "is missing, and this bundle takes it beside frames", remedy)
+        found, shape = self._file.header(given.name), (len(self._kept), *given.shape)
+        if found.shape != shape:
+            reason = f"has shape {list(found.shape)}; this bundle takes {list(shape)}"
+            raise InputError(thing, reason, "Save one row for each frame")
 
     def require_labels(self, classes: int) -> None:
         """Check that every label, if there are any, is one of so many classes.
@@ -78,10 +97,15 @@ class Stream:
 
     def bad_frames(self) -> NDArray[np.int64]:
         """Places of the frames that hold NaN, infinite or too large values."""
-        if self.dtype.kind != "f":
+        if self.dtype.kind != "f" and not self._beside:
             return np.zeros(0, np.int64)
         size = max(1, min(SCAN, SCAN_BYTES // self._frame_bytes))
-        return np.concatenate([start + bad_frames(x) for start, x in self.chunks(size)])
+        return np.concatenate(
+            [
+                start + np.unique(np.concatenate([bad_frames(x) for x in fields(rows).values()]))
+                for start, rows in self.chunks(size)
+            ]
+        )
 
     def without(self, places: NDArray[np.int64]) -> Stream:
         """The stream without some of its frames, their labels and contexts.
@@ -101,7 +125,7 @@ class Stream:
         return other
 
     def chunks(self, size: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Position and frames [size, *shape] of each chunk, in order.
+        """Position and frames [size, *shape] of each chunk, in order, with what comes beside them.
 
         The last chunk may be shorter, and so may those with frames that are left out.
 
@@ -114,7 +138,10 @@ class Stream:
         if self._file.header("x") != self._header:
             raise InputError(str(self.path), "was changed while in use", "Start again")
         position, recorded = 0, 0
-        for frames in self._file.rows("x", size):
+        others = [self._file.rows(given.name, size) for given in self._beside]
+        for x, *beside in zip(self._file.rows("x", size), *others, strict=True):
+            names = [given.tensor for given in self._beside]
+            frames = joined(x, dict(zip(names, beside, strict=True)))
             kept = self._kept[recorded : recorded + len(frames)]
             recorded += len(frames)
             if not kept.any():

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemem.block import Array
 from edgemem.bundle.opening import Bundle
+from edgemem.bundle.rows import frames_of, inputs_of, with_frames
 from edgemem.errors import InputError
 from edgemem.printable import shown
 from edgemem.runtime.engines.choice import EngineSettings, choose
@@ -86,7 +88,7 @@ class Tuned:
 class SourceFrames:
     """Labelled source frames in memory. x: [n, ...] as the graphs take them. y: [n]."""
 
-    x: NDArray[np.float32]
+    x: Array
     y: NDArray[np.int64]
 
     @staticmethod
@@ -112,12 +114,13 @@ class SourceFrames:
         if stream.frames < 2 * manifest.frames.batch:
             reason = f"has {stream.frames} frames, fewer than two batches"
             raise InputError(str(path), reason, "Use some hundred source frames")
-        parts = [checked(part, manifest.frames) for _, part in stream.chunks(256)]
+        parts = [
+            checked(frames_of(part), manifest.frames, inputs_of(part))
+            for _, part in stream.chunks(256)
+        ]
         return SourceFrames(np.concatenate(parts), stream.labels)
 
-    def streams(
-        self, frames: int, seed: int
-    ) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.int64]]]:
+    def streams(self, frames: int, seed: int) -> Iterator[tuple[str, Array, NDArray[np.int64]]]:
         """Name, frames and labels of each segment.
 
         Shift by shift, with labels in random order and in runs; then all shifts mixed, where a step
@@ -138,13 +141,12 @@ class SourceFrames:
         order_of = rng.permutation(len(chosen))
         yield "mixed, all", np.concatenate(shifted)[order_of], self.y[chosen][order_of]
 
-    def _shifted(
-        self, name: str, chosen: NDArray[np.int64], rng: np.random.Generator
-    ) -> NDArray[np.float32]:
-        x = self.x[chosen]
+    def _shifted(self, name: str, chosen: NDArray[np.int64], rng: np.random.Generator) -> Array:
+        rows, known = self.x[chosen], frames_of(self.x)
         if name == CLEAN:
-            return x
-        return np.clip(SHIFTS[name](x, rng), self.x.min(), self.x.max())
+            return rows
+        x = np.clip(SHIFTS[name](frames_of(rows), rng), known.min(), known.max())
+        return with_frames(rows, x)
 
 
 def trials_needed(bundle: Bundle) -> int:
@@ -207,6 +209,12 @@ def tune(
 
 
 def _require_possible(bundle: Bundle, frames: int, seed: int) -> None:
+    if bundle.manifest.frames.ids is not None:
+        raise InputError(
+            bundle.manifest.name,
+            "takes token ids, which no synthetic shift can be made of",
+            "Set hyper-parameters yourself",
+        )
     if not 1 <= frames <= MOST_FRAMES:
         thing = f"{shown(frames)} frames of every shift"
         raise InputError(thing, "are not possible", f"Use 1 to {MOST_FRAMES}")
@@ -240,7 +248,8 @@ def answers_of(
         hyper_parameters=choice.parameters,
     ) as runtime:
         for name, x, y in source.streams(frames, seed):
-            found = [runtime.step(x[i : i + batch]).labels for i in range(0, len(x), batch)]
+            parts = [x[i : i + batch] for i in range(0, len(x), batch)]
+            found = [runtime.step(frames_of(part), inputs=inputs_of(part)).labels for part in parts]
             right[name] = np.concatenate(found) == y
     return right
 

@@ -15,7 +15,7 @@ from edgemem.cli.report import print_demo
 from edgemem.cli.show import Stages, percent, print_json, print_table, progress
 
 if TYPE_CHECKING:
-    from edgemem.bundle.manifest import Manifest
+    from edgemem.bundle.manifest import FrameSpec, Manifest
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,7 +43,8 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
         manifest.name,
         ("what", "value"),
         [
-            ("frames", f"{list(frames.shape)} uint8 or float32"),
+            ("frames", f"{list(frames.shape)} {_values(frames)}"),
+            *((f"input {i.name}", f"{list(i.shape)} {i.dtype}") for i in frames.inputs),
             ("adaptation step", f"{frames.batch} frames"),
             *_outputs(manifest),
             ("block", f"{len(manifest.block.arrays)} arrays, {manifest.block.nbytes:,} bytes"),
@@ -60,6 +61,12 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
     files = manifest.files.items()
     rows = [(name, f"{record.size:,}", record.sha256[:12]) for name, record in files]
     print_table("files", ("name", "bytes", "sha256"), rows)
+
+
+def _values(frames: FrameSpec) -> str:
+    if frames.ids is None:
+        return "uint8 or float32"
+    return f"int64, token ids from {frames.ids[0]} to {frames.ids[1]}"
 
 
 def _outputs(manifest: Manifest) -> list[tuple[str, str]]:

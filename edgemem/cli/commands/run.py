@@ -22,7 +22,12 @@ WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 def run(
     bundle: BundlePath,
-    input: Annotated[Path, typer.Option(help="Stream: .npz with x, optional y and context.")],
+    input: Annotated[
+        Path,
+        typer.Option(
+            help="Stream: .npz with x, what the bundle takes beside it, optional y, context."
+        ),
+    ],
     state: Annotated[Path | None, typer.Option(help="State file; made if missing.")] = None,
     adapt: Annotated[bool, typer.Option("--adapt/--no-adapt", help="Adapt while running.")] = True,
     contexts: Annotated[
@@ -110,6 +115,7 @@ def _fitting_stream(path: Path, bundle: Path, skip: bool) -> tuple[Stream, int]:
     Raises InputError for what does not fit.
     """
     from edgemem.bundle.opening import open_bundle
+    from edgemem.bundle.rows import frames_of, inputs_of
     from edgemem.runtime.frames import checked
     from edgemem.runtime.tools.replay import require_labels
     from edgemem.runtime.tools.stream import Stream
@@ -119,7 +125,8 @@ def _fitting_stream(path: Path, bundle: Path, skip: bool) -> tuple[Stream, int]:
     recorded.require_shape(manifest.frames)
     require_labels(recorded, manifest)
     stream = _usable(recorded, skip)
-    checked(next(stream.chunks(1))[1], manifest.frames)
+    first = next(stream.chunks(1))[1]
+    checked(frames_of(first), manifest.frames, inputs_of(first))
     return stream, manifest.frames.batch
 
 

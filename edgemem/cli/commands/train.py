@@ -180,13 +180,20 @@ def export(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option(help="Source frames, no labels needed: .npz with x, or images in a folder."),
+        typer.Option(
+            help="Source frames, no labels needed: .npz with x, and what the model takes beside it "
+            "by name; or images in a folder."
+        ),
     ] = None,
     sites: Annotated[
         str | None,
         typer.Option(
             help="With --source, layers where moments are aligned: names, none, or auto (default)."
         ),
+    ] = None,
+    frames_input: Annotated[
+        str | None,
+        typer.Option(help="Of an ONNX file with several inputs, the one that the frames are."),
     ] = None,
     input_shape: InputShape = None,
     mean: Mean = None,
@@ -213,7 +220,7 @@ def export(
 
     settings = AttachSettings(
         parts, statistics, input_shape, mean, std,
-        norm_affine=norm_affine, source=source, sites=sites, task=task,
+        norm_affine=norm_affine, source=source, frames_input=frames_input, sites=sites, task=task,
     )  # fmt: skip
     choices = Choices(
         batch=batch,

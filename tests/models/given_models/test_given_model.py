@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgemem.errors import CheckpointError, InputError, MissingExtraError
+from edgemem.errors import AttachError, CheckpointError, InputError, MissingExtraError
 from edgemem.models import attach, save_adaptive
 from edgemem.models.given_models import named_models
 from edgemem.models.given_models.given import given_model
@@ -19,6 +19,7 @@ from edgemem.models.networks import digits
 from edgemem.models.prototypes import PrototypeModel
 from edgemem.models.prototypes.encoder import Encoder, EncoderSettings
 from edgemem.models.prototypes.prototype_checkpoint import save_prototypes
+from edgemem.models.tensor_rows import TensorRows
 
 
 def opened(path, target=None, arguments=(), shape=None, said=None):
@@ -271,3 +272,55 @@ def test_a_checkpoint_of_lightning(tmp_path, lively):
     found = opened(tmp_path / "l.ckpt", "edgemem.models.networks:digits").network
     x = torch.from_numpy(np.random.default_rng(0).random((2, 1, 8, 8), np.float32))
     assert torch.equal(found(x), network(x))
+
+
+@pytest.fixture
+def text_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=12, max_position_embeddings=9, num_labels=3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = transformers.BertForSequenceClassification(config).eval()
+    network.save_pretrained(tmp_path / "text")
+    return tmp_path / "text", network
+
+
+def test_a_folder_of_a_text_classifier_takes_token_ids_and_a_mask(text_folder):
+    path, network = text_folder
+    rng = np.random.default_rng(0)
+    ids, mask = rng.integers(0, 40, (48, 6)), (rng.random((48, 6)) > 0.3).astype(np.int64)
+    mask[:, 0] = 1
+    with pytest.raises(InputError, match="--input-shape: is missing.*of token ids their number"):
+        load_model(path, None, [], AttachSettings(None, norm_affine=True))
+    cold, _ = load_model(path, None, [], AttachSettings(None, norm_affine=True, input_shape="6"))
+    source = path.parent / "source.npz"
+    np.savez(source, x=ids, attention_mask=mask)
+    words = []
+    aligned, chosen = load_model(
+        path, None, [], AttachSettings(None, norm_affine=True, source=source), note=words.append
+    )
+    with torch.no_grad():
+        x, beside = torch.from_numpy(ids), {"attention_mask": torch.from_numpy(mask)}
+        expected = network(x, attention_mask=beside["attention_mask"]).logits
+        for adaptive in (cold, aligned):
+            assert adaptive.attachment.ids == (0, 39)
+            assert [(i.name, i.low, i.high) for i in adaptive.attachment.inputs] == [
+                ("attention_mask", 0, 1)
+            ]
+            found = adaptive.frozen_logits(TensorRows(x, beside))
+            assert torch.allclose(found, expected, atol=1e-5)
+    # No synthetic shift is one of token ids: the norms are taken, and that is said.
+    assert any("untried" in word for word in words)
+    assert chosen["alignment"]["tried"] == {}
+    assert aligned.attachment.sites and all("LayerNorm" in s for s in aligned.attachment.sites)
+    with pytest.raises(AttachError, match="mean and deviation: mean nothing to token ids"):
+        settings = AttachSettings(None, norm_affine=True, input_shape="6", mean="1")
+        load_model(path, None, [], settings)
+
+
+def test_a_frames_input_is_of_onnx_files_alone(text_folder):
+    settings = AttachSettings(None, norm_affine=True, input_shape="6", frames_input="input_ids")
+    with pytest.raises(InputError, match="--frames-input: has no place"):
+        load_model(text_folder[0], None, [], settings)

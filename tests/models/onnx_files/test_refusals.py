@@ -36,15 +36,20 @@ def quantised():
 CASES = {
     "control flow": (branching(), {}, "has control flow.*'gate' is If"),
     "quantised": (quantised(), {}, "is quantised: node 'round' is QuantizeLinear.*--int8"),
-    "two inputs": (
-        [helper.make_node("Add", ["x", "state"], ["y"])],
-        {"more": {"state": ("n", 3, 8, 8)}},
-        r"has 2 inputs \(x, state\)",
+    "an input without frames": (
+        [helper.make_node("Mul", ["x", "rate"], ["y"])],
+        {"more": {"rate": ()}},
+        "takes 'rate' with 0 axes, not one row for each frame.*constant of the file",
+    ),
+    "open sizes beside frames": (
+        [helper.make_node("Expand", ["x", "other"], ["y"])],
+        {"more": {"other": ("n", "k")}},
+        "leaves sizes of its input 'other' open",
     ),
     "integers": (
         [helper.make_node("Cast", ["x"], ["y"], to=1)],
-        {"kind": TensorProto.INT64},
-        "takes 'x' as INT64, not float32",
+        {"kind": TensorProto.INT32},
+        "takes 'x' as INT32, not float32, int64",
     ),
     "an old opset": (RELU, {"opset": 8}, "has opset 8, older than 9.*opset 13 or later"),
     "an operator of others": (
