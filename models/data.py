@@ -132,7 +132,7 @@ def load_beside(
 def _usable(frames: NDArray[Any], path: Path, *, ids: bool = False) -> Frames:
     """Frames as uint8 or float32; raises InputError where they are none. ids: or int64."""
     if ids and frames.dtype == np.int64 and frames.ndim > 1 and len(frames):
-        return frames  # type: ignore[return-value]
+        return frames
     if frames.ndim < 2 or (frames.dtype != np.uint8 and frames.dtype.kind != "f"):
         raise InputError(
             f"{path}: x",

@@ -37,7 +37,7 @@ def checked(frames: Array, spec: FrameSpec, inputs: Inputs | None = None) -> Arr
     return joined(x, _checked_inputs(inputs, spec, len(x), bare=bare))
 
 
-def _plain(thing: str, verb: str, array: Array) -> Array:
+def _plain(thing: str, verb: str, array: object) -> Array:
     if not isinstance(array, np.ndarray):
         reason = f"{verb} a {type(array).__name__}, not a numpy array"
         raise InputError(thing, reason, "Pass a numpy array")
@@ -49,7 +49,7 @@ def _plain(thing: str, verb: str, array: Array) -> Array:
 
 
 def _checked_inputs(
-    inputs: Inputs | None, spec: FrameSpec, frames: int, *, bare: bool
+    inputs: object, spec: FrameSpec, frames: int, *, bare: bool
 ) -> dict[str, Array]:
     """What comes beside so many frames, by names in the graphs."""
     if inputs is not None and not isinstance(inputs, Mapping):

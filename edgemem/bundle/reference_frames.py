@@ -100,7 +100,7 @@ def reference_frames(spec: FrameSpec, seed: int = 0) -> Array:
 
     Frames are float32 in [0, 1), coarse patterns with noise on top; or token ids.
     """
-    frames = _patterns(spec, seed)
+    frames: Array = _patterns(spec, seed)
     if spec.ids is not None:
         frames = _whole(_hashed(frames.size, seed).reshape(frames.shape), *spec.ids)
     others = {given.tensor: _beside(given, spec.batch, seed) for given in spec.inputs}

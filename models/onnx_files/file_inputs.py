@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 MOST_AXES = 8
 IDS = "input_ids"  # as transformers call token ids
-FRAME_TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
-BESIDE_TYPES = {**FRAME_TYPES, onnx.TensorProto.BOOL: "bool"}
+FRAME_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
+BESIDE_TYPES: dict[int, str] = {**FRAME_TYPES, onnx.TensorProto.BOOL: "bool"}
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,8 @@ class _Training:
             yield order[step * size : (step + 1) * size]
 
     def _frames(self, index: NDArray[np.int64]) -> Tensor:
-        return to_float(self.frames[np.sort(index)])
+        frames: Tensor = to_float(self.frames[np.sort(index)])
+        return frames
 
     def _epoch(self, epoch: int) -> None:
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + epoch + 1)
