@@ -25,6 +25,7 @@ class Network:
         frames: number, seed -> frames and what is right for them.
         error: answers [n, ...] and what is right -> a share.
         measure: what that is, for people.
+        count: frames of every shift.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Network:
     frames: Callable[[int, int], tuple[Frames, Any]]
     error: Callable[[Floats, Any], float]
     measure: str
+    count: int
 
     @property
     def path(self) -> Path:
@@ -55,10 +57,16 @@ def networks() -> dict[str, Network]:
     known = characters(FOLDER / recogniser)
     return {
         "recogniser": Network(
-            "Recogniser", recogniser, "sequence", lines, partial(_text_error, known), "characters"
+            "Recogniser",
+            recogniser,
+            "sequence",
+            lines,
+            partial(_text_error, known),
+            "characters",
+            96,
         ),
         "detector": Network(
-            "Detector", "ch_PP-OCRv4_det_infer.onnx", "dense", pages, box_error, "boxes"
+            "Detector", "ch_PP-OCRv4_det_infer.onnx", "dense", pages, box_error, "boxes", 96
         ),
         "classifier": Network(
             "Classifier of direction",
@@ -67,6 +75,7 @@ def networks() -> dict[str, Network]:
             turned_lines,
             class_error,
             "directions",
+            256,
         ),
     }
 

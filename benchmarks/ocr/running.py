@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -33,6 +34,17 @@ def exported(network: Network, frames: int, folder: Path) -> tuple[Path, float]:
     return out, time.monotonic() - began
 
 
+def chosen(bundle: Path) -> dict[str, Any]:
+    """What export decided: how many sites, weight of the target's moments, rate of steps."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    parameters = manifest["hyper_parameters"]
+    return {
+        "sites": len(manifest["exported_from"]["sites"]),
+        "alpha": parameters["alpha"]["default"],
+        "learning_rate": parameters["learning_rate"]["default"],
+    }
+
+
 def figures(network: Network, bundle: Path, count: int, threads: int) -> dict[str, Any]:
     """Errors under every shift: of the file as given, and of the bundle in every way.
 
@@ -55,7 +67,7 @@ def figures(network: Network, bundle: Path, count: int, threads: int) -> dict[st
         rows[name] = row
         print(network.title, name, row, flush=True)
     assert "torch" not in sys.modules, "a device has none"
-    return {"errors": rows, "largest_difference_at_rest": away}
+    return {"errors": rows, "largest_difference_at_rest": away, "frames": count}
 
 
 def _stream(runtime: edgemem.Runtime, x: Frames) -> tuple[Floats, dict[str, int]]:
