@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgemem.block import Block
-from edgemem.bundle.manifest import Manifest, TaskSpec
+from edgemem.bundle.manifest import POSITIONS, Manifest, TaskSpec
 from edgemem.errors import ExportError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.outputs import Output
 from edgemem.models.data import to_float
-from edgemem.models.tasks.task_outputs import POSITIONS, summary
+from edgemem.models.tasks.task_outputs import summary
 
 if TYPE_CHECKING:
     from edgemem.export.choices import Choices

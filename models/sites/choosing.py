@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgemem.bundle.manifest import POSITIONS
 from edgemem.errors import AttachError, EdgeMemError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
@@ -22,7 +23,7 @@ from edgemem.models.sites.candidates import Candidate, candidates
 from edgemem.models.sites.identity_norm import IdentityNorm
 from edgemem.models.sites.measuring import measure_source
 from edgemem.models.tasks.named_outputs import flat, named
-from edgemem.models.tasks.task_outputs import AUTO, POSITIONS, Task
+from edgemem.models.tasks.task_outputs import AUTO, Task
 from edgemem.shifts import SHIFTS
 
 TRIED = 128  # frames of every shift
