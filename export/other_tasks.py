@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgemem.block import Block
-from edgemem.bundle.manifest import Manifest, TaskSpec
+from edgemem.bundle.manifest import POSITIONS, Manifest, TaskSpec
 from edgemem.bundle.rows import frames_of, with_frames
 from edgemem.errors import ExportError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.outputs import Output
 from edgemem.models.data import to_float
-from edgemem.models.tasks.task_outputs import POSITIONS, summary
+from edgemem.models.tasks.task_outputs import summary
 from edgemem.models.tensor_rows import source_rows, to_array
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.block import Array, Arrays
-from edgemem.bundle.manifest import REMEDY, SUMMARY, Manifest
+from edgemem.bundle.manifest import REMEDY, SUMMARY, Manifest, TaskSpec
 from edgemem.errors import BundleError
 
 Answers = NDArray[np.float32]
@@ -36,6 +36,11 @@ def rows_of(outputs: Arrays, manifest: Manifest, frames: int, thing: str) -> Ans
 def summaries(rows: Answers, manifest: Manifest) -> Answers:
     """The first numbers of each row, by which guard rails compare."""
     return rows if manifest.task is None else rows[:, : manifest.task.summary]
+
+
+def mean_entropies(rows: Answers, task: TaskSpec) -> Answers:
+    """Of all positions of each frame, [n], in nats; for tasks that know their certainty."""
+    return rows[:, task.summary - 1]
 
 
 def answers_of(rows: Answers, manifest: Manifest) -> Arrays:

@@ -146,6 +146,7 @@ TASKS = (
     CLASSES, "multilabel", "dense", "sequence", "detection", "regression", "embedding",
     "reconstruction",
 )  # fmt: skip
+POSITIONS = ("multilabel", "dense", "sequence")  # tasks with classes at every position or label
 SUMMARY = "summary"  # output of graphs: what guard rails compare
 MOST_SUMMARY = 256  # numbers of it
 
@@ -188,7 +189,8 @@ class TaskSpec:
     Attributes:
         kind: one of `TASKS`, never "classes".
         outputs: in the order of the model.
-        summary: numbers that stand for what is said of a frame.
+        summary: numbers that stand for what is said of a frame; the last is the mean entropy
+            of its positions, where these have classes.
         mean, deviation: of each of them over source frames; empty = no source frames were known.
         limit: distance from the frozen model's summary, in these deviations, above which a block is
             not trusted, unless it is more like source frames than the frozen model's is.
@@ -200,6 +202,11 @@ class TaskSpec:
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
     limit: float = 0.0
+
+    @property
+    def knows_certainty(self) -> bool:
+        """Whether the last number of the summary is a mean entropy."""
+        return self.kind in POSITIONS
 
     @property
     def numbers(self) -> int:

@@ -93,7 +93,8 @@ def _answers(manifest: Manifest) -> Iterator[str]:
         yield "mean or deviation of the summary"
     if task.limit < 0:
         yield f"limit {task.limit} of the summary"
-    if manifest.labels or manifest.teaching is not None or manifest.familiar:
+    familiar = manifest.familiar and not task.knows_certainty
+    if manifest.labels or manifest.teaching is not None or familiar:
         yield f"labels, teaching or familiar frames, but the task is {task.kind}"
 
 

@@ -37,11 +37,12 @@ def calibrated(
     Whether the frozen model answers frames like these, and, unless the user chose one, the learning
     rate that they allow.
 
-    It stays as it is where the model knows too few of them. Where their labels are not known, what
-    the frozen model says of them stands for these: then a step is judged by what it changes for the
-    worse of the frozen model's answers once frames are shifted.
+    It stays as it is where the model knows too few of them, and where outputs are not classes.
+    Where their labels are not known, what the frozen model says of them stands for these: then a
+    step is judged by what it changes for the worse of the frozen model's answers once frames are
+    shifted.
     """
-    if not can_calibrate(model, choices.batch):
+    if manifest.task is not None or not can_calibrate(model, choices.batch):
         return manifest
     known = source_rows(model)
     assert known is not None

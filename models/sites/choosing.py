@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgemem.bundle.manifest import POSITIONS
 from edgemem.errors import AttachError, EdgeMemError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attach import attach
@@ -22,13 +23,17 @@ from edgemem.models.sites.candidates import Candidate, candidates
 from edgemem.models.sites.identity_norm import IdentityNorm
 from edgemem.models.sites.measuring import measure_source
 from edgemem.models.tasks.named_outputs import flat, named
-from edgemem.models.tasks.task_outputs import AUTO, POSITIONS, Task
+from edgemem.models.tasks.task_outputs import AUTO, Task
 from edgemem.models.tensor_rows import Frames, call, frames_of, others_of, split, with_frames
 from edgemem.shifts import SHIFTS
 
 TRIED = 128  # frames of every shift
-ALIKE = 0.005  # errors that differ by less count as the same: the fewer sites are taken
-SMALLER_ALPHA = 0.5
+WITH_POSITIONS = 32  # of tasks that answer at many positions of each
+# Losses that differ by less count as the same: the fewer sites are taken. The second is a part of
+# the frozen model's, for tasks where most positions are easy.
+ALIKE, ALIKE_PART = 0.005, 0.05
+SMALLER_ALPHAS = (0.5, 0.25)
+HARM = 1.0  # weight of what is lost on any of the shifts, beside the error
 CLEAN = "clean"
 
 
@@ -41,13 +46,16 @@ class ChosenSites:
         alpha: weight of the target's statistics that did best.
         frozen, error: shares of wrong answers over the shifts, without alignment and with it; of
             tasks without classes, distances.
-        tried: set of sites -> how many, and its error; empty where nothing could be tried.
+        harm: how much of the error is lost on shifts where the frozen model does better.
+        tried: set of sites -> how many, and its error and harm together, by which sets are chosen;
+            empty where nothing could be tried.
     """
 
     names: tuple[str, ...]
     alpha: float
     frozen: float
     error: float
+    harm: float
     tried: Mapping[str, tuple[int, float]]
 
 
@@ -65,7 +73,8 @@ def choose_sites(
 
     Answers are compared with labels [n], or, without them, with what the model says of the frames
     before they were shifted: by the class at every position, or else by their distance in units of
-    what they vary by. note: is given the name of each set.
+    what they vary by. What a set loses on one shift is not made up for by what it gains on another:
+    it counts twice. note: is given the name of each set.
 
     What comes beside the frames is not shifted. Token ids cannot be: of their models the norms are
     taken, untried.
@@ -89,7 +98,7 @@ def choose_sites(
     if not frames_of(example).is_floating_point():
         note("sites: norms, untried, for token ids cannot be shifted")
         names = [site.name for site in known if site.kind == "norm"] or names
-        return ChosenSites(tuple(names), REMEMBERED_ALPHA, 0.0, 0.0, {})
+        return ChosenSites(tuple(names), REMEMBERED_ALPHA, 0.0, 0.0, 0.0, {})
     adaptive = attach(
         model,
         [],
@@ -101,30 +110,48 @@ def choose_sites(
         inputs=others_of(example),
     )
     measure_source(adaptive, frames)
-    tried = np.sort(every[: max(batch, TRIED // batch * batch)])
+    most = WITH_POSITIONS if adaptive.attachment.task in ("dense", "sequence") else TRIED
+    tried = np.sort(every[: max(batch, most // batch * batch)])
     trial = _Trial(adaptive, to_float(frames[tried]), batch, labels=labels, places=tried)
     found: dict[str, tuple[tuple[str, ...], float]] = {}
 
     def try_set(title: str, chosen: Sequence[str]) -> None:
         note(f"sites: {title}")
-        found[title] = tuple(chosen), trial.error(chosen, REMEMBERED_ALPHA)
+        found[title] = tuple(chosen), trial.loss(chosen, REMEMBERED_ALPHA)
 
     for title, chosen in _first_sets(known, adaptive):
         try_set(title, chosen)
     best = min(found, key=lambda title: found[title][1])
     for title, chosen in _thinned(best, found[best][0]):
         try_set(title, chosen)
-    least = min(error for _, error in found.values())
+    frozen = float(trial.frozen.mean())
+    alike = min(ALIKE, ALIKE_PART * frozen)
+    least = min(loss for _, loss in found.values())
     title = min(
-        (title for title, (_, error) in found.items() if error <= least + ALIKE),
+        (title for title, (_, loss) in found.items() if loss <= least + alike),
         key=lambda title: len(found[title][0]),
     )
-    chosen, error = found[title]
-    alpha, smaller = REMEMBERED_ALPHA, trial.error(chosen, SMALLER_ALPHA)
-    if smaller < error - ALIKE:
-        alpha, error = SMALLER_ALPHA, smaller
-    table = {title: (len(sites), error) for title, (sites, error) in found.items()}
-    return ChosenSites(chosen, alpha, trial.error(chosen, None), error, table)
+    chosen, loss = found[title]
+    losses = {REMEMBERED_ALPHA: loss} | {a: trial.loss(chosen, a) for a in SMALLER_ALPHAS}
+    alpha = settled_alpha(losses, alike, adaptive.attachment.task)
+    table = {title: (len(sites), loss) for title, (sites, loss) in found.items()}
+    error = float(trial.errors(chosen, alpha).mean())
+    harm = (losses[alpha] - error) / HARM
+    return ChosenSites(chosen, alpha, frozen, error, harm, table)
+
+
+def settled_alpha(losses: Mapping[float, float], alike: float, task: Task) -> float:
+    """The weight of the target's statistics to take, by the losses of each.
+
+    Where classes exclude each other a device tells by certainty when the frozen model is the better
+    one. Nothing tells it elsewhere, so the smallest weight is taken that is as good as any.
+    """
+    if task == "classes":
+        best = min(losses, key=lambda alpha: losses[alpha])
+        usual = losses[REMEMBERED_ALPHA]
+        return best if losses[best] < usual - alike else REMEMBERED_ALPHA
+    least = min(losses.values())
+    return min(alpha for alpha, loss in losses.items() if loss <= least + alike)
 
 
 def _known(
@@ -153,11 +180,12 @@ def _first_sets(
     known: Sequence[Candidate], model: AdaptiveModel
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Kinds of layers, alone and together. BatchNorms are always there: they cost nothing."""
-    own = any(isinstance(module, FrozenNorm) for module in model.modules())
+    own = sum(isinstance(module, FrozenNorm) for module in model.modules())
     kinds = dict.fromkeys(site.kind for site in known)
     of = {kind: tuple(s.name for s in known if s.kind == kind) for kind in kinds}
-    if own:  # what lies before them is aligned by them
+    if own:
         yield "BatchNorms alone", ()
+    if own and 2 * own >= len(of.get("convolution", ())):  # these are aligned by them
         of = {kind: sites for kind, sites in of.items() if kind == "norm"}
     for kind, sites in of.items():
         yield f"{kind}s", sites
@@ -198,15 +226,21 @@ class _Trial:
             self.right = self._answers(given, None)
         else:
             self.right = torch.from_numpy(labels[places])
+        self.frozen = self.errors((), None)
 
-    def error(self, sites: Sequence[str], alpha: float | None) -> float:
-        """Share of wrong answers over all shifts, with these sites active."""
+    def loss(self, sites: Sequence[str], alpha: float) -> float:
+        """Mean of the errors, and of what is lost where the frozen model does better."""
+        errors = self.errors(sites, alpha)
+        return float((errors + HARM * (errors - self.frozen).clamp(min=0.0)).mean())
+
+    def errors(self, sites: Sequence[str], alpha: float | None) -> Tensor:
+        """Share of wrong answers under every shift, with these sites active."""
         keys = {name.replace(".", "/") for name in sites}
         for key, norm in self.model.sites.items():
             assert isinstance(norm, IdentityNorm)
             norm.active = key in keys
         found = [self._wrong(self._answers(x, alpha)) for x in self.shifted.values()]
-        return float(torch.stack(found).mean())
+        return torch.stack(found)
 
     def _wrong(self, found: Tensor) -> Tensor:
         """Share of what differs, or a distance, one at most."""

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from edgemem.bundle.manifest import MOST_SUMMARY, OutputSpec
+from edgemem.bundle.manifest import MOST_SUMMARY, POSITIONS, OutputSpec
 from edgemem.errors import AttachError
 from edgemem.models.adaptive.outputs import (
     LOG_FLOOR,
@@ -30,7 +30,6 @@ Task = Literal[
 ]  # fmt: skip
 AUTO: Literal["auto"] = "auto"
 Scale = Literal["logits", "probabilities"]  # of an output with classes at every position
-POSITIONS: tuple[Task, ...] = ("multilabel", "dense", "sequence")  # the first output has classes
 
 
 def check_task(task: object, outputs: Outputs | None) -> None:
@@ -101,18 +100,20 @@ def summary(
 ) -> Tensor:
     """Numbers [n, k] that stand for what is said of each frame, k up to `MOST_SUMMARY`.
 
-    Mean probabilities where there are classes; four numbers of each output of a detector (mean,
-    deviation, least, largest); else the numbers themselves, or means of neighbours among them.
+    Where there are classes, their mean probabilities and, as the last number, the mean entropy of
+    all positions in nats; four numbers of each output of a detector (mean, deviation, least,
+    largest); else the numbers themselves, or means of neighbours among them.
     """
     first = frames_first(found, specs)
     if task == "detection":
         return torch.cat([_statistics(flattened(value)) for value in first.values()], 1)
     if task in POSITIONS:
         y = _classes_last(task, found, specs)
+        exclusive = y.shape[-1] > 1 and task != "multilabel"
         if scale == "logits":
-            many = y.shape[-1] > 1 and task != "multilabel"
-            y = torch.softmax(y, -1) if many else torch.sigmoid(y)
-        return _pooled(y.flatten(1, -2).mean(1) if y.dim() > 2 else y, MOST_SUMMARY)
+            y = torch.softmax(y, -1) if exclusive else torch.sigmoid(y)
+        mean = _pooled(y.flatten(1, -2).mean(1) if y.dim() > 2 else y, MOST_SUMMARY - 1)
+        return torch.cat([mean, _entropy(y, exclusive).unsqueeze(1)], 1)
     room = MOST_SUMMARY // len(first)
     return torch.cat([_pooled(flattened(value), room) for value in first.values()], 1)
 
@@ -141,6 +142,15 @@ def _classes_last(task: Task, found: Mapping[str, Tensor], specs: tuple[OutputSp
     """The first output, frames first and classes last."""
     y = found[specs[0].name].movedim(specs[0].axis, 0)
     return y.movedim(1, -1) if task == "dense" else y
+
+
+def _entropy(p: Tensor, exclusive: bool) -> Tensor:
+    """Mean over the positions of probabilities [n, ..., classes], in nats, [n]."""
+    entropy = -p * p.clamp(min=LOG_FLOOR).log()
+    if exclusive:
+        return entropy.sum(-1).flatten(1).mean(1)
+    other = 1 - p
+    return (entropy - other * other.clamp(min=LOG_FLOOR).log()).flatten(1).mean(1)
 
 
 def _pooled(flat: Tensor, most: int) -> Tensor:

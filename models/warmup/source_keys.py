@@ -16,11 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgemem.bundle.manifest import POSITIONS
 from edgemem.bundle.rows import frames_of, inputs_of
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
 from edgemem.models.norms.moments import frame_moments
 from edgemem.models.norms.statistics import AdaptingNorm
+from edgemem.models.tasks.task_outputs import summary
 from edgemem.models.tensor_rows import Frames
 
 FRAMES, CHUNK = 2048, 64
@@ -104,8 +106,12 @@ def observe_source(
 
 def _entropies(model: AdaptiveModel, x: Frames) -> Tensor:
     """Of the frozen model's predictions for frames [n, ...], in nats, [n]; 0 without classes."""
-    if model.attachment.task != "classes":
-        return torch.zeros(len(x))
+    own = model.attachment
+    if own.task != "classes":
+        if own.task not in POSITIONS:
+            return torch.zeros(len(x))
+        with torch.no_grad():
+            return summary(own.task, own.scale, model.untouched_outputs(x), own.named)[:, -1]
     with torch.no_grad():
         log_p = torch.log_softmax(model.frozen_logits(x), 1)
     return -(log_p.exp() * log_p).sum(1)

@@ -52,17 +52,21 @@ class Seen:
 
     def with_answers(self, logits: Logits) -> Seen:
         """After the frozen model's answers [n, classes] for a batch, in order of time."""
-        share, asked = _share(self.asked, len(logits))
-        labels, entropy = logits.argmax(1), float(entropies(logits).mean())
+        share, _ = _share(self.asked, len(logits))
+        labels = logits.argmax(1)
         same = float((labels[1:] == labels[:-1]).mean()) if len(labels) > 1 else self.same
         counts = np.bincount(labels, minlength=len(self.shares)).astype(np.float32) / len(labels)
         return replace(
-            self,
+            self.with_entropies(entropies(logits)),
             shares=(self.shares + share * (counts - self.shares)).astype(np.float32),
-            asked=asked,
-            entropy=_kept(self.entropy + share * (entropy - self.entropy)),
             same=_kept(self.same + share * (same - self.same)),
         )
+
+    def with_entropies(self, entropies: NDArray[np.float32]) -> Seen:
+        """After as much of the frozen model's answers for a batch, [n], as other tasks know."""
+        share, asked = _share(self.asked, len(entropies))
+        entropy = _kept(self.entropy + share * (float(entropies.mean()) - self.entropy))
+        return replace(self, asked=asked, entropy=entropy)
 
     def to_array(self) -> NDArray[np.float32]:
         """For a snapshot, [key + classes + 4]."""
@@ -124,7 +128,8 @@ def is_as_certain(seen: Seen, source: SourceKeys, before: bool = False) -> bool:
     if not seen.asked:
         return False
     chance = DEVIATIONS * source.entropy_deviation / math.sqrt(seen.asked)
-    room = max(ENTROPY_TOLERANCE * source.entropy, GUESS_TOLERANCE * math.log(len(seen.shares)))
+    guess = math.log(max(len(seen.shares), 1))  # not of positions: most may be plain, as blanks are
+    room = max(ENTROPY_TOLERANCE * source.entropy, GUESS_TOLERANCE * guess)
     return abs(seen.entropy - source.entropy) <= (room + chance) * (HOLD if before else 1.0)
 
 

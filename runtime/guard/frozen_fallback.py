@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgemem.block import Array, is_finite
+from edgemem.runtime.answers import mean_entropies
 from edgemem.runtime.batch import Batch
 from edgemem.runtime.contexts.context_files import ContextFiles
 from edgemem.runtime.contexts.recognition import SourceKeys
@@ -83,7 +84,7 @@ def frozen_fallback(
     """
     share = replace(session.share, batches=session.share.batches + 1)
     counted = replace(session, share=share)
-    if files.bundle.manifest.task is not None:  # there is no certainty to compare
+    if files.bundle.manifest.task is not None:  # certainty does not tell who is right there
         return counted, own, ()
     if not files.bundle.manifest.frames.companions or batch.key is None:
         return counted, own, ()
@@ -123,7 +124,11 @@ def _goes_on(session: Session, batch: Batch, key: Array, files: ContextFiles) ->
         answers = batch.frozen()
         if not is_finite({"": answers}):
             return Familiarity(seen, looks)
-        seen = seen.with_answers(answers)
+        task = files.bundle.manifest.task
+        if task is None:
+            seen = seen.with_answers(answers)
+        else:
+            seen = seen.with_entropies(mean_entropies(answers, task))
     return Familiarity(seen, looks, is_as_certain(seen, source, before.holds))
 
 

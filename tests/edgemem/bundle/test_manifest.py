@@ -169,6 +169,7 @@ TASK = {
         ({"deviation": [1.0, 0.0]}, {}, "is not above zero"),
         ({"deviation": [1.0, 1.0]}, {}, "mean or deviation"),
         ({"limit": -1.0}, {}, "limit -1.0"),
+        ({"kind": "dense"}, {}, "labels, teaching or familiar frames, but the task is dense"),
         ([], {}, "is not an object"),
     ],
 )

@@ -461,6 +461,24 @@ def test_contexts_are_told_apart_without_classes(position):
     assert used[0] == used[2] != used[1]
 
 
+@pytest.mark.slow
+def test_on_frames_like_the_source_the_frozen_model_answers_positions(tmp_path):
+    rng = np.random.default_rng(0)
+    source, home = (rng.random((16 * BATCH, 1, 8, 8), np.float32) for _ in range(2))
+    network = lively(UNet(3))
+    given = made("dense", network, (1, 8, 8), tmp_path / "b.edgemem", source=source)
+    dark = 0.3 * home
+    with edgemem.open(given.path, threads=1) as runtime:
+        at_home = runtime.step(home)
+        steps = runtime.counters["steps"]
+        elsewhere = runtime.step(dark)
+    frozen = [given.answers(network, x)["out0"] for x in (home, dark)]
+    np.testing.assert_allclose(at_home.outputs["out0"], frozen[0], atol=1e-4)
+    assert steps == 0 and "familiar" in [event.kind for event in at_home.events]
+    assert "unfamiliar" in [event.kind for event in elsewhere.events]
+    assert np.abs(elsewhere.outputs["out0"] - frozen[1]).mean() > 0.01
+
+
 # Entropies over positions, and alignment: steps with a gradient.
 
 

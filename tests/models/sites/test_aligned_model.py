@@ -9,6 +9,7 @@ import edgemem
 from edgemem.errors import AttachError
 from edgemem.export import Choices, export_bundle
 from edgemem.models.sites.aligned_model import align
+from edgemem.models.sites.choosing import SMALLER_ALPHAS, settled_alpha
 
 SHAPE = (1, 8, 8)
 
@@ -71,6 +72,46 @@ def test_a_network_with_batch_norms_needs_no_sites(lively):
     ))  # fmt: skip
     _, chosen = align(network, pictures(64)[0])
     assert chosen.names == () and list(chosen.tried) == ["BatchNorms alone"]
+
+
+def test_few_batch_norms_among_many_convolutions_do_not_align_these(lively):
+    """As files have them, where an exporter has folded most."""
+    parts = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    for _ in range(3):
+        parts += [nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
+    network = lively(nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)))
+    _, chosen = align(network, pictures(64)[0])
+    assert {"BatchNorms alone", "convolutions"} <= set(chosen.tried)
+
+
+class Ranks(nn.Module):
+    """A mask of the brighter pixels of each frame, which no light can change."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 4, 1, bias=False)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor([1.0, -1.0, 2.0, 3.0]).view(4, 1, 1, 1))
+
+    def forward(self, x):
+        y = self.layer(x)[:, :2]
+        y = y - y.mean((2, 3), keepdim=True)
+        return y / y.abs().amax((1, 2, 3), keepdim=True)
+
+
+def test_where_nothing_is_gained_the_least_weight_is_taken():
+    network = Ranks()
+    _, chosen = align(network, pictures(64)[0], task="dense")
+    assert chosen.alpha == min(SMALLER_ALPHAS)
+    assert chosen.harm <= 2 * chosen.error
+
+
+@pytest.mark.parametrize("task", ["classes", "dense"])
+def test_a_smaller_weight_is_taken_for_its_gain_or_without_classes_for_being_as_good(task):
+    alike = {0.8: 0.300, 0.5: 0.303, 0.25: 0.309}
+    assert settled_alpha(alike, 0.005, task) == {"classes": 0.8, "dense": 0.5}[task]
+    better = {0.8: 0.300, 0.5: 0.280, 0.25: 0.290}
+    assert settled_alpha(better, 0.005, task) == 0.5
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import expit, softmax
+from scipy.stats import entropy
 from task_networks import (
     NETWORKS,
     Detector,
@@ -131,6 +132,13 @@ def summary_of(model, x):
         return summary(attachment.task, model.attachment.scale, found, attachment.named)
 
 
+def check_summary(model, x, means, entropies):
+    """Numbers of classes [n, k], and after them the mean of entropies [n, ...]."""
+    found = summary_of(model, x).numpy()
+    np.testing.assert_allclose(found[:, :-1], means, rtol=1e-5)
+    np.testing.assert_allclose(found[:, -1], entropies.reshape(len(x), -1).mean(1), rtol=1e-4)
+
+
 def rows_of(model, x):
     with torch.no_grad():
         return model.untouched_logits(x)
@@ -147,8 +155,7 @@ def test_dense_rows_and_summary_are_those_of_all_positions():
     own = run(network, x)  # [5, 3, 8, 8]
     expected = np.stack([own[n, :, i, j] for n in range(5) for i in range(8) for j in range(8)])
     np.testing.assert_array_equal(rows_of(model, x), expected)
-    means = softmax(own, 1).mean((2, 3))
-    np.testing.assert_allclose(summary_of(model, x), means, rtol=1e-5)
+    check_summary(model, x, softmax(own, 1).mean((2, 3)), entropy(softmax(own, 1), axis=1))
 
 
 def test_of_one_channel_a_position_is_one_of_two_classes():
@@ -156,7 +163,8 @@ def test_of_one_channel_a_position_is_one_of_two_classes():
     x = torch.rand(5, 1, 8, 8)
     own = run(network, x)[:, 0]
     np.testing.assert_allclose(softmax(rows_of(model, x), 1)[:, 1], expit(own).ravel(), rtol=1e-5)
-    np.testing.assert_allclose(summary_of(model, x)[:, 0], expit(own).mean((1, 2)), rtol=1e-5)
+    doubt = entropy(np.stack([expit(own), expit(-own)]), axis=0)
+    check_summary(model, x, expit(own).mean((1, 2))[:, None], doubt)
 
 
 @pytest.mark.parametrize("time_first", [False, True])
@@ -167,7 +175,7 @@ def test_sequences_have_a_row_for_each_step_of_each_frame(time_first):
     own = own.transpose(1, 0, 2) if time_first else own
     assert model.attachment.named[0].axis == int(time_first)
     np.testing.assert_array_equal(rows_of(model, x), own.reshape(-1, 5))
-    np.testing.assert_allclose(summary_of(model, x), softmax(own, 2).mean(1), rtol=1e-5)
+    check_summary(model, x, softmax(own, 2).mean(1), entropy(softmax(own, 2), axis=2))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +204,7 @@ def test_labels_are_rows_of_two_classes():
     x = torch.rand(5, 1, 8, 8)
     own = run(network, x)
     np.testing.assert_allclose(softmax(rows_of(model, x), 1)[:, 1], expit(own).ravel(), rtol=1e-5)
-    np.testing.assert_allclose(summary_of(model, x), expit(own), rtol=1e-5)
+    check_summary(model, x, expit(own), entropy(np.stack([expit(own), expit(-own)]), axis=0))
 
 
 def test_many_numbers_are_summed_up_by_means_of_neighbours():

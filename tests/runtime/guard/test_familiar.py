@@ -100,6 +100,17 @@ def test_more_certain_is_as_strange_as_less_certain(away):
     assert is_as_certain(seen.with_answers(answers), source) == (abs(away) < ENTROPY_TOLERANCE)
 
 
+def test_tasks_without_labels_are_as_certain_as_their_entropies_say():
+    """Most positions may be plain, so no part of a guess's entropy is room."""
+    given_entropies = np.full(1024, 0.02, np.float32)
+    seen = nothing_seen(KEY, 0).with_entropies(given_entropies)
+    assert seen.asked == 1024 and seen.entropy == pytest.approx(0.02)
+    for level, alike in ((0.02, True), (0.0205, True), (0.03, False), (0.01, False)):
+        source = SourceKeys(SOURCE.mean, SOURCE.whitening, 1.6, level, 1e-6)
+        assert is_as_certain(seen, source) == alike
+    assert not goes_on(seen)
+
+
 def test_between_hardly_any_doubt_and_none_there_is_no_difference():
     seen = nothing_seen(KEY, CLASSES).with_answers(logits([1] * 64, certainty=9.0))
     source = SourceKeys(SOURCE.mean, SOURCE.whitening, 1.6, 0.03, 1e-6)
