@@ -54,9 +54,9 @@ def test_answers_of_threads_are_those_of_the_same_calls_one_by_one(
     given, order, answers = calls(digits_stream[0], 0), [], {}
     with opened(**options) as runtime, monkeypatch.context() as patch:
 
-        def noted(frames, spec):  # the first thing that a call does in its turn
+        def noted(frames, spec, inputs):  # the first thing that a call does in its turn
             order.append(next(k for k, known in enumerate(given) if known is frames))
-            return checked(frames, spec)
+            return checked(frames, spec, inputs)
 
         patch.setattr(class_calls, "checked", noted)
 
