@@ -81,10 +81,11 @@ def _line(rate: float, origin: dict[str, Any], *, given: bool) -> str:
 
 
 def _print_parity(out: Path, parity: Any) -> None:
+    limit = f"{parity.tolerance:.0e}"
     rows = [
-        ("frozen outputs", f"{parity.frozen:.1e}", "1e-05"),
-        ("predict", f"{parity.predict:.1e}", "1e-05"),
-        ("adapt, worst output of the first step", f"{parity.first_step:.1e}", "1e-05"),
+        ("frozen outputs", f"{parity.frozen:.1e}", limit),
+        ("predict", f"{parity.predict:.1e}", limit),
+        ("adapt, worst output of the first step", f"{parity.first_step:.1e}", limit),
         ("adapt, gradients relative to their size", f"{parity.slots:.1e}", "1e-03"),
         (f"block after {parity.steps} steps", f"{parity.after_steps:.1e}", "1e-04"),
     ]

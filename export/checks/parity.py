@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,75 +16,28 @@ from edgemem.bundle.rows import fields
 from edgemem.errors import AttachError, ExportError
 from edgemem.export.checks.differences import difference, least, slot_differences
 from edgemem.export.checks.onnx_graphs import Arrays, Call, Engine, run_graph, session
+from edgemem.export.checks.parity_figures import (
+    FIRST_TOLERANCE,
+    LATER_TOLERANCE,
+    SLOT_TOLERANCE,
+    Parity,
+    rounding_of,
+    tolerance,
+)
 from edgemem.export.functions.forward import Function, answer_names
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.inspection.untouched import check_untouched, known_source
 from edgemem.models.tasks.task_outputs import summary
-from edgemem.models.tensor_rows import Frames, named_tensors, of_array, repeated, split
+from edgemem.models.tensor_rows import (
+    Frames,
+    named_tensors,
+    of_array,
+    repeated,
+    split,
+)
 
 STEPS = 20
 BATCHES = 10
-FIRST_TOLERANCE = 1e-5
-LATER_TOLERANCE = 1e-4
-SLOT_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Largest differences, absolute, or relative to the largest value of an output above one.
-
-    Attributes:
-        frozen: zero block and source statistics against the model that was given, on reference
-            frames and, where any are known, on frames of its source.
-        predict: `predict` against torch.
-        first_step: every output of `adapt` but slots against torch.
-        slots: first step's optimiser slots (the gradient, for SGD), each relative to its own
-            largest value, however small; a wrong gradient can hide in the absolute figures.
-        batches: reference batches tried until every output had stayed within its limit on one.
-            Where some ReLU sits on its kink, the gradients before it are off by a jump in one of
-            the two fp32 computations; large networks have such a ReLU somewhere in most batches.
-            Outputs of a wrong graph are off on all of them.
-        after_steps: block values after `steps` consecutive steps, of which `updated` changed it.
-        predict_equals_adapt: whether both graphs gave bit-equal answers.
-    """
-
-    frozen: float
-    predict: float
-    first_step: float
-    worst_output: str
-    slots: float
-    batches: int
-    after_steps: float
-    steps: int
-    updated: int
-    predict_equals_adapt: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
-        return asdict(self)
-
-    def check(self, engine: str = "onnxruntime") -> None:
-        """Raise ExportError where a difference is above its limit."""
-        limits = {
-            "frozen outputs": (self.frozen, FIRST_TOLERANCE),
-            "predict": (self.predict, FIRST_TOLERANCE),
-            f"first step ({self.worst_output})": (self.first_step, FIRST_TOLERANCE),
-            "first step, slots relative to their size": (self.slots, SLOT_TOLERANCE),
-            f"block after {self.steps} steps": (self.after_steps, LATER_TOLERANCE),
-        }
-        for what, (found, limit) in limits.items():
-            if not found <= limit:
-                raise ExportError(
-                    "parity check",
-                    f"{what}: {engine} and torch differ by {found:.1e}, limit {limit:.0e}",
-                    "No bundle was written; try a lower learning rate, or report the model",
-                )
-        if self.updated == 0:
-            raise ExportError(
-                "parity check",
-                "no step changed the block, so nothing was compared",
-                "Check that the meta networks get a gradient",
-            )
 
 
 def check_parity(
@@ -107,6 +58,7 @@ def check_parity(
     inputs |= {name: value for name, value in predict.inputs.items() if name not in inputs}
     differences: dict[str, float] = {}
     slots: dict[str, float] = {}
+    rounding = rounding_of(model, of_array(reference_frames(frames)))
     for seed in range(BATCHES):
         inputs |= named_tensors(of_array(reference_frames(frames, seed)))
         expected, found = _call(adapt, inputs), engine["adapt"](inputs)
@@ -117,7 +69,7 @@ def check_parity(
         slots = least(slots, slot_differences(found, expected))
         worst = max(differences, key=differences.__getitem__)
         worst_slot = max(slots.values(), default=0.0)
-        if differences[worst] <= FIRST_TOLERANCE and worst_slot <= SLOT_TOLERANCE:
+        if differences[worst] <= tolerance(rounding) and worst_slot <= SLOT_TOLERANCE:
             break
     frozen, given = _frozen(engine, model, predict, of_array(reference_frames(frames, seed)))
     others = [_frozen(engine, model, predict, x)[0] for x in _source(model, frames)]
@@ -140,6 +92,7 @@ def check_parity(
         steps=STEPS,
         updated=updated,
         predict_equals_adapt=all((predicted[name] == found[name]).all() for name in told),
+        rounding=rounding,
     )
     later = inputs | {k: torch.from_numpy(v) for k, v in _next(expected).items()}
     reference = {

@@ -203,7 +203,8 @@ def export(
     """Turn a checkpoint into a bundle that adapts on a device without torch.
 
     The bundle is compared with torch before it is put in place: every output of the first step
-    within 1e-5, gradients within 1e-3 of their own size, the block within 1e-4 after 20 steps.
+    within 1e-5 (of deep networks, which round more, up to 1e-4), gradients within 1e-3 of their own
+    size, the block within 1e-4 after 20 steps.
     Without --learning-rate, source frames decide whether steps help, and how large they are.
 
     Example: edgemem export resnet.th --model edgemem.models.networks:resnet20

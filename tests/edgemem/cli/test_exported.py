@@ -14,7 +14,7 @@ from edgemem.demo import BUNDLE
 
 class Parity:
     frozen = predict = first_step = slots = after_steps = 1e-7
-    steps = 20
+    steps, tolerance = 20, 1e-5
 
     @staticmethod
     def as_dict():

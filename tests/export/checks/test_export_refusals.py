@@ -18,7 +18,8 @@ from edgemem.bundle.manifest_checks import MOST_FRAME_BYTES
 from edgemem.bundle.opening import open_bundle
 from edgemem.errors import AttachError, ExportError, InputError
 from edgemem.export import Choices, export_bundle
-from edgemem.export.checks.parity import STEPS, Parity
+from edgemem.export.checks.parity import STEPS
+from edgemem.export.checks.parity_figures import Parity
 from edgemem.export.choices import check_choices
 from edgemem.export.lowering import convolution
 from edgemem.models import attach
@@ -36,6 +37,7 @@ RIGHT = Parity(
     steps=STEPS,
     updated=STEPS,
     predict_equals_adapt=True,
+    rounding=1e-7,
 )
 
 
@@ -258,6 +260,17 @@ def test_parity_refuses_every_figure_above_its_limit(field, value):
     RIGHT.check()
     with pytest.raises(ExportError, match="limit"):
         replace(RIGHT, **{field: value}).check()
+
+
+@pytest.mark.parametrize(
+    ("rounding", "limit"), [(0.0, 1e-5), (2e-6, 1e-5), (1e-5, 4e-5), (1.0, 1e-4)]
+)
+def test_a_network_that_rounds_much_itself_gets_more_room(rounding, limit):
+    given = replace(RIGHT, rounding=rounding)
+    replace(given, frozen=0.99 * limit).check()
+    for field in ("frozen", "predict", "first_step"):
+        with pytest.raises(ExportError, match="limit"):
+            replace(given, **{field: 1.01 * limit}).check()
 
 
 def test_parity_refuses_a_comparison_in_which_nothing_moved():
