@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RATE = "learning_rate"
 MOST_FRAMES, LEAST_FRAMES = 256, 64  # of every shift, in each order of labels
 SEGMENTS = 18  # such numbers of frames in a trial
-MOST_SECONDS = 20.0  # that a trial may take, as far as fewer frames help
+MOST_SECONDS = 60.0  # that a trial may take, as far as fewer frames help
 
 
 def calibrated(
