@@ -11,7 +11,7 @@ import torch
 
 from edgemem.block import ArraySpec, BlockSpec
 from edgemem.bundle.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, Teaching
-from edgemem.export.checks.parity_figures import Parity
+from edgemem.export.checks.parity_result import Parity
 from edgemem.export.choices import Choices
 from edgemem.export.functions.class_reading import FRAMES, READS, SUMS, Reading
 from edgemem.export.functions.forward import Function

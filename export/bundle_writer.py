@@ -29,7 +29,7 @@ from edgemem.export.bundle_manifest import (
 from edgemem.export.checks.calibrating import calibrated
 from edgemem.export.checks.onnx_graphs import Arrays, onnx_engine
 from edgemem.export.checks.parity import check_at_rest, check_learn, check_parity
-from edgemem.export.checks.parity_figures import Parity
+from edgemem.export.checks.parity_result import Parity
 from edgemem.export.checks.way_out import with_way_out
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of, settled
 from edgemem.export.functions.class_reading import Reading, teachable

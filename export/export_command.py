@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgemem.errors import ExportError
 from edgemem.export.bundle_writer import export_bundle
-from edgemem.export.checks.parity_figures import Parity
+from edgemem.export.checks.parity_result import Parity
 from edgemem.export.choices import Choices, settled
 from edgemem.models.model_options import AttachSettings, load_model
 

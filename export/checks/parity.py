@@ -16,7 +16,7 @@ from edgemem.bundle.rows import fields
 from edgemem.errors import AttachError, ExportError
 from edgemem.export.checks.differences import difference, least, slot_differences
 from edgemem.export.checks.onnx_graphs import Arrays, Call, Engine, run_graph, session
-from edgemem.export.checks.parity_figures import (
+from edgemem.export.checks.parity_result import (
     FIRST_TOLERANCE,
     LATER_TOLERANCE,
     SLOT_TOLERANCE,

@@ -22,7 +22,7 @@ from edgemem.bundle.reference_frames import reference_frames
 from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.checks.onnx_graphs import Arrays, Call, Engine
 from edgemem.export.checks.parity import check_parity
-from edgemem.export.checks.parity_figures import LATER_TOLERANCE
+from edgemem.export.checks.parity_result import LATER_TOLERANCE
 from edgemem.export.functions.class_reading import Reading
 from edgemem.export.functions.forward import Function
 from edgemem.export.functions.predict_adapt import key_function, predict_function

@@ -19,7 +19,7 @@ from edgemem.bundle.opening import open_bundle
 from edgemem.errors import AttachError, ExportError, InputError
 from edgemem.export import Choices, export_bundle
 from edgemem.export.checks.parity import STEPS
-from edgemem.export.checks.parity_figures import Parity
+from edgemem.export.checks.parity_result import Parity
 from edgemem.export.choices import check_choices
 from edgemem.export.lowering import convolution
 from edgemem.models import attach
