@@ -12,7 +12,11 @@ from edgemem.errors import BundleError
 from edgemem.runtime.engines.external_data import external_tensors
 
 GENUINE = (BUNDLE / "adapt.onnx").read_bytes()
-GRAPHS = sorted(BUNDLE.parents[2].glob("**/*.edgemem/*.onnx"))
+GRAPHS = sorted(  # what is shipped: under build/ others may be writing
+    path
+    for folder in (BUNDLE.parent, BUNDLE.parents[2] / "examples")
+    for path in folder.glob("**/*.edgemem/*.onnx")
+)
 
 
 def outside(name="w", shape=(2, 3), code=TensorProto.FLOAT, **where):
