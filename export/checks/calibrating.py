@@ -42,7 +42,7 @@ def calibrated(
     step is judged by what it changes for the worse of the frozen model's answers once frames are
     shifted.
     """
-    if manifest.task is not None or not can_calibrate(model, choices.batch):
+    if not can_calibrate(model, choices.batch):
         return manifest
     known = source_rows(model)
     assert known is not None
