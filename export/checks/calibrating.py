@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgemem.bundle.manifest import HyperParameter, Manifest
 from edgemem.export.choices import Choices, can_calibrate
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
-from edgemem.models.tensor_rows import source_rows, split, to_array
+from edgemem.models.tensor_rows import Frames, source_rows, split, to_array
 
 if TYPE_CHECKING:
     from edgemem.runtime.tools.calibration import Calibration
 
 RATE = "learning_rate"
 MOST_FRAMES, LEAST_FRAMES = 256, 64  # of every shift, in each order of labels
-SEGMENTS = 18  # such numbers of frames in a trial
-MOST_SECONDS = 60.0  # that a trial may take, as far as fewer frames help
+MOST_OPERATIONS = 256e9  # multiplications and additions for them, as far as fewer frames help
 
 
 def calibrated(
@@ -72,16 +72,20 @@ def calibrated(
     found = calibrate(
         replace(bundle, manifest=manifest),
         source,
-        frames=_frames(manifest),
+        frames=frames_for_trial(model, frames),
         note=lambda text: report(f"calibrating, {text}"),
     )
     return _with_rate(manifest, found)
 
 
-def _frames(manifest: Manifest) -> int:
-    """Of every shift: fewer where steps take long."""
-    seconds = min(plan.milliseconds for plan in manifest.plans) / manifest.frames.batch / 1000
-    affordable = int(MOST_SECONDS / (SEGMENTS * max(seconds, 1e-9)))
+def frames_for_trial(model: AdaptiveModel, frames: Frames) -> int:
+    """Of every shift: fewer for a network with much to compute, the same number on every machine.
+
+    What a trial finds must not depend on how busy the exporting machine is.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.frozen_logits(next(iter(split(frames, 1))))
+    affordable = int(MOST_OPERATIONS / max(counter.get_total_flops(), 1))
     return min(MOST_FRAMES, max(LEAST_FRAMES, affordable))
 
 

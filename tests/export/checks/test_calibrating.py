@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from edgemem.export import Choices, export_bundle
+from edgemem.export.checks import calibrating
+from edgemem.export.checks.calibrating import LEAST_FRAMES, MOST_FRAMES, frames_for_trial
 from edgemem.export.choices import (
     ENOUGH,
     LEARNING_RATES,
@@ -87,3 +89,16 @@ def test_too_few_source_frames_to_try_steps_on_are_none(frames, share):
     functions, _ = functions_of(model, choices, frame_spec(model, choices))
     rate = float(functions["adapt"].inputs["hp.learning_rate"])
     assert rate == pytest.approx(share * DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("affordable", "taken"), [(1000, MOST_FRAMES), (100, 100), (1, LEAST_FRAMES)]
+)
+def test_a_trial_has_as_many_frames_as_its_operations_allow(monkeypatch, affordable, taken):
+    given = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.Linear(16, 10)
+    ).eval()
+    example = torch.zeros(2, 1, 8, 8)
+    model = attach(given, [], example, statistics="remembered", sites=["1"])
+    monkeypatch.setattr(calibrating, "MOST_OPERATIONS", affordable * 2 * (64 * 16 + 16 * 10))
+    assert frames_for_trial(model, example) == taken
