@@ -49,7 +49,7 @@ def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, j
         say(*COLD)
     _print_parity(out, parity)
     if rate is not None:
-        say(_line(rate.default, origin, given=given))
+        say(_line(rate.default, manifest, given=given))
 
 
 def _alignment(found: dict[str, Any]) -> tuple[str, ...]:
@@ -62,13 +62,17 @@ def _alignment(found: dict[str, Any]) -> tuple[str, ...]:
     return (f"moments are aligned at {where}:", f"wrong answers on shifted source frames {gain}")
 
 
-def _line(rate: float, origin: dict[str, Any], *, given: bool) -> str:
+def _line(rate: float, manifest: Manifest, *, given: bool) -> str:
     """What became of the learning rate."""
+    origin = manifest.exported_from
     if given:
         return f"learning rate {rate:g}, as given"
     found = origin.get("calibration")
+    if found is None and manifest.task is not None:
+        return f"learning rate {rate:g}, untried: outputs are not classes; --learning-rate sets it"
     if found is None:
-        known = "too few source frames" if origin["warm"] else "no source frames"
+        some = origin["warm"] or origin.get("measured")
+        known = "too few source frames" if some else "no source frames"
         return f"{known}: small learning rate {rate:g}; edgemem tune chooses another"
     if rate == 0:
         moving = origin["statistics"] not in ("source", 0)

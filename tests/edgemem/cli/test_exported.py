@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgemem.bundle.manifest import TaskSpec
 from edgemem.bundle.opening import open_bundle
 from edgemem.cli.exported import print_exported
 from edgemem.demo import BUNDLE
@@ -77,6 +78,13 @@ def test_without_source_frames_or_with_few_the_rate_is_small_and_tune_is_named(c
     found = said(capsys, manifest(3e-5, warm=False, measured=True, alignment=aligned))
     assert "at 2 sites:" in found and "31.2 to 12.5 %" in found and "pass --source" not in found
     assert "too few source frames: small learning rate 3e-05; edgemem tune chooses" in few
+    assert "too few source frames" in said(capsys, manifest(3e-5, warm=False, measured=True))
+
+
+def test_where_outputs_are_not_classes_no_rate_was_tried(capsys):
+    made = replace(manifest(3e-5, warm=False, measured=True), task=TaskSpec("dense", (), 2))
+    text = said(capsys, made)
+    assert "learning rate 3e-05, untried: outputs are not classes" in text and "tune" not in text
 
 
 def test_a_rate_of_the_user_is_repeated_and_a_step_without_one_says_nothing(capsys):
