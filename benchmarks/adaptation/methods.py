@@ -41,7 +41,9 @@ OURS: dict[str, Ours] = {
     "EdgeMem, meta path": Ours(bundle="meta path"),
     "EdgeMem, int8": Ours(bundle="int8"),
     "EdgeMem, forward only": Ours(bundle="forward only"),
+    "EdgeMem, warm-up on re-measured": Ours(bundle="warm-up on re-measured"),
     "EdgeMem, re-measured": Ours(bundle="re-measured"),
+    "EdgeMem, from an ONNX file": Ours(bundle="ONNX file"),
     "EdgeMem, re-measured, forward only": Ours(bundle="re-measured, forward only"),
     "warm, not adapted": Ours(adapt=False, contexts=False, hyper_parameters=NO_MEMORY),
 }
@@ -75,6 +77,7 @@ METHODS = (*OURS, *PEERS, *WARM, *REMEASURED)
 VARIANTS = (
     "EdgeMem, forgetful state", "EdgeMem, shipped levels",
     "EdgeMem, meta path", "EdgeMem, tuned", "EdgeMem, int8", "EdgeMem, forward only",
+    "EdgeMem, warm-up on re-measured", "EdgeMem, from an ONNX file",
 )  # fmt: skip
 FIRST_REMEASURED = (
     "batch statistics, re-measured", "Tent, re-measured", "ETA, re-measured",

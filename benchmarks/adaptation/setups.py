@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,9 @@ from edgemem.models import AdaptiveModel, Normalization, attach, load_adaptive
 from edgemem.models.adaptive.adaptive_model import SOURCE
 from edgemem.models.checkpoints.checkpoint import read_tensors, write_tensors
 from edgemem.models.data import to_float
+from edgemem.models.onnx_files.onnx_model import load_onnx
 from edgemem.models.sites.aligned_model import align
+from edgemem.models.sites.measuring import make_measured
 
 SOURCE_FRAMES = 2000  # that peers may use
 ECOTTA_FRAMES = 25_600  # of its warm-up: as many as ours has
@@ -194,13 +197,16 @@ def ecotta_warmed(name: str, task: Task, *, quick: bool) -> Path:
 class Exported:
     """How a bundle is made. int8: frozen kernels in eight bits, calibrated on source frames.
 
-    cold: without a warm-up, around the moments of source frames without labels.
+    cold: without a warm-up, around the moments of source frames without labels; from_file: of the
+    network as an ONNX file. measured: a warm-up around such moments.
     """
 
     statistics: Statistics = "remembered"
     norm_affine: bool = True
     int8: bool = False
     cold: bool = False
+    measured: bool = False
+    from_file: bool = False
     choices: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -211,7 +217,9 @@ BUNDLES = {
     "meta path": Exported(norm_affine=False, choices=META_PATH),
     "int8": Exported(int8=True),
     "forward only": Exported(norm_affine=False, choices={"objective": "statistics"}),
+    "warm-up on re-measured": Exported(measured=True),
     "re-measured": Exported(cold=True),
+    "ONNX file": Exported(cold=True, from_file=True),
     "re-measured, forward only": Exported(
         cold=True, norm_affine=False, choices={"objective": "statistics"}
     ),
@@ -226,20 +234,33 @@ def write_bundles(task: Task, names: Iterable[str], folder: Path, *, quick: bool
         if made.cold:
             frames = task.source()[0][:SOURCE_FRAMES]
             model, _ = align(
-                task.frozen(),
+                _as_file(task.frozen(), frames.shape[1:]) if made.from_file else task.frozen(),
                 frames,
                 normalization=task.normalization,
                 norm_affine=made.norm_affine,
                 batch=task.batch,
             )
         else:
-            model, _ = load_adaptive(task.warmed(quick=quick), task.frozen())
+            warmed = task.warmed(quick=quick, measured=made.measured)
+            model, _ = load_adaptive(warmed, task.frozen())
             model = with_statistics(model, task.frozen(), made.statistics)
             if made.norm_affine:
                 model.add_norm_affine()
         path = folder / "bundles" / f"{name}.edgemem"
         int8 = task.source()[0][:SOURCE_FRAMES] if made.int8 else None
         export_bundle(model, path, Choices(batch=task.batch, int8=int8, **made.choices))
+
+
+def _as_file(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """What becomes of a network that is given as an ONNX file: its norms are in its kernels."""
+    example, number = torch.zeros(2, *shape), torch.export.Dim("frames")
+    with tempfile.TemporaryDirectory(prefix="edgemem-") as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            network, (example,), path, dynamic_shapes=({0: number},), external_data=False,
+            verbose=False,
+        )  # fmt: skip
+        return load_onnx(path, None)[0]
 
 
 def with_statistics(
@@ -261,6 +282,9 @@ def with_statistics(
         normalization=own.normalization,
         outputs=own.outputs,
     )
+    if own.measured:
+        make_measured(other)
+        other.attachment = replace(other.attachment, measured=True)
     for name in SOURCE:
         setattr(other, name, getattr(model, name))
     other.labels, other.prototypes = model.labels, model.prototypes

@@ -32,6 +32,7 @@ from benchmarks.shared.views import image_view, sound_view, warm_up_view
 from benchmarks.shared.warm_cache import cache_path, cached_warm_up
 from edgemem.models import AdaptiveModel, Normalization, Recipe, attach
 from edgemem.models.checkpoints.checkpoint import read_tensors, write_tensors
+from edgemem.models.sites.measuring import measure_source
 
 NATURAL = "JPEG files"
 IMAGE_NORMALIZATION = Normalization(MEAN, STD)
@@ -73,8 +74,11 @@ class Task(Protocol):
     def pool(self, contexts: Sequence[str], images: int, note: Note) -> Pool:
         """Frames of every context, CLEAN among them; labels of the contexts', and of clean ones."""
 
-    def warmed(self, *, quick: bool) -> Path:
-        """The checkpoint after a warm-up, with mixed statistics; see `setups.with_statistics`."""
+    def warmed(self, *, quick: bool, measured: bool = False) -> Path:
+        """The checkpoint after a warm-up, with mixed statistics; see `setups.with_statistics`.
+
+        measured: around moments of source frames in eval mode.
+        """
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,10 @@ class Images:
         frost = frost_folder(self.data)
         return corrupt(frames, kind, int(level or SEVERITY), seed=0, frost_folder=frost)
 
-    def warmed(self, *, quick: bool) -> Path:
+    def warmed(self, *, quick: bool, measured: bool = False) -> Path:
         """See `Task`."""
         recipe, frames = Recipe(epochs=1 if quick else 3), 3200 if quick else 25_600
-        return warmed_checkpoint(self.data, recipe, frames, self.depth)
+        return warmed_checkpoint(self.data, recipe, frames, self.depth, measured=measured)
 
 
 @dataclass(frozen=True)
@@ -151,15 +155,18 @@ class Speech:
         _, (clean, clean_labels), (frames, labels) = _recordings(self.data, self.speaker)
         return dict.fromkeys(contexts, frames) | {CLEAN: clean}, labels, clean_labels
 
-    def warmed(self, *, quick: bool) -> Path:
+    def warmed(self, *, quick: bool, measured: bool = False) -> Path:
         """See `Task`."""
-        return cached_warm_up(
-            f"speech-{self.speaker}",
-            {"parts": self.parts, "voices": VOICES},
-            Recipe(epochs=1),
-            self._attached,
-            self._voices,
-        )
+        kind = f"speech-{self.speaker}-measured" if measured else f"speech-{self.speaker}"
+
+        def attached() -> AdaptiveModel:
+            model = attach(self.frozen(), self.parts, torch.zeros(2, BANDS, STEPS))
+            if measured:
+                measure_source(model, self.source()[0])
+            return model
+
+        settings = {"parts": self.parts, "voices": VOICES}
+        return cached_warm_up(kind, settings, Recipe(epochs=1), attached, self._voices)
 
     def _voices(self) -> tuple[Frames, Labels]:
         """Source recordings in other voices. Longer training gains nothing: the network knows the
@@ -167,9 +174,6 @@ class Speech:
         frames, labels = self.source()
         views = [other_voices(frames, seed) for seed in range(VOICES)]
         return np.concatenate(views), np.tile(labels, VOICES)
-
-    def _attached(self) -> AdaptiveModel:
-        return attach(self.frozen(), self.parts, torch.zeros(2, BANDS, STEPS))
 
 
 @functools.cache

@@ -15,12 +15,14 @@ from benchmarks.shared.warm_cache import cached_warm_up
 from edgemem.files.atomic import sha256_file
 from edgemem.models import AdaptiveModel, Normalization, Recipe, attach, load_into
 from edgemem.models.networks import resnet20, resnet32
+from edgemem.models.sites.measuring import measure_source
 
 Depth = Literal[20, 32]
 PARTS: dict[Depth, tuple[str, ...]] = {
     20: ("layer1[0:2]", "layer1[2:3]", "layer2", "layer3"),
     32: ("layer1[0:3]", "layer1[3:5]", "layer2", "layer3"),
 }
+MEASURED = 2000  # source frames
 NETWORKS = {20: resnet20, 32: resnet32}
 
 
@@ -42,8 +44,13 @@ def attached(data: Path, depth: Depth = 20) -> AdaptiveModel:
     )
 
 
-def warmed_checkpoint(data: Path, recipe: Recipe, source_frames: int, depth: Depth) -> Path:
-    """The checkpoint after warm-up, from the cache if it is there."""
+def warmed_checkpoint(
+    data: Path, recipe: Recipe, source_frames: int, depth: Depth, *, measured: bool = False
+) -> Path:
+    """The checkpoint after warm-up, from the cache if it is there.
+
+    measured: around moments of source frames in eval mode.
+    """
     settings = {
         "frames": source_frames,
         "parts": PARTS[depth],
@@ -54,4 +61,11 @@ def warmed_checkpoint(data: Path, recipe: Recipe, source_frames: int, depth: Dep
         images, labels = load_cifar10(data, "train")
         return images[:source_frames].transpose(0, 3, 1, 2), labels[:source_frames]
 
-    return cached_warm_up(f"resnet{depth}", settings, recipe, lambda: attached(data, depth), source)
+    def model() -> AdaptiveModel:
+        made = attached(data, depth)
+        if measured:
+            measure_source(made, source()[0][:MEASURED])
+        return made
+
+    kind = f"resnet{depth}-measured" if measured else f"resnet{depth}"
+    return cached_warm_up(kind, settings, recipe, model, source)
