@@ -13,7 +13,7 @@ import onnx
 import torch
 
 from edgemem.block import pack
-from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.manifest import REMEMBER, FrameSpec
 from edgemem.bundle.manifest_file import MANIFEST, to_json
 from edgemem.bundle.opening import open_bundle
 from edgemem.bundle.reference_frames import reference_frames
@@ -28,7 +28,7 @@ from edgemem.export.bundle_manifest import (
 )
 from edgemem.export.checks.calibrating import calibrated
 from edgemem.export.checks.onnx_graphs import Arrays, onnx_engine
-from edgemem.export.checks.parity import check_at_rest, check_learn, check_parity
+from edgemem.export.checks.parity import check_at_rest, check_learn, check_parity, check_remember
 from edgemem.export.checks.parity_result import Parity
 from edgemem.export.checks.way_out import with_way_out
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of, settled
@@ -176,6 +176,8 @@ def _compared(
     parity, reference = check_parity(engine, model, predict, adapt, frames, objective.exercise)
     parity.check()
     check_plans(folder, steps, _step_inputs(functions, frames))
+    if REMEMBER in functions:
+        check_remember(folder / f"{REMEMBER}.onnx", functions[REMEMBER], frames)
     if "learn" in functions:
         check_learn(folder / "learn.onnx", functions["learn"], frames)
     return parity, reference

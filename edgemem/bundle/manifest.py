@@ -98,6 +98,8 @@ TARGETS = (ONNX, LITERT, NPU)  # sets of graphs; every bundle has the first
 FILLED = "filled"
 # Input of `learn`: the class of each row, -1 where there is none.
 LABELS = "y"
+# Graph that does what a step does at a learning rate of zero, without a gradient.
+REMEMBER = "remember"
 CLOSED = -1e4  # logit of a class that is not there; half precision holds it
 
 
