@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
@@ -25,6 +24,7 @@ from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.functions.forward import Function
 from edgemem.export.lowering.portable import PORTABLE
 from edgemem.export.lowering.rewrite import lower
+from edgemem.export.lowering.simplify import simplify
 from edgemem.export.lowering.spelled_out import SpelledOut
 from edgemem.export.lowering.table import (
     NEEDED_FORMS,
@@ -53,7 +53,7 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
     """
     with _explained(), _quiet(), _without_collecting():
         exported = _translated(_export(function, portable), function, portable)
-        optimize_ir(exported.model, num_iterations=1)
+        simplify(exported.model)
         for value, name in zip(exported.model.graph.outputs, function.outputs, strict=True):
             value.name = name  # where two outputs are one value, the optimiser names the second
     with _quiet(), _without_collecting():
