@@ -41,6 +41,7 @@ from edgemem.export.other_tasks import railed
 from edgemem.export.targets.integer import reference_of, rewritten
 from edgemem.export.targets.target_graphs import Targets
 from edgemem.export.trace import to_onnx
+from edgemem.export.turned_kernels import turn_on_load
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files.atomic import new_folder
@@ -110,6 +111,7 @@ def _export(
     steps = plan_graphs(models["adapt"])
     models |= steps
     for graph in models.values():
+        turn_on_load(graph)
         strip_notes(graph)
     targets = Targets(model, functions, choices.targets, frames, reading)
     others = targets.graphs(report)

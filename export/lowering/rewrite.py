@@ -40,7 +40,7 @@ def lower(model: onnx.ModelProto, *, portable: bool = False) -> onnx.ModelProto:
         onnx_shape_inference=True,
         input_size_limit=LARGEST_FOLDED,
         output_size_limit=LARGEST_FOLDED,
-        should_fold=_worth_folding,
+        should_fold=worth_folding,
     )
     RemoveUnusedNodesPass()(graph)
     for rules in PORTABLE_RULES if portable else RULES:
@@ -55,7 +55,7 @@ def lower(model: onnx.ModelProto, *, portable: bool = False) -> onnx.ModelProto:
     return ir.to_proto(graph)
 
 
-def _worth_folding(node: ir.Node) -> bool | None:
+def worth_folding(node: ir.Node) -> bool | None:
     """Not what would store one value many times; None = as the library decides."""
     shape = node.outputs[0].shape
     if node.op_type not in SPREADING or shape is None:

@@ -24,6 +24,8 @@ from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet, rewrite
 from onnxscript.rewriter.rules import common
 
+from edgemem.export.lowering.rewrite import worth_folding
+
 # By the operator of the node that a rule replaces; in the order in which onnxscript tries them.
 RULES: Mapping[str, tuple[RewriteRule, ...]] = {
     "Mul": tuple(common.mul_by_1_rule.commute()),
@@ -72,7 +74,7 @@ RULES: Mapping[str, tuple[RewriteRule, ...]] = {
 def simplify(model: ir.Model) -> None:
     """Change a model in place; it computes the same."""
     InlinePass()(model)
-    fold_constants(model, onnx_shape_inference=True)
+    fold_constants(model, onnx_shape_inference=True, should_fold=worth_folding)
     found = {node.op_type for node in model.graph}
     rules = [rule for operator, own in RULES.items() if operator in found for rule in own]
     rewrite(model, pattern_rewrite_rules=RewriteRuleSet(rules))
