@@ -135,7 +135,7 @@ def _small_planes(x: ir.Value) -> bool:
 def _norm(op: Any, x: ir.Value, scale: ir.Value, shift: ir.Value, channels: int) -> Any:
     pair = [_reshaped(op, v, [channels], f"{v.name}.pair.{x.name}") for v in (scale, shift)]
     moments = [
-        op.initializer(ir.tensor(np.full(channels, v, np.float32)), f"{name}.{x.name}")
+        op.initializer(ir.tensor(np.full(channels, v, np.float32)), f"{name}.{scale.name}.{x.name}")
         for name, v in (("mean", 0.0), ("variance", 1.0))
     ]
     return op.BatchNormalization(x, *pair, *moments, epsilon=0.0)
