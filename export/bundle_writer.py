@@ -27,6 +27,7 @@ from edgemem.export.bundle_manifest import (
     teaching_of,
 )
 from edgemem.export.checks.calibrating import calibrated
+from edgemem.export.checks.calibrating_share import limited
 from edgemem.export.checks.onnx_graphs import Arrays, onnx_engine
 from edgemem.export.checks.parity import check_at_rest, check_learn, check_parity, check_remember
 from edgemem.export.checks.parity_result import Parity
@@ -150,6 +151,7 @@ def _export(
         manifest = calibrated(
             folder, railed(folder, manifest, model, report), model, choices, report
         )
+        manifest = limited(folder, manifest, model, report)
         (folder / MANIFEST).write_bytes(to_json(manifest))
         open_bundle(folder)  # what a device would refuse is not written
     return parity

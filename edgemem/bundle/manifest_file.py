@@ -96,6 +96,8 @@ def to_json(manifest: Manifest) -> bytes:
     }
     if manifest.task is not None:  # else the bundle tells classes apart, and says nothing of it
         document["task"] = asdict(manifest.task)
+    if manifest.surer_below is not None:
+        document["surer_below"] = manifest.surer_below
     return sealed(document)
 
 
@@ -137,6 +139,7 @@ def _check_seal(content: bytes, where: str) -> None:
 def _parse(document: Value) -> Manifest:
     field = document.field
     source, teaching = field("source"), field("teaching")
+    surer = document.object().get("surer_below")
     return Manifest(
         name=field("name").text(),
         graphs={k: v.text() for k, v in field("graphs").object(MOST_NAMES).items()},
@@ -164,6 +167,7 @@ def _parse(document: Value) -> Manifest:
         targets=_targets(field("targets")),
         teaching=None if teaching.plain is None else _teaching(teaching),
         task=_task(document),
+        surer_below=None if surer is None else surer.positive(),
     )
 
 

@@ -104,6 +104,11 @@ class Graphs:
         feeds = {**block.under("block"), **_scalars(hyper_parameters, graph)}
         return self.rows(self._run(graph, window, feeds), len(window))
 
+    @property
+    def tells_classes(self) -> bool:
+        """Whether answers are logits of classes."""
+        return self._bundle.manifest.task is None
+
     def rows(self, outputs: Arrays, frames: int) -> Answers:
         """Answers to so many frames, from what a graph returned.
 

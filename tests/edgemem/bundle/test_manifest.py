@@ -180,6 +180,26 @@ def test_a_task_that_does_not_fit_is_refused(change, others, reason):
         from_json(sealed(document), WHERE)
 
 
+@pytest.mark.parametrize(
+    ("limit", "task", "reason"),
+    [
+        (0.0, None, "is not above zero"),
+        ("1", None, "surer_below"),
+        (1.0, TASK, "a limit of certainty, but the task is regression"),
+    ],
+)
+def test_a_limit_of_certainty_that_does_not_fit_is_refused(limit, task, reason):
+    document = json.loads(GENUINE) | {"surer_below": limit}
+    document |= {} if task is None else {"task": task, "labels": [], "familiar": False}
+    with pytest.raises(BundleError, match=reason):
+        from_json(sealed(document), WHERE)
+
+
+def test_a_limit_of_certainty_is_read_as_it_was_written():
+    given = replace(from_json(GENUINE, WHERE), surer_below=0.75)
+    assert from_json(to_json(given), WHERE) == given
+
+
 def test_the_packaged_manifest_is_the_bytes_that_this_version_writes():
     assert to_json(from_json(GENUINE, WHERE)) == GENUINE
 
