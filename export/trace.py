@@ -24,7 +24,6 @@ from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.functions.forward import Function
 from edgemem.export.lowering.portable import PORTABLE
 from edgemem.export.lowering.rewrite import lower
-from edgemem.export.lowering.simplify import simplify
 from edgemem.export.lowering.spelled_out import SpelledOut
 from edgemem.export.lowering.table import (
     NEEDED_FORMS,
@@ -33,6 +32,7 @@ from edgemem.export.lowering.table import (
     check_operators,
     decompositions,
 )
+from edgemem.export.simplify import simplify
 
 if TYPE_CHECKING:
     import onnx

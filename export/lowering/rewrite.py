@@ -117,10 +117,11 @@ def affine_in_one_pass() -> RewriteRule:
         assert x.shape is not None
         channels, ones = x.shape[1], [1] * (len(x.shape) - 1)
         assert isinstance(channels, int)
+        own = f"{x.name}.{scale.name}.{shift.name}"  # no other map has all three
         if _small_planes(x):
-            return _norm(op, x, scale, shift, channels)
-        kernel = _reshaped(op, scale, [channels, *ones], f"{scale.name}.kernel.{x.name}")
-        bias = _reshaped(op, shift, [channels], f"{shift.name}.bias.{x.name}")
+            return _norm(op, x, scale, shift, channels, own)
+        kernel = _reshaped(op, scale, [channels, *ones], f"{own}.kernel")
+        bias = _reshaped(op, shift, [channels], f"{own}.bias")
         return op.Conv(x, kernel, bias, group=channels)
 
     return RewriteRule(pattern, replacement, holds)
@@ -132,10 +133,13 @@ def _small_planes(x: ir.Value) -> bool:
     return len(sizes) == len(x.shape) - 2 and math.prod(sizes) <= SMALL_PLANE
 
 
-def _norm(op: Any, x: ir.Value, scale: ir.Value, shift: ir.Value, channels: int) -> Any:
-    pair = [_reshaped(op, v, [channels], f"{v.name}.pair.{x.name}") for v in (scale, shift)]
+def _norm(op: Any, x: ir.Value, scale: ir.Value, shift: ir.Value, channels: int, own: str) -> Any:
+    pair = [
+        _reshaped(op, value, [channels], f"{own}.{name}")
+        for name, value in (("scale", scale), ("shift", shift))
+    ]
     moments = [
-        op.initializer(ir.tensor(np.full(channels, v, np.float32)), f"{name}.{scale.name}.{x.name}")
+        op.initializer(ir.tensor(np.full(channels, v, np.float32)), f"{own}.{name}")
         for name, v in (("mean", 0.0), ("variance", 1.0))
     ]
     return op.BatchNormalization(x, *pair, *moments, epsilon=0.0)

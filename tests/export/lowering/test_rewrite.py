@@ -78,6 +78,30 @@ CASES = {
         ),
         {"BatchNormalization": 1},
     ),
+    "affine twice of one image": (
+        model(
+            "agraph (float[2,4,9,16] x, float[4] s, float[4] t) => "
+            "(float[2,4,9,16] y, float[2,4,9,16] z) "
+            "{ s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(s4, x) y = Add(t4, a) "
+            "b = Mul(p, x) z = Add(q, b) }",
+            k=np.array([1, 4, 1, 1]),
+            p=per_channel(),
+            q=per_channel(),
+        ),
+        {"Reshape": 1, "Conv": 2},
+    ),
+    "affine twice of one image, small planes": (
+        model(
+            "agraph (float[2,4,5,5] x, float[4] s, float[4] t) => "
+            "(float[2,4,5,5] y, float[2,4,5,5] z) "
+            "{ s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(s4, x) y = Add(t4, a) "
+            "b = Mul(p, x) z = Add(q, b) }",
+            k=np.array([1, 4, 1, 1]),
+            p=per_channel(),
+            q=per_channel(),
+        ),
+        {"BatchNormalization": 2},
+    ),
     "scale into the next kernel": (
         model(
             "agraph (float[2,4,5,5] x) => (float[2,6,3,3] y) "

@@ -11,7 +11,7 @@ from torch import nn
 
 from edgemem.export import trace
 from edgemem.export.choices import Choices, frame_spec, functions_of
-from edgemem.export.lowering.simplify import simplify
+from edgemem.export.simplify import simplify
 from edgemem.models import attach
 
 
