@@ -1,13 +1,15 @@
-"""The graph that does what a step does at a learning rate of zero, without a gradient."""
+"""Steps without a gradient: at a learning rate of zero, and in bundles that learn nothing."""
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+import edgemem
 from edgemem.bundle.opening import open_bundle
-from edgemem.export import Choices
+from edgemem.export import Choices, export_bundle
 from edgemem.models import attach
 from edgemem.models.networks import digits
 from edgemem.runtime.engines.onnxruntime_engine import OnnxRuntimeBackend
@@ -103,3 +105,42 @@ def test_without_memory_or_without_steps_there_is_none(choices, lively, exported
     model = attach(network, [], example, statistics=choices["statistics"], norm_affine=True)
     made = exported(network, model, Choices(batch=BATCH, objective=objective))
     assert "remember" not in open_bundle(made.path).manifest.graphs
+
+
+@pytest.fixture(scope="module")
+def forward_only(lively, warmed, tmp_path_factory):
+    path = tmp_path_factory.mktemp("forward") / "net.edgemem"
+    network, x = lively(digits()), torch.zeros(2, 1, 8, 8)
+    model = warmed(attach(network, ["layer1", "layer2"], x, statistics="remembered"))
+    export_bundle(model, path, Choices(8, objective="statistics"))
+    return path
+
+
+@pytest.mark.slow
+def test_the_graph_has_no_backward_pass(forward_only):
+    nodes = {
+        name: [node.op_type for node in onnx.load(forward_only / f"{name}.onnx").graph.node]
+        for name in ("predict", "adapt")
+    }
+    assert nodes["adapt"].count("Conv") == nodes["predict"].count("Conv")
+    assert "ConvTranspose" not in nodes["adapt"]
+
+
+@pytest.mark.slow
+def test_only_what_is_remembered_moves(forward_only):
+    frames = np.random.default_rng(0).random((8, 1, 8, 8)).astype(np.float32)
+    with edgemem.open(forward_only, threads=1) as runtime:
+        before = session_of(runtime).block
+        assert "learning_rate" not in runtime.hyper_parameters
+        assert runtime.step(frames).adapted
+        after = session_of(runtime).block
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved and all("remembered" in name for name in moved)
+    assert {name for name in before if "remembered" in name} - moved <= {"remembered_evenness"}
+
+
+@pytest.mark.slow
+def test_a_block_that_remembers_nothing_is_refused(lively, warmed, tmp_path):
+    model = warmed(attach(lively(digits()), ["layer1"], torch.zeros(2, 1, 8, 8)))
+    with pytest.raises(edgemem.ExportError, match="needs a block that remembers"):
+        export_bundle(model, tmp_path / "x.edgemem", Choices(8, objective="statistics"))
