@@ -38,7 +38,7 @@ from edgemem.export.functions.class_reading import Reading, teachable
 from edgemem.export.functions.forward import Function
 from edgemem.export.functions.objective import Objective
 from edgemem.export.lowering.table import Untraceable
-from edgemem.export.lowering.turned_kernels import turn_on_load
+from edgemem.export.turned_kernels import turn_on_load
 from edgemem.export.memory_plans import check_plans, measured_plans, plan_graphs
 from edgemem.export.other_tasks import railed
 from edgemem.export.targets.integer import reference_of, rewritten

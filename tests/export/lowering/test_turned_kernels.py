@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemem.export.lowering.turned_kernels import turn_on_load
+from edgemem.export.turned_kernels import turn_on_load
 
 
 def graph_of(kernels, inputs):
