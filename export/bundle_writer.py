@@ -38,12 +38,12 @@ from edgemem.export.functions.class_reading import Reading, teachable
 from edgemem.export.functions.forward import Function
 from edgemem.export.functions.objective import Objective
 from edgemem.export.lowering.table import Untraceable
-from edgemem.export.turned_kernels import turn_on_load
 from edgemem.export.memory_plans import check_plans, measured_plans, plan_graphs
 from edgemem.export.other_tasks import railed
 from edgemem.export.targets.integer import reference_of, rewritten
 from edgemem.export.targets.target_graphs import Targets
 from edgemem.export.trace import to_onnx
+from edgemem.export.turned_kernels import turn_on_load
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files.atomic import new_folder

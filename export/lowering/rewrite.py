@@ -28,7 +28,7 @@ from onnxscript.rewriter.rules.common import expand_before_binary_op_rules
 
 LARGEST_FOLDED = 1 << 31  # kernels of any size are turned round at export, not on the device
 LARGEST_SPREAD = 1 << 14  # elements of a constant that only repeats another
-SMALL_PLANE = 128  # elements of a channel up to which BatchNormalization is faster than Conv
+SMALL_PLANE = 64  # elements of a channel up to which a product and a sum are as fast as Conv
 SPREADING = ("Expand", "ConstantOfShape", "Tile")
 
 
@@ -96,19 +96,19 @@ def scale_before_gate() -> RewriteRule:
     return RewriteRule(pattern, replacement, holds)
 
 
-def affine_in_one_pass() -> RewriteRule:
-    """From x * scale + shift per channel to a depthwise 1x1 convolution, or to a norm.
+def affine_as_convolution() -> RewriteRule:
+    """From x * scale + shift per channel to a depthwise 1x1 convolution.
 
-    One pass instead of two. The convolution takes a ReLU along and stays in the engine's image
-    layout, but has much to set up for each channel; small planes are normalised around zero, of
-    variance one. Left alone where the engine takes the affine map into the convolution that made x.
+    One pass instead of two, which takes a ReLU along and stays in the engine's image layout. Left
+    alone where the engine takes the affine map into the convolution that made x, and on small
+    planes: a convolution has much to set up for each channel.
     """
 
     def pattern(op: Any, x: Any, scale: Any, shift: Any) -> Any:
         return op.Add(op.Mul(x, scale), shift)
 
     def holds(_: Any, x: ir.Value, scale: ir.Value, shift: ir.Value) -> bool:
-        if not (_per_channel(x, scale) and _per_channel(x, shift)):
+        if not (_per_channel(x, scale) and _per_channel(x, shift)) or _small_planes(x):
             return False
         constant = _constant(scale) is not None and _constant(shift) is not None
         return not (constant and _has_constant_kernel(x) and len(x.uses()) == 1)
@@ -118,8 +118,6 @@ def affine_in_one_pass() -> RewriteRule:
         channels, ones = x.shape[1], [1] * (len(x.shape) - 1)
         assert isinstance(channels, int)
         own = f"{x.name}.{scale.name}.{shift.name}"  # no other map has all three
-        if _small_planes(x):
-            return _norm(op, x, scale, shift, channels, own)
         kernel = _reshaped(op, scale, [channels, *ones], f"{own}.kernel")
         bias = _reshaped(op, shift, [channels], f"{own}.bias")
         return op.Conv(x, kernel, bias, group=channels)
@@ -131,18 +129,6 @@ def _small_planes(x: ir.Value) -> bool:
     assert x.shape is not None
     sizes = [size for size in x.shape[2:] if isinstance(size, int)]
     return len(sizes) == len(x.shape) - 2 and math.prod(sizes) <= SMALL_PLANE
-
-
-def _norm(op: Any, x: ir.Value, scale: ir.Value, shift: ir.Value, channels: int, own: str) -> Any:
-    pair = [
-        _reshaped(op, value, [channels], f"{own}.{name}")
-        for name, value in (("scale", scale), ("shift", shift))
-    ]
-    moments = [
-        op.initializer(ir.tensor(np.full(channels, v, np.float32)), f"{own}.{name}")
-        for name, v in (("mean", 0.0), ("variance", 1.0))
-    ]
-    return op.BatchNormalization(x, *pair, *moments, epsilon=0.0)
 
 
 def scale_into_next_kernel() -> RewriteRule:
@@ -270,6 +256,6 @@ RULES = (
     RewriteRuleSet([scalar_before_expand()]),
     RewriteRuleSet([*expand_before_binary_op_rules, scale_before_gate()]),
     RewriteRuleSet(
-        [affine_in_one_pass(), scale_into_next_kernel(), scale_into_kernel()], commute=True
+        [affine_as_convolution(), scale_into_next_kernel(), scale_into_kernel()], commute=True
     ),
 )
