@@ -14,9 +14,10 @@ import torch
 
 from edgemem.block import pack
 from edgemem.bundle.manifest import FrameSpec
-from edgemem.bundle.manifest_file import MANIFEST, to_json
+from edgemem.bundle.manifest_file import to_json
 from edgemem.bundle.opening import open_bundle
 from edgemem.bundle.reference_frames import reference_frames
+from edgemem.bundle.sealed_document import MANIFEST
 from edgemem.errors import InputError
 from edgemem.export.bundle_manifest import (
     GENERIC,

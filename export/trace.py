@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from onnxscript.optimizer import optimize_ir
@@ -135,10 +135,9 @@ def _reason(error: Exception) -> str:
 
 def _export(function: Function, portable: bool) -> ExportedProgram:
     arguments = tuple(function.inputs.values())
-    if function.dynamic_batch:
+    if function.dynamic_batch or function.axes:
         table = decompositions()
-        batch = Dim("batch", min=1)
-        shapes = tuple({0: batch} if _is_of_frames(name) else None for name in function.inputs)
+        shapes = _free_sizes(function)
         with _plain(), SpelledOut():
             program = torch.export.export(
                 _Module(function), arguments, dynamic_shapes=(shapes,), strict=False
@@ -148,6 +147,18 @@ def _export(function: Function, portable: bool) -> ExportedProgram:
         return program  # type: ignore[no-any-return]
     exported: ExportedProgram = torch.export.export(traced(function, portable), arguments)
     return exported
+
+
+def _free_sizes(function: Function) -> tuple[dict[int, Any] | None, ...]:
+    """For each input, the axes whose sizes every run chooses."""
+    axes = dict(function.axes)
+    if function.dynamic_batch:
+        axes |= {name: {0: "batch"} for name in function.inputs if _is_of_frames(name)}
+    sizes = {name: Dim(name, min=1) for free in axes.values() for name in free.values()}
+    return tuple(
+        {axis: sizes[size] for axis, size in axes[name].items()} if name in axes else None
+        for name in function.inputs
+    )
 
 
 def _is_of_frames(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A changed copy of a bundle, beside the old one."""
+"""A changed copy of a bundle, beside the old one, and the records of its files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from edgemem.bundle.manifest_file import MANIFEST
+from edgemem.bundle.manifest import FileRecord
 from edgemem.bundle.opening import Bundle
+from edgemem.bundle.sealed_document import MANIFEST
 from edgemem.errors import InputError
+from edgemem.files.atomic import sha256_file
 
 
 def check_beside(out: Path, *places: Path) -> None:
@@ -33,3 +35,12 @@ def copy_files(bundle: Bundle, draft: Path, names: Collection[str]) -> None:
     for name in names:
         (draft / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path / name, draft / name)
+
+
+def file_records(folder: Path) -> dict[str, FileRecord]:
+    """Size and hash of every file below a folder, by its name there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, sha256_file(path))
+        for path in files
+    }

@@ -10,7 +10,8 @@ from sealing import sealed
 
 from edgemem.block import DTYPES, ArraySpec, BlockSpec
 from edgemem.bundle import manifest as m
-from edgemem.bundle.manifest_file import FORMAT_VERSION, MOST_BYTES, from_json, to_json
+from edgemem.bundle.manifest_file import from_json, to_json
+from edgemem.bundle.sealed_document import FORMAT_VERSION, MOST_BYTES
 from edgemem.demo import BUNDLE
 from edgemem.errors import BundleError
 
