@@ -127,8 +127,9 @@ def _loaded(folder: Path) -> nn.Module:
             raise CheckpointError(str(folder), reason, SAVE)
         given["gguf_file"] = files[0].name
     try:
-        network: nn.Module = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
+            output_loading_info=True,
             dtype=torch.float32,
             attn_implementation="eager",
             local_files_only=True,
@@ -139,6 +140,11 @@ def _loaded(folder: Path) -> nn.Module:
     except Exception as error:  # whatever transformers meets, it is the folder
         reason = f"is no causal language model of transformers ({_first_line(error)})"
         raise CheckpointError(str(folder), reason, SAVE) from error
+    found, about = loaded
+    if missing := sorted(map(str, [*about["missing_keys"], *about["mismatched_keys"]])):
+        reason = f"lacks {len(missing)} weights of a {type(found).__name__}, such as {missing[0]!r}"
+        raise CheckpointError(str(folder), reason, SAVE)
+    network: nn.Module = found
     return network
 
 

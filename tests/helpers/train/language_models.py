@@ -4,8 +4,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz .,?!'-0123456789\nABCDEFGHIJKLMNOPQRSTUVWXYZéß"
-VOCABULARY = 256 + 3
+VOCABULARY = 256 + 2
 END = 0
 SHARED = {
     "vocab_size": VOCABULARY,
@@ -62,12 +61,11 @@ def tiny(family="llama", seed=0, **changes):
 
 
 def tokenizer():
-    """Bytes as tokens, an end, and two words."""
+    """Bytes as tokens, an end, and one word."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = ["<end>", *alphabet, "th", "Ġthe"]
-    merges = [("t", "h"), ("Ġ", "the")][:1]
+    names = ["<end>", *alphabet, "th"]
     vocabulary = {name: number for number, name in enumerate(names)}
-    made = Tokenizer(models.BPE(vocabulary, merges))
+    made = Tokenizer(models.BPE(vocabulary, [("t", "h")]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens(["<end>"])
