@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,8 @@ def load_anchor(folder: Path | str) -> Anchor:
     if not tokenizer.is_file():
         remedy = "Save it where the model was made: tokenizer.save_pretrained(folder)"
         raise CheckpointError(str(folder), f"has no {TOKENIZER}", remedy)
-    network = _loaded(folder).eval().requires_grad_(False)
+    with _quiet():
+        network = _loaded(folder).eval().requires_grad_(False)
     check_network(network)
     return Anchor(network, weights_hash(network), tokenizer, sha256_file(tokenizer))
 
@@ -114,6 +117,20 @@ def check_network(network: nn.Module) -> None:
     if unknown := sorted(kinds - set(ATTENTION)):
         reason = f"has layers of {unknown[0]}; looked for {' and '.join(ATTENTION)}"
         raise AttachError(kind, reason, "Use a model of such layers alone")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """While active, transformers shows no progress bars of its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _loaded(folder: Path) -> nn.Module:

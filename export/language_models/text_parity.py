@@ -15,7 +15,7 @@ import torch
 from edgemem.block import Array
 from edgemem.errors import ExportError
 from edgemem.export.checks.onnx_graphs import Arrays, run_graph, session
-from edgemem.export.language.decode_graph import Decoder
+from edgemem.export.language_models.decode_graph import Decoder
 from edgemem.models.memory.feed_forward import named_layers, tensors_of, with_block
 
 LIMIT = 1e-4  # of the largest logit

@@ -25,8 +25,8 @@ from edgemem.bundle.text.text_manifest import (
 )
 from edgemem.bundle.text.text_opening import MemoryFolder, open_memories, open_text_bundle
 from edgemem.errors import BankError, ExportError
-from edgemem.export.language.decode_graph import Decoder
-from edgemem.export.language.text_parity import TextParity, check_text_parity
+from edgemem.export.language_models.decode_graph import Decoder
+from edgemem.export.language_models.text_parity import TextParity, check_text_parity
 from edgemem.export.trace import to_onnx
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
