@@ -20,9 +20,7 @@ from edgemem.runtime.language.decoding import Decoding, open_decoder
 from edgemem.runtime.language.generated import FETCHED, GENERIC, OFF, Generated, Memory
 from edgemem.runtime.language.generation import Generation
 from edgemem.runtime.language.tokens import Tokens
-from edgemem.runtime.result import Event, EventKind
-
-log = logging.getLogger(__name__)
+from edgemem.runtime.result import Event, EventKind, tell
 
 
 def open_language(
@@ -175,8 +173,8 @@ def _memory(found: FetchedMemory, held: Memories) -> Memory:
     """What was fetched, or what takes its place."""
     if found.block is None:
         told = f"{found.fault} The generic block is used instead."
-        log.warning("%s", told)
-        return Memory(GENERIC, held.generic, events=(Event(EventKind.DAMAGED, told),))
+        events = tell((Event(EventKind.DAMAGED, told, logging.WARNING),))
+        return Memory(GENERIC, held.generic, events=events)
     if not found.path:
         return Memory(OFF, found.block, denied=found.denied)
     return Memory(FETCHED, found.block, shown_path(found.path), found.denied)

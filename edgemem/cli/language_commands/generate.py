@@ -58,7 +58,7 @@ def generate(
         answer = runtime.generate(prompt, how, block=block)
         memory = answer.memory
         for event in answer.events:
-            complain(f"{event.kind}: {event.text}")
+            complain(f"{event.kind}: {event.message}")
         if json:
             answer.all()
             assert answer.finish is not None
@@ -71,7 +71,7 @@ def generate(
                     "block": memory.kind,
                     "path": memory.path,
                     "denied": memory.denied,
-                    "events": [f"{event.kind}: {event.text}" for event in answer.events],
+                    "events": [f"{event.kind}: {event.message}" for event in answer.events],
                 }
             )
             return

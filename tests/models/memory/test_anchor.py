@@ -23,7 +23,7 @@ def test_an_anchor_is_the_model_that_was_saved(folder):
     anchor = load_anchor(folder)
     with torch.no_grad():
         assert torch.equal(anchor.network(input_ids=IDS).logits, tiny()(input_ids=IDS).logits)
-    assert (anchor.context, anchor.vocabulary, anchor.end) == (64, 258, (0,))
+    assert (anchor.context, anchor.vocabulary, anchor.end) == (96, 258, (0,))
     assert anchor.tokenizer_sha256 == sha256_file(folder / "tokenizer.json")
     assert not any(value.requires_grad for value in anchor.network.parameters())
 
