@@ -1,27 +1,39 @@
-"""One bundle for all tests of the folder."""
+"""One bundle for all tests of the folder, and what transformers answers with its blocks.
 
+tests/helpers/train/build_language_bundle.py wrote both.
+"""
+
+import json
 import shutil
+from pathlib import Path
 
 import pytest
-from language_models import export
 
 import edgemem
 
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory):
-    """A tiny Llama with memories (do not write there)."""
-    return export(tmp_path_factory.mktemp("language"), num_hidden_layers=2)
+FOLDER = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
-def runtime(exported):
+def tiny():
+    """A Llama of two layers with memories (do not write there)."""
+    return FOLDER / "tiny.edgemem"
+
+
+@pytest.fixture(scope="session")
+def recorded():
+    """Answers and losses of transformers."""
+    return json.loads((FOLDER / "answers.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def runtime(tiny):
     """The bundle, opened."""
-    with edgemem.open_language(exported.bundle, threads=1) as opened:
+    with edgemem.open_language(tiny, threads=1) as opened:
         yield opened
 
 
 @pytest.fixture
-def copied(exported, tmp_path):
+def copied(tiny, tmp_path):
     """A copy of the bundle to write to."""
-    return shutil.copytree(exported.bundle, tmp_path / "copy.edgemem")
+    return shutil.copytree(tiny, tmp_path / "copy.edgemem")

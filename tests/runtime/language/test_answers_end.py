@@ -27,8 +27,8 @@ def test_a_text_that_ends_an_answer_is_no_part_of_it(runtime):
     assert answer_of(runtime, max_tokens=20, stop="never there").text == whole
 
 
-def test_a_token_that_ends_an_answer_is_no_part_of_it(exported, copied, seal):
-    with edgemem.open_language(exported.bundle) as runtime:
+def test_a_token_that_ends_an_answer_is_no_part_of_it(tiny, copied, seal):
+    with edgemem.open_language(tiny) as runtime:
         whole = answer_of(runtime, max_tokens=12)
     end = whole.tokens[5]
     first = whole.tokens.index(end)

@@ -12,22 +12,20 @@ from edgemem.printable import printable
 PROMPT = TEXTS[0]
 
 
-def test_it_prints_the_answer(exported, runtime):
+def test_it_prints_the_answer(tiny, runtime):
     expected = runtime.generate(PROMPT, edgemem.Generation(6), block="off").all()
-    found = run_command(
-        "generate", exported.bundle, "--prompt", PROMPT, "--max-tokens", 6, "--block", "off"
-    )
+    found = run_command("generate", tiny, "--prompt", PROMPT, "--max-tokens", 6, "--block", "off")
     assert found.returncode == 0 and found.stderr.splitlines() == ["block: off"]
 
     lines = "\n".join(printable(line) for line in expected.split("\n"))
     assert found.stdout.rstrip("\n") == lines.rstrip("\n")
 
 
-def test_json_tells_all(exported, runtime):
+def test_json_tells_all(tiny, runtime):
     answer = runtime.generate(PROMPT, edgemem.Generation(6, temperature=0.9, top_p=0.8, seed=3))
     answer.all()
     found = run_command(
-        "generate", exported.bundle, "--prompt", PROMPT, "--max-tokens", 6, "--temperature", 0.9,
+        "generate", tiny, "--prompt", PROMPT, "--max-tokens", 6, "--temperature", 0.9,
         "--top-p", 0.8, "--seed", 3, "--json",
     )  # fmt: skip
     assert json.loads(found.stdout) == {
@@ -41,7 +39,7 @@ def test_json_tells_all(exported, runtime):
         "events": [],
     }
     denied = run_command(
-        "generate", exported.bundle, "--prompt", PROMPT, "--deny", answer.memory.path, "--json"
+        "generate", tiny, "--prompt", PROMPT, "--deny", answer.memory.path, "--json"
     )
     assert json.loads(denied.stdout)["denied"] is True
 
@@ -56,7 +54,7 @@ def test_json_tells_all(exported, runtime):
         (("--prompt", "a" * 200), "at most 96 fit"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(exported, words, reason):
-    found = run_command("generate", exported.bundle, *words)
+def test_bad_input_is_one_line_and_exit_code_2(tiny, words, reason):
+    found = run_command("generate", tiny, *words)
     assert found.returncode == 2 and found.stdout == ""
     assert reason in found.stderr and len(found.stderr.splitlines()) == 1

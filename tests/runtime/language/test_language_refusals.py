@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from made_memories import TEXTS
+from made_memories import TEXTS, make_memories, spec_of
 
 import edgemem
 from edgemem.bank.levels.level import Level
@@ -70,21 +70,21 @@ def test_a_block_that_is_not_there_is_refused(runtime, block, reason):
         runtime.generate(PROMPT, block=block)
 
 
-def test_a_denied_path_is_never_read(exported):
-    with edgemem.open_language(exported.bundle) as runtime:
+def test_a_denied_path_is_never_read(tiny):
+    with edgemem.open_language(tiny) as runtime:
         path = runtime.memory(PROMPT).path
-    with edgemem.open_language(exported.bundle, deny=[path]) as runtime:
+    with edgemem.open_language(tiny, deny=[path]) as runtime:
         memory = runtime.memory(PROMPT)
         assert memory.denied and memory.path == path.partition("/")[0]
         assert not any(memory.arrays[name].any() for name in memory.arrays if name[0] == "2")
         with pytest.raises(edgemem.InputError, match="is denied"):
             runtime.generate(PROMPT, block=path)
-    with edgemem.open_language(exported.bundle, deny=path.partition("/")[0]) as runtime:
+    with edgemem.open_language(tiny, deny=path.partition("/")[0]) as runtime:
         denied = runtime.generate(PROMPT)
         assert denied.memory.denied and denied.memory.kind == "off"
         assert denied.all() == runtime.generate(PROMPT, block="off").all()
     with pytest.raises(edgemem.InputError, match="no path of 2 levels"):
-        edgemem.open_language(exported.bundle, deny=["9"])
+        edgemem.open_language(tiny, deny=["9"])
 
 
 def flip_row(bundle, path):
@@ -152,19 +152,20 @@ def test_a_graph_with_other_inputs_is_refused(copied, seal):
         edgemem.open_language(copied)
 
 
-def test_each_kind_of_bundle_is_opened_by_its_own_function(exported):
+def test_each_kind_of_bundle_is_opened_by_its_own_function(tiny, tmp_path):
     with pytest.raises(edgemem.BundleError, match="of kind text, not frames.*open_language"):
-        edgemem.open(exported.bundle)
+        edgemem.open(tiny)
     with pytest.raises(edgemem.BundleError, match=r"of kind frames, not text.*edgemem\.open"):
         edgemem.open_language(BUNDLE)
-    with pytest.raises(edgemem.BundleError, match="of kind memories, not text.*export-lm"):
-        edgemem.open_language(exported.bank)
+    bank = make_memories(tmp_path / "town.memories", spec_of())[0].path
+    with pytest.raises(edgemem.BundleError, match=r"of kind memories, not text.*export-lm"):
+        edgemem.open_language(bank)
 
 
-def test_the_extra_is_named_where_it_is_missing(exported, monkeypatch):
+def test_the_extra_is_named_where_it_is_missing(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(edgemem.MissingExtraError, match=r"pip install 'edgemem\[lm\]'"):
-        edgemem.open_language(exported.bundle)
+        edgemem.open_language(tiny)
 
 
 def test_logits_that_are_not_finite_are_refused(runtime, monkeypatch):
@@ -180,8 +181,8 @@ def test_an_answer_without_tokens_of_its_own_is_refused(runtime):
         runtime.losses("the ", "")
 
 
-def test_a_closed_runtime_is_refused(exported):
-    runtime = edgemem.open_language(exported.bundle)
+def test_a_closed_runtime_is_refused(tiny):
+    runtime = edgemem.open_language(tiny)
     runtime.close()
     runtime.close()
     with pytest.raises(edgemem.InputError, match="runtime: is closed"):
@@ -189,6 +190,6 @@ def test_a_closed_runtime_is_refused(exported):
 
 
 @pytest.mark.parametrize("threads", [-1, 1.5, 1000])
-def test_threads_that_no_engine_should_start_are_refused(exported, threads):
+def test_threads_that_no_engine_should_start_are_refused(tiny, threads):
     with pytest.raises(edgemem.InputError, match="threads"):
-        edgemem.open_language(exported.bundle, threads=threads)
+        edgemem.open_language(tiny, threads=threads)
