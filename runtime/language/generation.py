@@ -26,7 +26,7 @@ class Generation:
         temperature: what logits are divided by before a token is drawn; 0 = always the likeliest.
         top_p: tokens are drawn among the fewest that have this probability together.
         seed: the same seed draws the same tokens.
-        stop: texts that end an answer; they are no part of it.
+        stop: text, or texts, that end an answer; they are no part of it.
 
     Raises:
         InputError: a value that cannot be.
@@ -36,7 +36,7 @@ class Generation:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    stop: tuple[str, ...] = ()
+    stop: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _whole("max_tokens", self.max_tokens, 1)
@@ -45,13 +45,13 @@ class Generation:
         _number("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0:
             raise InputError("top_p=0", "leaves no token", "Pass more than 0, or temperature=0")
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if len(stop) > MOST_STOPS or not all(
-            isinstance(text, str) and 0 < len(text) <= LONGEST_STOP for text in stop
+        texts = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if len(texts) > MOST_STOPS or not all(
+            isinstance(text, str) and 0 < len(text) <= LONGEST_STOP for text in texts
         ):
             reason = "are not at most 64 texts of 1 to 1,024 characters"
             raise InputError(f"stop={shown(self.stop)}", reason, 'Pass such as stop=("\\n",)')
-        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop", texts)
 
 
 def next_token(logits: NDArray[np.float32], how: Generation, random: np.random.Generator) -> int:
