@@ -97,7 +97,9 @@ def run_text(
 ) -> Array:
     """Logits [n, vocabulary] of ids [1, n], as a device computes them."""
     past: Arrays = {
-        given.name: np.zeros([0 if size == "past" else size for size in given.shape], np.float32)
+        given.name: np.zeros(
+            [0 if isinstance(size, str) else size for size in given.shape], np.float32
+        )
         for given in decoder.past_inputs()
     }
     fixed = {f"block.{name}": array for name, array in block.items()}

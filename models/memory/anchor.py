@@ -122,8 +122,9 @@ def check_network(network: nn.Module) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """While active, transformers shows no progress bars of its own."""
-    from transformers.utils import logging
+    from transformers.utils import logging as named
 
+    logging: Any = named
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from edgemem.block import Block
+from edgemem.block import Array
 from edgemem.bundle.text.memory_spec import SEPARATE, MemorySpec
 from edgemem.errors import AttachError, InputError
 
@@ -145,7 +145,7 @@ def new_block(spec: MemorySpec, random: torch.Generator) -> dict[str, Tensor]:
     return found
 
 
-def tensors_of(block: Block) -> dict[str, Tensor]:
+def tensors_of(block: Mapping[str, Array]) -> dict[str, Tensor]:
     """The arrays of a block as tensors of their own."""
     return {name: torch.tensor(array) for name, array in block.items()}
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgemem.bank.memories.memory_path import MemoryPath
 from edgemem.block import Block
 from edgemem.bundle.text.memory_spec import MemorySpec
 from edgemem.errors import InputError
@@ -22,8 +23,7 @@ from edgemem.models.memory.anchor import Anchor
 from edgemem.models.memory.documents import Window
 from edgemem.models.memory.feed_forward import FeedForward, new_block, with_block
 
-Path = tuple[int, ...]
-Groups = Mapping[Path, Sequence[Window]]
+Groups = Mapping[MemoryPath, Sequence[Window]]
 # Steps done, steps in all, loss.
 Note = Callable[[int, int, float], None]
 IGNORED = -100  # label of what is no token, as transformers has it
@@ -62,7 +62,9 @@ class MemoryRecipe:
 class MemoryNodes:
     """The blocks of some nodes of a tree while they are trained."""
 
-    def __init__(self, spec: MemorySpec, paths: Sequence[Path], random: torch.Generator) -> None:
+    def __init__(
+        self, spec: MemorySpec, paths: Sequence[MemoryPath], random: torch.Generator
+    ) -> None:
         self._spec = spec
         self._blocks: dict[tuple[int, int], dict[str, nn.Parameter]] = {}
         for path in sorted(paths):
@@ -83,7 +85,7 @@ class MemoryNodes:
         """All arrays of all blocks."""
         return [value for block in self._blocks.values() for value in block.values()]
 
-    def block(self, path: Path) -> dict[str, Tensor]:
+    def block(self, path: MemoryPath) -> dict[str, Tensor]:
         """The block of a path, as the anchor takes it."""
         return {
             f"{level + 1}.{name}": value
@@ -100,7 +102,7 @@ class MemoryNodes:
             if number == level
         }
 
-    def whole(self, path: Path) -> Block:
+    def whole(self, path: MemoryPath) -> Block:
         """The block of a path as a value."""
         return Block({name: value.detach().numpy() for name, value in self.block(path).items()})
 
@@ -171,7 +173,9 @@ def _rate(step: int, steps: int) -> float:
     return RATE_AT_END + (1 - RATE_AT_END) * (1 + math.cos(math.pi * share)) / 2
 
 
-def _batches(groups: Groups, size: int, random: torch.Generator) -> list[tuple[Path, list[Window]]]:
+def _batches(
+    groups: Groups, size: int, random: torch.Generator
+) -> list[tuple[MemoryPath, list[Window]]]:
     """All windows once, in batches of one leaf each, in random order."""
     found = []
     for path, windows in groups.items():

@@ -172,8 +172,11 @@ class LanguageRuntime:
 def _memory(found: FetchedMemory, held: Memories) -> Memory:
     """What was fetched, or what takes its place."""
     if found.block is None:
-        told = f"{found.fault} The generic block is used instead."
+        instead = "No block" if found.denied else "The generic block"
+        told = f"{found.fault} {instead} is used instead."
         events = tell((Event(EventKind.DAMAGED, told, logging.WARNING),))
+        if found.denied:  # the generic block was learnt from denied texts, too
+            return Memory(OFF, held.spec.inputs().zero(), denied=True, events=events)
         return Memory(GENERIC, held.generic, events=events)
     if not found.path:
         return Memory(OFF, found.block, denied=found.denied)

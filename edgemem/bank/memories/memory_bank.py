@@ -30,7 +30,7 @@ class FetchedMemory:
         block: the arrays `LEVEL.NAME`; levels below the path are zero. None where a row or key is
             damaged: then the generic block is to be used.
         fault: what is damaged, for people; empty = nothing.
-        denied: whether the path ends where access is denied.
+        denied: whether the path ends where access is denied, or damage hides whether it does.
     """
 
     path: MemoryPath
@@ -67,7 +67,7 @@ class MemoryBank:
         try:
             path = descend(self._children, len(self._levels), key).path
         except BankError as error:
-            return FetchedMemory((), None, str(error))
+            return FetchedMemory((), None, str(error), denied=bool(self._deny))
         allowed = cut(path, self._deny)
         return self._read(allowed, denied=allowed != path)
 

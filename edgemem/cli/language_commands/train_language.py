@@ -60,13 +60,13 @@ def train_memories(
     from edgemem.models.memory.train_memories import train_memories as train
 
     form = MemoryForm(
-        _ranks(ranks),
-        branch,
-        layers,
-        placement,
-        window,
-        key_length,
-        storage,  # type: ignore[arg-type]
+        ranks=_ranks(ranks),
+        branch=branch,
+        layers=layers,
+        placement=placement,  # type: ignore[arg-type]
+        window=window,
+        key_length=key_length,
+        storage=storage,
     )
     recipe = MemoryRecipe(epochs, batch_size, learning_rate, seed)
     with progress("steps") as bar:

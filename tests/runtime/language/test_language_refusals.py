@@ -114,6 +114,22 @@ def test_a_damaged_row_costs_the_fetched_block_and_no_more(copied, caplog):
         assert runtime.generate(TEXTS[2]).all() == expected
 
 
+def test_what_damage_hides_is_not_given_where_something_is_denied(copied):
+    with edgemem.open_language(copied) as runtime:
+        path = runtime.memory(PROMPT).path
+    with Level(copied / "bank" / "level-1.safetensors") as level:
+        place = level.begin["keys"]
+    content = bytearray(level.path.read_bytes())
+    content[place + 2] ^= 1
+    level.path.write_bytes(content)
+    with edgemem.open_language(copied) as runtime:
+        assert runtime.memory(PROMPT).kind == "generic"
+    with edgemem.open_language(copied, deny=[path]) as runtime:
+        memory = runtime.memory(PROMPT)
+        assert (memory.kind, memory.denied, len(memory.events)) == ("off", True, 1)
+        assert not any(array.any() for array in memory.arrays.values())
+
+
 @pytest.mark.parametrize("name", ["decode.onnx", "weights.bin", "tokenizer.json"])
 def test_an_altered_file_is_refused(copied, name):
     content = bytearray((copied / name).read_bytes())
