@@ -16,7 +16,7 @@
 #      bench-class-incremental | bench-class-incremental-quick |
 #      bench-new-classes | bench-new-classes-quick |
 #      bench-average | bench-average-quick | bench-turns |
-#      bench-zoo | bench-zoo-quick | bench-ocr | bench-ocr-quick |
+#      bench-zoo | bench-zoo-quick | bench-ocr | bench-ocr-quick | bench-tasks |
 #      bench-commits BEFORE=COMMIT
 #             what README and docs claim
 # make docs   the site of docs/ in build/site, with the reference of Python and of the commands
@@ -40,7 +40,7 @@ INSTALL := -m pip install --quiet --constraint constraints.txt
 	bench-adaptation bench-adaptation-quick bench-targets \
 	bench-class-incremental bench-class-incremental-quick \
 	bench-new-classes bench-new-classes-quick bench-average bench-average-quick bench-turns bench-commits \
-	bench-zoo bench-zoo-quick bench-ocr bench-ocr-quick clean
+	bench-zoo bench-zoo-quick bench-ocr bench-ocr-quick bench-tasks clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/edgemem demo
@@ -181,6 +181,9 @@ bench-ocr: $(TEST)/installed
 bench-ocr-quick: $(TEST)/installed
 	-$(MAKE) build/ocr/installed
 	$(TEST)/bin/python -m benchmarks.ocr --quick
+
+bench-tasks: $(TEST)/installed
+	$(TEST)/bin/python -W ignore -m benchmarks.tasks --page docs/benchmarks/outputs/tasks.md
 
 bench-turns: $(TEST)/installed
 	$(TEST)/bin/python -m benchmarks.cost.turn_cost

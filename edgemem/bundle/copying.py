@@ -8,9 +8,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from edgemem.bundle.manifest import FileRecord
-from edgemem.bundle.opening import Bundle
-from edgemem.bundle.sealed_document import MANIFEST
-from edgemem.errors import InputError
+from edgemem.bundle.opening import Bundle, read_manifest
+from edgemem.bundle.sealed_document import MANIFEST, read_sealed
+from edgemem.errors import BundleError, InputError
 from edgemem.files.atomic import sha256_file
 
 
@@ -28,6 +28,21 @@ def check_beside(out: Path, *places: Path) -> None:
             raise InputError(
                 str(out), f"and {place} lie in each other", "Choose a folder beside the bundle"
             )
+
+
+def check_kind(out: Path, kind: str) -> None:
+    """Check that what is at a place may be replaced: nothing, or a folder of the same kind.
+
+    Raises:
+        InputError: it is something else, or damaged.
+    """
+    if not out.exists():
+        return
+    try:
+        read_sealed(read_manifest(out), str(out), kind)
+    except (BundleError, OSError) as error:
+        reason = f"exists, and is no folder of kind {kind} that could be replaced"
+        raise InputError(str(out), reason, "Choose another folder") from error
 
 
 def copy_files(bundle: Bundle, draft: Path, names: Collection[str]) -> None:

@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from edgemem.bank.building.keys import new_array
+from edgemem.bank.levels.level_header import STORAGES
 from edgemem.bank.memories.memory_writing import MemoryTree, build_tree, write_memories
 from edgemem.bank.memories.text_key import key_weights, text_key
-from edgemem.bundle.sealed_document import MANIFEST
+from edgemem.bundle.copying import check_kind
+from edgemem.bundle.sealed_document import MEMORIES
 from edgemem.bundle.text.memory_spec import KEYS, KeySpec, LevelSpec, MemorySpec
 from edgemem.errors import InputError
 from edgemem.files.atomic import explain_write_errors
@@ -108,8 +110,10 @@ def train_memories(
         InputError: documents, form or recipe that cannot be, or a folder that cannot be written.
     """
     out, form, recipe = Path(out).absolute(), form or MemoryForm(), recipe or MemoryRecipe()
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise InputError(str(out), "exists and is no bank of memories", "Choose another folder")
+    check_kind(out, MEMORIES)
+    if form.storage not in STORAGES:
+        known = ", ".join(STORAGES)
+        raise InputError(f"storage {form.storage!r}", "is unknown", f"Use {known}")
     if not form.ranks or min(form.ranks) < 1 or form.key_length < 1:
         raise InputError(f"ranks {form.ranks}", "make no block", "Use such as 4,4")
     anchor = load_anchor(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,8 @@ class Generation:
         _number("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0:
             raise InputError("top_p=0", "leaves no token", "Pass more than 0, or temperature=0")
-        texts = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        given: Any = (self.stop,) if isinstance(self.stop, str) else self.stop
+        texts = tuple(given) if isinstance(given, tuple | list) else (None,)
         if len(texts) > MOST_STOPS or not all(
             isinstance(text, str) and 0 < len(text) <= LONGEST_STOP for text in texts
         ):

@@ -56,7 +56,11 @@ def open_language(
 
 
 class LanguageRuntime:
-    """A language model on a device. For one thread at a time; `open_language` makes one."""
+    """A language model on a device. For one thread at a time; `open_language` makes one.
+
+    Attributes:
+        bundle: what was opened; `bundle.manifest.text` says how long a text may be.
+    """
 
     def __init__(
         self, bundle: TextBundle, tokens: Tokens, bank: MemoryBank | None, threads: int

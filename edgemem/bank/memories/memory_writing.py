@@ -18,8 +18,8 @@ from edgemem.bank.levels.level_header import LevelShape
 from edgemem.bank.levels.level_writer import write_level
 from edgemem.bank.read.tree import descend
 from edgemem.block import Block, pack
-from edgemem.bundle.copying import file_records
-from edgemem.bundle.sealed_document import MANIFEST
+from edgemem.bundle.copying import check_kind, file_records
+from edgemem.bundle.sealed_document import MANIFEST, MEMORIES
 from edgemem.bundle.text.memory_spec import MemorySpec
 from edgemem.bundle.text.text_manifest import GENERIC, KEY, MemoryManifest, memories_to_json
 from edgemem.bundle.text.text_opening import WEIGHTS, MemoryFolder, open_memories
@@ -95,8 +95,7 @@ def write_memories(
             written, or holds something else.
     """
     out = Path(out).absolute()
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise InputError(str(out), "exists and is no bank of memories", "Choose another folder")
+    check_kind(out, MEMORIES)
     if reason := spec.mismatch() or spec.inputs().mismatch(generic):
         raise InputError("memories", reason, "Pass blocks as the spec has them")
     if not generic.is_sound():

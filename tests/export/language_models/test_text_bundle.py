@@ -137,8 +137,10 @@ def test_a_damaged_bank_is_refused(exported, tmp_path):
 def test_a_folder_that_is_taken_is_left_alone(exported, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "letter.txt").write_text("dear")
-    with pytest.raises(edgemem.InputError, match="exists and is not a bundle"):
+    with pytest.raises(edgemem.InputError, match="exists, and is no folder of kind text"):
         export_language(exported.folder, tmp_path / "taken")
+    with pytest.raises(edgemem.InputError, match="exists, and is no folder of kind text"):
+        export_language(exported.folder, exported.bank)
     with pytest.raises(edgemem.InputError, match="lie in each other"):
         export_language(exported.folder, exported.folder / "new.edgemem")
 

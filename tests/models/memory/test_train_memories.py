@@ -161,6 +161,7 @@ def test_documents_that_are_none_are_refused(folder, tmp_path, content, reason):
         ({"window": 96}, "do not fit into a context of 96"),
         ({"window": 1}, "teach nothing"),
         ({"branch": 1}, "make no tree"),
+        ({"storage": "bfloat16"}, "is unknown"),
     ],
 )
 def test_a_form_that_cannot_be_is_refused(folder, documents, tmp_path, form, reason):

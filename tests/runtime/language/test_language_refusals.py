@@ -45,6 +45,7 @@ def test_a_prompt_that_is_none_is_refused(runtime, prompt, reason):
         {"seed": -1},
         {"stop": ("",)},
         {"stop": (3,)},
+        {"stop": 3},
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings):

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from commands import run_command
 from hypothesis import given
 from hypothesis import strategies as st
 from made_memories import TEXTS, make_memories, spec_of
@@ -169,3 +170,10 @@ def test_what_is_held_is_what_was_fetched(tmp_path):
         tracemalloc.stop()
     bank.close()
     assert size > 200 * leaf and peak < 5 * leaf
+
+
+def test_the_command_for_banks_checks_and_lists_it(made):
+    found = run_command("bank", "verify", made[0].path)
+    assert found.returncode == 0, found.stderr
+    listed = run_command("bank", "ls", made[0].path)
+    assert listed.returncode == 0 and "float32" in listed.stdout

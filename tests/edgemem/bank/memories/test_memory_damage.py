@@ -1,6 +1,7 @@
 """Damage costs a warning and the fetched block, never a crash; writing is whole or not at all."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from edgemem.bank.memories.memory_bank import MemoryBank
 from edgemem.bank.memories.memory_writing import build_tree, write_memories
 from edgemem.bank.memories.text_key import text_key
 from edgemem.block import Block
+from edgemem.bundle.opening import open_bundle
 from edgemem.bundle.text.memory_spec import LevelSpec
 from edgemem.bundle.text.text_opening import open_memories
+from edgemem.demo import BUNDLE
 from edgemem.errors import BundleError, EdgeMemError, InputError
 
 
@@ -155,9 +158,13 @@ def test_what_cannot_be_stored_leaves_the_old_bank(made):
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "letter.txt").write_text("dear")
-    with pytest.raises(InputError, match="exists and is no bank"):
+    with pytest.raises(InputError, match="exists, and is no folder of kind memories"):
         make_memories(tmp_path / "taken", spec_of())
     assert (tmp_path / "taken" / "letter.txt").read_text() == "dear"
+    bundle = shutil.copytree(BUNDLE, tmp_path / "digits.edgemem")
+    with pytest.raises(InputError, match="exists, and is no folder of kind memories"):
+        make_memories(bundle, spec_of())
+    open_bundle(bundle)
 
 
 @pytest.mark.parametrize(
