@@ -12,15 +12,9 @@ import torch
 
 from edgemem.bank.levels.level_checks import verify_bank
 from edgemem.bank.levels.level_folder import IN_BUNDLE
-<<<<<<< HEAD
-from edgemem.bundle.copying import check_beside, file_records
-from edgemem.bundle.manifest_checks import MOST_GRAPH_BYTES
-from edgemem.bundle.sealed_document import MANIFEST
-=======
 from edgemem.bundle.copying import check_beside, check_kind, file_records
 from edgemem.bundle.manifest_checks import MOST_GRAPH_BYTES
 from edgemem.bundle.sealed_document import MANIFEST, TEXT
->>>>>>> language
 from edgemem.bundle.text.memory_spec import MemorySpec
 from edgemem.bundle.text.text_manifest import (
     DECODE,
@@ -67,10 +61,7 @@ def export_language(
     """
     folder, out = Path(folder).absolute(), Path(out).absolute()
     bank = None if memories is None else open_memories(memories)
-<<<<<<< HEAD
-=======
     check_kind(out, TEXT)
->>>>>>> language
     check_beside(out, folder, *([] if bank is None else [bank.path]))
     report("loading")
     anchor = load_anchor(folder)
