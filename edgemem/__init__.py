@@ -28,6 +28,9 @@ from edgemem.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from edgemem.runtime import ClassInfo, Event, EventKind, Options, Result, Runtime, open
+    from edgemem.runtime.language.generated import Generated
+    from edgemem.runtime.language.generation import Generation
+    from edgemem.runtime.language.language_runtime import LanguageRuntime, open_language
 
 __all__ = [
     "AttachError",
@@ -39,7 +42,10 @@ __all__ = [
     "Event",
     "EventKind",
     "ExportError",
+    "Generated",
+    "Generation",
     "InputError",
+    "LanguageRuntime",
     "MissingExtraError",
     "Options",
     "Result",
@@ -47,7 +53,14 @@ __all__ = [
     "StateError",
     "__version__",
     "open",
+    "open_language",
 ]
+LANGUAGE = {
+    "Generated": "generated",
+    "Generation": "generation",
+    "LanguageRuntime": "language_runtime",
+    "open_language": "language_runtime",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -55,4 +68,8 @@ def __getattr__(name: str) -> Any:
         from edgemem import runtime
 
         return getattr(runtime, name)
+    if name in LANGUAGE:
+        import importlib
+
+        return getattr(importlib.import_module(f"edgemem.runtime.language.{LANGUAGE[name]}"), name)
     raise AttributeError(f"module 'edgemem' has no attribute {name!r}")

@@ -33,6 +33,19 @@ def blur(frames: Frames, rng: np.random.Generator) -> Frames:
     return frames
 
 
+def strong_blur(frames: Frames, rng: np.random.Generator) -> Frames:
+    """The same, ten times: two and a half neighbours far."""
+    for _ in range(5):
+        frames = blur(frames, rng)
+    return frames
+
+
+def impulse(frames: Frames, rng: np.random.Generator) -> Frames:
+    """One value in twenty becomes the least or the largest of all."""
+    ends = rng.choice(np.array([frames.min(), frames.max()], np.float32), frames.shape)
+    return np.where(rng.random(frames.shape) < 0.05, ends, frames)
+
+
 def contrast(frames: Frames, rng: np.random.Generator) -> Frames:
     """A third of every frame's distance from its mean."""
     axes = tuple(range(1, frames.ndim))
@@ -58,6 +71,8 @@ SHIFTS: dict[str, Shift] = {
     "brightness": brightness,
     "gain": gain,
 }
+# Those by which it is found out which model is right: also some that no sites were chosen by.
+FURTHER = SHIFTS | {"strong blur": strong_blur, "impulse": impulse}
 
 
 def _span(frames: Frames) -> float:

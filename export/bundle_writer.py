@@ -13,10 +13,11 @@ import onnx
 import torch
 
 from edgemem.block import pack
-from edgemem.bundle.manifest import FrameSpec
-from edgemem.bundle.manifest_file import MANIFEST, to_json
+from edgemem.bundle.manifest import REMEMBER, FrameSpec
+from edgemem.bundle.manifest_file import to_json
 from edgemem.bundle.opening import open_bundle
 from edgemem.bundle.reference_frames import reference_frames
+from edgemem.bundle.sealed_document import MANIFEST
 from edgemem.errors import InputError
 from edgemem.export.bundle_manifest import (
     GENERIC,
@@ -27,8 +28,9 @@ from edgemem.export.bundle_manifest import (
     teaching_of,
 )
 from edgemem.export.checks.calibrating import calibrated
+from edgemem.export.checks.calibrating_share import limited
 from edgemem.export.checks.onnx_graphs import Arrays, onnx_engine
-from edgemem.export.checks.parity import check_at_rest, check_learn, check_parity
+from edgemem.export.checks.parity import check_at_rest, check_learn, check_parity, check_remember
 from edgemem.export.checks.parity_result import Parity
 from edgemem.export.checks.way_out import with_way_out
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of, settled
@@ -41,6 +43,7 @@ from edgemem.export.other_tasks import railed
 from edgemem.export.targets.integer import reference_of, rewritten
 from edgemem.export.targets.target_graphs import Targets
 from edgemem.export.trace import to_onnx
+from edgemem.export.turned_kernels import turn_on_load
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files.atomic import new_folder
@@ -110,6 +113,7 @@ def _export(
     steps = plan_graphs(models["adapt"])
     models |= steps
     for graph in models.values():
+        turn_on_load(graph)
         strip_notes(graph)
     targets = Targets(model, functions, choices.targets, frames, reading)
     others = targets.graphs(report)
@@ -148,6 +152,7 @@ def _export(
         manifest = calibrated(
             folder, railed(folder, manifest, model, report), model, choices, report
         )
+        manifest = limited(folder, manifest, model, report)
         (folder / MANIFEST).write_bytes(to_json(manifest))
         open_bundle(folder)  # what a device would refuse is not written
     return parity
@@ -176,6 +181,8 @@ def _compared(
     parity, reference = check_parity(engine, model, predict, adapt, frames, objective.exercise)
     parity.check()
     check_plans(folder, steps, _step_inputs(functions, frames))
+    if REMEMBER in functions:
+        check_remember(folder / f"{REMEMBER}.onnx", functions[REMEMBER], frames)
     if "learn" in functions:
         check_learn(folder / "learn.onnx", functions["learn"], frames)
     return parity, reference

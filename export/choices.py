@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.manifest import REMEMBER, FrameSpec
 from edgemem.bundle.manifest_checks import MOST_FRAME_BYTES
 from edgemem.errors import ExportError
 from edgemem.export.functions.class_reading import Reading
@@ -237,6 +237,10 @@ def functions_of(
         )
     adapt = adapt_function(model, x, objective, optimizer, choices.gradient, reading)
     functions = {"predict": predict_function(model, x, reading=reading), "adapt": adapt}
+    if objective.learns and model.remembered():
+        functions[REMEMBER] = adapt_function(
+            model, x, objective, optimizer, choices.gradient, reading, learning=False
+        )
     if model.source_moments is not None:
         functions["key"] = key_function(model, x)
     if reading is not None:

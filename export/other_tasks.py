@@ -27,6 +27,7 @@ OF_CLASSES = ("prototype_relation",)  # objectives that need frames of classes
 # Times the largest distance that a synthetic shift of source frames gives; and at least so many
 # deviations, as much as frames differ among themselves anyway.
 ROOM, LEAST_LIMIT = 2.0, 3.0
+MOST_FRAMES = 64  # of every shift, or one batch, where that is more
 NO_RAIL = "no source frames: outputs have no limit"
 ROWS = ("ecotta", "likelihood_ratio", "tent")  # those that need entropies
 
@@ -92,14 +93,14 @@ def railed(
     report("measuring outputs")
     bundle = open_bundle(folder)
     graphs = Graphs(bundle, choose(bundle, settings=EngineSettings(0)).backend)
-    x = to_array(to_float(frames))
+    x, few = to_array(to_float(frames)), max(MOST_FRAMES, manifest.frames.batch)
     known = np.concatenate(
         [summaries(graphs.frozen(part), manifest) for part in _batches(x, manifest)]
     )
     task = replace(task, mean=tuple(known.mean(0).tolist()), deviation=deviations(known))
     largest = max(
         distance(summaries(own, manifest), summaries(frozen, manifest), task)
-        for own, frozen in _under_shifts(graphs, bundle.generic, x, manifest)
+        for own, frozen in _under_shifts(graphs, bundle.generic, x[:few], manifest)
     )
     told = manifest.exported_from | {"output_distance": largest}
     task = replace(task, limit=max(LEAST_LIMIT, ROOM * largest))

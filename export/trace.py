@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import gc
-import logging
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.onnx import OnnxExporterError, ONNXProgram
 
 from edgemem.bundle.further_input import BESIDE, FRAMES
@@ -33,6 +28,8 @@ from edgemem.export.lowering.table import (
     check_operators,
     decompositions,
 )
+from edgemem.export.simplify import simplify
+from edgemem.export.trace_surroundings import plain, quiet, without_collecting
 
 if TYPE_CHECKING:
     import onnx
@@ -51,12 +48,12 @@ def to_onnx(function: Function, *, portable: bool = False) -> onnx.ModelProto:
         Untraceable: the function cannot be traced.
         ExportError: it draws random numbers, or the graph breaks the contract.
     """
-    with _explained(), _quiet(), _without_collecting():
+    with _explained(), quiet(), without_collecting():
         exported = _translated(_export(function, portable), function, portable)
-        optimize_ir(exported.model, num_iterations=1)
+        simplify(exported.model)
         for value, name in zip(exported.model.graph.outputs, function.outputs, strict=True):
             value.name = name  # where two outputs are one value, the optimiser names the second
-    with _quiet(), _without_collecting():
+    with quiet(), without_collecting():
         model = lower(exported.model_proto, portable=portable)
     _drop_unused(model, function)
     _check_contract(model, function)
@@ -107,7 +104,7 @@ def check_traceable(function: Function) -> None:
     Raises:
         ExportError: as `to_onnx`.
     """
-    with _explained(), _quiet():
+    with _explained(), quiet():
         traced(function, portable=False)
 
 
@@ -135,11 +132,10 @@ def _reason(error: Exception) -> str:
 
 def _export(function: Function, portable: bool) -> ExportedProgram:
     arguments = tuple(function.inputs.values())
-    if function.dynamic_batch:
+    if function.dynamic_batch or function.axes:
         table = decompositions()
-        batch = Dim("batch", min=1)
-        shapes = tuple({0: batch} if _is_of_frames(name) else None for name in function.inputs)
-        with _plain(), SpelledOut():
+        shapes = _free_sizes(function)
+        with plain(), SpelledOut():
             program = torch.export.export(
                 _Module(function), arguments, dynamic_shapes=(shapes,), strict=False
             )
@@ -148,6 +144,18 @@ def _export(function: Function, portable: bool) -> ExportedProgram:
         return program  # type: ignore[no-any-return]
     exported: ExportedProgram = torch.export.export(traced(function, portable), arguments)
     return exported
+
+
+def _free_sizes(function: Function) -> tuple[dict[int, Any] | None, ...]:
+    """For each input, the axes whose sizes every run chooses."""
+    axes = dict(function.axes)
+    if function.dynamic_batch:
+        axes |= {name: {0: "batch"} for name in function.inputs if _is_of_frames(name)}
+    sizes = {name: Dim(name, min=1) for free in axes.values() for name in free.values()}
+    return tuple(
+        {axis: sizes[size] for axis, size in axes[name].items()} if name in axes else None
+        for name in function.inputs
+    )
 
 
 def _is_of_frames(name: str) -> bool:
@@ -167,7 +175,7 @@ def traced(function: Function, portable: bool) -> GraphModule:
         _allow_non_fake_inputs=True,
         decomposition_table=decompositions() | (PORTABLE if portable else {}),
     )
-    with _plain(), SpelledOut():
+    with plain(), SpelledOut():
         graph: GraphModule = tracer(*function.inputs.values()).eval()
     _use_what_is_copied(graph)
     check_operators(graph)
@@ -199,28 +207,6 @@ def _fresh(node: Node) -> bool:
 def _alike(a: Node, b: Node) -> bool:
     one, other = a.meta["val"], b.meta["val"]
     return bool(one.shape == other.shape and one.dtype == other.dtype)
-
-
-@contextmanager
-def _plain() -> Iterator[None]:
-    """While active, torch runs layers as simple operators, not as one that fuses them.
-
-    And models are told that they are exported, as torch.export tells them: some leave out then
-    what branches on values.
-    """
-    mha, mkldnn = torch.backends.mha, torch.backends.mkldnn
-    fast = mha.get_fastpath_enabled()
-    mha.set_fastpath_enabled(False)
-    fused = mkldnn.set_flags(_enabled=False)[0]  # type: ignore[no-untyped-call]
-    exporting = torch.compiler._is_exporting_flag
-    torch.compiler._is_exporting_flag = True
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.compiler._is_exporting_flag = exporting
-        mkldnn.set_flags(_enabled=fused)  # type: ignore[no-untyped-call]
-        mha.set_fastpath_enabled(fast)
 
 
 class _Module(nn.Module):
@@ -265,31 +251,3 @@ def _check_contract(model: onnx.ModelProto, function: Function) -> None:
     domains = {node.domain for node in model.graph.node}
     if foreign := domains - set(STANDARD_DOMAINS):
         raise ExportError("graph", f"uses operators of {sorted(foreign)}", "Report this")
-
-
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """While active, garbage in cycles stays: to look for it took a fifth of an export's time."""
-    active = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if active:
-            gc.enable()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Tracing warns about its own internals; none of it is for our users."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

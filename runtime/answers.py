@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgemem.block import Array, Arrays
 from edgemem.bundle.manifest import REMEDY, SUMMARY, Manifest, TaskSpec
 from edgemem.errors import BundleError
+from edgemem.runtime.logits import entropies
 
 Answers = NDArray[np.float32]
 
@@ -36,6 +37,11 @@ def rows_of(outputs: Arrays, manifest: Manifest, frames: int, thing: str) -> Ans
 def summaries(rows: Answers, manifest: Manifest) -> Answers:
     """The first numbers of each row, by which guard rails compare."""
     return rows if manifest.task is None else rows[:, : manifest.task.summary]
+
+
+def entropies_of(rows: Answers, task: TaskSpec | None) -> Answers:
+    """Of each frame [n], in nats; for classes, and tasks that know their certainty."""
+    return entropies(rows) if task is None else mean_entropies(rows, task)
 
 
 def mean_entropies(rows: Answers, task: TaskSpec) -> Answers:

@@ -50,6 +50,11 @@ class Batch:
             self._key = self._graphs.key(self.frames)
         return self._key if self._key is not None and is_finite({"": self._key}) else None
 
+    @property
+    def tells_classes(self) -> bool:
+        """Whether answers are logits of classes."""
+        return self._graphs.tells_classes
+
     def every(self, n: int) -> Batch:
         """One of so many frames, together with no others."""
         if n == 1:

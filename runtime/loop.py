@@ -163,7 +163,7 @@ class Runtime(ClassCalls):
         """
         x, answers, position = self._checked(frames, inputs), [], 0
         if self._adapting and len(x) >= self._stepping.missing:
-            self._graphs.open_step()  # before anything changes
+            self._graphs.open_step(self._parameters.now())  # before anything changes
         learnt = self._keeper.take_learnt()
         events = self._keeper.noticed() + learnt + tell(self._range.look(x))
         while position < len(x):

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.cli.show import print_table, progress
 
-N, C, SIZE = 64, 32, 32
+N, C, SIZE, SMALL = 64, 32, 32, 4
 STEEP = 2.0**127
 Form = tuple[list[Any], dict[str, Any]]
 node = helper.make_node
@@ -57,18 +57,18 @@ def gates() -> dict[str, Form]:
     }
 
 
-def norms() -> dict[str, Form]:
+def norms(x: str = "x") -> dict[str, Form]:
     """relu(x * scale + shift) with runtime scale and shift per channel."""
     apart = [
         node("Reshape", ["s", "k"], ["s4"]),
         node("Reshape", ["t", "k"], ["t4"]),
-        node("Mul", ["x", "s4"], ["a"]),
+        node("Mul", [x, "s4"], ["a"]),
         node("Add", ["a", "t4"], ["b"]),
         node("Relu", ["b"], ["r"]),
     ]
     once = [
         node("Reshape", ["s", "k"], ["s4"]),
-        node("Conv", ["x", "s4", "t"], ["b"], group=C),
+        node("Conv", [x, "s4", "t"], ["b"], group=C),
         node("Relu", ["b"], ["r"]),
     ]
     mean = node("ReduceMean", ["r", "axes"], ["y"], keepdims=0)
@@ -76,6 +76,12 @@ def norms() -> dict[str, Form]:
         "Mul, Add, Relu": ([*apart, mean], {"k": ints(1, C, 1, 1), "axes": ints(2, 3)}),
         "depthwise 1x1 convolution *": ([*once, mean], {"k": ints(C, 1, 1, 1), "axes": ints(2, 3)}),
     }
+
+
+def small_norms() -> dict[str, Form]:
+    """The same on small planes."""
+    apart, once = norms("small").values()
+    return {"Mul, Add, Relu *": apart, "depthwise 1x1 convolution": once}
 
 
 def weight_gradients() -> dict[str, Form]:
@@ -172,11 +178,12 @@ def strided_input_gradients() -> dict[str, Form]:
 
 SHAPES = {
     "x": (N, C, SIZE, SIZE), "g": (N, C, SIZE, SIZE), "h": (N, 2 * C, SIZE // 2, SIZE // 2),
-    "s": (C,), "t": (C,),
+    "small": (N, C, SMALL, SMALL), "s": (C,), "t": (C,),
 }  # fmt: skip
 OPERATORS: dict[str, Callable[[], dict[str, Form]]] = {
     "gate of a ReLU": gates,
     "norm and ReLU": norms,
+    f"norm and ReLU, {SMALL} x {SMALL}": small_norms,
     "weight gradient": weight_gradients,
     "strided input gradient": strided_input_gradients,
 }
@@ -245,7 +252,7 @@ def main() -> None:
         for name, forms in OPERATORS.items():
             found[name] = measure(forms(), repeats, options.threads)
             bar.update(task, advance=1, note=name)
-    rows = [(o, form, f"{ms:.1f}") for o, forms in found.items() for form, ms in forms.items()]
+    rows = [(o, form, f"{ms:.3g}") for o, forms in found.items() for form, ms in forms.items()]
     print_table(f"{N} x {C} x {SIZE} x {SIZE}", ("operator", "form (* = taken)", "ms"), rows)
     about = setting(threads=options.threads, repeats=repeats)
     print(setting_text(about, f"{options.threads} threads, median of {repeats}"))

@@ -24,6 +24,10 @@ def main() -> None:
         __doc__, "benchmarks.ocr --quick detector", quick="few frames, and no page", threads=2
     )
     parser.add_argument("names", nargs="*", help="recogniser, detector, classifier; default all")
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="of every shift; default per network"
+    )
+    parser.add_argument("--source", type=int, metavar="N", help=f"frames; default {SOURCE_FRAMES}")
     parser.add_argument("--page", type=Path, metavar="PATH", help="write the tables there")
     options = parser.parse_args()
     if not FOLDER.is_dir():
@@ -31,17 +35,19 @@ def main() -> None:
         return
     if options.page is not None and (options.quick or options.names):
         parser.error("a page is of all networks, and of all frames")
+    if min(options.frames or BATCH, options.source or BATCH) < BATCH:
+        parser.error(f"--frames and --source are {BATCH} or more, a batch")
     known = networks()
     if unknown := set(options.names) - set(known):
         parser.error(f"{min(unknown)} is none of {', '.join(known)}")
-    source = QUICK_SOURCE if options.quick else SOURCE_FRAMES
+    source = options.source or (QUICK_SOURCE if options.quick else SOURCE_FRAMES)
     about = setting(threads=options.threads, seed=SEED, source_frames=source)
     found: dict[str, Any] = {}
     for name in options.names or known:
         network = known[name]
         with tempfile.TemporaryDirectory(prefix="edgemem-") as folder:
             bundle, seconds = exported(network, source, Path(folder))
-            count = QUICK_COUNT if options.quick else network.count
+            count = options.frames or (QUICK_COUNT if options.quick else network.count)
             made = figures(network, bundle, count, options.threads)
             export = chosen(bundle) | {"seconds": seconds}
         found[network.title] = made | {"export": export, "measure": network.measure}

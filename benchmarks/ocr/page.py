@@ -28,9 +28,9 @@ has to be asked for where outputs are no exclusive classes.
 Text is rendered: words of Python's help texts in five DejaVu fonts, any colours of some contrast.
 Every shift is a stream of its own in batches of {batch}, from the bundle as exported. The shifts
 are those of `benchmarks/ocr/shifts.py`, of one strength each, set by what the frozen recogniser
-makes of them before anything was aligned. Export chooses sites and weight on others
-(`edgemem/shifts.py`): only noise and blur have kin there. Seeds: {seed} for frames and shifts,
-{source_seed} for source frames.
+makes of them before anything was aligned. Export chooses sites, weight and limit of certainty on
+others (`edgemem/shifts.py`): noise, blur and impulses have kin there. Seeds: {seed} for frames and
+shifts, {source_seed} for source frames.
 
 ![errors by shift](images/ocr.png)
 """
@@ -41,7 +41,8 @@ def page(found: Mapping[str, Any], about: Mapping[str, Any], numbers: Mapping[st
     parts = [INTRODUCTION.format(**numbers)]
     for title, one in found.items():
         parts.append(_section(title, one))
-    return "\n".join([*parts, f"{setting_text(about, 'two threads')}\n"])
+    threads = f"threads: {about['threads']}"
+    return "\n".join([*parts, f"{setting_text(about, threads)}\n"])
 
 
 def _section(title: str, one: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Eight things that may happen to a camera that reads text, and frames as they were.
 
-None of them is a shift by which export chooses sites (`edgemem.shifts`): noise and blur are of
+None of them is a shift by which export chooses (`edgemem.shifts`): noise, blur and impulses are of
 other kinds there. Each has one strength, set before anything was aligned, so that the frozen
 recogniser still reads most of the text.
 """

@@ -98,6 +98,8 @@ TARGETS = (ONNX, LITERT, NPU)  # sets of graphs; every bundle has the first
 FILLED = "filled"
 # Input of `learn`: the class of each row, -1 where there is none.
 LABELS = "y"
+# Graph that does what a step does at a learning rate of zero, without a gradient.
+REMEMBER = "remember"
 CLOSED = -1e4  # logit of a class that is not there; half precision holds it
 
 
@@ -232,6 +234,8 @@ class Manifest:
         adapt_when: the step runs on one batch in so many, if the caller does not say otherwise.
         familiar: whether the frozen model answers frames that are like the source's.
         task: what the outputs are; None = logits of classes.
+        surer_below: the block answers only while its mean entropy is below so many times the frozen
+            model's; None = source frames gave no such limit.
     """
 
     name: str
@@ -254,6 +258,7 @@ class Manifest:
     targets: dict[str, dict[str, Binding]] = field(default_factory=dict)
     teaching: Teaching | None = None
     task: TaskSpec | None = None
+    surer_below: float | None = None
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -80,6 +80,8 @@ def _teaching(manifest: Manifest) -> Iterator[str]:
 def _answers(manifest: Manifest) -> Iterator[str]:
     task, batch = manifest.task, manifest.frames.batch
     numbers = manifest.classes if task is None else task.numbers
+    if manifest.surer_below is not None and task is not None and not task.knows_certainty:
+        yield f"a limit of certainty, but the task is {task.kind}"
     if 8 * batch * numbers > MOST_FRAME_BYTES:
         yield f"answers of {batch} by {numbers} numbers are too large"
     if task is None:

@@ -1,14 +1,8 @@
-"""`manifest.json`: written, and read back only if no bit of it has changed.
-
-The file begins with the SHA-256 of all that follows, which is looked at before anything else is
-read. It finds accidents; against malice, the identity of the bundle has to be known from elsewhere.
-"""
+"""The manifest of a bundle of frames: written, and read back value by value."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from dataclasses import asdict
 from typing import Any
 
@@ -32,14 +26,11 @@ from edgemem.bundle.manifest import (
     Teaching,
 )
 from edgemem.bundle.manifest_checks import check
+from edgemem.bundle.sealed_document import FORMAT, FORMAT_VERSION, FRAMES, read_sealed, sealed
 from edgemem.errors import BundleError
-from edgemem.files.typed_json import HALVES, Value, read_json
+from edgemem.files.typed_json import HALVES, Value
 from edgemem.version import VERSION
 
-MANIFEST = "manifest.json"
-FORMAT = "edgemem-bundle"
-FORMAT_VERSION = 1
-MOST_BYTES = 16 << 20
 # How many of each there can be, before anything is done for each of them.
 MOST_DIMENSIONS = 8
 MOST_ARRAYS = 1 << 14
@@ -47,22 +38,6 @@ MOST_FILES = 1 << 12
 MOST_LABELS = 1 << 16
 MOST_NAMES = 256  # graphs, plans, hyper-parameters, inputs of a graph beside arrays …
 MOST_SHOWN = 1 << 20  # characters that are for people
-BEGINNING = re.compile(rb'\{\n "sha256": "([0-9a-f]{64})"')
-
-
-def sealed(document: dict[str, Any]) -> bytes:
-    """The bytes of a manifest with these fields, its own check sum first.
-
-    Raises:
-        BundleError: a number is not finite.
-    """
-    try:
-        text = json.dumps({"sha256": "", **document}, indent=1, allow_nan=False) + "\n"
-    except ValueError as error:
-        raise BundleError(MANIFEST, f"cannot be written ({error})", "Report this") from error
-    before, after = text.split('""', 1)
-    digest = hashlib.sha256(after.encode()).hexdigest()
-    return f'{before}"{digest}"{after}'.encode()
 
 
 def to_json(manifest: Manifest) -> bytes:
@@ -96,6 +71,8 @@ def to_json(manifest: Manifest) -> bytes:
     }
     if manifest.task is not None:  # else the bundle tells classes apart, and says nothing of it
         document["task"] = asdict(manifest.task)
+    if manifest.surer_below is not None:
+        document["surer_below"] = manifest.surer_below
     return sealed(document)
 
 
@@ -105,38 +82,16 @@ def from_json(content: bytes, where: str) -> Manifest:
     Raises:
         BundleError: altered, not JSON, another format or version, or a value of the wrong kind.
     """
-    _check_seal(content, where)
-    document = read_json(content, where, BundleError, REMEDY, most_bytes=MOST_BYTES)
-    if document.object().get("format", document).plain != FORMAT:
-        raise BundleError(where, "is not the manifest of an EdgeMem bundle", REMEDY)
-    version = document.field("format_version")
-    if version.plain != FORMAT_VERSION or type(version.plain) is not int:
-        raise BundleError(
-            where,
-            f"has format version {version.shown}; this EdgeMem reads {FORMAT_VERSION}",
-            "Update EdgeMem, or export the bundle again",
-        )
-    manifest = _parse(document)
+    manifest = _parse(read_sealed(content, where, FRAMES))
     if reason := check(manifest):
         raise BundleError(where, f"does not fit together ({reason})", REMEDY)
     return manifest
 
 
-def _check_seal(content: bytes, where: str) -> None:
-    begin = BEGINNING.match(content)
-    if begin is None and content.startswith(b"{\r"):
-        raise BundleError(
-            where, "had its line ends changed", "Copy it as binary (git: *.edgemem/** -text)"
-        )
-    if begin is None:
-        raise BundleError(where, "does not begin with its check sum", REMEDY)
-    if hashlib.sha256(content[begin.end() :]).hexdigest().encode() != begin[1]:
-        raise BundleError(where, "was changed after it was written (check sum)", REMEDY)
-
-
 def _parse(document: Value) -> Manifest:
     field = document.field
     source, teaching = field("source"), field("teaching")
+    surer = document.object().get("surer_below")
     return Manifest(
         name=field("name").text(),
         graphs={k: v.text() for k, v in field("graphs").object(MOST_NAMES).items()},
@@ -164,6 +119,7 @@ def _parse(document: Value) -> Manifest:
         targets=_targets(field("targets")),
         teaching=None if teaching.plain is None else _teaching(teaching),
         task=_task(document),
+        surer_below=None if surer is None else surer.positive(),
     )
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgemem.bank.levels.level_folder import IN_BUNDLE, is_level, open_levels
 from edgemem.block import Block, unpack
 from edgemem.bundle.checked_files import KnownFiles
-from edgemem.bundle.manifest import REMEDY, Manifest
-from edgemem.bundle.manifest_file import MANIFEST, MOST_BYTES, from_json
+from edgemem.bundle.manifest import REMEDY, FileRecord, Manifest
+from edgemem.bundle.manifest_file import from_json
+from edgemem.bundle.sealed_document import MANIFEST, MOST_BYTES
 from edgemem.errors import BankError, BundleError
 from edgemem.files.atomic import inside, sha256_file, sha256_rest
 
@@ -46,7 +47,7 @@ class Bundle:
     @property
     def files(self) -> KnownFiles:
         """Everything that was hashed when the bundle was opened: all files but the levels."""
-        return _known(self.path, self.manifest)
+        return known_files(self.path, self.manifest.files)
 
     def read(self, name: str) -> bytes:
         """The bytes of a listed file that is no level; raises BundleError if it was changed."""
@@ -66,9 +67,9 @@ def open_bundle(path: Path | str) -> Bundle:
         raise _packed(path, "an archive")
     folder = Path(path).absolute()  # graphs are opened later, perhaps from another directory
     try:
-        content = _read_manifest(folder)
+        content = read_manifest(folder)
         manifest = from_json(content, f"{folder.name}/{MANIFEST}")
-        check_files(folder, manifest)
+        check_files(folder, manifest.files)
         generic = _read_generic(folder, manifest)
         _check_headers(folder, manifest)
     except OSError as error:
@@ -78,12 +79,12 @@ def open_bundle(path: Path | str) -> Bundle:
     return Bundle(folder, manifest, hashlib.sha256(content).hexdigest(), generic)
 
 
-def _known(folder: Path, manifest: Manifest) -> KnownFiles:
-    records = manifest.files.items()
-    return KnownFiles({folder / n: record for n, record in records if not is_level(n)})
+def known_files(folder: Path, records: Mapping[str, FileRecord]) -> KnownFiles:
+    """Everything that `check_files` hashes: all listed files but the levels."""
+    return KnownFiles({folder / n: record for n, record in records.items() if not is_level(n)})
 
 
-def check_files(folder: Path, manifest: Manifest) -> None:
+def check_files(folder: Path, records: Mapping[str, FileRecord]) -> None:
     """Check that every listed file is inside, of the right size and hash, and none is extra.
 
     Levels of the bank: all of this but the hash.
@@ -91,7 +92,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         BundleError: naming the file.
     """
-    for name, record in manifest.files.items():
+    for name, record in records.items():
         file = inside(folder, name, BundleError)
         thing = f"{folder.name}/{name}"
         if not file.is_file():
@@ -103,7 +104,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
                 raise BundleError(thing, f"has {size} bytes instead of {record.size}", REMEDY)
             if not is_level(name) and sha256_rest(content) != record.sha256:
                 raise BundleError(thing, "does not have the hash in the manifest", REMEDY)
-    listed = {*manifest.files, MANIFEST}
+    listed = {*records, MANIFEST}
     for name in sorted(_names(folder)):
         if name not in listed:
             raise BundleError(f"{folder.name}/{name}", "is not in the manifest", "Remove the file")
@@ -165,7 +166,12 @@ def _check_headers(folder: Path, manifest: Manifest) -> None:
         level.close()
 
 
-def _read_manifest(folder: Path) -> bytes:
+def read_manifest(folder: Path) -> bytes:
+    """The bytes of the manifest of a bundle, not looked at yet.
+
+    Raises:
+        BundleError: the folder is no bundle, or lies in an archive.
+    """
     if not folder.is_dir():
         archive = next((place for place in folder.parents if place.is_file()), None)
         if archive is not None:
@@ -192,7 +198,7 @@ def _packed(path: object, archive: str) -> BundleError:
 def _read_generic(folder: Path, manifest: Manifest) -> Block:
     name = manifest.generic_block
     thing = f"{folder.name}/{name}"
-    content = _known(folder, manifest).read(folder / name)
+    content = known_files(folder, manifest.files).read(folder / name)
     block = Block(unpack(content, thing, BundleError, REMEDY))
     if reason := manifest.block.mismatch(block):
         raise BundleError(thing, reason, REMEDY)

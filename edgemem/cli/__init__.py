@@ -16,6 +16,7 @@ from edgemem.cli.commands import (
     tune,
 )
 from edgemem.cli.encoding import print_anywhere
+from edgemem.cli.language_commands import generate, train_language
 from edgemem.cli.output import (
     UnprintableError,
     complain,
@@ -37,6 +38,8 @@ device.add_to(app)
 train.add_to(app)
 train_prototypes.add_to(app)
 tune.add_to(app)
+train_language.add_to(app)
+generate.add_to(app)
 bank_levels.add_to(app)
 bank_ship.add_to(bank_levels.bank_app)
 bank_state.add_to(bank_levels.bank_app)

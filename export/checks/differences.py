@@ -19,16 +19,26 @@ def slot_differences(found: Arrays, expected: Arrays) -> dict[str, float]:
     Those of almost nothing but rounding noise are relative to a small part of the largest slot of
     their kind.
     """
+    kinds = {n: n.split(".")[2] for n in expected if n.startswith("next.opt.")}
+    return _relative(found, expected, kinds)
+
+
+def block_differences(found: Arrays, expected: Arrays) -> dict[str, float]:
+    """The same of every array of the next block."""
+    kinds = {n: n.rpartition(".")[2] for n in expected if n.startswith("next.block.")}
+    return _relative(found, expected, kinds)
+
+
+def _relative(found: Arrays, expected: Arrays, kinds: Mapping[str, str]) -> dict[str, float]:
     largest: dict[str, float] = {}
-    sizes = {n: float(np.abs(v).max()) for n, v in expected.items() if n.startswith("next.opt.")}
-    for name, size in sizes.items():
-        kind = name.split(".")[2]
-        largest[kind] = max(size, largest.get(kind, 0.0))
+    sizes = {name: float(np.abs(expected[name]).max(initial=0.0)) for name in kinds}
+    for name, kind in kinds.items():
+        largest[kind] = max(sizes[name], largest.get(kind, 0.0))
     differences = {}
-    for name, size in sizes.items():
-        scale = max(size, SLOT_FLOOR * largest[name.split(".")[2]])
+    for name, kind in kinds.items():
+        scale = max(sizes[name], SLOT_FLOOR * largest[kind])
         if scale > 0 or found[name].any():
-            off = float(np.abs(found[name] - expected[name]).max())
+            off = float(np.abs(found[name] - expected[name]).max(initial=0.0))
             differences[name] = off / scale if scale else float("inf")
     return differences
 

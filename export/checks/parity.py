@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgemem.block import Array
-from edgemem.bundle.manifest import CLOSED, FILLED, LABELS, SUMMARY, FrameSpec
+from edgemem.bundle.manifest import CLOSED, FILLED, LABELS, REMEMBER, SUMMARY, FrameSpec
 from edgemem.bundle.reference_frames import kept, reference_frames
 from edgemem.bundle.rows import fields
 from edgemem.errors import AttachError, ExportError
@@ -38,6 +38,7 @@ from edgemem.models.tensor_rows import (
 
 STEPS = 20
 BATCHES = 10
+IN_FLOAT64 = 4  # batches of source frames, by which it is seen how much the given model rounds
 
 
 def check_parity(
@@ -58,7 +59,8 @@ def check_parity(
     inputs |= {name: value for name, value in predict.inputs.items() if name not in inputs}
     differences: dict[str, float] = {}
     slots: dict[str, float] = {}
-    rounding = rounding_of(model, of_array(reference_frames(frames)))
+    source = _source(model, frames)
+    rounding = rounding_of(model, [of_array(reference_frames(frames)), *source[:IN_FLOAT64]])
     for seed in range(BATCHES):
         inputs |= named_tensors(of_array(reference_frames(frames, seed)))
         expected, found = _call(adapt, inputs), engine["adapt"](inputs)
@@ -72,7 +74,7 @@ def check_parity(
         if differences[worst] <= tolerance(rounding) and worst_slot <= SLOT_TOLERANCE:
             break
     frozen, given = _frozen(engine, model, predict, of_array(reference_frames(frames, seed)))
-    others = [_frozen(engine, model, predict, x)[0] for x in _source(model, frames)]
+    others = [_frozen(engine, model, predict, x)[0] for x in source]
     predicted, told = engine["predict"](inputs), answer_names(model)
     in_torch = _call(predict, inputs)
     after: dict[str, float] = {}
@@ -126,25 +128,48 @@ def check_learn(path: Path, learn: Function, frames: FrameSpec) -> None:
     Raises:
         ExportError: an output differs on every one of some batches.
     """
-    opened, inputs = session(path), dict(learn.inputs)
+    inputs = dict(learn.inputs)
     capacity = len(inputs["block.prototypes.frames"])
     labels = torch.full((frames.batch,), -1)
     labels[::2] = torch.arange(len(labels[::2])) % capacity
     inputs |= {LABELS: labels, FILLED: torch.tensor(float(frames.batch - frames.batch // 4))}
     inputs |= {"hp.learn_rate": torch.tensor(1e-2)} if "hp.learn_rate" in inputs else {}
-    differences: dict[str, float] = {}
+    _check_further("learn", path, learn, inputs, frames, FIRST_TOLERANCE)
+
+
+def check_remember(path: Path, remember: Function, frames: FrameSpec) -> None:
+    """Compare the written graph `remember` with torch, where frames are remembered already.
+
+    Raises:
+        ExportError: an output differs on every one of some batches.
+    """
+    inputs = remember.inputs | named_tensors(of_array(reference_frames(frames, BATCHES)))
+    following = _next(_call(remember, inputs))
+    inputs |= {name: torch.from_numpy(value) for name, value in following.items()}
+    _check_further(REMEMBER, path, remember, inputs, frames, LATER_TOLERANCE)
+
+
+def _check_further(
+    name: str,
+    path: Path,
+    function: Function,
+    inputs: dict[str, Tensor],
+    frames: FrameSpec,
+    limit: float,
+) -> None:
+    opened, differences = session(path), dict[str, float]()
     for seed in range(BATCHES):
-        inputs |= named_tensors(of_array(reference_frames(frames, seed)))
-        expected, found = _call(learn, inputs), run_graph(opened, inputs)
-        now = {name: difference(found[name], expected[name]) for name in learn.outputs}
+        inputs = inputs | named_tensors(of_array(reference_frames(frames, seed)))
+        expected, found = _call(function, inputs), run_graph(opened, inputs)
+        now = {output: difference(found[output], expected[output]) for output in function.outputs}
         differences = least(differences, now)
-        if max(differences.values()) <= FIRST_TOLERANCE:
+        if max(differences.values()) <= limit:
             return
     worst = max(differences, key=differences.__getitem__)
     raise ExportError(
         "parity check",
-        f"{worst} of 'learn': onnxruntime and torch differ by {differences[worst]:.1e}, limit "
-        f"{FIRST_TOLERANCE:.0e}",
+        f"{worst} of {name!r}: onnxruntime and torch differ by {differences[worst]:.1e}, limit "
+        f"{limit:.0e}",
         "No bundle was written; report the model",
     )
 

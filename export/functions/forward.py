@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Function:
         outputs: names, in order.
         dynamic_batch: whether x may hold any number of frames.
         optional: inputs that a graph is without where they have no effect.
+        axes: input -> axis -> name of its size, which every run chooses; equal names, equal sizes.
     """
 
     inputs: Arrays
@@ -40,6 +41,7 @@ class Function:
     call: Callable[..., tuple[Tensor, ...]]
     dynamic_batch: bool
     optional: frozenset[str] = frozenset()
+    axes: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
 def rows_of(x: Tensor, values: Arrays) -> Frames:

@@ -112,17 +112,26 @@ def adapt_function(
     optimizer: Optimizer,
     gradient: Gradient,
     reading: Reading | None = None,
+    *,
+    learning: bool = True,
 ) -> Function:
     """x, block, slots, hyper-parameters -> answers, key, next block, next slots, stats.
 
     The answers are those before the update. Where the objective says so (no reliable sample),
     what the block learns and the slots come back unchanged; what it remembers moves on. Classes
-    that were taught come back unchanged always. reading: see `predict_function`.
+    that were taught come back unchanged always. reading: see `predict_function`. learning: without,
+    it is what a step at a learning rate of zero does, and no gradient is computed; next block
+    holds only what is remembered then.
     """
     block, learned = detached(model.block()), list(model.learned())
     source = detached(model.learned())  # a copy: tracing takes the block's own arrays for inputs
-    slots = optimizer.slots({name: block[name] for name in learned}) if objective.learns else {}
+    learning = learning and objective.learns
+    following = [name for name in block if learning or name not in learned]
+    slots = optimizer.slots({name: block[name] for name in learned}) if learning else {}
     defaults = hyper_parameters(model, frames.shape[0], objective, optimizer)
+    if not learning:
+        of_gradient = optimizer.hyper_parameters | ENSEMBLING
+        defaults = {name: value for name, value in defaults.items() if name not in of_gradient}
     inputs = {
         **named_tensors(frames),
         **prefixed("block", block),
@@ -155,7 +164,7 @@ def adapt_function(
             return result.value, (output, features, result)
 
         new_block, new_slots = dict(old_learned), dict(old_slots)
-        if objective.learns:
+        if learning:
             (output, features, result), new_block, new_slots = _step(
                 loss, old_learned, old_slots, source, optimizer, hp
             )
@@ -167,7 +176,9 @@ def adapt_function(
         if model.remembered():  # from every batch that gives finite values, reliable or not
             updated = update | torch.isfinite(result.value)
         new_block |= _noted(model, reading, old_block, output, features, told[0], hp)
-        next_block = [torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in block]
+        next_block = [
+            torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in following
+        ]
         stat_names[:] = [*result.stats, "loss", "updated"]
         stats = (*result.stats.values(), result.value, updated.to(count.dtype))
         next_slots = [torch.where(update, new_slots[k], old_slots[k]) for k in slots]
@@ -177,7 +188,7 @@ def adapt_function(
     outputs = (
         *answer_names(model),
         "key",
-        *prefixed("next.block", block),
+        *prefixed("next.block", {name: block[name] for name in following}),
         *prefixed("next.opt", slots),
         *(f"stat.{name}" for name in stat_names),
     )

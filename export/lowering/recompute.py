@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import onnx
@@ -56,6 +57,8 @@ class _Step:
         roots = [value.producer() for value in graph.outputs if value.name in FORWARD]
         self.forward = _ancestors(node for node in roots if node is not None)
         self.ordered = [node for node in graph if node in self.forward]
+        self.last_read = self._last_read()
+        self.widths = self._widths()
         self.depth = dict.fromkeys(self.forward, 0)  # of backward nodes, from the loss
         for node in self.place:
             before = [v.producer() for v in node.inputs if v is not None]
@@ -82,20 +85,33 @@ class _Step:
     def _narrowest(self, start: int, stop: int) -> int:
         """The last place in the second half of a range where the fewest bytes cross."""
         middle = (start + stop + 1) // 2
-        widths = {
-            place: sum(map(_bytes, self._crossing(0, place))) for place in range(middle, stop + 1)
-        }
-        return min(widths, key=lambda place: (widths[place], -place)) if widths else stop
+        places = range(middle, stop + 1)
+        return min(places, key=lambda place: (self.widths[place], -place), default=stop)
+
+    def _last_read(self) -> dict[ir.Value, int]:
+        """Large values of the forward pass that it reads itself: the place of the last reader."""
+        places = {node: place for place, node in enumerate(self.ordered)}
+        found = {}
+        for value in (value for node in self.ordered for value in node.outputs):
+            readers = [places[use.node] for use in value.uses() if use.node in places]
+            if readers and _bytes(value) >= LARGE:
+                found[value] = max(readers)
+        return found
+
+    def _widths(self) -> list[int]:
+        """Bytes of large values that cross each place of the forward pass."""
+        change = [0] * (len(self.ordered) + 1)
+        for place, node in enumerate(self.ordered):
+            for value in node.outputs:
+                if value in self.last_read:
+                    change[place + 1] += _bytes(value)
+                    change[self.last_read[value] + 1] -= _bytes(value)
+        return list(accumulate(change))
 
     def _crossing(self, start: int, stop: int) -> set[ir.Value]:
         """Large values made in a range of the forward pass and read after it, in forward order."""
-        later = set(self.ordered[stop:])
-        return {
-            value
-            for node in self.ordered[start:stop]
-            for value in node.outputs
-            if _bytes(value) >= LARGE and any(use.node in later for use in value.uses())
-        }
+        made = (value for node in self.ordered[start:stop] for value in node.outputs)
+        return {value for value in made if self.last_read.get(value, -1) >= stop}
 
     def peak(self, plan: list[_Segment]) -> int:
         """Bytes alive at the worst moment, of saved values alone."""

@@ -7,6 +7,7 @@ goes into the kernels of a convolution, and what only repeats a value is never s
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from onnxscript.rewriter.rules.common import expand_before_binary_op_rules
 
 LARGEST_FOLDED = 1 << 31  # kernels of any size are turned round at export, not on the device
 LARGEST_SPREAD = 1 << 14  # elements of a constant that only repeats another
+SMALL_PLANE = 64  # elements of a channel up to which a product and a sum are as fast as Conv
 SPREADING = ("Expand", "ConstantOfShape", "Tile")
 
 
@@ -38,7 +40,7 @@ def lower(model: onnx.ModelProto, *, portable: bool = False) -> onnx.ModelProto:
         onnx_shape_inference=True,
         input_size_limit=LARGEST_FOLDED,
         output_size_limit=LARGEST_FOLDED,
-        should_fold=_worth_folding,
+        should_fold=worth_folding,
     )
     RemoveUnusedNodesPass()(graph)
     for rules in PORTABLE_RULES if portable else RULES:
@@ -53,7 +55,7 @@ def lower(model: onnx.ModelProto, *, portable: bool = False) -> onnx.ModelProto:
     return ir.to_proto(graph)
 
 
-def _worth_folding(node: ir.Node) -> bool | None:
+def worth_folding(node: ir.Node) -> bool | None:
     """Not what would store one value many times; None = as the library decides."""
     shape = node.outputs[0].shape
     if node.op_type not in SPREADING or shape is None:
@@ -98,14 +100,15 @@ def affine_as_convolution() -> RewriteRule:
     """From x * scale + shift per channel to a depthwise 1x1 convolution.
 
     One pass instead of two, which takes a ReLU along and stays in the engine's image layout. Left
-    alone where the engine takes the affine map into the convolution that made x.
+    alone where the engine takes the affine map into the convolution that made x, and on small
+    planes: a convolution has much to set up for each channel.
     """
 
     def pattern(op: Any, x: Any, scale: Any, shift: Any) -> Any:
         return op.Add(op.Mul(x, scale), shift)
 
     def holds(_: Any, x: ir.Value, scale: ir.Value, shift: ir.Value) -> bool:
-        if not (_per_channel(x, scale) and _per_channel(x, shift)):
+        if not (_per_channel(x, scale) and _per_channel(x, shift)) or _small_planes(x):
             return False
         constant = _constant(scale) is not None and _constant(shift) is not None
         return not (constant and _has_constant_kernel(x) and len(x.uses()) == 1)
@@ -114,11 +117,18 @@ def affine_as_convolution() -> RewriteRule:
         assert x.shape is not None
         channels, ones = x.shape[1], [1] * (len(x.shape) - 1)
         assert isinstance(channels, int)
-        kernel = _reshaped(op, scale, [channels, *ones], f"{scale.name}.kernel.{x.name}")
-        bias = _reshaped(op, shift, [channels], f"{shift.name}.bias.{x.name}")
+        own = f"{x.name}.{scale.name}.{shift.name}"  # no other map has all three
+        kernel = _reshaped(op, scale, [channels, *ones], f"{own}.kernel")
+        bias = _reshaped(op, shift, [channels], f"{own}.bias")
         return op.Conv(x, kernel, bias, group=channels)
 
     return RewriteRule(pattern, replacement, holds)
+
+
+def _small_planes(x: ir.Value) -> bool:
+    assert x.shape is not None
+    sizes = [size for size in x.shape[2:] if isinstance(size, int)]
+    return len(sizes) == len(x.shape) - 2 and math.prod(sizes) <= SMALL_PLANE
 
 
 def scale_into_next_kernel() -> RewriteRule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from edgemem.models.tensor_rows import Frames, call, frames_of, others_of, split
 from edgemem.shifts import SHIFTS
 
 TRIED = 128  # frames of every shift
-WITH_POSITIONS = 32  # of tasks that answer at many positions of each
+WITH_POSITIONS = 16  # of tasks that answer at many positions of each
 # Losses that differ by less count as the same: the fewer sites are taken. The second is a part of
 # the frozen model's, for tasks where most positions are easy.
 ALIKE, ALIKE_PART = 0.005, 0.05
@@ -48,7 +49,7 @@ class ChosenSites:
             tasks without classes, distances.
         harm: how much of the error is lost on shifts where the frozen model does better.
         tried: set of sites -> how many, and its error and harm together, by which sets are chosen;
-            empty where nothing could be tried.
+            empty where nothing could be tried. Of sets that are worse, what it is at least.
     """
 
     names: tuple[str, ...]
@@ -113,29 +114,32 @@ def choose_sites(
     most = WITH_POSITIONS if adaptive.attachment.task in ("dense", "sequence") else TRIED
     tried = np.sort(every[: max(batch, most // batch * batch)])
     trial = _Trial(adaptive, to_float(frames[tried]), batch, labels=labels, places=tried)
+    frozen = float(trial.frozen.mean())
+    alike = min(ALIKE, ALIKE_PART * frozen)
     found: dict[str, tuple[tuple[str, ...], float]] = {}
 
     def try_set(title: str, chosen: Sequence[str]) -> None:
         note(f"sites: {title}")
-        found[title] = tuple(chosen), trial.loss(chosen, REMEMBERED_ALPHA)
+        least = min((loss for _, loss in found.values()), default=math.inf)
+        found[title] = tuple(chosen), trial.loss(chosen, REMEMBERED_ALPHA, least + alike)
 
     for title, chosen in _first_sets(known, adaptive):
         try_set(title, chosen)
     best = min(found, key=lambda title: found[title][1])
     for title, chosen in _thinned(best, found[best][0]):
         try_set(title, chosen)
-    frozen = float(trial.frozen.mean())
-    alike = min(ALIKE, ALIKE_PART * frozen)
     least = min(loss for _, loss in found.values())
     title = min(
         (title for title, (_, loss) in found.items() if loss <= least + alike),
         key=lambda title: len(found[title][0]),
     )
     chosen, loss = found[title]
-    losses = {REMEMBERED_ALPHA: loss} | {a: trial.loss(chosen, a) for a in SMALLER_ALPHAS}
+    losses = {REMEMBERED_ALPHA: loss}
+    for smaller in SMALLER_ALPHAS:
+        losses[smaller] = trial.loss(chosen, smaller, min(losses.values()) + alike)
     alpha = settled_alpha(losses, alike, adaptive.attachment.task)
     table = {title: (len(sites), loss) for title, (sites, loss) in found.items()}
-    error = float(trial.errors(chosen, alpha).mean())
+    error = trial.error(chosen, alpha)
     harm = (losses[alpha] - error) / HARM
     return ChosenSites(chosen, alpha, frozen, error, harm, table)
 
@@ -226,21 +230,35 @@ class _Trial:
             self.right = self._answers(given, None)
         else:
             self.right = torch.from_numpy(labels[places])
-        self.frozen = self.errors((), None)
+        self._errors: dict[tuple[tuple[str, ...], float], float] = {}
+        self.frozen = torch.stack(list(self._under_shifts((), None)))
 
-    def loss(self, sites: Sequence[str], alpha: float) -> float:
-        """Mean of the errors, and of what is lost where the frozen model does better."""
-        errors = self.errors(sites, alpha)
-        return float((errors + HARM * (errors - self.frozen).clamp(min=0.0)).mean())
+    def loss(self, sites: Sequence[str], alpha: float, most: float = math.inf) -> float:
+        """Mean of the errors, and of what is lost where the frozen model does better.
 
-    def errors(self, sites: Sequence[str], alpha: float | None) -> Tensor:
+        As soon as it is above `most`, only what it is at least.
+        """
+        errors, loss = list[float](), 0.0
+        for wrong, frozen in zip(self._under_shifts(sites, alpha), self.frozen, strict=True):
+            lost = float((wrong + HARM * (wrong - frozen).clamp(min=0.0)) / len(self.frozen))
+            errors, loss = [*errors, float(wrong)], loss + lost
+            if loss > most:
+                return loss
+        self._errors[tuple(sites), alpha] = float(np.mean(errors))
+        return loss
+
+    def error(self, sites: Sequence[str], alpha: float) -> float:
+        """Mean share of wrong answers of a set that is not worse than others."""
+        return self._errors[tuple(sites), alpha]
+
+    def _under_shifts(self, sites: Sequence[str], alpha: float | None) -> Iterator[Tensor]:
         """Share of wrong answers under every shift, with these sites active."""
         keys = {name.replace(".", "/") for name in sites}
         for key, norm in self.model.sites.items():
             assert isinstance(norm, IdentityNorm)
             norm.active = key in keys
-        found = [self._wrong(self._answers(x, alpha)) for x in self.shifted.values()]
-        return torch.stack(found)
+        for x in self.shifted.values():
+            yield self._wrong(self._answers(x, alpha))
 
     def _wrong(self, found: Tensor) -> Tensor:
         """Share of what differs, or a distance, one at most."""

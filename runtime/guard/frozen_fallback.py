@@ -15,19 +15,25 @@ from dataclasses import replace
 import numpy as np
 
 from edgemem.block import Array, is_finite
-from edgemem.runtime.answers import mean_entropies
+from edgemem.runtime.answers import Answers, entropies_of, mean_entropies
 from edgemem.runtime.batch import Batch
 from edgemem.runtime.contexts.context_files import ContextFiles
 from edgemem.runtime.contexts.recognition import SourceKeys
 from edgemem.runtime.guard.familiar import Familiarity, Seen, is_as_certain, is_near, nothing_seen
-from edgemem.runtime.guard.frozen_share import averaged, blended, frozen_share, used
-from edgemem.runtime.logits import Logits
+from edgemem.runtime.guard.frozen_share import (
+    HALF,
+    averaged,
+    blended,
+    chosen,
+    frozen_share,
+    is_surer,
+    used,
+)
 from edgemem.runtime.result import Event, EventKind, Events
 from edgemem.runtime.session import Session, Share
 
 ASK_EVERY = 4  # batches, while the frozen model has no share of the answer
 CLEAR_UP = 256.0  # frames about which the frozen model is asked one batch after the other
-HALF = 0.5  # a share that is worth telling
 FAMILIAR = Event(
     EventKind.FAMILIAR,
     "the frames are like the source's; the frozen model answers and nothing is learnt",
@@ -74,36 +80,52 @@ def may_be_familiar(session: Session, few: Batch, files: ContextFiles) -> bool:
 
 
 def frozen_fallback(
-    session: Session, batch: Batch, own: Logits, files: ContextFiles
-) -> tuple[Session, Logits, Events]:
-    """The answer [n, classes] to a full batch: the block's logits, or both models' together.
+    session: Session, batch: Batch, own: Answers, files: ContextFiles
+) -> tuple[Session, Answers, Events]:
+    """The answers [n, ...] to a full batch: the block's, the frozen model's, or both together.
 
     The frozen model's have a part where they deserve a share; what is found holds for the frames
     after it, too. No batch can spoil statistics of the source, and without its keys nothing is
-    known of it: such bundles have no share.
+    known of it: such bundles have no share. Nor have other tasks than classes, but where source
+    frames told how much surer a block has to be.
     """
     share = replace(session.share, batches=session.share.batches + 1)
     counted = replace(session, share=share)
-    if files.bundle.manifest.task is not None:  # certainty does not tell who is right there
+    before, asked = share.of_frozen, used(share.of_frozen) or share.batches % ASK_EVERY == 1
+    newest = _newest(session, batch, own, files) if asked else None
+    if newest is None:
         return counted, own, ()
-    if not files.bundle.manifest.frames.companions or batch.key is None:
-        return counted, own, ()
-    before = share.of_frozen
-    if not used(before) and share.batches % ASK_EVERY != 1:
-        return counted, own, ()
-    frozen = batch.frozen(session.taught)
-    newest = frozen_share(own, frozen, _distance(batch.key, files.source))
     now = newest if share.batches == 1 else averaged(before, newest)
     session = replace(counted, share=Share(now, share.batches))
     return session, with_frozen(session, batch, own), _told(before, now)
 
 
-def with_frozen(session: Session, batch: Batch, own: Logits) -> Logits:
-    """The block's logits [n, classes] of a batch's last frames, with the frozen model's share."""
+def _newest(session: Session, batch: Batch, own: Answers, files: ContextFiles) -> float | None:
+    """The share that a batch speaks for; None where nothing tells.
+
+    Steps may make a block as certain as they like, so a limit of certainty is asked of the block
+    without them.
+    """
+    manifest = files.bundle.manifest
+    found: float | None = None
+    if manifest.task is None and manifest.frames.companions and batch.key is not None:
+        frozen = batch.frozen(session.taught)
+        found = frozen_share(own, frozen, _distance(batch.key, files.source))
+    if manifest.surer_below is not None and not session.classes.taught:
+        both = batch.answers(session.without_steps(files.bundle)), batch.frozen()
+        alone, frozen_alone = (float(entropies_of(rows, manifest.task).mean()) for rows in both)
+        surer = is_surer(alone, frozen_alone, manifest.surer_below)
+        found = (found or 0.0) if surer else 1.0
+    return found
+
+
+def with_frozen(session: Session, batch: Batch, own: Answers) -> Answers:
+    """The block's answers [n, ...] to a batch's last frames, with the frozen model's share."""
     share = used(session.share.of_frozen)
-    if not share:
+    if not share or (share < HALF and not batch.tells_classes):
         return own
-    return blended(own, batch.frozen_in_order(session.taught)[-len(own) :], share)
+    frozen = batch.frozen_in_order(session.taught)[-len(own) :]
+    return (blended if batch.tells_classes else chosen)(own, frozen, share)
 
 
 def _told(before: float, now: float) -> Events:

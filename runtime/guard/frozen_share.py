@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgemem.runtime.answers import Answers
 from edgemem.runtime.logits import Logits, entropies, log_softmax
 
 SHARES = 1000  # a share is a whole number of these, so that a state file keeps it exactly
@@ -13,6 +14,7 @@ NEWEST = 0.5  # weight of a batch against those before it
 EQUAL = 1.8  # times the frozen model's mean entropy: both answer alike
 SHARPNESS = 4.0
 FAR = 1.0  # root mean square of a whitened key, 1 for source batches: half the odds
+HALF = 0.5  # a share that is worth telling
 CERTAIN = 1e-3  # nats; certainty beyond it does not count
 
 
@@ -28,6 +30,19 @@ def frozen_share(own: Logits, frozen: Logits, distance: float) -> float:
     ratio = uncertain / (EQUAL * max(certain, CERTAIN))
     odds = ratio**SHARPNESS / (1.0 + (distance / FAR) ** SHARPNESS)
     return _rounded(odds / (1.0 + odds)) if np.isfinite(odds) else 0.0
+
+
+def is_surer(own: float, frozen: float, below: float) -> bool:
+    """Whether a block may answer, by its mean entropy and the frozen model's, in nats.
+
+    below: part of the frozen model's, found on source frames where the bundle was exported.
+    """
+    return not np.isfinite(frozen) or own < below * max(frozen, CERTAIN)
+
+
+def chosen(own: Answers, frozen: Answers, share: float) -> Answers:
+    """Of outputs that are no logits of classes, one model's: a mean of both may mean nothing."""
+    return frozen if share >= HALF else own
 
 
 def averaged(before: float, newest: float) -> float:

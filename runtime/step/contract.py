@@ -36,6 +36,17 @@ def check_adapt(graph: Graph, manifest: Manifest, thing: str) -> None:
         raise _mismatch(thing, f"adapts on {batch} frames, not {manifest.frames.batch}")
 
 
+def check_remember(graph: Graph, manifest: Manifest, thing: str) -> None:
+    """Check a `remember` graph against the manifest; raises BundleError as `check_predict`."""
+    batch = manifest.frames.batch
+    if graph.inputs[FRAMES].shape[:1] != (batch,):
+        raise _mismatch(thing, f"takes {graph.inputs[FRAMES].shape[0]} frames, not {batch}")
+    _check_inputs(graph, manifest, _block_inputs(manifest.block, "block"), thing)
+    following = [f"next.block.{spec.name}" for spec in manifest.block.arrays if not spec.learns]
+    stats = [f"stat.{name}" for name in (*REQUIRED_STATS, *manifest.stats)]
+    _check_outputs(graph, (*manifest.answers, "key", *following, *stats), thing)
+
+
 def check_learn(graph: Graph, manifest: Manifest, thing: str) -> None:
     """Check a `learn` graph against the manifest; raises BundleError as `check_predict`."""
     batch, blocks = manifest.frames.batch, _block_inputs(manifest.block, "block")

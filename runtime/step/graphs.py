@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.block import Array, Arrays, Block
-from edgemem.bundle.manifest import FILLED, LABELS, REMEDY
+from edgemem.bundle.manifest import FILLED, LABELS, REMEDY, REMEMBER
 from edgemem.bundle.opening import Bundle
 from edgemem.bundle.rows import fields
 from edgemem.errors import BundleError, InputError
@@ -20,11 +20,15 @@ from edgemem.runtime.step.contract import (
     check_key,
     check_learn,
     check_predict,
+    check_remember,
 )
 
 Frames = Array  # rows: frames, and what comes beside them
 # Every other graph is a step.
-CHECKS = {"predict": check_predict, "key": check_key, "learn": check_learn}
+CHECKS = {
+    "predict": check_predict, "key": check_key, "learn": check_learn, REMEMBER: check_remember,
+}  # fmt: skip
+RATE = "learning_rate"
 REMEDIES = {"learn": 'Open it with provider="cpu" to teach classes'}
 
 
@@ -65,7 +69,7 @@ class Graphs:
         """
         if name not in self.opened:
             manifest = self._bundle.manifest
-            backend = self._step_backend if name == self._step else self._backend
+            backend = self._step_backend if name in {self._step, REMEMBER} else self._backend
             binding = manifest.binding(name, backend.target)
             if binding is None:
                 raise InputError(
@@ -84,9 +88,13 @@ class Graphs:
         """Whether anything is known of context keys."""
         return self._bundle.manifest.source is not None
 
-    def open_step(self) -> Graph:
-        """The graph that adapts; raises as `open`."""
-        return self.open(self._step)
+    def open_step(self, hyper_parameters: Mapping[str, float]) -> Graph:
+        """The graph that adapts under these; raises as `open`.
+
+        At a learning rate of zero that is `remember`, which computes no gradient, if it is there.
+        """
+        there = self._bundle.manifest.binding(REMEMBER, self._step_backend.target) is not None
+        return self.open(REMEMBER if there and hyper_parameters.get(RATE) == 0 else self._step)
 
     def predict(
         self, window: Frames, block: Block, hyper_parameters: Mapping[str, float]
@@ -95,6 +103,11 @@ class Graphs:
         graph = self.open("predict")
         feeds = {**block.under("block"), **_scalars(hyper_parameters, graph)}
         return self.rows(self._run(graph, window, feeds), len(window))
+
+    @property
+    def tells_classes(self) -> bool:
+        """Whether answers are logits of classes."""
+        return self._bundle.manifest.task is None
 
     def rows(self, outputs: Arrays, frames: int) -> Answers:
         """Answers to so many frames, from what a graph returned.
@@ -137,9 +150,12 @@ class Graphs:
         self, window: Frames, block: Block, slots: Block, hyper_parameters: Mapping[str, float]
     ) -> Arrays:
         """All outputs of one adaptation step on a full batch."""
-        graph = self.open_step()
+        graph = self.open_step(hyper_parameters)
         arrays = {**block.under("block"), **slots.under("opt")}
-        return graph.run({**_inputs(window, graph), **arrays, **_scalars(hyper_parameters, graph)})
+        given = {**_inputs(window, graph), **_scalars(hyper_parameters, graph)}
+        given |= {name: array for name, array in arrays.items() if name in graph.inputs}
+        kept = {f"next.{name}": array for name, array in arrays.items()}
+        return kept | graph.run(given)
 
     def learn(
         self,

@@ -18,8 +18,9 @@ from edgemem.runtime.result import Event, Result
 HEAVY = {"torch", "onnx", "onnxscript", "transformers", "matplotlib", "PIL", "scipy", "sklearn"}
 PUBLIC = {
     "AttachError", "BankError", "BundleError", "CheckpointError", "ClassInfo", "EdgeMemError",
-    "Event", "EventKind", "ExportError", "InputError", "MissingExtraError", "Options", "Result",
-    "Runtime", "StateError", "__version__", "open",
+    "Event", "EventKind", "ExportError", "Generated", "Generation", "InputError",
+    "LanguageRuntime", "MissingExtraError", "Options", "Result", "Runtime", "StateError",
+    "__version__", "open", "open_language",
 }  # fmt: skip
 TREE = [getattr(errors, name) for name in dir(errors) if name.endswith("Error")]
 

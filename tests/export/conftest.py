@@ -84,10 +84,11 @@ def exported(tmp_path_factory):
 
         def record(function):
             name = "predict" if function.dynamic_batch else "adapt"
-            protos[name] = to_onnx(function)
-            copy = type(protos[name])()
-            copy.CopyFrom(protos[name])
-            return copy
+            traced = to_onnx(function)
+            if name not in protos:  # the step is traced before what else has one batch size
+                protos[name] = type(traced)()
+                protos[name].CopyFrom(traced)
+            return traced
 
         to_onnx = bundle_writer.to_onnx
         path = tmp_path_factory.mktemp("bundles") / "net.edgemem"

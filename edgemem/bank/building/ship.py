@@ -11,8 +11,9 @@ from edgemem.bank.levels.level_checks import verify_bank
 from edgemem.bank.levels.level_folder import IN_BUNDLE, level_numbers, level_path, open_levels
 from edgemem.bundle.copying import check_beside, copy_files
 from edgemem.bundle.manifest import FileRecord, Manifest
-from edgemem.bundle.manifest_file import MANIFEST, to_json
+from edgemem.bundle.manifest_file import to_json
 from edgemem.bundle.opening import Bundle, open_bundle
+from edgemem.bundle.sealed_document import MANIFEST
 from edgemem.errors import BankError, BundleError
 from edgemem.files.atomic import explain_write_errors, new_folder, sha256_file
 

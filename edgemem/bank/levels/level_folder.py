@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgemem.bank.levels.level import Level
@@ -14,9 +15,14 @@ IN_BUNDLE = "bank"  # the folder of the levels in a bundle
 
 
 def open_levels(
-    folder: Path, elements: int | None = None, key_length: int | None = None
+    folder: Path, elements: int | Sequence[int] | None = None, key_length: int | None = None
 ) -> list[Level]:
     """Every level of a folder, level 1 first.
+
+    Args:
+        folder: of the levels.
+        elements: numbers of a block; one number for all levels, or one for each.
+        key_length: numbers of a key.
 
     Raises:
         BankError: no level 1, a gap, or levels that do not fit each other, `elements` or
@@ -26,12 +32,16 @@ def open_levels(
     if numbers != list(range(1, len(numbers) + 1)) or not numbers:
         missing = next(n for n in range(1, len(numbers) + 2) if n not in numbers)
         raise BankError(str(folder), f"has no level-{missing}.safetensors", REMEDY)
+    sizes = [elements] * len(numbers) if elements is None or isinstance(elements, int) else elements
+    if len(sizes) != len(numbers):
+        reason = f"has {len(numbers)} levels, not {len(sizes)}"
+        raise BankError(str(folder), reason, "Use the bank of this bundle")
     levels: list[Level] = []
     try:
-        for number in numbers:
+        for number, size in zip(numbers, sizes, strict=True):
             length = levels[0].shape.key_length if levels else key_length
             path = level_path(folder, number)
-            levels.append(Level(path, elements=elements, key_length=length))
+            levels.append(Level(path, elements=size, key_length=length))
             found = levels[-1].shape
             if (found.number, found.branch) != (number, levels[0].shape.branch):
                 found_text = f"is level {found.number} of a tree with branch {found.branch}"

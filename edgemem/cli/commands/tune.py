@@ -95,8 +95,9 @@ def _report(bundle: Bundle, found: Tuned) -> dict[str, Any]:
 def _write(bundle: Bundle, found: Tuned, report: dict[str, Any], out: Path) -> Bundle:
     """A copy of the bundle with the choice in it."""
     from edgemem.bundle.copying import copy_files
-    from edgemem.bundle.manifest_file import MANIFEST, to_json
+    from edgemem.bundle.manifest_file import to_json
     from edgemem.bundle.opening import open_bundle
+    from edgemem.bundle.sealed_document import MANIFEST
     from edgemem.files.atomic import explain_write_errors, new_folder
 
     manifest = bundle.manifest

@@ -10,7 +10,8 @@ from sealing import sealed
 
 from edgemem.block import DTYPES, ArraySpec, BlockSpec
 from edgemem.bundle import manifest as m
-from edgemem.bundle.manifest_file import FORMAT_VERSION, MOST_BYTES, from_json, to_json
+from edgemem.bundle.manifest_file import from_json, to_json
+from edgemem.bundle.sealed_document import FORMAT_VERSION, MOST_BYTES
 from edgemem.demo import BUNDLE
 from edgemem.errors import BundleError
 
@@ -178,6 +179,26 @@ def test_a_task_that_does_not_fit_is_refused(change, others, reason):
     document["task"] = TASK | change if isinstance(change, dict) else change
     with pytest.raises(BundleError, match=reason):
         from_json(sealed(document), WHERE)
+
+
+@pytest.mark.parametrize(
+    ("limit", "task", "reason"),
+    [
+        (0.0, None, "is not above zero"),
+        ("1", None, "surer_below"),
+        (1.0, TASK, "a limit of certainty, but the task is regression"),
+    ],
+)
+def test_a_limit_of_certainty_that_does_not_fit_is_refused(limit, task, reason):
+    document = json.loads(GENUINE) | {"surer_below": limit}
+    document |= {} if task is None else {"task": task, "labels": [], "familiar": False}
+    with pytest.raises(BundleError, match=reason):
+        from_json(sealed(document), WHERE)
+
+
+def test_a_limit_of_certainty_is_read_as_it_was_written():
+    given = replace(from_json(GENUINE, WHERE), surer_below=0.75)
+    assert from_json(to_json(given), WHERE) == given
 
 
 def test_the_packaged_manifest_is_the_bytes_that_this_version_writes():

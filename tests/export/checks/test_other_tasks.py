@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from commands import run_command
+from sealing import reseal
 from task_networks import BATCH, NETWORKS, Regression, UNet, lively
 from torch import nn
 
@@ -177,6 +179,24 @@ def test_steps_of_every_task(bundle):
 def test_bundles_of_every_task_are_verified(bundle):
     found = verify(bundle.path, threads=1)
     assert max(found.frozen, found.adapt, found.adapted) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_block_that_is_never_sure_enough_leaves_every_position_to_the_frozen_model(
+    bundle, tmp_path
+):
+    path = shutil.copytree(bundle.path, tmp_path / "net.edgemem")
+    reseal(path, lambda manifest: manifest.update(surer_below=1e-9))
+    if not open_bundle(bundle.path).manifest.task.knows_certainty:
+        with pytest.raises(BundleError, match="a limit of certainty"):
+            open_bundle(path)
+        return
+    x = bundle.frames(BATCH, 1)
+    with edgemem.open(path, threads=1) as runtime:
+        found, expected = runtime.step(x), runtime.predict(x, frozen=True)
+    assert "frozen" in [event.kind for event in found.events]
+    for name, value in expected.outputs.items():
+        np.testing.assert_array_equal(found.outputs[name], value)
 
 
 def test_the_manifest_says_what_the_outputs_are(sensors):

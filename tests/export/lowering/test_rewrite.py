@@ -37,7 +37,7 @@ def run(found):
 CASES = {
     "affine": (
         model(
-            "agraph (float[2,4,5,5] x) => (float[2,4,5,5] y, float[2,4,5,5] z) "
+            "agraph (float[2,4,9,16] x) => (float[2,4,9,16] y, float[2,4,9,16] z) "
             "{ a = Mul(x, s) y = Add(a, t) z = Relu(x) }",
             s=per_channel(),
             t=per_channel(),
@@ -46,19 +46,61 @@ CASES = {
     ),
     "affine, runtime": (
         model(
-            "agraph (float[2,4,5,5] x, float[4] s, float[4] t) => (float[2,4,5,5] y) "
+            "agraph (float[2,4,9,16] x, float[4] s, float[4] t) => (float[2,4,9,16] y) "
             "{ s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(s4, x) y = Add(t4, a) }",
             k=np.array([1, 4, 1, 1]),
         ),
         {"Reshape": 1, "Conv": 1},
     ),
+    "affine, small planes": (
+        model(
+            "agraph (float[2,4,5,5] x, float[4] s, float[4] t) => (float[2,4,5,5] y) "
+            "{ s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(s4, x) y = Add(t4, a) }",
+            k=np.array([1, 4, 1, 1]),
+        ),
+        {"Reshape": 2, "Mul": 1, "Add": 1},
+    ),
+    "affine, small planes, twice": (
+        model(
+            "agraph (float[2,4,5,5] x, float[4] s, float[4] t) "
+            "=> (float[2,4,5,5] y, float[2,4,5,5] z) "
+            "{ s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(s4, x) y = Add(t4, a) "
+            "b = Mul(t4, x) z = Add(s4, b) }",
+            k=np.array([1, 4, 1, 1]),
+        ),
+        {"BatchNormalization": 2},
+    ),
     "affine, one dimension": (
         model(
-            "agraph (float[2,4,9] x) => (float[2,4,9] y) { a = Mul(x, s) y = Add(a, t) }",
+            "agraph (float[2,4,99] x) => (float[2,4,99] y) { a = Mul(x, s) y = Add(a, t) }",
             s=per_channel()[..., 0],
             t=per_channel()[..., 0],
         ),
         {"Conv": 1},
+    ),
+    "affine twice of one image": (
+        model(
+            "agraph (float[2,4,9,16] x, float[4] s, float[4] t) => "
+            "(float[2,4,9,16] y, float[2,4,9,16] z) "
+            "{ s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(s4, x) y = Add(t4, a) "
+            "b = Mul(p, x) z = Add(q, b) }",
+            k=np.array([1, 4, 1, 1]),
+            p=per_channel(),
+            q=per_channel(),
+        ),
+        {"Reshape": 1, "Conv": 2},
+    ),
+    "affine twice of one image, small planes": (
+        model(
+            "agraph (float[2,4,5,5] x, float[4] s, float[4] t) => "
+            "(float[2,4,5,5] y, float[2,4,5,5] z) "
+            "{ s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(s4, x) y = Add(t4, a) "
+            "b = Mul(p, x) z = Add(q, b) }",
+            k=np.array([1, 4, 1, 1]),
+            p=per_channel(),
+            q=per_channel(),
+        ),
+        {"Reshape": 2, "Mul": 2, "Add": 2},
     ),
     "scale into the next kernel": (
         model(

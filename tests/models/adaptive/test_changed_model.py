@@ -8,8 +8,9 @@ from torch import nn
 
 from edgemem.errors import AttachError
 from edgemem.models import Recipe, attach, warm_up
-from edgemem.models.inspection.untouched import check_untouched
+from edgemem.models.inspection.untouched import LIMIT, MOST_ROUNDING, check_untouched, distance
 from edgemem.models.networks import digits
+from edgemem.models.norms.statistics import FrozenNorm
 
 
 class Suspicious(nn.Module):
@@ -69,3 +70,35 @@ def test_warm_up_compares_with_the_network_on_frames_of_its_source(lively, monke
     with pytest.raises(AttachError, match="module 'layer2'"):
         warm_up(model, x, y, Recipe(epochs=1, batch_size=16), report=steps.append)
     assert not steps  # before hours of training
+
+
+class Amplifying(nn.Module):
+    """A norm, whose answer is then read three thousand times as finely."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, 3)
+        with torch.no_grad():
+            self.norm.running_mean.uniform_(-1, 1)
+            self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        y = self.norm(x)
+        return self.head(torch.sin(3e3 * y))
+
+
+def test_a_network_that_rounds_much_is_told_from_another_one():
+    torch.manual_seed(0)
+    x = torch.randn(16, 8)
+    model = attach(Amplifying().eval(), [], x[:2], statistics="remembered")
+    with torch.no_grad():
+        given = model.untouched_outputs(x)["logits"]
+        zero = {name: torch.zeros_like(value) for name, value in model.block().items()}
+        off = distance(model.with_block(zero, x).logits, given)
+    assert LIMIT < off < MOST_ROUNDING  # or this test would show nothing
+    check_untouched(model, x)
+    norm = next(m for m in model.modules() if isinstance(m, FrozenNorm))
+    norm.bias = norm.bias + 1e-6  # an array of its own: the given layer's stays
+    with pytest.raises(AttachError, match="is not that of the model that was given"):
+        check_untouched(model, x)

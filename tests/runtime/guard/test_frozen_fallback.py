@@ -174,6 +174,36 @@ def test_a_share_of_another_context_is_not_averaged_with_one_of_this(frames):
         assert session.share.of_frozen == frozen_share(own, frozen, distance) < 0.4
 
 
+def limited(path, below):
+    """The demo's bundle, whose block has to be so much surer than the frozen model."""
+    shutil.copytree(BUNDLE, path)
+    reseal(path, lambda manifest: manifest.update(surer_below=below))
+    return path
+
+
+def test_a_block_that_is_not_sure_enough_leaves_the_answer_to_the_frozen_model(frames, tmp_path):
+    x, _ = frames["fog"]
+    with opened_with(limited(tmp_path / "b.edgemem", 1e-6)) as runtime:
+        results = run(runtime, x[: 12 * BATCH])
+        share, taught = session_of(runtime).frozen_share, session_of(runtime).taught
+        parts = [x[i : i + BATCH] for i in range(0, 12 * BATCH, BATCH)]
+        frozen = [batch_of(runtime, part).frozen_in_order(taught) for part in parts]
+    assert share == 0.999 and kinds(results).count("frozen") == 1
+    assert any(result.adapted for result in results)  # it goes on learning
+    found = np.concatenate([result.labels for result in results])
+    assert (found == np.concatenate(frozen).argmax(1)).mean() > 0.99
+
+
+def test_a_block_that_is_sure_enough_answers_as_without_a_limit(frames, tmp_path):
+    x, _ = frames["fog"]
+    with opened() as runtime:
+        expected = run(runtime, x[: 12 * BATCH])
+    with opened_with(limited(tmp_path / "b.edgemem", 1e6)) as runtime:
+        found = run(runtime, x[: 12 * BATCH])
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+
+
 def test_where_classes_were_taught_nothing_is_familiar_from_that_moment_on(tmp_path):
     known, _ = stream_of([0, 1], FEW)
     bundle = write_bundle(tmp_path / "t.edgemem", entropy=(0.1, 1.0))

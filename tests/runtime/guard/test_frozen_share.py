@@ -12,7 +12,9 @@ from edgemem.runtime.guard.frozen_share import (
     SHARES,
     averaged,
     blended,
+    chosen,
     frozen_share,
+    is_surer,
     used,
 )
 from edgemem.runtime.logits import entropies
@@ -73,3 +75,18 @@ def test_a_share_of_nothing_or_all_leaves_logits_as_they_are():
 
 def test_impossible_logits_give_no_share():
     assert frozen_share(np.full((4, 3), np.nan, np.float32), logits(1)[:4, :3], 0.0) == 0
+
+
+@given(st.floats(0, 5), st.floats(0.001, 5), st.floats(0.1, 3))
+def test_a_block_is_surer_below_its_part_of_the_frozen_entropy(own, frozen, below):
+    assert is_surer(own, frozen, below) == (own < below * frozen)
+
+
+def test_only_entropies_that_are_numbers_tell():
+    assert is_surer(1.0, np.nan, 0.5) and not is_surer(np.nan, 1.0, 0.5)
+
+
+@given(st.integers(0, SHARES))
+def test_other_outputs_are_one_of_both(share):
+    own, frozen = logits(2), logits(5, 1)
+    assert chosen(own, frozen, share / SHARES) is (frozen if 2 * share >= SHARES else own)

@@ -1,0 +1,157 @@
+"""How much surer than the frozen model a block has to be, found out on shifted source frames.
+
+Which certainty is a sign of being right differs from network to network. What a network says of
+source frames as they are is known to be right, or their labels are; so it can be seen, shift by
+shift, which model is the better one, and how certain each of them is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgemem.block import Block
+from edgemem.bundle.manifest import POSITIONS, Manifest
+from edgemem.bundle.rows import frames_of, with_frames
+from edgemem.models.adaptive.adaptive_model import AdaptiveModel
+from edgemem.models.data import to_float
+from edgemem.models.tasks.task_outputs import logit_rows
+from edgemem.models.tensor_rows import source_rows, to_array
+
+if TYPE_CHECKING:
+    from edgemem.runtime.answers import Answers
+    from edgemem.runtime.step.graphs import Graphs
+
+MOST_FRAMES, WITH_POSITIONS = 128, 32  # of every shift
+HARM = 1.0  # weight of what is lost on any of the shifts, beside the error
+ALIKE, ALIKE_PART = 0.005, 0.05  # gains that are none: absolute, and as a part of the error
+LEAST = 1e-3  # nats; certainty beyond it does not count
+
+
+class BatchTrial(NamedTuple):
+    """One batch under a shift. own, frozen: parts of wrong answers. ratio: of mean entropies."""
+
+    shift: int
+    own: float
+    frozen: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class ShareTrial:
+    """What was found.
+
+    Attributes:
+        below: the limit; None = none is better than no limit.
+        loss: error and harm together, with it.
+        unlimited: the same without a limit.
+        frozen: error of the frozen model.
+    """
+
+    below: float | None
+    loss: float
+    unlimited: float
+    frozen: float
+
+
+def limited(
+    folder: Path, manifest: Manifest, model: AdaptiveModel, report: Callable[[str], None]
+) -> Manifest:
+    """The manifest of a written bundle, with how much surer its block has to be.
+
+    It stays as it is for tasks without certainty, for token ids, which cannot be shifted, and with
+    less than two batches of source frames.
+    """
+    frames, size = source_rows(model), manifest.frames.batch
+    tells = manifest.task is None or manifest.task.knows_certainty
+    known = frames is not None and len(frames) >= 2 * size
+    aligns = "alpha" in manifest.hyper_parameters
+    if not (tells and known and aligns) or manifest.frames.ids is not None:
+        return manifest
+    from edgemem.bundle.opening import open_bundle
+    from edgemem.runtime.engines.choice import EngineSettings, choose
+    from edgemem.runtime.step.graphs import Graphs
+
+    report("comparing with the frozen model")
+    bundle = open_bundle(folder)
+    graphs = Graphs(bundle, choose(bundle, settings=EngineSettings(0)).backend)
+    found = trial(list(_batches(graphs, bundle.generic, model, manifest)))
+    told = manifest.exported_from | {"frozen_share": asdict(found)}
+    return replace(manifest, surer_below=found.below, exported_from=told)
+
+
+def trial(batches: Sequence[BatchTrial]) -> ShareTrial:
+    """The limit under which the block answers, by which least is wrong and lost.
+
+    Between two ratios every limit decides alike: the middle of the widest gap is taken.
+    """
+    shift, own, frozen, ratio = (np.asarray(values) for values in zip(*batches, strict=True))
+    shifts = [shift == number for number in np.unique(shift)]
+    base = np.array([frozen[part].mean() for part in shifts])
+
+    def loss(below: float) -> float:
+        wrong = np.where(ratio < below, own, frozen)
+        errors = np.array([wrong[part].mean() for part in shifts])
+        return round(float((errors + HARM * (errors - base).clip(min=0.0)).mean()), 9)
+
+    logs = np.sort(np.log(ratio))
+    gaps = [(float(np.exp((a + b) / 2)), b - a) for a, b in pairwise(logs)]
+    gaps.append((float(np.exp(logs[0] - 1.0)), 0.0))  # below all
+    unlimited = loss(np.inf)
+    losses = {limit: (loss(limit), -gap) for limit, gap in gaps}
+    limit = min(losses, key=lambda limit: losses[limit])
+    alike = min(ALIKE, ALIKE_PART * float(base.mean()))
+    if losses[limit][0] > unlimited - alike:
+        return ShareTrial(None, unlimited, unlimited, float(base.mean()))
+    return ShareTrial(limit, losses[limit][0], unlimited, float(base.mean()))
+
+
+def _batches(
+    graphs: Graphs, generic: Block, model: AdaptiveModel, manifest: Manifest
+) -> Iterator[BatchTrial]:
+    """Under no shift, and under each, in batches of a context that has just begun."""
+    from edgemem.runtime.answers import entropies_of
+    from edgemem.runtime.step.hyper_parameters import HyperParameters
+    from edgemem.shifts import FURTHER
+
+    known, size = source_rows(model), manifest.frames.batch
+    assert known is not None
+    most = WITH_POSITIONS if manifest.task and manifest.task.kind in POSITIONS else MOST_FRAMES
+    count = max(2 * size, min(most, len(known)) // size * size)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(known))[:count]
+    x = to_array(to_float(known[order]))
+    parameters = HyperParameters(manifest, {}).now()
+    clean = [graphs.frozen(x[start : start + size]) for start in range(0, count, size)]
+    right = [_classes(rows, model, manifest) for rows in clean]
+    if manifest.task is None and model.source_labels is not None:
+        right = np.split(model.source_labels.numpy()[order], len(clean))
+    low, high = frames_of(x).min(), frames_of(x).max()
+    for number, shift in enumerate([None, *FURTHER.values()]):
+        shifted = x if shift is None else with_frames(x, shift(frames_of(x), rng).clip(low, high))
+        for place, truth in enumerate(right):
+            part = shifted[place * size : (place + 1) * size]
+            frozen = clean[place] if shift is None else graphs.frozen(part)
+            own = graphs.predict(part, generic, parameters)
+            classes = [_classes(rows, model, manifest) for rows in (own, frozen)]
+            wrong = [float((found != truth).mean()) for found in classes]
+            entropy = [float(entropies_of(rows, manifest.task).mean()) for rows in (own, frozen)]
+            yield BatchTrial(number, *wrong, max(entropy[0], LEAST) / max(entropy[1], LEAST))
+
+
+def _classes(rows: Answers, model: AdaptiveModel, manifest: Manifest) -> NDArray[np.int64]:
+    """Of every frame, or of every position of it."""
+    from edgemem.runtime.answers import outputs_of
+
+    if manifest.task is None:
+        return rows.argmax(1)
+    own = model.attachment
+    found = {name: torch.from_numpy(v) for name, v in outputs_of(rows, manifest).items()}
+    return logit_rows(own.task, own.scale, found, own.named).argmax(1).numpy()

@@ -1,0 +1,1 @@
+"""Feed-forward memories for language models of Hugging Face transformers."""

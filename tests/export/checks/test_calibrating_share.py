@@ -1,0 +1,72 @@
+"""How much surer than the frozen model a block has to be."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from edgemem.export import Choices, export_bundle
+from edgemem.export.checks.calibrating_share import ALIKE, ALIKE_PART, BatchTrial, trial
+from edgemem.models.sites.aligned_model import align
+
+share = st.integers(0, 20).map(lambda part: part / 20)
+batch = st.builds(BatchTrial, st.integers(0, 2), share, share, st.floats(0.1, 3))
+
+
+def loss_of(batches, below):
+    """Brute force: error and harm, mean over shifts."""
+    losses = []
+    for shift in {b.shift for b in batches}:
+        own = [b for b in batches if b.shift == shift]
+        error = np.mean([b.own if b.ratio < below else b.frozen for b in own])
+        losses.append(error + max(0, error - np.mean([b.frozen for b in own])))
+    return np.mean(losses)
+
+
+@given(st.lists(batch, min_size=2, max_size=12))
+def test_no_limit_does_better_and_one_that_gains_nothing_is_none(batches):
+    found = trial(batches)
+    ratios = sorted({b.ratio for b in batches})
+    every = [0.0, *[ratio * (1 + 1e-9) for ratio in ratios], np.inf]
+    least, unlimited = min(loss_of(batches, b) for b in every), loss_of(batches, np.inf)
+    assert found.unlimited == pytest.approx(unlimited, abs=1e-8)
+    if found.below is None:
+        alike = min(ALIKE, ALIKE_PART * found.frozen)
+        assert least >= unlimited - alike - 1e-8
+    else:
+        assert loss_of(batches, found.below) == pytest.approx(found.loss, abs=1e-8)
+        assert found.loss == pytest.approx(least, abs=1e-8)
+
+
+def test_the_limit_lies_in_the_middle_of_the_gap():
+    helped = [BatchTrial(1, 0.1, 0.4, 0.4), BatchTrial(1, 0.1, 0.4, 0.5)]
+    harmed = [BatchTrial(2, 0.3, 0.1, 0.8), BatchTrial(2, 0.3, 0.1, 0.9)]
+    found = trial(helped + harmed)
+    assert found.below == pytest.approx(np.sqrt(0.5 * 0.8))
+    assert found.loss == pytest.approx(0.1) and found.frozen == pytest.approx(0.25)
+
+
+def test_a_block_that_is_always_worse_never_answers():
+    found = trial([BatchTrial(shift, 0.5, 0.1, ratio) for shift, ratio in [(0, 0.2), (1, 0.7)]])
+    assert found.below < 0.2
+
+
+@pytest.mark.parametrize("frames", [40, 12])
+def test_a_bundle_gets_what_its_source_frames_say_or_nothing(frames, tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 3),
+    ).eval()  # fmt: skip
+    source = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8)
+    model, _ = align(network, source, sites=())
+    model.source_frames = model.source_frames[:frames]
+    export_bundle(model, tmp_path / "b.edgemem", Choices(batch=8, objective="statistics"))
+    found = json.loads((tmp_path / "b.edgemem" / "manifest.json").read_text())
+    told = found["exported_from"].get("frozen_share")
+    assert (told is None) == (frames < 16)
+    assert found.get("surer_below") == (told and told["below"])
