@@ -2,7 +2,7 @@
 
 The backward pass of SiLU and Mish works in place; distances, grid sampling and bilinear layers are
 one operator each whose gradient is another; RReLU at rest is a leaky ReLU; circular padding writes
-into what it has just made.
+into what it has just made, and so does the mean of an image whose channels lie last in memory.
 """
 
 from __future__ import annotations
@@ -86,6 +86,18 @@ def _pad(
     return x
 
 
+def _mean_of_line(x: Tensor, output_size: Any) -> Tensor:
+    if output_size in (1, [1], (1,)):
+        return x.mean(-1, keepdim=True)
+    return F.adaptive_avg_pool1d(x, output_size)
+
+
+def _mean_of_image(x: Tensor, output_size: Any) -> Tensor:
+    if output_size in (1, [1, 1], (1, 1)):
+        return x.mean((-2, -1), keepdim=True)
+    return F.adaptive_avg_pool2d(x, output_size)
+
+
 def _around(x: Tensor, axis: int, before: int, after: int) -> Tensor:
     """One axis with so much of its end before it, and of its start behind it.
 
@@ -107,6 +119,8 @@ SPELLED_OUT: dict[Callable[..., Any], Callable[..., Tensor]] = {
     F.affine_grid: _affine_grid,
     F.bilinear: _bilinear,
     F.pad: _pad,
+    F.adaptive_avg_pool1d: _mean_of_line,
+    F.adaptive_avg_pool2d: _mean_of_image,
 }
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgemem.export.lowering.padding import select_backward, select_scatter
 from edgemem.export.lowering.spelled_out import SPELLED_OUT, SpelledOut
@@ -37,6 +38,11 @@ CALLS = [
     (F.pad, (X, (1, 2, 0, 3)), {"mode": "circular"}),
     (F.pad, (X, (-1, 2, 2, -2)), {"mode": "circular"}),
     (F.pad, (X, (1, 2)), {"value": 3.0}),
+    (F.adaptive_avg_pool1d, (Y[0], 1), {}),
+    (F.adaptive_avg_pool1d, (Y[0], 3), {}),
+    (F.adaptive_avg_pool2d, (X, 1), {}),
+    (F.adaptive_avg_pool2d, (X, (1, 1)), {}),
+    (F.adaptive_avg_pool2d, (X, (2, 3)), {}),
     *SAMPLING,
 ]
 
@@ -78,3 +84,19 @@ def test_picking_one_place_and_writing_one_are_torchs(dim, index):
     (expected,) = torch.autograd.grad(y, x, grad)
     assert select_backward(grad, x.shape, dim, index).equal(expected)
     assert select_scatter(X, grad, dim, index).equal(torch.select_scatter(X, grad, dim, index))
+
+
+@pytest.mark.parametrize("pool", [F.adaptive_avg_pool1d, F.adaptive_avg_pool2d])
+def test_the_mean_of_an_image_whose_channels_lie_last_works_in_place_nowhere(pool):
+    """As in ConvNeXt and Swin, whose norms take the channels last."""
+    shape = (2, 6, 4) if pool is F.adaptive_avg_pool1d else (2, 6, 5, 4)
+    x = randn(*shape).transpose(1, -1)
+
+    def call(x):
+        y, pullback = torch.func.vjp(lambda x: pool(x, 1), x)
+        return y, *pullback(torch.ones_like(y))
+
+    with SpelledOut():
+        graph = make_fx(call)(x).graph
+    targets = {node.target for node in graph.nodes if node.op == "call_function"}
+    assert not any(target._schema.is_mutable for target in targets)
