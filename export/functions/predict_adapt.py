@@ -125,8 +125,8 @@ def adapt_function(
     """
     block, learned = detached(model.block()), list(model.learned())
     source = detached(model.learned())  # a copy: tracing takes the block's own arrays for inputs
-    learning = learning and objective.learns
     following = [name for name in block if learning or name not in learned]
+    learning = learning and objective.learns
     slots = optimizer.slots({name: block[name] for name in learned}) if learning else {}
     defaults = hyper_parameters(model, frames.shape[0], objective, optimizer)
     if not learning:

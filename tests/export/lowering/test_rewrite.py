@@ -60,16 +60,6 @@ CASES = {
         ),
         {"Reshape": 2, "Mul": 1, "Add": 1},
     ),
-    "affine, small planes, twice": (
-        model(
-            "agraph (float[2,4,5,5] x, float[4] s, float[4] t) "
-            "=> (float[2,4,5,5] y, float[2,4,5,5] z) "
-            "{ s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(s4, x) y = Add(t4, a) "
-            "b = Mul(t4, x) z = Add(s4, b) }",
-            k=np.array([1, 4, 1, 1]),
-        ),
-        {"BatchNormalization": 2},
-    ),
     "affine, one dimension": (
         model(
             "agraph (float[2,4,99] x) => (float[2,4,99] y) { a = Mul(x, s) y = Add(a, t) }",
