@@ -56,6 +56,24 @@ def test_what_is_written_in_place_comes_out_as_in_torch(call, dynamic_batch):
     torch.testing.assert_close(torch.from_numpy(found), call(X.clone(), gain)[0])
 
 
+def test_sizes_that_every_run_chooses():
+    """Also none at all, and one: while tracing both would be taken for constants."""
+
+    def call(ids, past):
+        whole = torch.cat([past, ids], 0)
+        return whole.cumsum(0)[past.shape[0] :], whole
+
+    axes = {"ids": {0: "new"}, "past": {0: "past"}}
+    inputs = {"ids": X, "past": torch.ones(5, 4)}
+    proto = to_onnx(Function(inputs, ("y", "next.past"), call, False, axes=axes))
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    for new, past in ((3, 5), (1, 0), (1, 1), (2, 0), (7, 1)):
+        ids, earlier = torch.randn(new, 4), torch.randn(past, 4)
+        found = session.run(None, {"ids": ids.numpy(), "past": earlier.numpy()})
+        for one, other in zip(found, call(ids, earlier), strict=True):
+            torch.testing.assert_close(torch.from_numpy(one), other)
+
+
 def test_two_outputs_that_are_one_value_keep_their_names():
     def call(x, gain):
         y = x * gain
