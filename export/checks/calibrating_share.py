@@ -22,6 +22,7 @@ from edgemem.bundle.manifest import POSITIONS, Manifest
 from edgemem.bundle.rows import frames_of, with_frames
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
+from edgemem.models.tasks.answered_wrong import share_wrong
 from edgemem.models.tasks.task_outputs import logit_rows
 from edgemem.models.tensor_rows import source_rows, to_array
 
@@ -141,7 +142,7 @@ def _batches(
             frozen = clean[place] if shift is None else graphs.frozen(part)
             own = graphs.predict(part, generic, parameters)
             classes = [_classes(rows, model, manifest) for rows in (own, frozen)]
-            wrong = [float((found != truth).mean()) for found in classes]
+            wrong = [share_wrong(model.attachment.task, found, truth, size) for found in classes]
             entropy = [float(entropies_of(rows, manifest.task).mean()) for rows in (own, frozen)]
             yield BatchTrial(number, *wrong, max(entropy[0], LEAST) / max(entropy[1], LEAST))
 

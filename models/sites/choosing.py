@@ -23,6 +23,7 @@ from edgemem.models.norms.statistics import FrozenNorm
 from edgemem.models.sites.candidates import Candidate, candidates
 from edgemem.models.sites.identity_norm import IdentityNorm
 from edgemem.models.sites.measuring import measure_source
+from edgemem.models.tasks.answered_wrong import share_wrong
 from edgemem.models.tasks.named_outputs import flat, named
 from edgemem.models.tasks.task_outputs import AUTO, Task
 from edgemem.models.tensor_rows import Frames, call, frames_of, others_of, split, with_frames
@@ -263,7 +264,8 @@ class _Trial:
     def _wrong(self, found: Tensor) -> Tensor:
         """Share of what differs, or a distance, one at most."""
         if not found.is_floating_point():
-            return (found != self.right).float().mean()
+            task, frames = self.model.attachment.task, len(self.shifted[CLEAN])
+            return torch.tensor(share_wrong(task, found.numpy(), self.right.numpy(), frames))
         spread = (self.right - self.right.mean(0)).square().sum(1).mean().sqrt()
         away = (found - self.right).square().sum(1).sqrt() / spread.clamp(min=1e-12)
         return away.clamp(max=1.0).mean()
