@@ -30,6 +30,7 @@ FACTORS = (1.0, 0.3, 0.1)  # of the default, tried one after another
 PLAINLY = 0.05  # in accuracy
 LEAST_GAIN, DEVIATIONS = 0.001, 2.0  # in accuracy over no step, and of chance in it
 MOST_LOSS = 0.005  # over the shifts of any one order of labels
+MOST_DRAWS = 3  # of frames, as long as a gain may be chance or not
 Answers = dict[str, NDArray[np.bool_]]  # whether each is right, by segment
 
 
@@ -47,6 +48,11 @@ class RateTrial:
     gain: float
     deviation: float
     orders: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def may_help(self) -> bool:
+        """Whether more frames may show a gain that these leave open."""
+        return not self.helps and self.gain >= max(LEAST_GAIN, self.deviation)
 
     @property
     def helps(self) -> bool:
@@ -78,7 +84,7 @@ class Calibration:
     Attributes:
         rate: the one to use; 0 = steps do harm.
         trials: what led there.
-        frames: of every shift.
+        frames: of every shift, in each draw.
     """
 
     rate: float
@@ -131,13 +137,28 @@ def calibrate(
         raise InputError(bundle.manifest.name, "has no learning rate", "Export it with a step")
     backend = choose(bundle, settings=EngineSettings(threads)).backend
 
-    def right(rate: float) -> Answers:
-        choice = Choice({RATE: rate}, bundle.manifest.adapt_when)
-        return answers_of(bundle, source, choice, frames, seed, backend)
+    draws: list[Answers] = []
 
-    without, trials = right(0.0), list[RateTrial]()
+    def right(rate: float, draw: int) -> Answers:
+        choice = Choice({RATE: rate}, bundle.manifest.adapt_when)
+        found = answers_of(bundle, source, choice, frames, seed + draw, backend)
+        return {f"{name},{draw}": answers for name, answers in found.items()}
+
+    def tried(rate: float) -> RateTrial:
+        found: Answers = {}
+        for draw in range(MOST_DRAWS):
+            if draw == len(draws):
+                draws.append(right(0.0, draw))
+            found |= right(rate, draw)
+            without = {name: a for held in draws[: draw + 1] for name, a in held.items()}
+            trial = _compared(rate, found, without)
+            if not trial.may_help:
+                break
+        return trial
+
+    trials = list[RateTrial]()
     for factor in FACTORS:
-        trial = _compared(factor * known.default, right(factor * known.default), without)
+        trial = tried(factor * known.default)
         trials.append(trial)
         note(f"rate {trial.rate:g}: {100 * trial.gain:+.1f} points")
         if trial.helps:

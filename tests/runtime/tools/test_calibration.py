@@ -80,6 +80,36 @@ def test_the_largest_rate_that_helps_is_taken(bundle, source, monkeypatch, gains
         assert trial.deviation == pytest.approx((abs(gain) / 20_000) ** 0.5, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("gains", "draws", "helps"),
+    [
+        ((0.002, 0.002, 0.002), 2, True),  # 1.7, then 2.4 deviations
+        ((0.002, -0.002, 0.002), 2, False),  # nothing is left of it
+        ((0.002, 0.0005, 0.0005), 3, False),  # never plain
+    ],
+)
+def test_more_frames_are_drawn_while_a_gain_may_be_chance(
+    bundle, source, monkeypatch, gains, draws, helps
+):
+    """So many of 10,000 answers change at a draw; without steps half of all are right."""
+    asked, changed = [], 140
+
+    def answers(bundle, source, choice, frames, seed, backend):
+        right = np.arange(10_000) < 5_000
+        if choice.parameters[RATE] == bundle.manifest.hyper_parameters[RATE].default:
+            asked.append(seed)
+            gained = round(changed / 2 + 5_000 * gains[seed])
+            right[5_000 : 5_000 + gained] = True
+            right[: changed - gained] = False
+        return {"random, clean": right}
+
+    monkeypatch.setattr(calibration, "answers_of", answers)
+    trial = calibrate(bundle, source).trials[0]
+    assert asked == list(range(draws)) and trial.helps is helps
+    assert trial.gain == pytest.approx(np.mean(gains[:draws]), abs=1e-4)
+    assert trial.deviation == pytest.approx((changed / 10_000 / (10_000 * draws)) ** 0.5)
+
+
 def test_a_gain_must_be_more_than_chance_and_no_order_of_labels_may_pay_for_it():
     orders = {"random": 0.03, "runs": 0.01, "mixed": 0.002}
     assert RateTrial(1e-3, 0.014, 0.003, orders).helps
