@@ -105,7 +105,7 @@ class Listener(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of the digits."""
-        steps = x.transpose(1, 2).reshape(len(x), 32, 80)
+        steps = x.transpose(1, 2).reshape(-1, 32, 80)
         heard, _ = self.recurrent(torch.relu(self.front(steps)))
         answer: Tensor = self.head(heard.mean(1))
         return answer

@@ -187,6 +187,9 @@ class _Builder:
 
     def _is_filled(self, node: Node) -> bool:
         """Whether a node makes a tensor of sizes: one of floats, or of several axes."""
+        if node.operator == "Expand":
+            spread = self.constants.get(node.inputs[0])
+            return spread is not None and spread.dtype in FLOATS
         if node.operator != "ConstantOfShape":
             return False
         value, sizes = node.attributes.get("value"), self.values[node.inputs[0]]

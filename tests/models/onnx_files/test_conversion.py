@@ -329,10 +329,25 @@ def test_recurrent_layers(tmp_path, kind, both):
     check(path, network, 7, 6)
 
 
-def test_a_file_of_the_present_exporter(tmp_path):
+class Listener(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.LSTM(16, 5, batch_first=True)
+
+    def forward(self, x):
+        return self.cells(x)[0].mean(1)
+
+
+def attention():
+    return nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+
+
+@pytest.mark.parametrize(
+    "make, layer, count", [(attention, nn.LayerNorm, 2), (Listener, nn.LSTM, 1)]
+)
+def test_a_file_of_the_present_exporter(tmp_path, make, layer, count):
     torch.manual_seed(0)
-    network = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).eval()
-    path = tmp_path / "new.onnx"
+    network, path = make().eval(), tmp_path / "new.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -340,5 +355,5 @@ def test_a_file_of_the_present_exporter(tmp_path):
             dynamic_shapes=({0: Dim("n")},),
         )  # fmt: skip
     found, _ = load_onnx(path, None)
-    assert sum(isinstance(m, nn.LayerNorm) for m in found.modules()) == 2
+    assert sum(isinstance(m, layer) for m in found.modules()) == count
     check(path, found, 6, 16)
