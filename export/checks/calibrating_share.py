@@ -142,9 +142,12 @@ def _batches(
             frozen = clean[place] if shift is None else graphs.frozen(part)
             own = graphs.predict(part, generic, parameters)
             classes = [_classes(rows, model, manifest) for rows in (own, frozen)]
-            wrong = [share_wrong(model.attachment.task, found, truth, size) for found in classes]
+            own_wrong, frozen_wrong = (
+                share_wrong(model.attachment.task, found, truth, size) for found in classes
+            )
             entropy = [float(entropies_of(rows, manifest.task).mean()) for rows in (own, frozen)]
-            yield BatchTrial(number, *wrong, max(entropy[0], LEAST) / max(entropy[1], LEAST))
+            ratio = max(entropy[0], LEAST) / max(entropy[1], LEAST)
+            yield BatchTrial(number, own_wrong, frozen_wrong, ratio)
 
 
 def _classes(rows: Answers, model: AdaptiveModel, manifest: Manifest) -> NDArray[np.int64]:
@@ -155,4 +158,5 @@ def _classes(rows: Answers, model: AdaptiveModel, manifest: Manifest) -> NDArray
         return rows.argmax(1)
     own = model.attachment
     found = {name: torch.from_numpy(v) for name, v in outputs_of(rows, manifest).items()}
-    return logit_rows(own.task, own.scale, found, own.named).argmax(1).numpy()
+    classes: NDArray[np.int64] = logit_rows(own.task, own.scale, found, own.named).argmax(1).numpy()
+    return classes
