@@ -154,9 +154,10 @@ def _classes(rows: Answers, model: AdaptiveModel, manifest: Manifest) -> NDArray
     """Of every frame, or of every position of it."""
     from edgemem.runtime.answers import outputs_of
 
+    classes: NDArray[np.int64] = rows.argmax(1)
     if manifest.task is None:
-        return rows.argmax(1)
+        return classes
     own = model.attachment
     found = {name: torch.from_numpy(v) for name, v in outputs_of(rows, manifest).items()}
-    classes: NDArray[np.int64] = logit_rows(own.task, own.scale, found, own.named).argmax(1).numpy()
+    classes = logit_rows(own.task, own.scale, found, own.named).argmax(1).numpy()
     return classes
