@@ -38,7 +38,7 @@ def page(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """The page as Markdown; found: by title of a study."""
     parts = [INTRODUCTION.format(**about)]
     parts += [_section(title, one) for title, one in found.items()]
-    return "\n".join([*parts, setting_text(about, f"{about['threads']} threads"), ""])
+    return "\n".join([*parts, setting_text(about, f"threads: {about['threads']}"), ""])
 
 
 def _section(title: str, one: Mapping[str, Any]) -> str:
