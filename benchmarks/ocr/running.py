@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import numpy as np
 
 import edgemem
 from benchmarks.ocr.networks import Network, given_answers
-from benchmarks.ocr.rendering import Frames
 from benchmarks.ocr.scoring import Floats
 from benchmarks.ocr.shifts import CLEAN, SHIFTS, shifted
+from benchmarks.shared.answering import answers, stream
 
 BATCH = 16
 SOURCE_SEED, SEED = 100, 0  # of source frames; of frames to be read, and of their shifts
@@ -59,28 +58,15 @@ def figures(network: Network, bundle: Path, count: int, threads: int) -> dict[st
         row: dict[str, Any] = {"given": network.error(given, right)}
         for way, parameters in WAYS.items():
             with edgemem.open(bundle, threads=threads, hyper_parameters=parameters) as runtime:
-                at_rest = _answers(runtime.predict(x[:BATCH], frozen=True))
+                at_rest = answers(runtime.predict(x[:BATCH], frozen=True))
                 away = max(away, _difference(network, at_rest, given[:BATCH]))
-                answers, told = _stream(runtime, x)
-            row[way] = network.error(answers, right)
+                found, told = stream(runtime, x, BATCH)
+            row[way] = network.error(found, right)
             row[f"{way}_events"] = told
         rows[name] = row
         print(network.title, name, row, flush=True)
     assert "torch" not in sys.modules, "a device has none"
     return {"errors": rows, "largest_difference_at_rest": away, "frames": count}
-
-
-def _stream(runtime: edgemem.Runtime, x: Frames) -> tuple[Floats, dict[str, int]]:
-    found, told = [], Counter[str]()
-    for start in range(0, len(x), BATCH):
-        result = runtime.step(x[start : start + BATCH])
-        found.append(_answers(result))
-        told.update(str(event.kind) for event in result.events)
-    return np.concatenate(found), dict(told)
-
-
-def _answers(result: edgemem.Result) -> Floats:
-    return result.logits if result.logits.size else next(iter(result.outputs.values()))
 
 
 def _difference(network: Network, own: Floats, given: Floats) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import edgemem
+from benchmarks.shared.answering import answers, stream
 from benchmarks.tasks.studies import DEVIATION, MEAN, Frames, Study, to_tensor
 from benchmarks.tasks.training import write_onnx
 
@@ -43,9 +43,9 @@ def figures(
         for way, bundle in bundles.items():
             with edgemem.open(bundle, threads=threads) as runtime:
                 rest = runtime.predict(frames[:BATCH], frozen=True)
-                away = max(away, _difference(_answers(rest), given[:BATCH]))
-                answers, told = _stream(runtime, frames)
-            rows[name] |= {way: study.error(answers, right), f"{way}_events": told}
+                away = max(away, _difference(answers(rest), given[:BATCH]))
+                found, told = stream(runtime, frames, BATCH)
+            rows[name] |= {way: study.error(found, right), f"{way}_events": told}
         print(study.title, name, rows[name], flush=True)
     choices = {way: _chosen(bundle) for way, bundle in bundles.items()}
     about = {"measure": study.measure, "frames": count, "largest_difference_at_rest": away}
@@ -76,19 +76,6 @@ def _given(model: nn.Module, frames: Frames) -> NDArray[np.float32]:
     with torch.no_grad():
         parts = [model(to_tensor(frames[k : k + BATCH])) for k in range(0, len(frames), BATCH)]
     return torch.cat(parts).numpy()
-
-
-def _stream(runtime: edgemem.Runtime, x: Frames) -> tuple[NDArray[np.float32], dict[str, int]]:
-    found, told = [], Counter[str]()
-    for start in range(0, len(x), BATCH):
-        result = runtime.step(x[start : start + BATCH])
-        found.append(_answers(result))
-        told.update(str(event.kind) for event in result.events)
-    return np.concatenate(found), dict(told)
-
-
-def _answers(result: edgemem.Result) -> NDArray[np.float32]:
-    return next(iter(result.outputs.values())) if result.outputs else result.logits
 
 
 def _difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
