@@ -126,7 +126,7 @@ def test_a_device_answers_as_the_frozen_model_and_better_once_the_light_changes(
     with edgemem.open(tmp_path / "b.edgemem") as runtime:
         found = [runtime.step(dark[start : start + 32]) for start in range(0, 320, 32)]
     wrong = np.concatenate([result.labels for result in found]) != y
-    assert wrong.mean() < 0.2 * (given.argmax(1).numpy() != y).mean()
+    assert wrong.mean() < 0.3 * (given.argmax(1).numpy() != y).mean()
     assert any(event.kind == "adapted" for result in found for event in result.events)
 
 
