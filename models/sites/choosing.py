@@ -24,7 +24,7 @@ from edgemem.models.sites.candidates import Candidate, candidates
 from edgemem.models.sites.identity_norm import IdentityNorm
 from edgemem.models.sites.measuring import measure_source
 from edgemem.models.tasks.answered_wrong import share_wrong
-from edgemem.models.tasks.named_outputs import flat, named
+from edgemem.models.tasks.named_outputs import flat, flattened, named
 from edgemem.models.tasks.task_outputs import AUTO, Task
 from edgemem.models.tensor_rows import Frames, call, frames_of, others_of, split, with_frames
 from edgemem.shifts import SHIFTS
@@ -35,6 +35,8 @@ WITH_POSITIONS = 16  # of tasks that answer at many positions of each
 # the frozen model's, for tasks where most positions are easy.
 ALIKE, ALIKE_PART = 0.005, 0.05
 SMALLER_ALPHAS = (0.5, 0.25)
+NOT_AT_ALL = 0.0
+SURE = ("classes", *POSITIONS)  # tasks of which a device can tell which model is surer
 HARM = 1.0  # weight of what is lost on any of the shifts, beside the error
 CLEAN = "clean"
 
@@ -138,9 +140,11 @@ def choose_sites(
     losses = {REMEMBERED_ALPHA: loss}
     for smaller in SMALLER_ALPHAS:
         losses[smaller] = trial.loss(chosen, smaller, min(losses.values()) + alike)
+    if adaptive.attachment.task not in SURE:
+        losses[NOT_AT_ALL] = frozen
     alpha = settled_alpha(losses, alike, adaptive.attachment.task)
     table = {title: (len(sites), loss) for title, (sites, loss) in found.items()}
-    error = trial.error(chosen, alpha)
+    error = frozen if alpha == NOT_AT_ALL else trial.error(chosen, alpha)
     harm = (losses[alpha] - error) / HARM
     return ChosenSites(chosen, alpha, frozen, error, harm, table)
 
@@ -271,11 +275,17 @@ class _Trial:
         return away.clamp(max=1.0).mean()
 
     def _answers(self, x: Frames, alpha: float | None) -> Tensor:
-        """Classes at all positions; of tasks without classes all numbers of each frame."""
+        """Classes at all positions; of tasks without classes all numbers of each frame.
+
+        Of a reconstruction what it misses: it is right where it gives the shift back, too.
+        """
         weight = None if alpha is None else torch.tensor(alpha)
         own = self.model.attachment
         with torch.no_grad():
             outputs = [self.model(part, weight) for part in split(x, self.batch)]
-        if own.task in ("classes", *POSITIONS):
+        if own.task in SURE:
             return torch.cat([output.logits for output in outputs]).argmax(1)
+        if own.task == "reconstruction":
+            made = torch.cat([output.named[own.named[0].name] for output in outputs])
+            return flattened(made - frames_of(own.normalized(x)))
         return torch.cat([flat(output.named, own.named) for output in outputs])

@@ -173,3 +173,26 @@ def test_one_number_a_frame_without_labels_may_be_anything(plain):
         align(one, frames)
     model, _ = align(one, frames, task="regression")
     assert model.attachment.task == "regression"
+
+
+class Through(nn.Module):
+    """Gives its frames back, all but the brightest parts, by way of a BatchNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1, affine=False)
+        self.norm.running_mean.fill_(0.5)
+        self.norm.running_var.fill_(0.04)
+
+    def forward(self, x):
+        y = 0.2 * self.norm(x) + 0.5
+        return y.clamp(max=0.8)
+
+
+def test_a_reconstruction_is_right_where_it_gives_the_shift_back():
+    """Aligned, it would give back frames without the shift, of which a device would make alarms."""
+    frames, _ = pictures(96)
+    _, found = align(Through(), frames, task="reconstruction")
+    assert found.alpha == 0.0 and found.harm == 0.0 and found.error == found.frozen
+    _, same = align(Through(), frames, task="regression")  # of the frames before the shift
+    assert same.alpha > 0.0 and same.error < same.frozen
