@@ -2,11 +2,14 @@
 
 As `onnxscript.optimizer.optimize_ir` does it, but for the rule that makes one Split of two Slices:
 it lists the whole graph anew at every node. Rules for operators that a graph has not are not tried.
+And what is added or multiplied is idle only if it is exactly 0 or 1: by onnxscript's own rules all
+up to 1e-8 is nothing, such as the epsilon of a norm of small numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import Sequential
@@ -22,16 +25,26 @@ from onnx_ir.passes.common import (
 )
 from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet, rewrite
+from onnxscript.rewriter.pattern import Constant
 from onnxscript.rewriter.rules import common
 
 from edgemem.export.lowering.rewrite import worth_folding
 
+
+def _idle(pattern: Callable[[Any, Any], Any]) -> RewriteRule:
+    return RewriteRule(pattern, lambda op, x, **_: op.Identity(x))
+
+
+def _exactly(value: float) -> Constant:
+    return Constant(value, rel_tol=0.0, abs_tol=0.0)
+
+
 # By the operator of the node that a rule replaces; in the order in which onnxscript tries them.
 RULES: Mapping[str, tuple[RewriteRule, ...]] = {
-    "Mul": tuple(common.mul_by_1_rule.commute()),
-    "Add": tuple(common.add_0_rule.commute()),
-    "Sub": (common.sub_0_rule,),
-    "Div": (common.div_by_1_rule,),
+    "Mul": tuple(_idle(lambda op, x: op.Mul(x, _exactly(1.0))).commute()),
+    "Add": tuple(_idle(lambda op, x: op.Add(x, _exactly(0.0))).commute()),
+    "Sub": (_idle(lambda op, x: op.Sub(x, _exactly(0.0))),),
+    "Div": (_idle(lambda op, x: op.Div(x, _exactly(1.0))),),
     "Dropout": (common.dropout_zero_rule, common.dropout_inference_rule),
     "Reshape": (
         common.two_reshapes_matmul_reshape_rule,

@@ -52,3 +52,21 @@ def test_two_slices_stay():
     model = ir.from_proto(helper.make_model(graph))
     simplify(model)
     assert [node.op_type for node in model.graph] == ["Slice", "Slice"]
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "nodes"),
+    [
+        ("Add", 0.0, 0), ("Add", 6e-11, 1), ("Sub", 0.0, 0), ("Sub", 1e-9, 1),
+        ("Mul", 1.0, 0), ("Mul", 1 + 2**-20, 1), ("Div", 1.0, 0), ("Div", 1 - 2**-20, 1),
+    ],
+)  # fmt: skip
+def test_only_what_changes_no_bit_is_idle(operator, value, nodes):
+    """The epsilon of a norm behind a layer of small numbers is small, too."""
+    held = [helper.make_tensor("value", 1, [], [value])]
+    inputs = [helper.make_tensor_value_info("x", 1, [4])]
+    outputs = [helper.make_tensor_value_info("y", 1, [4])]
+    node = helper.make_node(operator, ["x", "value"], ["y"])
+    model = ir.from_proto(helper.make_model(helper.make_graph([node], "n", inputs, outputs, held)))
+    simplify(model)
+    assert sum(node.op_type == operator for node in model.graph) == nodes
