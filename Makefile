@@ -176,7 +176,7 @@ build/ocr/installed: benchmarks/ocr/requirements.txt
 
 bench-ocr: $(TEST)/installed
 	-$(MAKE) build/ocr/installed
-	$(TEST)/bin/python -m benchmarks.ocr --page docs/benchmarks/ocr.md
+	$(TEST)/bin/python -m benchmarks.ocr --page docs/benchmarks/outputs/ocr.md
 
 bench-ocr-quick: $(TEST)/installed
 	-$(MAKE) build/ocr/installed

@@ -1,7 +1,8 @@
 """Kernels of the backward pass, turned round when a graph is loaded rather than stored once more.
 
 The gradient of a convolution's input is a convolution with the same kernel, its channels exchanged
-and its taps reversed. Both are constants; stored, they would make a bundle nearly twice as large.
+and its taps reversed; that of a linear layer's input is a product with the same matrix, transposed. All
+are constants; stored, they would make a bundle nearly twice as large.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def turn_on_load(model: onnx.ModelProto) -> None:
     """
     graph, known = model.graph, dict[str, str]()
     first = dict(reversed([(n, k) for k, node in enumerate(graph.node) for n in node.input]))
-    large = [t for t in graph.initializer if len(t.dims) > 2 and _bytes(t) >= LEAST_BYTES]
+    large = [t for t in graph.initializer if len(t.dims) > 1 and _bytes(t) >= LEAST_BYTES]
     made: dict[str, list[onnx.NodeProto]] = {}
     # In the order of their use: the forward pass has them as all graphs do.
     for tensor in sorted(large, key=lambda t: first.get(t.name, len(graph.node))):
@@ -46,18 +47,27 @@ def turn_on_load(model: onnx.ModelProto) -> None:
         return
     own = list(graph.node)
     del graph.initializer[:], graph.node[:]
-    graph.initializer.extend([*kept, *_bounds({len(tensor.dims) for tensor in large})])
+    graph.initializer.extend([*kept, *_bounds({len(t.dims) for t in large if len(t.dims) > 2})])
     graph.node.extend([*nodes, *own])
 
 
 def _turned(array: Array) -> Iterator[tuple[NDArray[np.generic], bool]]:
-    """What it would have been before; depthwise kernels have no channels to exchange."""
+    """What it would have been before; depthwise kernels have no channels to exchange.
+
+    Matrices have no taps.
+    """
+    if array.ndim == 2:
+        yield array.T, True
+        return
     flipped = np.flip(array, tuple(range(2, array.ndim)))
     yield flipped, False
     yield flipped.swapaxes(0, 1), True
 
 
 def _turning(source: str, name: str, rank: int, *, exchanged: bool) -> Iterator[onnx.NodeProto]:
+    if rank == 2:
+        yield helper.make_node("Transpose", [source], [name], f"{name}.exchange", perm=[1, 0])
+        return
     reversed_taps = f"{name}.reversed" if exchanged else name
     bounds = [f"turned.{part}.{rank}" for part in ("last", "first", "axes", "back")]
     yield helper.make_node("Slice", [source, *bounds], [reversed_taps], f"{name}.reverse")

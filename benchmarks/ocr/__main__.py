@@ -14,7 +14,7 @@ from benchmarks.ocr.page import PICTURE, page, picture
 from benchmarks.ocr.running import BATCH, SEED, SOURCE_SEED, chosen, exported, figures
 from benchmarks.shared.report import command_line, save_json, setting
 
-SOURCE_FRAMES, QUICK_SOURCE, QUICK_COUNT = 128, 48, 32
+SOURCE_FRAMES, QUICK_SOURCE, QUICK_COUNT = 64, 48, 32
 MISSING = f"skipped: {FOLDER} is missing; make bench-ocr installs it where a package index is near"
 
 

@@ -14,6 +14,7 @@ from benchmarks.ocr.rendering import Frames, lines, pages, turned_lines
 from benchmarks.ocr.scoring import Floats, box_error, characters, class_error, read, text_error
 
 FOLDER = Path("build/ocr/rapidocr_onnxruntime/models")
+COUNT = 64  # frames of every shift
 MEAN, DEVIATION = 0.5, 0.5  # of every channel, for all three
 
 
@@ -63,10 +64,10 @@ def networks() -> dict[str, Network]:
             lines,
             partial(_text_error, known),
             "characters",
-            96,
+            COUNT,
         ),
         "detector": Network(
-            "Detector", "ch_PP-OCRv4_det_infer.onnx", "dense", pages, box_error, "boxes", 96
+            "Detector", "ch_PP-OCRv4_det_infer.onnx", "dense", pages, box_error, "boxes", COUNT
         ),
         "classifier": Network(
             "Classifier of direction",
@@ -75,7 +76,7 @@ def networks() -> dict[str, Network]:
             turned_lines,
             class_error,
             "directions",
-            256,
+            COUNT,
         ),
     }
 

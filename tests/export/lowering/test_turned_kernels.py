@@ -65,6 +65,28 @@ def test_a_turned_kernel_is_stored_once_and_gives_the_same(taps, optimised):
         assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("optimised", [True, False])
+def test_a_matrix_is_stored_once(optimised):
+    rng = np.random.default_rng(2)
+    matrix = rng.random((48, 32), np.float32)
+    inputs = {"x": rng.random((2, 48), np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("MatMul", ["y", "back"], ["z"]),
+    ]
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 48])]
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in "yz"]
+    pair = {"back": np.ascontiguousarray(matrix.T), "w": matrix}
+    held = [numpy_helper.from_array(array, name) for name, array in pair.items()]
+    graph = helper.make_graph(nodes, "g", given, outputs, held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    before = run(model, inputs, optimised=optimised)
+    turn_on_load(model)
+    assert [t.name for t in model.graph.initializer] == ["w"]
+    for found, expected in zip(run(model, inputs, optimised=optimised), before, strict=True):
+        assert_array_equal(found, expected)
+
+
 def test_of_depthwise_kernels_only_the_taps_are_reversed():
     rng = np.random.default_rng(1)
     kernel = rng.random((64, 1, 3, 3), np.float32)
