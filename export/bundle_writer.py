@@ -182,9 +182,9 @@ def _compared(
     parity.check()
     check_plans(folder, steps, _step_inputs(functions, frames))
     if REMEMBER in functions:
-        check_remember(folder / f"{REMEMBER}.onnx", functions[REMEMBER], frames)
+        check_remember(folder / f"{REMEMBER}.onnx", functions[REMEMBER], frames, parity.rounding)
     if "learn" in functions:
-        check_learn(folder / "learn.onnx", functions["learn"], frames)
+        check_learn(folder / "learn.onnx", functions["learn"], frames, parity.rounding)
     return parity, reference
 
 

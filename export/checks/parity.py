@@ -17,7 +17,6 @@ from edgemem.errors import AttachError, ExportError
 from edgemem.export.checks.differences import difference, least, slot_differences
 from edgemem.export.checks.onnx_graphs import Arrays, Call, Engine, run_graph, session
 from edgemem.export.checks.parity_result import (
-    FIRST_TOLERANCE,
     LATER_TOLERANCE,
     SLOT_TOLERANCE,
     Parity,
@@ -122,8 +121,10 @@ def check_at_rest(model: AdaptiveModel, frames: FrameSpec) -> None:
         raise ExportError(error.thing, error.reason, error.remedy) from error
 
 
-def check_learn(path: Path, learn: Function, frames: FrameSpec) -> None:
+def check_learn(path: Path, learn: Function, frames: FrameSpec, rounding: float) -> None:
     """Compare the written graph `learn` with torch, on a few labelled frames, others and filler.
+
+    rounding: as `Parity` has it.
 
     Raises:
         ExportError: an output differs on every one of some batches.
@@ -134,11 +135,13 @@ def check_learn(path: Path, learn: Function, frames: FrameSpec) -> None:
     labels[::2] = torch.arange(len(labels[::2])) % capacity
     inputs |= {LABELS: labels, FILLED: torch.tensor(float(frames.batch - frames.batch // 4))}
     inputs |= {"hp.learn_rate": torch.tensor(1e-2)} if "hp.learn_rate" in inputs else {}
-    _check_further("learn", path, learn, inputs, frames, FIRST_TOLERANCE)
+    _check_further("learn", path, learn, inputs, frames, tolerance(rounding))
 
 
-def check_remember(path: Path, remember: Function, frames: FrameSpec) -> None:
+def check_remember(path: Path, remember: Function, frames: FrameSpec, rounding: float) -> None:
     """Compare the written graph `remember` with torch, where frames are remembered already.
+
+    rounding: as `Parity` has it.
 
     Raises:
         ExportError: an output differs on every one of some batches.
@@ -146,7 +149,8 @@ def check_remember(path: Path, remember: Function, frames: FrameSpec) -> None:
     inputs = remember.inputs | named_tensors(of_array(reference_frames(frames, BATCHES)))
     following = _next(_call(remember, inputs))
     inputs |= {name: torch.from_numpy(value) for name, value in following.items()}
-    _check_further(REMEMBER, path, remember, inputs, frames, LATER_TOLERANCE)
+    limit = max(LATER_TOLERANCE, tolerance(rounding))
+    _check_further(REMEMBER, path, remember, inputs, frames, limit)
 
 
 def _check_further(
