@@ -1,7 +1,7 @@
 """Kernels of the backward pass, turned round when a graph is loaded rather than stored once more.
 
 The gradient of a convolution's input is a convolution with the same kernel, its channels exchanged
-and its taps reversed; that of a linear layer's input is a product with the same matrix, transposed. All
+and its taps reversed; that of a linear layer's input is a product with the matrix, transposed. All
 are constants; stored, they would make a bundle nearly twice as large.
 """
 

@@ -23,7 +23,12 @@ def calibrate(model: nn.Module, frames: Tensor) -> None:
         for part in torch.split(frames, CHUNK):
             model(part)
         model.eval()
-        _scale(model, answers(model, frames))
+        logits = answers(model, frames)
+        for head in _heads(model, logits.shape[1]) if logits.dim() == 2 else []:
+            if not head.weight.any():  # as some networks begin their training
+                nn.init.xavier_uniform_(head.weight)
+                logits = answers(model, frames)
+        _scale(model, logits)
 
 
 def answers(model: nn.Module, frames: Tensor) -> Tensor:

@@ -41,12 +41,15 @@ def test_the_stream_drifts_further_and_further():
     assert means[-1] - source.mean() > 0.15
 
 
-def test_calibration_measures_what_batch_norms_see_and_scales_the_logits():
+@pytest.mark.parametrize("zero", [False, True])
+def test_calibration_measures_what_batch_norms_see_and_scales_the_logits(zero):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(4, 10),
     )  # fmt: skip
+    if zero:  # as some networks begin their training
+        nn.init.zeros_(model[-1].weight)
     frames = torch.from_numpy(source_frames((3, 16, 16), 64))
     calibrate(model, frames)
     seen = model[0](frames)
