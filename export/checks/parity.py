@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgemem.block import Array
+from edgemem.bundle.further_input import FRAMES
 from edgemem.bundle.manifest import CLOSED, FILLED, LABELS, REMEMBER, SUMMARY, FrameSpec
 from edgemem.bundle.reference_frames import kept, reference_frames
 from edgemem.bundle.rows import fields
@@ -21,6 +22,7 @@ from edgemem.export.checks.parity_result import (
     SLOT_TOLERANCE,
     Parity,
     rounding_of,
+    slot_tolerance,
     tolerance,
 )
 from edgemem.export.functions.forward import Function, answer_names
@@ -67,7 +69,7 @@ def check_parity(
         names = [name for name in adapt.outputs if not name.startswith("next.opt.")]
         now = {name: difference(found[name], expected[name]) for name in names}
         differences = least(differences, now)
-        slots = least(slots, slot_differences(found, expected))
+        slots = least(slots, _slots(adapt, inputs, found, expected))
         worst = max(differences, key=differences.__getitem__)
         worst_slot = max(slots.values(), default=0.0)
         if differences[worst] <= tolerance(rounding) and worst_slot <= SLOT_TOLERANCE:
@@ -176,6 +178,23 @@ def _check_further(
         f"{limit:.0e}",
         "No bundle was written; report the model",
     )
+
+
+def _slots(
+    adapt: Function, inputs: Mapping[str, Tensor], found: Arrays, expected: Arrays
+) -> dict[str, float]:
+    """Differences of slots, divided by what rounding makes of the limit.
+
+    Gradients of some networks are small sums of large numbers: torch's own move by more than the
+    limit when frames are off by a last bit.
+    """
+    slots, x = slot_differences(found, expected), inputs[FRAMES]
+    if max(slots.values(), default=0.0) <= SLOT_TOLERANCE or not x.is_floating_point():
+        return slots
+    bits = torch.randint(-1, 2, x.shape, generator=torch.Generator().manual_seed(0))
+    moved = _call(adapt, {**inputs, FRAMES: x * (1 + torch.finfo(x.dtype).eps * bits)})
+    rounding = slot_differences(moved, expected)
+    return {n: off * SLOT_TOLERANCE / slot_tolerance(rounding[n]) for n, off in slots.items()}
 
 
 def _run_steps(

@@ -17,7 +17,8 @@ from edgemem.models.tensor_rows import Frames, frames_of, with_frames
 FIRST_TOLERANCE = 1e-5
 LATER_TOLERANCE = 1e-4
 SLOT_TOLERANCE = 1e-3
-MOST_TOLERANCE = 1e-3  # of one pass, however much the given model rounds
+# However much the given model rounds, of one pass, and of slots.
+MOST_TOLERANCE, MOST_SLOT_TOLERANCE = 1e-3, 3e-2
 # Times what the given model itself loses in float32: two engines round apart, and approximate
 # functions such as erf on their own.
 ROOM = 8.0
@@ -33,7 +34,8 @@ class Parity:
         predict: `predict` against torch.
         first_step: every output of `adapt` but slots against torch.
         slots: first step's optimiser slots (the gradient, for SGD), each relative to its own
-            largest value, however small; a wrong gradient can hide in the absolute figures.
+            largest value, however small; a wrong gradient can hide in the absolute figures. Where
+            rounding moves a slot of torch's own by more, in parts of what it allows.
         batches: reference batches tried until every output had stayed within its limit on one.
             Where some ReLU sits on its kink, the gradients before it are off by a jump in one of
             the two fp32 computations; large networks have such a ReLU somewhere in most batches.
@@ -93,6 +95,11 @@ class Parity:
 def tolerance(rounding: float) -> float:
     """Limit of one pass, by what the given model loses in float32: deep networks get more."""
     return min(MOST_TOLERANCE, max(FIRST_TOLERANCE, ROOM * rounding))
+
+
+def slot_tolerance(rounding: float) -> float:
+    """Limit of a slot that moves so far in torch when frames are off by a last bit."""
+    return min(MOST_SLOT_TOLERANCE, max(SLOT_TOLERANCE, ROOM * rounding))
 
 
 def rounding_of(model: AdaptiveModel, batches: Sequence[Frames]) -> float:

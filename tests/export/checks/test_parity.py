@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from edgemem.bundle.manifest import FrameSpec
-from edgemem.export.checks.parity import LATER_TOLERANCE, STEPS, _run_steps
+from edgemem.export.checks.parity import (
+    LATER_TOLERANCE,
+    SLOT_TOLERANCE,
+    STEPS,
+    _run_steps,
+    _slots,
+)
 from edgemem.export.functions.forward import Function
 
 FRAMES = FrameSpec((3,), 2, companions=False, known_companions=0)
@@ -46,3 +52,31 @@ def test_a_graph_that_is_wrong_for_later_blocks_alone_is_found(first):
     assert ADAPT.inputs["block.array"].max() < 0.9
     found, _ = _run_steps(_engine(0.9), ADAPT, ADAPT.inputs, FRAMES, first)
     assert found["next.block.array"] > 10 * LATER_TOLERANCE
+
+
+def _cancelling(x):
+    """A small sum of large numbers, as the gradients of some networks are."""
+    return (((x * 1e4).sum() - 1e4 * x.sum() + x.mean() * 1e-2).reshape(1),)
+
+
+SLOPE = Function(
+    {"x": torch.rand(64, 3)}, ("next.opt.momentum.a",), _cancelling, dynamic_batch=False
+)
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.02, True), (1.5, False)])
+def test_a_slot_that_rounding_moves_has_more_room(factor, passes):
+    x = SLOPE.inputs["x"]
+    expected = {"next.opt.momentum.a": _cancelling(x)[0].numpy()}
+    found = {name: value * np.float32(factor) for name, value in expected.items()}
+    off = _slots(SLOPE, SLOPE.inputs, found, expected)["next.opt.momentum.a"]
+    assert (off <= SLOT_TOLERANCE) == passes
+
+
+def test_a_slot_that_rounding_does_not_move_has_none():
+    plain = Function(
+        SLOPE.inputs, SLOPE.outputs, lambda x: (x.sum().reshape(1),), dynamic_batch=False
+    )
+    expected = {"next.opt.momentum.a": SLOPE.inputs["x"].sum().reshape(1).numpy()}
+    found = {name: value * np.float32(1.002) for name, value in expected.items()}
+    assert _slots(plain, plain.inputs, found, expected)["next.opt.momentum.a"] > SLOT_TOLERANCE
