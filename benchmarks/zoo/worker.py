@@ -47,6 +47,7 @@ from edgemem.runtime.step.graphs import Graphs
 SOURCE, FEW, BATCH, BATCHES = 128, 32, 8, 20
 RATE = 3e-4  # that of exports without a calibration
 MEMORY = 12 << 30  # bytes of address space
+NO_MEMORY = ("bad_alloc", "not enough memory", "MemoryError")  # of onnxruntime, torch, Python
 TURNS = 15
 
 
@@ -244,6 +245,9 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 - what is thrown is what the matrix tells
             found["raised"] = f"{type(error).__name__}: {error}"
             found["trace"] = traceback.format_exc()
+        told = str(found.get("refused") or found.get("raised"))
+        if any(sign in told for sign in NO_MEMORY):
+            found["beyond"] = f"{MEMORY >> 30} GB of address space"
     _write(found, path)
 
 
