@@ -19,8 +19,19 @@ def slot_differences(found: Arrays, expected: Arrays) -> dict[str, float]:
     Those of almost nothing but rounding noise are relative to a small part of the largest slot of
     their kind.
     """
-    kinds = {n: n.split(".")[2] for n in expected if n.startswith("next.opt.")}
-    return _relative(found, expected, kinds)
+    return _relative(found, expected, _slot_kinds(expected))
+
+
+def slot_shares(expected: Arrays) -> dict[str, float]:
+    """Size of every slot as a part of the largest one of its kind; the small part at least."""
+    kinds = _slot_kinds(expected)
+    sizes = {name: float(np.abs(expected[name]).max(initial=0.0)) for name in kinds}
+    largest = {k: max(sizes[n] for n in kinds if kinds[n] == k) for k in kinds.values()}
+    return {n: max(SLOT_FLOOR, sizes[n] / (largest[k] or 1.0)) for n, k in kinds.items()}
+
+
+def _slot_kinds(expected: Arrays) -> dict[str, str]:
+    return {n: n.split(".")[2] for n in expected if n.startswith("next.opt.")}
 
 
 def block_differences(found: Arrays, expected: Arrays) -> dict[str, float]:

@@ -15,7 +15,7 @@ from edgemem.bundle.manifest import CLOSED, FILLED, LABELS, REMEMBER, SUMMARY, F
 from edgemem.bundle.reference_frames import kept, reference_frames
 from edgemem.bundle.rows import fields
 from edgemem.errors import AttachError, ExportError
-from edgemem.export.checks.differences import difference, least, slot_differences
+from edgemem.export.checks.differences import difference, least, slot_differences, slot_shares
 from edgemem.export.checks.onnx_graphs import Arrays, Call, Engine, run_graph, session
 from edgemem.export.checks.parity_result import (
     LATER_TOLERANCE,
@@ -193,8 +193,9 @@ def _slots(
         return slots
     bits = torch.randint(-1, 2, x.shape, generator=torch.Generator().manual_seed(0))
     moved = _call(adapt, {**inputs, FRAMES: x * (1 + torch.finfo(x.dtype).eps * bits)})
-    rounding = slot_differences(moved, expected)
-    return {n: off * SLOT_TOLERANCE / slot_tolerance(rounding[n]) for n, off in slots.items()}
+    rounding, shares = slot_differences(moved, expected), slot_shares(expected)
+    limits = {n: slot_tolerance(rounding.get(n, 0.0), shares[n]) for n in slots}
+    return {n: off * SLOT_TOLERANCE / limits[n] for n, off in slots.items()}
 
 
 def _run_steps(

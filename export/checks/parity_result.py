@@ -19,6 +19,7 @@ LATER_TOLERANCE = 1e-4
 SLOT_TOLERANCE = 1e-3
 # However much the given model rounds, of one pass, and of slots.
 MOST_TOLERANCE, MOST_SLOT_TOLERANCE = 1e-3, 3e-2
+SLOT_NOISE = 1e-4  # of the largest slot: those that are smaller may be nothing but rounding
 # Times what the given model itself loses in float32: two engines round apart, and approximate
 # functions such as erf on their own.
 ROOM = 8.0
@@ -97,9 +98,13 @@ def tolerance(rounding: float) -> float:
     return min(MOST_TOLERANCE, max(FIRST_TOLERANCE, ROOM * rounding))
 
 
-def slot_tolerance(rounding: float) -> float:
-    """Limit of a slot that moves so far in torch when frames are off by a last bit."""
-    return min(MOST_SLOT_TOLERANCE, max(SLOT_TOLERANCE, ROOM * rounding))
+def slot_tolerance(rounding: float, share: float) -> float:
+    """Limit of a slot that moves so far in torch when frames are off by a last bit.
+
+    share: its size, as a part of the largest slot of its kind; above 0.
+    """
+    most = max(MOST_SLOT_TOLERANCE, SLOT_NOISE / share)
+    return min(most, max(SLOT_TOLERANCE, ROOM * rounding))
 
 
 def rounding_of(model: AdaptiveModel, batches: Sequence[Frames]) -> float:
