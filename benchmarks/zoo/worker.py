@@ -47,7 +47,7 @@ from edgemem.runtime.step.graphs import Graphs
 SOURCE, FEW, BATCH, BATCHES = 128, 32, 8, 20
 RATE = 3e-4  # that of exports without a calibration
 MEMORY = 12 << 30  # bytes of address space
-NO_MEMORY = ("bad_alloc", "not enough memory", "MemoryError")  # of onnxruntime, torch, Python
+NO_MEMORY = ("bad_alloc", "can't allocate memory", "MemoryError")  # of onnxruntime, torch, Python
 TURNS = 15
 
 

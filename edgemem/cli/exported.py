@@ -55,7 +55,9 @@ def print_exported(out: Path, parity: Any, manifest: Manifest, *, given: bool, j
 def _alignment(found: dict[str, Any]) -> tuple[str, ...]:
     """Where moments are aligned, and what that gains."""
     if found["alpha"] == 0:
-        return ("moments are not aligned: on shifted source frames the model as given does better",)
+        return (
+            "moments are not aligned: on shifted source frames that was no better than the model",
+        )
     count = len(found["names"])
     where = f"{count} sites" if count else "the BatchNorms of the model"
     if not found["tried"]:

@@ -25,8 +25,7 @@ def slot_differences(found: Arrays, expected: Arrays) -> dict[str, float]:
 def slot_shares(expected: Arrays) -> dict[str, float]:
     """Size of every slot as a part of the largest one of its kind; the small part at least."""
     kinds = _slot_kinds(expected)
-    sizes = {name: float(np.abs(expected[name]).max(initial=0.0)) for name in kinds}
-    largest = {k: max(sizes[n] for n in kinds if kinds[n] == k) for k in kinds.values()}
+    sizes, largest = _sizes(expected, kinds)
     return {n: max(SLOT_FLOOR, sizes[n] / (largest[k] or 1.0)) for n, k in kinds.items()}
 
 
@@ -41,10 +40,7 @@ def block_differences(found: Arrays, expected: Arrays) -> dict[str, float]:
 
 
 def _relative(found: Arrays, expected: Arrays, kinds: Mapping[str, str]) -> dict[str, float]:
-    largest: dict[str, float] = {}
-    sizes = {name: float(np.abs(expected[name]).max(initial=0.0)) for name in kinds}
-    for name, kind in kinds.items():
-        largest[kind] = max(sizes[name], largest.get(kind, 0.0))
+    sizes, largest = _sizes(expected, kinds)
     differences = {}
     for name, kind in kinds.items():
         scale = max(sizes[name], SLOT_FLOOR * largest[kind])
@@ -52,6 +48,15 @@ def _relative(found: Arrays, expected: Arrays, kinds: Mapping[str, str]) -> dict
             off = float(np.abs(found[name] - expected[name]).max(initial=0.0))
             differences[name] = off / scale if scale else float("inf")
     return differences
+
+
+def _sizes(expected: Arrays, kinds: Mapping[str, str]) -> tuple[dict[str, float], dict[str, float]]:
+    """Largest value of every array, and of all arrays of every kind."""
+    largest: dict[str, float] = {}
+    sizes = {name: float(np.abs(expected[name]).max(initial=0.0)) for name in kinds}
+    for name, kind in kinds.items():
+        largest[kind] = max(sizes[name], largest.get(kind, 0.0))
+    return sizes, largest
 
 
 def least(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:

@@ -47,7 +47,7 @@ class ChosenSites:
 
     Attributes:
         names: of the sites; empty where the network's own BatchNorms are enough.
-        alpha: weight of the target's statistics that did best.
+        alpha: weight of the target's statistics that did best; 0 = aligning gains nothing.
         frozen, error: shares of wrong answers over the shifts, without alignment and with it; of
             tasks without classes, distances.
         harm: how much of the error is lost on shifts where the frozen model does better.

@@ -1,4 +1,4 @@
-"""Twenty steps of an engine beside torch's, where small changes of a block grow."""
+"""An engine beside torch: where rounding grows from step to step, and where slots are rounding."""
 
 import numpy as np
 import pytest
