@@ -194,6 +194,8 @@ def _check_block(model: AdaptiveModel, objective: Objective) -> None:
         raise ExportError(
             thing, "needs a block that remembers", f"{remedy} with --statistics remembered"
         )
+    if objective.subspace and classes:
+        raise ExportError(thing, "is for numbers, and the task is classes", "Use likelihood_ratio")
     if objective.learns and not classes and not model.learned():
         raise ExportError(
             thing, "finds nothing in the block that learns", "Use --norm-affine, or statistics"

@@ -21,8 +21,9 @@ Small networks, trained by the benchmark and written as ONNX files. Each became 
 `edgemem export FILE --source FRAMES --task TASK` with {source_frames} unlabelled frames without any
 shift. It ran on the runtime in batches of {batch}. *As given* is the network in torch. *Statistics
 alone*: moments follow the stream. *With steps*: scales and shifts of norms learn, too. For outputs
-that are not classes, steps have to be asked for: by the likelihood ratio of positions or labels, or
-by aligning moments where there are none (`--norm-affine --objective`).
+that are not classes, steps have to be asked for (`--norm-affine --objective`): by the likelihood
+ratio of positions or labels; of places by aligning features in their subspace (SSA, with its
+authors' optimizer and rate), of reconstructions by aligning moments.
 
 Pictures are digits of scikit-learn on coloured ground, under the shifts of
 `benchmarks/ocr/shifts.py`. Speech is the free spoken digit dataset, as other microphones hear it,

@@ -19,6 +19,9 @@ from benchmarks.tasks.measures import Right
 Frames = NDArray[Any]
 MEAN, DEVIATION = 0.5, 0.25  # of every channel of pictures
 ALIGNMENT = ("--norm-affine", "--objective", "alignment")
+# With the optimizer and the rate of its authors' configurations.
+SUBSPACE = ("--norm-affine", "--objective", "subspace_alignment", "--optimizer", "adam",
+            "--learning-rate", "1e-3")  # fmt: skip
 STEPS = ("--norm-affine", "--objective", "likelihood_ratio")
 
 
@@ -124,7 +127,7 @@ def pictures() -> dict[str, Study]:
         "places": Study(
             "Place of a digit", "regression", lambda: networks.Tower(2, largest=False),
             _training(_places), F.smooth_l1_loss, _of_pictures(_places), measures.distance,
-            "place (distance, of a side)", options=ALIGNMENT,
+            "place (distance, of a side)", options=SUBSPACE,
         ),
         "scratches": Study(
             "Scratches, by reconstruction", "reconstruction", networks.Autoencoder,

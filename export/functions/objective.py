@@ -45,6 +45,7 @@ class Objective:
         relation: whether prototypes shall keep their relation to the samples, too (`relation.py`).
         learns: whether anything follows its gradient; if not, the step is a forward pass.
         of_moments: whether it compares moments of frames, which blocks note that remember.
+        subspace: whether features shall stay as the source's (`subspace.py`).
     """
 
     name: str
@@ -54,6 +55,7 @@ class Objective:
     relation: bool = False
     learns: bool = True
     of_moments: bool = False
+    subspace: bool = False
 
 
 def entropies(logits: Tensor) -> Tensor:
@@ -175,6 +177,14 @@ def alignment(classes: int) -> Objective:
     return Objective("alignment", {}, loss, of_moments=True)
 
 
+def subspace_alignment(classes: int) -> Objective:
+    """Distance of a regressor's features from the source's, see `subspace.py`.
+
+    classes: not used.
+    """
+    return Objective("subspace_alignment", {}, _nothing, subspace=True)
+
+
 def _nothing(output: Output, hp: HyperParameters) -> Loss:
     zero = torch.stack([value.mean() * 0.0 for value in output.named.values()]).sum()
     return Loss(zero, torch.isfinite(zero), {})
@@ -203,5 +213,6 @@ OBJECTIVES: dict[str, Callable[[int], Objective]] = {
     "likelihood_ratio": likelihood_ratio,
     "prototype_relation": prototype_relation,
     "statistics": statistics,
+    "subspace_alignment": subspace_alignment,
     "tent": tent,
 }

@@ -32,6 +32,7 @@ from edgemem.export.functions.forward import (
 from edgemem.export.functions.objective import Loss, Objective
 from edgemem.export.functions.optimizer import Optimizer
 from edgemem.export.functions.relation import keeping_relations
+from edgemem.export.functions.subspace import subspace_of_source
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Gradient
 from edgemem.models.adaptive.outputs import Output
@@ -139,6 +140,7 @@ def adapt_function(
         **prefixed("hp", {name: torch.tensor(value) for name, value in defaults.items()}),
     }
     stat_names: list[str] = []
+    subspace = subspace_of_source(model) if objective.subspace else None
 
     def call(x: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         values = dict(zip(list(inputs)[1:], flat, strict=True))
@@ -158,6 +160,9 @@ def adapt_function(
                     model, run, rows, old_block, reading
                 )
                 result = extended(objective.loss(output, hp), hp)
+            elif subspace is not None:
+                (output, features), aligned = subspace.aligned(run)
+                result = aligned(objective.loss(output, hp))
             else:
                 output, features = run()
                 result = objective.loss(output, hp)

@@ -112,8 +112,7 @@ def attach(  # noqa: PLR0913 - each is a choice of its own
     trial = _try_out(adaptive, found, example)
     if adaptive.attachment.task == "classes" and trial.classes < 2:
         raise AttachError("model", "returns one number a frame, not logits of classes", RECOGNISE)
-    if adaptive.attachment.task == "classes":
-        adaptive.classifier_name = _name_of(frozen, trial.classifier)
+    adaptive.classifier_name = _name_of(frozen, trial.classifier)
     adapt_norms(adaptive, trial)
     add_sites(adaptive, example)
     for part in found:

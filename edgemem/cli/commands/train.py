@@ -152,8 +152,9 @@ def export(
     objective: Annotated[
         str | None,
         typer.Option(
-            help="ecotta, likelihood_ratio, prototype_relation, tent, alignment; statistics: no "
-            "gradient. Default likelihood_ratio for classes, else statistics."
+            help="ecotta, likelihood_ratio, prototype_relation, tent, alignment, "
+            "subspace_alignment; statistics: no gradient. Default likelihood_ratio for classes, "
+            "else statistics."
         ),
     ] = None,
     task: Annotated[

@@ -68,7 +68,8 @@ def test_without_a_reliable_sample_nothing_is_updated_and_no_gradient_is_nan():
     assert torch.autograd.grad(loss.value, logits)[0].equal(torch.zeros_like(logits))
 
 
-OF_LOGITS = {name: make for name, make in OBJECTIVES.items() if name != "alignment"}
+OF_FEATURES = {"alignment", "subspace_alignment"}
+OF_LOGITS = {name: make for name, make in OBJECTIVES.items() if name not in OF_FEATURES}
 
 
 @pytest.mark.parametrize("make", OF_LOGITS.values(), ids=OF_LOGITS)
@@ -140,4 +141,4 @@ def test_tent_does_not_update_on_a_loss_that_is_not_finite():
 
 def test_the_names_on_the_command_line_are_these():
     names = {"ecotta", "likelihood_ratio", "prototype_relation", "statistics", "tent"}
-    assert set(OBJECTIVES) == names | {"alignment"}
+    assert set(OBJECTIVES) == names | OF_FEATURES
