@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Arrays = dict[str, Tensor]
+from edgemem.models.joint_arrays import Arrays, Joint, small
+
+JOINED = "joined"  # name of all small arrays as one
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,43 @@ class Optimizer:
     Attributes:
         slots: block -> slots at zero, by name.
         update: (block, gradients, slots, hyper-parameters) -> (next block, next slots).
+        elementwise: whether every number follows from its own gradient and slots alone, and each
+            slot is named KIND.ARRAY or belongs to none; small arrays are updated as one then.
     """
 
     name: str
     hyper_parameters: dict[str, float]
     slots: Callable[[Arrays], Arrays]
     update: Callable[[Arrays, Arrays, Arrays, Mapping[str, Tensor]], tuple[Arrays, Arrays]]
+    elementwise: bool = False
+
+
+def updated(
+    optimizer: Optimizer, block: Arrays, grads: Arrays, slots: Arrays, hp: Mapping[str, Tensor]
+) -> tuple[Arrays, Arrays]:
+    """What the optimiser's own update gives, with small arrays as one where that is the same."""
+    vectors = small(block) if optimizer.elementwise else {}
+    if not vectors:
+        return optimizer.update(block, grads, slots, hp)
+    joint, others = Joint(vectors), {k: v for k, v in block.items() if k not in vectors}
+    kinds = [k.removesuffix(JOINED) for k in optimizer.slots({JOINED: block[next(iter(vectors))]})]
+    kinds = [kind for kind in kinds if kind.endswith(".")]  # the others belong to no array
+
+    def joined(arrays: Arrays, prefix: str = "") -> Arrays:
+        own = {name: arrays[f"{prefix}{name}"] for name in vectors}
+        return {f"{prefix}{JOINED}": joint.vector(own)}
+
+    def parted(arrays: Arrays, prefix: str = "") -> Arrays:
+        parts = joint.parts(arrays[f"{prefix}{JOINED}"])
+        return {f"{prefix}{name}": part for name, part in parts.items()}
+
+    held = slots | {k: v for kind in kinds for k, v in joined(slots, kind).items()}
+    moved, new = optimizer.update(
+        joined(block) | others, joined(grads) | {k: grads[k] for k in others}, held, hp
+    )
+    stepped = parted(moved) | moved
+    new |= {k: v for kind in kinds for k, v in parted(new, kind).items()}
+    return {k: stepped[k] for k in block}, {k: new[k] for k in slots}
 
 
 def sgd(learning_rate: float) -> Optimizer:
@@ -39,7 +72,8 @@ def sgd(learning_rate: float) -> Optimizer:
         moved = {k: block[k] - hp["learning_rate"] * speed[k] for k in block}
         return moved, {f"momentum.{k}": v for k, v in speed.items()}
 
-    return Optimizer("sgd", {"learning_rate": learning_rate, "momentum": 0.9}, slots, update)
+    defaults = {"learning_rate": learning_rate, "momentum": 0.9}
+    return Optimizer("sgd", defaults, slots, update, elementwise=True)
 
 
 def adam(learning_rate: float) -> Optimizer:
@@ -67,7 +101,7 @@ def adam(learning_rate: float) -> Optimizer:
         return moved, next_slots
 
     defaults = {"learning_rate": learning_rate, "beta1": 0.9, "beta2": 0.999}
-    return Optimizer("adam", defaults, slots, update)
+    return Optimizer("adam", defaults, slots, update, elementwise=True)
 
 
 OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {"sgd": sgd, "adam": adam}

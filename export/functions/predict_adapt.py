@@ -30,12 +30,13 @@ from edgemem.export.functions.forward import (
     weighed_by_frames,
 )
 from edgemem.export.functions.objective import Loss, Objective
-from edgemem.export.functions.optimizer import Optimizer
+from edgemem.export.functions.optimizer import Optimizer, updated
 from edgemem.export.functions.relation import keeping_relations
 from edgemem.export.functions.subspace import subspace_of_source
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Gradient
 from edgemem.models.adaptive.outputs import Output
+from edgemem.models.joint_arrays import for_each, small
 from edgemem.models.norms import remembered
 from edgemem.models.tensor_rows import Frames, named_tensors
 
@@ -176,17 +177,18 @@ def adapt_function(
         else:
             _, (output, features, result) = loss(old_learned)
         told = answers(model, output, old_block, count, hp, None, reading)
-        update = updated = result.update
-        moved = dict.fromkeys(learned, update)
+        update = finite = result.update
         if model.remembered():  # from every batch that gives finite values, reliable or not
-            updated = update | torch.isfinite(result.value)
+            finite = update | torch.isfinite(result.value)
         new_block |= _noted(model, reading, old_block, output, features, told[0], hp)
-        next_block = [
-            torch.where(moved.get(k, updated), new_block[k], old_block[k]) for k in following
-        ]
+        moved = [name for name in following if name in learned]
+        noted = [name for name in following if name not in learned]
+        chosen = _chosen(update, moved, new_block, old_block)
+        chosen |= _chosen(finite, noted, new_block, old_block)
         stat_names[:] = [*result.stats, "loss", "updated"]
-        stats = (*result.stats.values(), result.value, updated.to(count.dtype))
-        next_slots = [torch.where(update, new_slots[k], old_slots[k]) for k in slots]
+        stats = (*result.stats.values(), result.value, finite.to(count.dtype))
+        chosen_slots = _chosen(update, list(slots), new_slots, old_slots)
+        next_block, next_slots = [chosen[k] for k in following], [chosen_slots[k] for k in slots]
         return (*told, output.key, *next_block, *next_slots, *stats)
 
     call(*inputs.values())  # names the stats, and fails early in plain torch
@@ -214,9 +216,19 @@ def _step(
     # and the loss later keeps activations for both.
     over = (value + found[0].key.sum()).detach().clamp(0.0, 0.0)
     (grads,) = pullback(torch.ones_like(value) + over)
-    stepped, new_slots = optimizer.update(learned, grads, slots, hp)
-    share = hp["source_share"]
-    return found, {k: _towards(v, source[k], share) for k, v in stepped.items()}, new_slots
+    stepped, new_slots = updated(optimizer, learned, grads, slots, hp)
+    share, vectors = hp["source_share"], small(stepped)
+    towards = for_each(lambda v, s: _towards(v, s, share), vectors, source)
+    rest = {k: _towards(v, source[k], share) for k, v in stepped.items() if k not in vectors}
+    return found, towards | rest, new_slots
+
+
+def _chosen(condition: Tensor, names: list[str], new: Arrays, old: Arrays) -> Arrays:
+    """The new arrays of these names where the condition holds, else the old ones."""
+    joined = small(old, names)
+    chosen = for_each(lambda o, n: torch.where(condition, n, o), joined, new)
+    rest = [name for name in names if name not in joined]
+    return chosen | {name: torch.where(condition, new[name], old[name]) for name in rest}
 
 
 def _noted(

@@ -12,8 +12,10 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import onnx_ir as ir
 import torch
 import torch.nn.functional as F
+from onnxscript.rewriter import RewriteRule, RewriteRuleSet
 from torch import Tensor
 
 from edgemem.export.lowering import gate  # noqa: F401 - its operator is named below
@@ -104,3 +106,34 @@ PORTABLE: dict[Any, Callable[..., Any]] = {
     aten.convolution.default: convolution,
     torch.ops.edgemem.beyond.default: _beyond,
 }
+
+
+def negative_as_product() -> RewriteRule:
+    """-x: x times -1, for CoreML has no Neg."""
+    return RewriteRule(lambda op, x: op.Neg(x), lambda op, x: op.Mul(x, _number(op, -1.0)))
+
+
+def absolute_as_largest() -> RewriteRule:
+    """|x|: the larger of x and -x, for CoreML has no Abs."""
+    return RewriteRule(
+        lambda op, x: op.Abs(x), lambda op, x: op.Max(x, op.Mul(x, _number(op, -1.0)))
+    )
+
+
+def least_as_largest() -> RewriteRule:
+    """The smaller of two: minus the larger of their negatives, for CoreML has no Min."""
+
+    def replacement(op: Any, x: ir.Value, y: ir.Value) -> Any:
+        minus = _number(op, -1.0)
+        return op.Mul(op.Max(op.Mul(x, minus), op.Mul(y, minus)), minus)
+
+    return RewriteRule(lambda op, x, y: op.Min(x, y), replacement)
+
+
+def _number(op: Any, value: float) -> Any:
+    return op.Constant(value_float=value)
+
+
+PORTABLE_RULES = (
+    RewriteRuleSet([negative_as_product(), absolute_as_largest(), least_as_largest()]),
+)

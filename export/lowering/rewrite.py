@@ -26,9 +26,11 @@ from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewriteRule, RewriteRuleSet, rewrite
 from onnxscript.rewriter.rules.common import expand_before_binary_op_rules
 
+from edgemem.export.lowering.portable import PORTABLE_RULES
+
 LARGEST_FOLDED = 1 << 31  # kernels of any size are turned round at export, not on the device
 LARGEST_SPREAD = 1 << 14  # elements of a constant that only repeats another
-SMALL_PLANE = 64  # elements of a channel up to which a product and a sum are as fast as Conv
+SMALL_PLANE = 1024  # elements of a channel up to which a convolution is slower than a norm
 SPREADING = ("Expand", "ConstantOfShape", "Tile")
 
 
@@ -96,19 +98,19 @@ def scale_before_gate() -> RewriteRule:
     return RewriteRule(pattern, replacement, holds)
 
 
-def affine_as_convolution() -> RewriteRule:
-    """From x * scale + shift per channel to a depthwise 1x1 convolution.
+def affine_as_norm() -> RewriteRule:
+    """From x * scale + shift per channel to BatchNormalization: one pass instead of two.
 
-    One pass instead of two, which takes a ReLU along and stays in the engine's image layout. Left
-    alone where the engine takes the affine map into the convolution that made x, and on small
-    planes: a convolution has much to set up for each channel.
+    On large planes to a depthwise 1x1 convolution, which takes a ReLU along and uses all threads;
+    on small ones that has much to set up for each channel. Left alone where the engine takes the
+    affine map into the convolution that made x.
     """
 
     def pattern(op: Any, x: Any, scale: Any, shift: Any) -> Any:
         return op.Add(op.Mul(x, scale), shift)
 
     def holds(_: Any, x: ir.Value, scale: ir.Value, shift: ir.Value) -> bool:
-        if not (_per_channel(x, scale) and _per_channel(x, shift)) or _small_planes(x):
+        if not (_per_channel(x, scale) and _per_channel(x, shift)):
             return False
         constant = _constant(scale) is not None and _constant(shift) is not None
         return not (constant and _has_constant_kernel(x) and len(x.uses()) == 1)
@@ -118,9 +120,16 @@ def affine_as_convolution() -> RewriteRule:
         channels, ones = x.shape[1], [1] * (len(x.shape) - 1)
         assert isinstance(channels, int)
         own = f"{x.name}.{scale.name}.{shift.name}"  # no other map has all three
-        kernel = _reshaped(op, scale, [channels, *ones], f"{own}.kernel")
         bias = _reshaped(op, shift, [channels], f"{own}.bias")
-        return op.Conv(x, kernel, bias, group=channels)
+        if not _small_planes(x):
+            kernel = _reshaped(op, scale, [channels, *ones], f"{own}.kernel")
+            return op.Conv(x, kernel, bias, group=channels)
+        gain = _reshaped(op, scale, [channels], f"{own}.gain")
+        mean, var = (
+            op.initializer(ir.tensor(np.full(channels, value, np.float32)), f"{own}.{name}")
+            for name, value in (("mean", 0.0), ("var", 1.0))
+        )
+        return op.BatchNormalization(x, gain, bias, mean, var, epsilon=0.0)
 
     return RewriteRule(pattern, replacement, holds)
 
@@ -129,6 +138,49 @@ def _small_planes(x: ir.Value) -> bool:
     assert x.shape is not None
     sizes = [size for size in x.shape[2:] if isinstance(size, int)]
     return len(sizes) == len(x.shape) - 2 and math.prod(sizes) <= SMALL_PLANE
+
+
+def moments_into_norm() -> RewriteRule:
+    """The same where the map is that of a norm: which then takes mean and variance itself."""
+
+    def pattern(op: Any, x: Any, w: Any, b: Any, mean: Any, var: Any, none: Any, one: Any) -> Any:
+        scale = op.Div(w, op.Sqrt(var))
+        return op.BatchNormalization(
+            x, scale, op.Sub(b, op.Mul(mean, scale)), none, one,
+            _allow_other_attributes=True, _outputs=["y"],
+        )  # fmt: skip
+
+    def holds(_: Any, none: ir.Value, one: ir.Value, **__: ir.Value) -> bool:
+        zeros, ones = _constant(none), _constant(one)
+        if zeros is None or ones is None:
+            return False
+        return not zeros.any() and bool((ones == 1).all())
+
+    def replacement(op: Any, x: ir.Value, w: Any, b: Any, mean: Any, var: Any, **_: Any) -> Any:
+        return op.BatchNormalization(x, w, b, mean, var, epsilon=0.0)
+
+    # A gradient takes the scale, too: it stays, and the graph without a gradient has the same norm.
+    return RewriteRule(pattern, replacement, holds, remove_nodes=False)
+
+
+def square_mean_as_pooling() -> RewriteRule:
+    """Mean square of each channel that a convolution made: stays in the engine's image layout."""
+
+    def pattern(op: Any, x: Any, axes: Any) -> Any:
+        return op.ReduceMean(op.Mul(x, x), axes, keepdims=0)
+
+    def holds(_: Any, x: ir.Value, axes: ir.Value) -> bool:
+        over, made = _constant(axes), x.producer()
+        if over is None or x.shape is None or len(x.shape) != 4 or over.tolist() != [2, 3]:
+            return False
+        if made is not None and made.op_type == "Add" and made.inputs[0] is not None:
+            return _has_constant_kernel(made.inputs[0])  # with a bias
+        return _has_constant_kernel(x)
+
+    def replacement(op: Any, x: ir.Value, axes: ir.Value) -> Any:
+        return op.Squeeze(op.GlobalAveragePool(op.Mul(x, x)), axes)
+
+    return RewriteRule(pattern, replacement, holds)
 
 
 def scale_into_next_kernel() -> RewriteRule:
@@ -171,32 +223,6 @@ def scale_into_kernel() -> RewriteRule:
         return op.Conv(x, weight, **producer.attributes)
 
     return RewriteRule(pattern, replacement, holds)
-
-
-def negative_as_product() -> RewriteRule:
-    """-x: x times -1, for CoreML has no Neg."""
-    return RewriteRule(lambda op, x: op.Neg(x), lambda op, x: op.Mul(x, _number(op, -1.0)))
-
-
-def absolute_as_largest() -> RewriteRule:
-    """|x|: the larger of x and -x, for CoreML has no Abs."""
-    return RewriteRule(
-        lambda op, x: op.Abs(x), lambda op, x: op.Max(x, op.Mul(x, _number(op, -1.0)))
-    )
-
-
-def least_as_largest() -> RewriteRule:
-    """The smaller of two: minus the larger of their negatives, for CoreML has no Min."""
-
-    def replacement(op: Any, x: ir.Value, y: ir.Value) -> Any:
-        minus = _number(op, -1.0)
-        return op.Mul(op.Max(op.Mul(x, minus), op.Mul(y, minus)), minus)
-
-    return RewriteRule(lambda op, x, y: op.Min(x, y), replacement)
-
-
-def _number(op: Any, value: float) -> Any:
-    return op.Constant(value_float=value)
 
 
 def _has_constant_kernel(value: ir.Value) -> bool:
@@ -249,13 +275,9 @@ def _reshaped(op: Any, value: ir.Value, shape: list[int], name: str) -> Any:
     return op.Reshape(value, op.initializer(ir.tensor(np.array(shape)), f"{name}.shape"))
 
 
-PORTABLE_RULES = (
-    RewriteRuleSet([negative_as_product(), absolute_as_largest(), least_as_largest()]),
-)
 RULES = (
     RewriteRuleSet([scalar_before_expand()]),
     RewriteRuleSet([*expand_before_binary_op_rules, scale_before_gate()]),
-    RewriteRuleSet(
-        [affine_as_convolution(), scale_into_next_kernel(), scale_into_kernel()], commute=True
-    ),
+    RewriteRuleSet([affine_as_norm(), scale_into_next_kernel(), scale_into_kernel()], commute=True),
+    RewriteRuleSet([moments_into_norm(), square_mean_as_pooling()], commute=True),
 )

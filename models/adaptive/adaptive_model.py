@@ -18,7 +18,7 @@ from edgemem.models.adaptive.parts import Part
 from edgemem.models.inspection.untouched import twin_of
 from edgemem.models.norms.norm_calls import AffinePair, RoutedNorms
 from edgemem.models.norms.remembered import CLASS_PRIOR, EVENNESS, FRAMES, MEAN, VAR
-from edgemem.models.norms.statistics import AdaptingNorm, MixedStatistics, PassSettings
+from edgemem.models.norms.statistics import AdaptingNorm, MixedStatistics, PassSettings, past_of
 from edgemem.models.tasks.answered import answered
 from edgemem.models.tasks.named_outputs import Named
 from edgemem.models.tasks.recognised_task import recognised_task, slopes
@@ -199,8 +199,8 @@ class AdaptiveModel(nn.Module):
         the frames in the statistics of the batch; None = all alike.
         """
         self.settings.clear()
-        self.settings.alpha, self.settings.batch_weight = alpha, batch_weight
-        self.settings.frame_weights = frame_weights
+        self.settings.alpha, self.settings.frame_weights = alpha, frame_weights
+        self.settings.past = past_of(dict(self._norms()), alpha, batch_weight)
         self._distances.clear()
         with self._routed():
             logits, found = answered(self.frozen, x, self.attachment)

@@ -10,8 +10,8 @@ from torch import nn
 from edgemem.errors import AttachError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.inspection.trial import NormUse, Trial
+from edgemem.models.norms.frozen_norm import FrozenNorm, InPlaceNorm
 from edgemem.models.norms.norm_calls import AffinePair
-from edgemem.models.norms.statistics import FrozenNorm, InPlaceNorm
 
 # Layers whose arithmetic is known. A subclass may do more, so it is kept.
 OF_TORCH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -22,11 +22,13 @@ class FrameMoments(NamedTuple):
     mean: Tensor
     square: Tensor
 
-    def pooled(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def pooled(self, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean (as a distance to the source mean) and variance of all frames, both [channels].
 
-        weights: [n], of sum one.
+        weights: [n], of sum one; None = all alike.
         """
+        if weights is None:
+            return _central(self.mean.mean(0), self.square.mean(0))
         return _central(weighted_sum(weights, self.mean), weighted_sum(weights, self.square))
 
     def joined(self, rows: int) -> FrameMoments:

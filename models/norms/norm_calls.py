@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from edgemem.models.norms.statistics import InPlaceNorm
+from edgemem.models.norms.frozen_norm import InPlaceNorm
 
 # Names of the arguments, in order.
 BATCH: dict[Any, tuple[str, ...]] = {

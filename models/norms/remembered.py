@@ -17,9 +17,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from edgemem.models.joint_arrays import Arrays, Joint
 from edgemem.models.norms.moments import FrameMoments
-
-Arrays = dict[str, Tensor]
 
 CLASS_PRIOR, FRAMES = "remembered_prior", "remembered_frames"
 EVENNESS = "remembered_evenness"
@@ -174,10 +173,13 @@ def _moved(
     rate: Tensor,
 ) -> Arrays:
     """Moments of every norm, moved towards those of a batch with these weights [n] of frames."""
-    new = {}
-    for name, (source_var, moments) in seen.items():
-        distance, var = moments.pooled(weights)
-        for kind, value in ((MEAN, distance), (VAR, var - source_var)):
-            before = old[f"{name}.{kind}"]
-            new[f"{name}.{kind}"] = before + rate * (value - before)
+    sources = {name: var for name, (var, _) in seen.items()}
+    joint = Joint(sources)
+    means, squares = zip(*(moments for _, moments in seen.values()), strict=True)
+    mean, var = FrameMoments(torch.cat(means, 1), torch.cat(squares, 1)).pooled(weights)
+    new: Arrays = {}
+    for kind, now in ((MEAN, mean), (VAR, var - joint.vector(sources))):
+        before = joint.vector({name: old[f"{name}.{kind}"] for name in seen})
+        moved = joint.parts(before + rate * (now - before))
+        new |= {f"{name}.{kind}": value for name, value in moved.items()}
     return new

@@ -8,10 +8,14 @@ never updated, and at `alpha = 0` they are used exactly.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgemem.models.joint_arrays import Joint
+from edgemem.models.norms.around_batch import Around, around_batch
 from edgemem.models.norms.moments import (
     FrameMoments,
     batch_moments,
@@ -22,14 +26,25 @@ from edgemem.models.norms.moments import (
 from edgemem.models.norms.remembered import MEAN, VAR
 
 
+class Past(NamedTuple):
+    """Moments to normalise with, but for the batch: [channels], and the batch's weight, a scalar.
+
+    mean: a distance to the source mean.
+    """
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor
+
+
 class PassSettings:
     """What all norms of one adaptive model share during one forward pass.
 
     alpha: scalar tensor, the weight of the batch's statistics; None = source statistics only.
-    batch_weight: scalar tensor, of the batch against what is remembered; None = nothing is.
     frame_weights: [n], of sum one, of each frame in the batch's statistics; None = all alike.
     key: context key [2 * channels] of the batch, left by the first frozen norm.
     seen: per norm that remembers, the moments of every frame of the batch.
+    past: per norm that remembers, what its moments are without the batch, and the batch's weight.
     plain: run the frozen model alone, with torch's own batch norm: the reference for law 4.
     """
 
@@ -40,10 +55,10 @@ class PassSettings:
     def clear(self) -> None:
         """Forget the last forward pass."""
         self.alpha: Tensor | None = None
-        self.batch_weight: Tensor | None = None
         self.frame_weights: Tensor | None = None
         self.key: Tensor | None = None
         self.seen: dict[nn.Module, FrameMoments] = {}
+        self.past: dict[nn.Module, Past] = {}
 
 
 class MixedStatistics(nn.Module):
@@ -70,26 +85,21 @@ class MixedStatistics(nn.Module):
 
         distance: [n, channels, ...] to the source mean. Not for source statistics.
         """
-        alpha, weight = self.settings.alpha, self.settings.batch_weight
-        shares = self.settings.frame_weights
-        assert alpha is not None
-        if weight is None:
-            mean, var = (
-                pooled_moments(distance, self.axis)
-                if shares is None
-                else self.frame_moments(distance).pooled(shares)
-            )
-            drift = var - self.var
-        else:
+        mean, var, past = self._of_batch(distance)
+        return past.weight * mean + past.mean, (past.weight * var + past.var) + eps
+
+    def _of_batch(self, distance: Tensor) -> tuple[Tensor, Tensor, Past]:
+        """Mean and variance of the batch, [channels], and what they are added to."""
+        shares, alpha = self.settings.frame_weights, self.settings.alpha
+        past = self.settings.past.get(self)
+        if past is not None:
             seen = self.settings.seen[self] = self.frame_moments(distance)
-            frames = distance.shape[0] if self.rows == 1 else seen.mean.shape[0]
-            if shares is None:
-                shares = distance.new_full((frames,), 1.0) / frames
-            mean, var = seen.pooled(shares)
-            past_mean, past_var = getattr(self, MEAN), getattr(self, VAR)
-            mean = past_mean + weight * (mean - past_mean)
-            drift = past_var + weight * (var - self.var - past_var)
-        return alpha * mean, (self.var + alpha * drift) + eps
+            return *seen.pooled(shares), past
+        assert alpha is not None
+        past = Past(torch.zeros_like(self.mean), self.var - alpha * self.var, alpha)
+        if shares is None:
+            return *pooled_moments(distance, self.axis), past
+        return *self.frame_moments(distance).pooled(shares), past
 
     def frame_moments(self, distance: Tensor) -> FrameMoments:
         """Moments of each frame of the batch, by the distance to the source mean."""
@@ -101,9 +111,18 @@ class MixedStatistics(nn.Module):
             scale = weight / torch.sqrt(self.var + eps)
             return x * self.spread(scale, x) + self.spread(bias - self.mean * scale, x)
         distance = x + self.spread(-self.mean, x)  # a sum, which convolutions take as their bias
-        mean, var = self.moments(distance, eps)
-        scale = weight / torch.sqrt(var)
-        return distance * self.spread(scale, x) + self.spread(bias - mean * scale, x)
+        mean, var, past = self._of_batch(distance)
+        shift = past.weight * mean + past.mean
+        deviation = torch.sqrt((past.weight * var + past.var) + eps)
+        around = Around(mean, shift, deviation, past.weight)
+        return around_batch(distance, (weight, bias), around, self._row_weights(), self.axis)
+
+    def _row_weights(self) -> Tensor | None:
+        """Of each row of what is normalised, where the frames of a batch are not all alike."""
+        shares = self.settings.frame_weights
+        if shares is None or self.rows == 1:
+            return shares
+        return (shares / self.rows).unsqueeze(1).expand(-1, self.rows).flatten()
 
     def spread(self, v: Tensor, x: Tensor) -> Tensor:
         """[channels] -> a shape that broadcasts over what is normalised."""
@@ -118,6 +137,29 @@ class MixedStatistics(nn.Module):
         """Give the block a place for the moments of its context, as differences to the source."""
         self.register_buffer(MEAN, torch.zeros_like(self.mean))
         self.register_buffer(VAR, torch.zeros_like(self.var))
+
+
+def past_of(
+    norms: Mapping[str, MixedStatistics], alpha: Tensor | None, batch_weight: Tensor | None
+) -> dict[nn.Module, Past]:
+    """Per norm that remembers, source + alpha * (remembered - source), but for the batch's part.
+
+    alpha, batch_weight: None = nothing is remembered.
+    """
+    norms = {name: norm for name, norm in norms.items() if norm.normalizes}
+    if alpha is None or batch_weight is None or not norms:
+        return {}
+    weight = alpha * batch_weight
+    rest = alpha - weight
+    joint = Joint({name: norm.mean for name, norm in norms.items()})
+
+    def vector(kind: str) -> Tensor:
+        return joint.vector({name: getattr(norm, kind) for name, norm in norms.items()})
+
+    source = vector("var")
+    mean = joint.parts(rest * vector(MEAN))
+    var = joint.parts(source - weight * source + rest * vector(VAR))
+    return {norm: Past(mean[name], var[name], weight) for name, norm in norms.items()}
 
 
 class AdaptingNorm(MixedStatistics):
@@ -146,120 +188,8 @@ class AdaptingNorm(MixedStatistics):
 
     def _key(self, distance: Tensor) -> Tensor:
         """Shift and log-scale of the batch against the source, per channel [2 * channels]."""
-        shares = self.settings.frame_weights
-        if shares is not None and self.rows > 1:
-            shares = (shares / self.rows).unsqueeze(1).expand(-1, self.rows).flatten()
         # In two passes: exact even for frames that are all alike.
-        mean, var = batch_moments(distance, shares, self.axis)
+        mean, var = batch_moments(distance, self._row_weights(), self.axis)
         source = self.var + self.epsilon
         shift = mean / torch.sqrt(source)
         return torch.cat([shift, 0.5 * torch.log((var + self.epsilon) / source)])
-
-
-class FrozenNorm(AdaptingNorm):
-    """A BatchNorm of the frozen model; its affine pair may belong to the block.
-
-    The pair in the block is a difference to the frozen pair, so its zero value is zero. The arrays
-    of the source share their memory with the layer's, until source frames give moments of their
-    own (`take_moments`): then `given_mean` and `given_var` are the layer's.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    given_mean: Tensor | None
-    given_var: Tensor | None
-
-    def __init__(self, norm: nn.Module, settings: PassSettings, eps: float | None = None) -> None:
-        mean, var = norm.running_mean, norm.running_var
-        assert isinstance(mean, Tensor) and isinstance(var, Tensor)
-        super().__init__(mean.detach(), var.detach(), settings)
-        weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-        weight = torch.ones_like(self.mean) if weight is None else weight.detach()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", torch.zeros_like(self.mean) if bias is None else bias.detach())
-        self.eps = float(norm.eps) if eps is None else eps  # type: ignore[arg-type]
-        self.register_buffer("given_mean", None)
-        self.register_buffer("given_var", None)
-
-    @property
-    def epsilon(self) -> float:
-        """The layer's."""
-        return self.eps
-
-    @property
-    def running_mean(self) -> Tensor:
-        """As torch's layer has it: some models read it."""
-        return self.mean if self.given_mean is None else self.given_mean
-
-    @property
-    def running_var(self) -> Tensor:
-        """As torch's layer has it."""
-        return self.var if self.given_var is None else self.given_var
-
-    @property
-    def num_features(self) -> int:
-        """As torch's layer has it."""
-        return self.mean.numel()
-
-    def take_moments(self, mean: Tensor, var: Tensor) -> None:
-        """Take [channels] as the moments of the source; what the norm computes stays the same.
-
-        The running ones of training are not those that the network in eval mode sees: frames were
-        augmented, and weights moved (the train-test discrepancy of Touvron et al., 2019).
-        """
-        if self.given_mean is None or self.given_var is None:
-            self.given_mean, self.given_var = self.mean, self.var
-        self.mean, self.var = mean, var
-
-    def around_source(self, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """The frozen affine pair, as it has to be around the moments that were measured."""
-        if self.given_mean is None or self.given_var is None:
-            return weight, bias
-        slope = weight / torch.sqrt(self.given_var + eps)
-        return slope * torch.sqrt(self.var + eps), bias + slope * (self.mean - self.given_mean)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, c, ...] -> the same shape."""
-        if self.settings.plain:
-            moments = self.running_mean, self.running_var
-            return F.batch_norm(x, *moments, self.weight, self.bias, eps=self.eps)
-        return self.mixed(x, self.weight, self.bias, self.eps)
-
-    def mixed(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        """[n, c, ...] -> the same shape, by a frozen affine pair and what the block adds to it."""
-        self.note_key(x)
-        weight, bias = self.around_source(weight, bias, eps)
-        if self.weight_delta is not None and self.bias_delta is not None:
-            weight, bias = weight + self.weight_delta, bias + self.bias_delta
-        return self.normalized(x, weight, bias, eps)
-
-
-class InPlaceNorm(FrozenNorm):
-    """A BatchNorm whose layer stays in the frozen model, for what it does besides.
-
-    See `norm_calls`.
-
-    Its source arrays are the layer's, so they are not written a second time.
-    """
-
-    def __init__(self, norm: nn.Module, settings: PassSettings, eps: float) -> None:
-        super().__init__(norm, settings, eps)
-        self._layer = [norm]
-        self._non_persistent_buffers_set.update(self._buffers)
-
-    def take_moments(self, mean: Tensor, var: Tensor) -> None:
-        """As of any norm; the measured ones are written, as the layer has others."""
-        super().take_moments(mean, var)
-        self._non_persistent_buffers_set.difference_update({"mean", "var"})
-
-    @property
-    def layer(self) -> nn.Module:
-        """The layer in the frozen model."""
-        return self._layer[0]
-
-    def forward(  # type: ignore[override]
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> Tensor:
-        """[n, c, ...] -> the same shape; the pair and eps as the layer has called with them."""
-        weight = torch.ones_like(self.mean) if weight is None else weight
-        return self.mixed(x, weight, torch.zeros_like(self.mean) if bias is None else bias, eps)

@@ -19,7 +19,7 @@ from edgemem.models.adaptive.attach import attach
 from edgemem.models.adaptive.attachment import REMEMBERED_ALPHA, Normalization
 from edgemem.models.data import to_float
 from edgemem.models.inspection.untouched import twin_of
-from edgemem.models.norms.statistics import FrozenNorm
+from edgemem.models.norms.frozen_norm import FrozenNorm
 from edgemem.models.sites.candidates import Candidate, candidates
 from edgemem.models.sites.identity_norm import IdentityNorm
 from edgemem.models.sites.measuring import measure_source

@@ -18,8 +18,9 @@ from edgemem.errors import InputError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
 from edgemem.models.inspection.untouched import check_untouched
+from edgemem.models.norms.frozen_norm import FrozenNorm
 from edgemem.models.norms.moments import batch_moments
-from edgemem.models.norms.statistics import AdaptingNorm, FrozenNorm
+from edgemem.models.norms.statistics import AdaptingNorm
 from edgemem.models.sites.identity_norm import IdentityNorm
 from edgemem.models.tensor_rows import Frames
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edgemem.export.functions.optimizer import OPTIMIZERS
+from edgemem.export.functions.optimizer import OPTIMIZERS, Optimizer, updated
 
 SHAPES = {"scale": (5,), "kernel": (4, 3, 3, 3), "number": ()}
 STEPS = 8
@@ -63,3 +63,33 @@ def test_a_learning_rate_of_zero_moves_nothing(name):
     hp = {k: torch.tensor(v) for k, v in optimizer.hyper_parameters.items()}
     moved, _ = optimizer.update(block, block, optimizer.slots(block), hp)
     assert all(moved[k].equal(block[k]) for k in block)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_small_arrays_as_one_move_as_they_would_alone(name):
+    optimizer = OPTIMIZERS[name](0.05)
+    assert optimizer.elementwise
+    hp = {k: torch.tensor(v) for k, v in optimizer.hyper_parameters.items()}
+    torch.manual_seed(0)
+    alone = joined = {k: torch.randn(shape) for k, shape in SHAPES.items()}
+    slots = others = optimizer.slots(alone)
+    for step in range(STEPS):
+        grads = gradients(step, alone)
+        alone, slots = optimizer.update(alone, grads, slots, hp)
+        joined, others = updated(optimizer, joined, grads, others, hp)
+        for mine, theirs in ((joined, alone), (others, slots)):
+            assert mine.keys() == theirs.keys()
+            for k, value in theirs.items():
+                torch.testing.assert_close(mine[k], value, rtol=1e-6, atol=1e-7)
+
+
+def test_an_optimiser_that_looks_at_whole_arrays_gets_each_by_itself():
+    def update(block, grads, slots, hp):
+        return {k: v - grads[k] / grads[k].norm() for k, v in block.items()}, slots
+
+    whole = Optimizer("normalised", {}, lambda block: {}, update)
+    block = {"first": torch.zeros(2), "second": torch.zeros(3)}
+    moved, _ = updated(whole, block, {"first": torch.ones(2), "second": torch.ones(3)}, {}, {})
+    assert {k: v.norm().item() for k, v in moved.items()} == {
+        "first": pytest.approx(1.0), "second": pytest.approx(1.0),
+    }  # fmt: skip

@@ -42,23 +42,32 @@ CASES = {
             s=per_channel(),
             t=per_channel(),
         ),
+        {"BatchNormalization": 1, "Relu": 1},
+    ),
+    "affine, large planes": (
+        model(
+            "agraph (float[2,4,9,160] x) => (float[2,4,9,160] y, float[2,4,9,160] z) "
+            "{ a = Mul(x, s) y = Add(a, t) z = Relu(x) }",
+            s=per_channel(),
+            t=per_channel(),
+        ),
         {"Conv": 1, "Relu": 1},
     ),
-    "affine, runtime": (
+    "affine, runtime, large planes": (
         model(
-            "agraph (float[2,4,9,16] x, float[4] s, float[4] t) => (float[2,4,9,16] y) "
+            "agraph (float[2,4,9,160] x, float[4] s, float[4] t) => (float[2,4,9,160] y) "
             "{ s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(s4, x) y = Add(t4, a) }",
             k=np.array([1, 4, 1, 1]),
         ),
         {"Reshape": 1, "Conv": 1},
     ),
-    "affine, small planes": (
+    "affine, runtime": (
         model(
             "agraph (float[2,4,5,5] x, float[4] s, float[4] t) => (float[2,4,5,5] y) "
             "{ s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(s4, x) y = Add(t4, a) }",
             k=np.array([1, 4, 1, 1]),
         ),
-        {"Reshape": 2, "Mul": 1, "Add": 1},
+        {"BatchNormalization": 1},
     ),
     "affine, one dimension": (
         model(
@@ -66,12 +75,34 @@ CASES = {
             s=per_channel()[..., 0],
             t=per_channel()[..., 0],
         ),
-        {"Conv": 1},
+        {"BatchNormalization": 1},
+    ),
+    "a norm with moments of its own": (
+        model(
+            "agraph (float[2,4,5,5] x, float[4] w, float[4] b, float[4] m, float[4] r) => "
+            "(float[2,4,5,5] y) "
+            "{ r2 = Mul(r, r) v = Add(r2, e) d = Sqrt(v) s = Div(w, d) ms = Mul(m, s) "
+            "t = Sub(b, ms) s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(x, s4) y = Add(a, t4) }",
+            k=np.array([1, 4, 1, 1]),
+            e=np.float32(0.1).reshape(()),
+        ),
+        {"Mul": 1, "Add": 1, "BatchNormalization": 1},
+    ),
+    "mean squares of what a convolution makes": (
+        model(
+            "agraph (float[2,4,5,5] x) => (float[2,4] y, float[2,4,3,3] d) "
+            "{ a = Conv(x, w) d = Add(a, t) q = Mul(d, d) "
+            "y = ReduceMean <keepdims = 0> (q, over) }",
+            w=RANDOM.standard_normal((4, 4, 3, 3)).astype(np.float32),
+            t=per_channel(),
+            over=np.array([2, 3]),
+        ),
+        {"Conv": 1, "Add": 1, "Mul": 1, "GlobalAveragePool": 1, "Squeeze": 1},
     ),
     "affine twice of one image": (
         model(
-            "agraph (float[2,4,9,16] x, float[4] s, float[4] t) => "
-            "(float[2,4,9,16] y, float[2,4,9,16] z) "
+            "agraph (float[2,4,9,160] x, float[4] s, float[4] t) => "
+            "(float[2,4,9,160] y, float[2,4,9,160] z) "
             "{ s4 = Reshape(s, k) t4 = Reshape(t, k) a = Mul(s4, x) y = Add(t4, a) "
             "b = Mul(p, x) z = Add(q, b) }",
             k=np.array([1, 4, 1, 1]),
@@ -90,7 +121,7 @@ CASES = {
             p=per_channel(),
             q=per_channel(),
         ),
-        {"Reshape": 2, "Mul": 2, "Add": 2},
+        {"BatchNormalization": 2},
     ),
     "scale into the next kernel": (
         model(
@@ -141,6 +172,11 @@ CASES = {
     ),
 }
 LEFT_ALONE = {
+    "mean squares of something else": model(
+        "agraph (float[2,4,5,5] x) => (float[2,4] y) "
+        "{ q = Mul(x, x) y = ReduceMean <keepdims = 0> (q, over) }",
+        over=np.array([2, 3]),
+    ),
     "a scale that differs from place to place": model(
         "agraph (float[2,4,5,5] x) => (float[2,4,5,5] y) { a = Mul(x, s) y = Add(a, t) }",
         s=np.ones((1, 4, 5, 1), np.float32) * 2,

@@ -10,7 +10,7 @@ from edgemem.errors import AttachError
 from edgemem.models import Recipe, attach, warm_up
 from edgemem.models.inspection.untouched import LIMIT, MOST_ROUNDING, check_untouched, distance
 from edgemem.models.networks import digits
-from edgemem.models.norms.statistics import FrozenNorm
+from edgemem.models.norms.frozen_norm import FrozenNorm
 
 
 class Suspicious(nn.Module):

@@ -9,7 +9,8 @@ from torch import nn
 
 from edgemem.models import Form, attach
 from edgemem.models.adaptive.meta_network import EPS, MetaNetwork
-from edgemem.models.norms.statistics import FrozenNorm, PassSettings
+from edgemem.models.norms.frozen_norm import FrozenNorm
+from edgemem.models.norms.statistics import PassSettings
 
 SHAPES = {
     "vectors": (5, 4),

@@ -9,7 +9,7 @@ from torch import nn
 
 from edgemem.errors import AttachError, InputError
 from edgemem.models import attach, load_adaptive, save_adaptive
-from edgemem.models.norms.statistics import FrozenNorm
+from edgemem.models.norms.frozen_norm import FrozenNorm
 from edgemem.models.sites.measuring import measure_source
 
 SHAPE = (3, 8, 8)

@@ -174,7 +174,7 @@ def test_sequences_have_a_row_for_each_step_of_each_frame(time_first):
     own = run(network, x)
     own = own.transpose(1, 0, 2) if time_first else own
     assert model.attachment.named[0].axis == int(time_first)
-    np.testing.assert_array_equal(rows_of(model, x), own.reshape(-1, 5))
+    np.testing.assert_allclose(rows_of(model, x), own.reshape(-1, 5), atol=1e-6)
     check_summary(model, x, softmax(own, 2).mean(1), entropy(softmax(own, 2), axis=2))
 
 
