@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -117,8 +117,11 @@ def trial(batches: Sequence[BatchTrial]) -> ShareTrial:
 def _batches(
     graphs: Graphs, generic: Block, model: AdaptiveModel, manifest: Manifest
 ) -> Iterator[BatchTrial]:
-    """Under no shift, and under each, in batches of a context that has just begun."""
-    from edgemem.runtime.answers import entropies_of
+    """Under no shift, and under each, in batches of a context that has just begun.
+
+    Frames of classes come in any order, and also in runs of a class, for moments of few classes are
+    not those of their context.
+    """
     from edgemem.runtime.step.hyper_parameters import HyperParameters
     from edgemem.shifts import FURTHER
 
@@ -127,27 +130,60 @@ def _batches(
     most = WITH_POSITIONS if manifest.task and manifest.task.kind in POSITIONS else MOST_FRAMES
     count = max(2 * size, min(most, len(known)) // size * size)
     rng = np.random.default_rng(0)
-    order = rng.permutation(len(known))[:count]
-    x = to_array(to_float(known[order]))
+    orders = [rng.permutation(len(known))[:count]]
+    if manifest.task is None:
+        orders.append(in_runs(_right(graphs, known, model, manifest), count, size))
+    shifts = [None, *FURTHER.values()]
     parameters = HyperParameters(manifest, {}).now()
-    clean = [graphs.frozen(x[start : start + size]) for start in range(0, count, size)]
-    right = [_classes(rows, model, manifest) for rows in clean]
-    if manifest.task is None and model.source_labels is not None:
-        right = np.split(model.source_labels.numpy()[order], len(clean))
-    low, high = frames_of(x).min(), frames_of(x).max()
-    for number, shift in enumerate([None, *FURTHER.values()]):
-        shifted = x if shift is None else with_frames(x, shift(frames_of(x), rng).clip(low, high))
-        for place, truth in enumerate(right):
-            part = shifted[place * size : (place + 1) * size]
-            frozen = clean[place] if shift is None else graphs.frozen(part)
-            own = graphs.predict(part, generic, parameters)
-            classes = [_classes(rows, model, manifest) for rows in (own, frozen)]
-            own_wrong, frozen_wrong = (
-                share_wrong(model.attachment.task, found, truth, size) for found in classes
+    for turn, order in enumerate(orders):
+        x = to_array(to_float(known[order]))
+        right = np.split(_right(graphs, known, model, manifest, order), count // size)
+        low, high = frames_of(x).min(), frames_of(x).max()
+        for number, shift in enumerate(shifts, start=turn * len(shifts)):
+            shifted = (
+                x if shift is None else with_frames(x, shift(frames_of(x), rng).clip(low, high))
             )
-            entropy = [float(entropies_of(rows, manifest.task).mean()) for rows in (own, frozen)]
-            ratio = max(entropy[0], LEAST) / max(entropy[1], LEAST)
-            yield BatchTrial(number, own_wrong, frozen_wrong, ratio)
+            for part, truth in zip(np.split(shifted, count // size), right, strict=True):
+                rows = graphs.predict(part, generic, parameters), graphs.frozen(part)
+                yield _tried(number, rows, truth, model, manifest)
+
+
+def in_runs(classes: NDArray[np.int64], count: int, size: int) -> NDArray[np.int64]:
+    """Places of so many frames: batches of that size, in each of them as few classes as can be."""
+    order = np.argsort(classes, kind="stable")
+    starts = np.linspace(0, len(order) - size, count // size).astype(int)
+    return np.concatenate([order[start : start + size] for start in starts])
+
+
+def _right(
+    graphs: Graphs,
+    known: NDArray[Any],
+    model: AdaptiveModel,
+    manifest: Manifest,
+    order: NDArray[np.int64] | slice = slice(None),
+) -> NDArray[np.int64]:
+    """The classes of source frames, of every position: labels, or what the frozen model says."""
+    if manifest.task is None and model.source_labels is not None:
+        return model.source_labels.numpy()[order]
+    x, size = to_array(to_float(known[order])), manifest.frames.batch
+    parts = [graphs.frozen(x[start : start + size]) for start in range(0, len(x), size)]
+    return np.concatenate([_classes(rows, model, manifest) for rows in parts])
+
+
+def _tried(
+    number: int,
+    rows: tuple[Answers, Answers],
+    truth: NDArray[np.int64],
+    model: AdaptiveModel,
+    manifest: Manifest,
+) -> BatchTrial:
+    """What answers of the block and of the frozen model are worth."""
+    from edgemem.runtime.answers import entropies_of
+
+    task, size = model.attachment.task, manifest.frames.batch
+    own, frozen = (share_wrong(task, _classes(r, model, manifest), truth, size) for r in rows)
+    entropy = [max(float(entropies_of(r, manifest.task).mean()), LEAST) for r in rows]
+    return BatchTrial(number, own, frozen, entropy[0] / entropy[1])
 
 
 def _classes(rows: Answers, model: AdaptiveModel, manifest: Manifest) -> NDArray[np.int64]:

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgemem.export import Choices, export_bundle
-from edgemem.export.checks.calibrating_share import ALIKE, ALIKE_PART, BatchTrial, trial
+from edgemem.export.checks.calibrating_share import (
+    ALIKE,
+    ALIKE_PART,
+    BatchTrial,
+    in_runs,
+    trial,
+)
 from edgemem.models.sites.aligned_model import align
 
 share = st.integers(0, 20).map(lambda part: part / 20)
@@ -53,6 +59,17 @@ def test_the_limit_lies_in_the_middle_of_the_gap():
 def test_a_block_that_is_always_worse_never_answers():
     found = trial([BatchTrial(shift, 0.5, 0.1, ratio) for shift, ratio in [(0, 0.2), (1, 0.7)]])
     assert found.below < 0.2
+
+
+@pytest.mark.parametrize(("frames", "size"), [(40, 4), (40, 8), (17, 8)])
+def test_batches_of_runs_hold_as_few_classes_as_can_be(frames, size):
+    classes = np.random.default_rng(0).integers(0, 5, frames)
+    found = np.split(in_runs(classes, 2 * size, size), 2)
+    most = 2 + size // np.bincount(classes, minlength=5).min()
+    for batch in found:
+        assert len(set(batch)) == size
+        held = classes[batch]
+        assert np.all(np.diff(held) >= 0) and len(set(held)) <= most
 
 
 @pytest.mark.parametrize("frames", [40, 12])
