@@ -6,7 +6,7 @@ with fifty norms has hundreds of such arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -37,23 +37,25 @@ class Joint:
         }
 
 
-def _reshaped(array: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return array if array.dim() == len(shape) == 1 else array.reshape(shape)
+def small(arrays: Mapping[str, Tensor]) -> Arrays:
+    """The arrays that are vectors or single numbers, and not images or kernels."""
+    return {name: array for name, array in arrays.items() if array.dim() <= 1}
 
 
 def for_each(function: Callable[..., Tensor], *arrays: Mapping[str, Tensor]) -> Arrays:
-    """What a function of equally many numbers makes of the arrays of each name.
+    """What a function makes of the arrays of each name, the small ones joined.
 
-    function: vectors -> a vector, each number from those at its place. The first arrays say which
-    names there are.
+    function: arrays of one shape -> an array of it, each number from those at its place. The first
+    arrays say which names there are.
     """
-    if not arrays[0]:
-        return {}
-    joint = Joint(arrays[0])
-    return joint.parts(function(*map(joint.vector, arrays)))
+    vectors = small(arrays[0])
+    joint = Joint(vectors)
+    joined = joint.parts(function(*map(joint.vector, arrays))) if vectors else {}
+    return {
+        name: joined[name] if name in joined else function(*(each[name] for each in arrays))
+        for name in arrays[0]
+    }
 
 
-def small(arrays: Mapping[str, Tensor], names: Iterable[str] | None = None) -> Arrays:
-    """The arrays that are vectors or single numbers, and not images or kernels."""
-    chosen = arrays if names is None else names
-    return {name: arrays[name] for name in chosen if arrays[name].dim() <= 1}
+def _reshaped(array: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return array if array.dim() == len(shape) == 1 else array.reshape(shape)

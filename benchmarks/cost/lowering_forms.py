@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.cli.show import print_table, progress
 
-N, C, SIZE, SMALL = 64, 32, 32, 4
+N, C, SIZE, SMALL, LARGE = 64, 32, 32, 4, 64
 STEEP = 2.0**127
 Form = tuple[list[Any], dict[str, Any]]
 node = helper.make_node
@@ -57,7 +57,7 @@ def gates() -> dict[str, Form]:
     }
 
 
-def norms(x: str = "x") -> dict[str, Form]:
+def norms(x: str = "x", taken: str = "BatchNormalization, Relu") -> dict[str, Form]:
     """relu(x * scale + shift) with runtime scale and shift per channel."""
     apart = [
         node("Reshape", ["s", "k"], ["s4"]),
@@ -71,17 +71,29 @@ def norms(x: str = "x") -> dict[str, Form]:
         node("Conv", [x, "s4", "t"], ["b"], group=C),
         node("Relu", ["b"], ["r"]),
     ]
+    norm = [
+        node("BatchNormalization", [x, "s", "t", "none", "one"], ["b"], epsilon=0.0),
+        node("Relu", ["b"], ["r"]),
+    ]
     mean = node("ReduceMean", ["r", "axes"], ["y"], keepdims=0)
-    return {
-        "Mul, Add, Relu": ([*apart, mean], {"k": ints(1, C, 1, 1), "axes": ints(2, 3)}),
-        "depthwise 1x1 convolution *": ([*once, mean], {"k": ints(C, 1, 1, 1), "axes": ints(2, 3)}),
+    axes = {"axes": ints(2, 3)}
+    moments = {"none": np.zeros(C, np.float32), "one": np.ones(C, np.float32)}
+    forms = {
+        "Mul, Add, Relu": ([*apart, mean], {"k": ints(1, C, 1, 1)} | axes),
+        "depthwise 1x1 convolution": ([*once, mean], {"k": ints(C, 1, 1, 1)} | axes),
+        "BatchNormalization, Relu": ([*norm, mean], moments | axes),
     }
+    return {f"{name} *" if name == taken else name: form for name, form in forms.items()}
 
 
 def small_norms() -> dict[str, Form]:
     """The same on small planes."""
-    apart, once = norms("small").values()
-    return {"Mul, Add, Relu *": apart, "depthwise 1x1 convolution": once}
+    return norms("small")
+
+
+def large_norms() -> dict[str, Form]:
+    """The same on large planes."""
+    return norms("large", "depthwise 1x1 convolution")
 
 
 def weight_gradients() -> dict[str, Form]:
@@ -178,12 +190,13 @@ def strided_input_gradients() -> dict[str, Form]:
 
 SHAPES = {
     "x": (N, C, SIZE, SIZE), "g": (N, C, SIZE, SIZE), "h": (N, 2 * C, SIZE // 2, SIZE // 2),
-    "small": (N, C, SMALL, SMALL), "s": (C,), "t": (C,),
+    "small": (N, C, SMALL, SMALL), "large": (N, C, LARGE, LARGE), "s": (C,), "t": (C,),
 }  # fmt: skip
 OPERATORS: dict[str, Callable[[], dict[str, Form]]] = {
     "gate of a ReLU": gates,
     "norm and ReLU": norms,
     f"norm and ReLU, {SMALL} x {SMALL}": small_norms,
+    f"norm and ReLU, {LARGE} x {LARGE}": large_norms,
     "weight gradient": weight_gradients,
     "strided input gradient": strided_input_gradients,
 }

@@ -36,7 +36,7 @@ from edgemem.export.functions.subspace import subspace_of_source
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.adaptive.attachment import Gradient
 from edgemem.models.adaptive.outputs import Output
-from edgemem.models.joint_arrays import for_each, small
+from edgemem.models.joint_arrays import for_each
 from edgemem.models.norms import remembered
 from edgemem.models.tensor_rows import Frames, named_tensors
 
@@ -181,14 +181,13 @@ def adapt_function(
         if model.remembered():  # from every batch that gives finite values, reliable or not
             finite = update | torch.isfinite(result.value)
         new_block |= _noted(model, reading, old_block, output, features, told[0], hp)
-        moved = [name for name in following if name in learned]
-        noted = [name for name in following if name not in learned]
-        chosen = _chosen(update, moved, new_block, old_block)
-        chosen |= _chosen(finite, noted, new_block, old_block)
+        moved = {k: old_block[k] for k in following if k in learned}
+        noted = {k: old_block[k] for k in following if k not in learned}
+        chosen = _chosen(update, new_block, moved) | _chosen(finite, new_block, noted)
+        chosen_slots = _chosen(update, new_slots, old_slots)
         stat_names[:] = [*result.stats, "loss", "updated"]
         stats = (*result.stats.values(), result.value, finite.to(count.dtype))
-        chosen_slots = _chosen(update, list(slots), new_slots, old_slots)
-        next_block, next_slots = [chosen[k] for k in following], [chosen_slots[k] for k in slots]
+        next_block, next_slots = [chosen[k] for k in following], chosen_slots.values()
         return (*told, output.key, *next_block, *next_slots, *stats)
 
     call(*inputs.values())  # names the stats, and fails early in plain torch
@@ -217,18 +216,13 @@ def _step(
     over = (value + found[0].key.sum()).detach().clamp(0.0, 0.0)
     (grads,) = pullback(torch.ones_like(value) + over)
     stepped, new_slots = updated(optimizer, learned, grads, slots, hp)
-    share, vectors = hp["source_share"], small(stepped)
-    towards = for_each(lambda v, s: _towards(v, s, share), vectors, source)
-    rest = {k: _towards(v, source[k], share) for k, v in stepped.items() if k not in vectors}
-    return found, towards | rest, new_slots
+    share = hp["source_share"]
+    return found, for_each(lambda v, s: _towards(v, s, share), stepped, source), new_slots
 
 
-def _chosen(condition: Tensor, names: list[str], new: Arrays, old: Arrays) -> Arrays:
-    """The new arrays of these names where the condition holds, else the old ones."""
-    joined = small(old, names)
-    chosen = for_each(lambda o, n: torch.where(condition, n, o), joined, new)
-    rest = [name for name in names if name not in joined]
-    return chosen | {name: torch.where(condition, new[name], old[name]) for name in rest}
+def _chosen(condition: Tensor, new: Arrays, old: Arrays) -> Arrays:
+    """The new arrays where the condition holds, else the old ones."""
+    return for_each(lambda o, n: torch.where(condition, n, o), old, new)
 
 
 def _noted(
