@@ -1,8 +1,7 @@
 """Reference frames: the same numbers on every machine, without storing them.
 
 A bundle holds what torch computed on these frames; `edgemem verify` computes it again. How far from
-that a device may be is said here. The bundle that is to be verified says only whether its kernels
-are in eight bits, which allows more.
+that a device may be is said here. A bundle whose network rounds more says so, within a bound.
 """
 
 from __future__ import annotations
@@ -20,11 +19,10 @@ from edgemem.bundle.rows import joined
 from edgemem.errors import BundleError
 
 MULTIPLIER = 2654435761  # Knuth's multiplicative hash, 2**32 / golden ratio
-# Of logits, relative to the largest. Kernels in eight bits round values that lie between two steps
-# to one side or the other.
-TOLERANCE = 1e-4
-ROUNDED_TOLERANCE = 5e-2
-ROUNDED = "rounded"  # array of the reference: 1 where kernels are in eight bits
+# Of answers, relative to the largest; and the most that a bundle may ask for. Kernels in eight bits
+# round values that lie between two steps to one side or the other.
+TOLERANCE, MOST_TOLERANCE = 1e-4, 5e-2
+ASKED = "tolerance"  # array of the reference: of each of `OUTPUTS`, where it is more
 OUTPUTS = ("frozen", "adapt", "adapted")
 SEEDS = 1 << 32
 MOST_KEPT = 4096  # numbers of an output that are kept of a frame; of logits, all
@@ -37,12 +35,13 @@ class Reference:
     Attributes:
         answers: by `OUTPUTS`, for each of the manifest's answers what `kept` leaves of it.
         parameters: hyper-parameters as they were then.
+        tolerance: by `OUTPUTS`, how far from the answers a device may be.
     """
 
     seed: int
     answers: dict[str, Arrays]
     parameters: dict[str, float]
-    tolerance: float
+    tolerance: dict[str, float]
 
 
 def read_reference(content: bytes, thing: str, manifest: Manifest) -> Reference:
@@ -55,7 +54,7 @@ def read_reference(content: bytes, thing: str, manifest: Manifest) -> Reference:
     sizes = reference_sizes(manifest)
     parameters = [name for name in manifest.hyper_parameters if f"hp.{name}" in found]
     specs = [ArraySpec("seed", (), "int64")]
-    specs += [ArraySpec(ROUNDED, (), "int64")] if ROUNDED in found else []
+    specs += [ArraySpec(ASKED, (len(OUTPUTS),), "float32")] if ASKED in found else []
     specs += [
         ArraySpec(f"{name}.{answer}", (manifest.frames.batch, size), "float32")
         for name in OUTPUTS
@@ -66,14 +65,14 @@ def read_reference(content: bytes, thing: str, manifest: Manifest) -> Reference:
         raise BundleError(thing, reason, REMEDY)
     if not is_finite(found):
         raise BundleError(thing, "holds NaN or infinite values", REMEDY)
-    seed, rounded = int(found["seed"]), int(found.get(ROUNDED, 0))
-    if not 0 <= seed < SEEDS or rounded not in {0, 1}:
-        raise BundleError(thing, f"has the seed {seed}, or {ROUNDED} {rounded}", REMEDY)
+    seed, asked = int(found["seed"]), found.get(ASKED, np.zeros(len(OUTPUTS), np.float32))
+    if not 0 <= seed < SEEDS or not (asked <= np.float32(MOST_TOLERANCE)).all():
+        raise BundleError(thing, f"has the seed {seed}, or {ASKED} {asked.tolist()}", REMEDY)
     return Reference(
         seed,
         {name: {answer: found[f"{name}.{answer}"] for answer in sizes} for name in OUTPUTS},
         {name: float(found[f"hp.{name}"]) for name in parameters},
-        ROUNDED_TOLERANCE if rounded else TOLERANCE,
+        {n: max(TOLERANCE, float(t)) for n, t in zip(OUTPUTS, asked, strict=True)},
     )
 
 

@@ -96,5 +96,6 @@ def _print_parity(out: Path, parity: Any) -> None:
         ("adapt, worst output of the first step", f"{parity.first_step:.1e}", limit),
         ("adapt, gradients relative to their size", f"{parity.slots:.1e}", "1e-03"),
         (f"next block over {parity.steps} steps", f"{parity.after_steps:.1e}", "1e-04"),
+        ("answers after a step", f"{parity.adapted:.1e}", f"{parity.adapted_limit:.0e}"),
     ]
     print_table(f"{out}: onnxruntime against torch", ("what", "difference", "limit"), rows)

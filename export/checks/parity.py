@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from edgemem.block import Array
-from edgemem.bundle.further_input import FRAMES
 from edgemem.bundle.manifest import CLOSED, FILLED, LABELS, REMEMBER, SUMMARY, FrameSpec
-from edgemem.bundle.reference_frames import kept, reference_frames
+from edgemem.bundle.reference_frames import ASKED, kept, reference_frames
 from edgemem.bundle.rows import fields
 from edgemem.errors import AttachError, ExportError
 from edgemem.export.checks.differences import difference, least, slot_differences, slot_shares
+from edgemem.export.checks.in_torch import called, following, off_by_a_bit
 from edgemem.export.checks.onnx_graphs import Arrays, Call, Engine, run_graph, session
 from edgemem.export.checks.parity_result import (
     LATER_TOLERANCE,
     SLOT_TOLERANCE,
     Parity,
+    adapted_tolerance,
     rounding_of,
     slot_tolerance,
     tolerance,
@@ -64,7 +65,7 @@ def check_parity(
     rounding = rounding_of(model, [of_array(reference_frames(frames)), *source[:IN_FLOAT64]])
     for seed in range(BATCHES):
         inputs |= named_tensors(of_array(reference_frames(frames, seed)))
-        expected, found = _call(adapt, inputs), engine["adapt"](inputs)
+        expected, found = called(adapt, inputs), engine["adapt"](inputs)
         # Slots are gradients, which have a limit of their own, relative to their size.
         names = [name for name in adapt.outputs if not name.startswith("next.opt.")]
         now = {name: difference(found[name], expected[name]) for name in names}
@@ -77,13 +78,16 @@ def check_parity(
     frozen, given = _frozen(engine, model, predict, of_array(reference_frames(frames, seed)))
     others = [_frozen(engine, model, predict, x)[0] for x in source]
     predicted, told = engine["predict"](inputs), answer_names(model)
-    in_torch = _call(predict, inputs)
+    in_torch = called(predict, inputs)
     after: dict[str, float] = {}
     for first in range(0, BATCHES * STEPS, STEPS):
         now, updated = _run_steps(engine["adapt"], adapt, inputs, frames, first)
         after = least(after, now)
         if max(after.values()) <= LATER_TOLERANCE:
             break
+    answers = called(predict, inputs | following(expected))
+    limit = _adapted_limit(adapt, predict, inputs, answers, rounding)
+    adapted = engine["predict"](inputs | following(found))
     figures = Parity(
         frozen=max([frozen, *others]),
         predict=max(difference(predicted[name], in_torch[name]) for name in told),
@@ -95,14 +99,16 @@ def check_parity(
         steps=STEPS,
         updated=updated,
         predict_equals_adapt=all((predicted[name] == found[name]).all() for name in told),
+        adapted=max(difference(adapted[name], answers[name]) for name in told),
+        adapted_limit=limit,
         rounding=rounding,
     )
-    later = inputs | {k: torch.from_numpy(v) for k, v in _next(expected).items()}
     reference = {
         "seed": np.asarray(seed, np.int64),
         **_reference("frozen", model, given),
         **_reference("adapt", model, expected),
-        **_reference("adapted", model, _call(predict, later)),
+        **_reference("adapted", model, answers),
+        ASKED: np.array([figures.tolerance, figures.tolerance, limit], np.float32),
         **{n: np.asarray(v, np.float32) for n, v in inputs.items() if n.startswith("hp.")},
     }
     return figures, reference
@@ -149,8 +155,7 @@ def check_remember(path: Path, remember: Function, frames: FrameSpec, rounding: 
         ExportError: an output differs on every one of some batches.
     """
     inputs = remember.inputs | named_tensors(of_array(reference_frames(frames, BATCHES)))
-    following = _next(_call(remember, inputs))
-    inputs |= {name: torch.from_numpy(value) for name, value in following.items()}
+    inputs |= following(called(remember, inputs))
     limit = max(LATER_TOLERANCE, tolerance(rounding))
     _check_further(REMEMBER, path, remember, inputs, frames, limit)
 
@@ -166,7 +171,7 @@ def _check_further(
     opened, differences = session(path), dict[str, float]()
     for seed in range(BATCHES):
         inputs = inputs | named_tensors(of_array(reference_frames(frames, seed)))
-        expected, found = _call(function, inputs), run_graph(opened, inputs)
+        expected, found = called(function, inputs), run_graph(opened, inputs)
         now = {output: difference(found[output], expected[output]) for output in function.outputs}
         differences = least(differences, now)
         if max(differences.values()) <= limit:
@@ -188,11 +193,11 @@ def _slots(
     Gradients of some networks are small sums of large numbers: torch's own move by more than the
     limit when frames are off by a last bit.
     """
-    slots, x = slot_differences(found, expected), inputs[FRAMES]
-    if max(slots.values(), default=0.0) <= SLOT_TOLERANCE or not x.is_floating_point():
+    slots = slot_differences(found, expected)
+    other = off_by_a_bit(inputs)
+    if max(slots.values(), default=0.0) <= SLOT_TOLERANCE or other is None:
         return slots
-    bits = torch.randint(-1, 2, x.shape, generator=torch.Generator().manual_seed(0))
-    moved = _call(adapt, {**inputs, FRAMES: x * (1 + torch.finfo(x.dtype).eps * bits)})
+    moved = called(adapt, other)
     rounding, shares = slot_differences(moved, expected), slot_shares(expected)
     limits = {n: slot_tolerance(rounding.get(n, 0.0), shares[n]) for n in slots}
     return {n: off * SLOT_TOLERANCE / limits[n] for n, off in slots.items()}
@@ -216,18 +221,29 @@ def _run_steps(
     updated = 0
     for step in range(first, first + STEPS):
         state |= fields(reference_frames(frames, seed=step))
-        expected = _call(adapt, {k: torch.from_numpy(v) for k, v in state.items()})
+        expected = called(adapt, {k: torch.from_numpy(v) for k, v in state.items()})
         found = call(state)
         updated += int(expected["stat.updated"])
         for name in (n for n in expected if n.startswith("next.block.")):
             off = difference(found[name], expected[name])
             differences[name] = max(off, differences.get(name, 0.0))
-        state |= _next(expected)
+        state |= {name: value.numpy() for name, value in following(expected).items()}
     return differences, updated
 
 
-def _next(outputs: Arrays) -> Arrays:
-    return {n.removeprefix("next."): v for n, v in outputs.items() if n.startswith("next.")}
+def _adapted_limit(
+    adapt: Function,
+    predict: Function,
+    inputs: Mapping[str, Tensor],
+    answers: Arrays,
+    rounding: float,
+) -> float:
+    """How far answers after a step may be from torch's."""
+    other, moved = off_by_a_bit(inputs), 0.0
+    if other is not None:
+        later = called(predict, other | following(called(adapt, other)))
+        moved = max(difference(later[name], answers[name]) for name in answers if name != "key")
+    return adapted_tolerance(rounding, moved)
 
 
 def _frozen(
@@ -273,10 +289,3 @@ def _frozen_inputs(predict: Function, x: Frames) -> dict[str, Tensor]:
     zero = {name: torch.zeros_like(value) for name, value in predict.inputs.items()}
     filled = {name: value for name, value in predict.inputs.items() if name == FILLED}
     return {**zero, **filled, **named_tensors(x)}
-
-
-def _call(function: Function, inputs: dict[str, Tensor]) -> Arrays:
-    values = function.call(*(inputs[name] for name in function.inputs))
-    return {
-        name: value.detach().numpy() for name, value in zip(function.outputs, values, strict=True)
-    }

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from edgemem.bundle import reference_frames
 from edgemem.errors import ExportError
 from edgemem.export.checks.differences import difference
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
@@ -44,6 +45,8 @@ class Parity:
         after_steps: the next block over `steps` consecutive steps, each from torch's block; of them
             `updated` changed it.
         predict_equals_adapt: whether both graphs gave bit-equal answers.
+        adapted: answers after a step, of both from their own steps.
+        adapted_limit: of these: where a last bit of the frames moves those of torch, more.
         rounding: of the model that was given, in float32 against float64; 0 where it computes in
             float32 alone.
     """
@@ -58,6 +61,8 @@ class Parity:
     steps: int
     updated: int
     predict_equals_adapt: bool
+    adapted: float
+    adapted_limit: float
     rounding: float
 
     @property
@@ -77,6 +82,7 @@ class Parity:
             f"first step ({self.worst_output})": (self.first_step, self.tolerance),
             "first step, slots relative to their size": (self.slots, SLOT_TOLERANCE),
             f"next block over {self.steps} steps": (self.after_steps, LATER_TOLERANCE),
+            "answers after a step": (self.adapted, self.adapted_limit),
         }
         for what, (found, limit) in limits.items():
             if not found <= limit:
@@ -96,6 +102,12 @@ class Parity:
 def tolerance(rounding: float) -> float:
     """Limit of one pass, by what the given model loses in float32: deep networks get more."""
     return min(MOST_TOLERANCE, max(FIRST_TOLERANCE, ROOM * rounding))
+
+
+def adapted_tolerance(rounding: float, moved: float) -> float:
+    """Limit of answers after a step, which a last bit of the frames moves so far in torch."""
+    least = max(reference_frames.TOLERANCE, tolerance(rounding))
+    return min(reference_frames.MOST_TOLERANCE, max(least, ROOM * moved))
 
 
 def slot_tolerance(rounding: float, share: float) -> float:

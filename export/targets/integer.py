@@ -25,7 +25,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from edgemem.block import Array
 from edgemem.bundle.manifest import FrameSpec
-from edgemem.bundle.reference_frames import ROUNDED, reference_frames
+from edgemem.bundle.reference_frames import ASKED, MOST_TOLERANCE, OUTPUTS, reference_frames
 from edgemem.errors import ExportError
 from edgemem.export.checks.onnx_graphs import Arrays, Engine, run_graph, session
 from edgemem.export.functions.forward import Function
@@ -127,7 +127,7 @@ def reference_of(
         "frozen.logits": engine["predict"](zero | {"x": x})["logits"],
         "adapt.logits": stepped["logits"],
         "adapted.logits": engine["predict"](inputs | following)["logits"],
-        ROUNDED: np.asarray(1, np.int64),
+        ASKED: np.full(len(OUTPUTS), MOST_TOLERANCE, np.float32),
     }
 
 

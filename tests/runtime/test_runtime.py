@@ -196,7 +196,7 @@ def test_verify_repeats_the_reference_and_notices_another_result(bundle, seal):
     from edgemem.block import pack
 
     found = verify(bundle)
-    assert max(found.frozen, found.adapt, found.adapted) <= found.limit
+    assert all(getattr(found, name) <= limit for name, limit in found.limits.items())
     path = bundle / "reference.safetensors"
     reference = unpack(path.read_bytes(), "x", edgemem.BundleError, "y")
     reference["adapted.logits"] = reference["adapted.logits"] + np.float32(0.1)

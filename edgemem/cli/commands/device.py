@@ -101,9 +101,9 @@ def verify(
         print_json(found.as_dict())
         return
     rows = [
-        ("frozen model", f"{found.frozen:.1e}", f"{found.limit:.0e}"),
-        ("adaptation step", f"{found.adapt:.1e}", f"{found.limit:.0e}"),
-        ("after the step", f"{found.adapted:.1e}", f"{found.limit:.0e}"),
+        ("frozen model", f"{found.frozen:.1e}", f"{found.limits['frozen']:.0e}"),
+        ("adaptation step", f"{found.adapt:.1e}", f"{found.limits['adapt']:.0e}"),
+        ("after the step", f"{found.adapted:.1e}", f"{found.limits['adapted']:.0e}"),
     ]
     print_table(
         f"{bundle.name}: {found.files} files as written; {found.engine} against torch",

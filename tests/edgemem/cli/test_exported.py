@@ -15,7 +15,7 @@ from edgemem.demo import BUNDLE
 
 class Parity:
     frozen = predict = first_step = slots = after_steps = 1e-7
-    steps, tolerance = 20, 1e-5
+    steps, tolerance, adapted, adapted_limit = 20, 1e-5, 1e-7, 1e-4
 
     @staticmethod
     def as_dict():

@@ -19,7 +19,7 @@ from edgemem.bundle.opening import open_bundle
 from edgemem.errors import AttachError, ExportError, InputError
 from edgemem.export import Choices, export_bundle
 from edgemem.export.checks.parity import STEPS
-from edgemem.export.checks.parity_result import Parity
+from edgemem.export.checks.parity_result import Parity, adapted_tolerance
 from edgemem.export.choices import check_choices
 from edgemem.export.lowering import convolution
 from edgemem.models import attach
@@ -37,6 +37,8 @@ RIGHT = Parity(
     steps=STEPS,
     updated=STEPS,
     predict_equals_adapt=True,
+    adapted=2e-4,
+    adapted_limit=3e-4,
     rounding=1e-7,
 )
 
@@ -254,7 +256,9 @@ def test_a_graph_that_is_not_the_network_is_refused_on_frames_of_its_source(inst
         export_bundle(model, tmp_path / "other.edgemem", choices)
 
 
-@pytest.mark.parametrize("field", ["frozen", "predict", "first_step", "slots", "after_steps"])
+@pytest.mark.parametrize(
+    "field", ["frozen", "predict", "first_step", "slots", "after_steps", "adapted"]
+)
 @pytest.mark.parametrize("value", [2e-3, float("inf"), float("nan")])
 def test_parity_refuses_every_figure_above_its_limit(field, value):
     RIGHT.check()
@@ -271,6 +275,14 @@ def test_a_network_that_rounds_much_itself_gets_more_room(rounding, limit):
     for field in ("frozen", "predict", "first_step"):
         with pytest.raises(ExportError, match="limit"):
             replace(given, **{field: 1.01 * limit}).check()
+
+
+@pytest.mark.parametrize(
+    ("rounding", "moved", "limit"),
+    [(0.0, 0.0, 1e-4), (3e-5, 0.0, 2.4e-4), (0.0, 1e-3, 8e-3), (0.0, 1.0, 5e-2)],
+)
+def test_answers_after_a_step_have_the_room_that_torch_itself_takes(rounding, moved, limit):
+    assert adapted_tolerance(rounding, moved) == pytest.approx(limit)
 
 
 def test_parity_refuses_a_comparison_in_which_nothing_moved():
