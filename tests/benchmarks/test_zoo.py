@@ -15,7 +15,8 @@ from benchmarks.zoo.page import page
 from benchmarks.zoo.verdict import BEYOND, REFUSED, RIGHT, TRACED, WRONG, verdict
 
 GOOD = {
-    "stage": "done", "frozen_off": 2e-6, "device": "ok", "norms": 3, "sites": 2, "bytes": 2_000_000,
+    "stage": "done", "frozen_off": 2e-6, "device": "ok", "norms": 3, "sites": 2,
+    "alpha": 0.8, "bytes": 2_000_000,
     "times_checkpoint": 1.5, "align_s": 3.0, "export_s": 30.0, "frame": (3, 64, 64),
     "ms": {"frozen": 10.0, "aligned": 12.0, "step": 35.0}, "date": "2026-11-30",
     "made_with": {"code": "abc", **dict.fromkeys(PACKAGES, "1.0")},
@@ -77,6 +78,8 @@ def altered(**changes):
         (altered(block_moved=0.0), WRONG),
         (altered(answers_moved=0.0), WRONG),
         (altered(answers_moved=float("nan")), WRONG),
+        (altered(answers_moved=0.0) | {"alpha": 0.0}, RIGHT),
+        (GOOD | {"alpha": 0.0}, WRONG),
         (altered(restored_off=0.1), WRONG),
         (altered(device="bundle: damaged. Copy it again."), WRONG),
         ({"stage": TRACED}, TRACED),
