@@ -38,7 +38,8 @@ and block stay finite and change (answers of the graph: of random weights a guar
 frozen model's; where alignment would not help, export leaves a network as it is, and answers have
 to stay); a restart from the state file answers the same; and the bundle passes `edgemem verify` in
 an environment without torch. *Refused*: one error says why, and what to do. *Wrong*: anything else,
-also where the export's own check stopped it, so that nothing was written. *Beyond limits*: it took more than {seconds} seconds of one core or 12 GB of address space.
+also where the export's own check stopped it, so that nothing was written. *Beyond limits*: it took
+more than {seconds} seconds of one core or 12 GB of address space.
 
 *norms*: layers where moments are aligned, those at *sites* that were put in among them. *aligned /
 frozen*: time of a prediction, compared with torch's ONNX export of the given model in the same
