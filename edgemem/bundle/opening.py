@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from edgemem.block import Block, unpack
 from edgemem.bundle.checked_files import KnownFiles
 from edgemem.bundle.manifest import REMEDY, FileRecord, Manifest
 from edgemem.bundle.manifest_file import from_json
-from edgemem.bundle.sealed_document import MANIFEST, MOST_BYTES
+from edgemem.bundle.sealed_document import MANIFEST, MOST_BYTES, sealed_kind
 from edgemem.errors import BankError, BundleError
 from edgemem.files.atomic import inside, sha256_file, sha256_rest
 
@@ -66,17 +67,35 @@ def open_bundle(path: Path | str) -> Bundle:
     if not isinstance(path, str | os.PathLike):  # such as importlib.resources gives for an archive
         raise _packed(path, "an archive")
     folder = Path(path).absolute()  # graphs are opened later, perhaps from another directory
-    try:
+    with explained(folder):
         content = read_manifest(folder)
         manifest = from_json(content, f"{folder.name}/{MANIFEST}")
         check_files(folder, manifest.files)
         generic = _read_generic(folder, manifest)
         _check_headers(folder, manifest)
+    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest(), generic)
+
+
+def kind_of(path: Path) -> str:
+    """Which kind of bundle a folder is: `FRAMES`, `TEXT` or `MEMORIES`; its files are not checked.
+
+    Raises:
+        BundleError: it is none.
+    """
+    folder = path.absolute()
+    with explained(folder):
+        return sealed_kind(read_manifest(folder), f"{folder.name}/{MANIFEST}")
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """What cannot be read meanwhile is told as a BundleError."""
+    try:
+        yield
     except OSError as error:
         raise BundleError(
             str(error.filename or folder), f"cannot be read ({error.strerror or error})", REMEDY
         ) from error
-    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest(), generic)
 
 
 def known_files(folder: Path, records: Mapping[str, FileRecord]) -> KnownFiles:

@@ -51,6 +51,22 @@ def read_sealed(content: bytes, where: str, kind: str) -> Value:
     Raises:
         BundleError: altered, not JSON, or another format, version or kind.
     """
+    document, found = _document(content, where)
+    if found != kind:
+        raise BundleError(where, f"is of kind {found}, not {kind}", OPENED_BY[found])
+    return document
+
+
+def sealed_kind(content: bytes, where: str) -> str:
+    """The kind of a manifest: `FRAMES`, `TEXT` or `MEMORIES`.
+
+    Raises:
+        BundleError: altered, not JSON, or another format or version.
+    """
+    return _document(content, where)[1]
+
+
+def _document(content: bytes, where: str) -> tuple[Value, str]:
     check_seal(content, where)
     document = read_json(content, where, BundleError, REMEDY, most_bytes=MOST_BYTES)
     if document.object().get("format", document).plain != FORMAT:
@@ -62,12 +78,9 @@ def read_sealed(content: bytes, where: str, kind: str) -> Value:
             f"has format version {version.shown}; this EdgeMem reads {FORMAT_VERSION}",
             "Update EdgeMem, or export the bundle again",
         )
-    found = FRAMES
-    if (told := document.object().get("kind")) is not None:
-        found = told.choice([name for name in OPENED_BY if name != FRAMES])
-    if found != kind:
-        raise BundleError(where, f"is of kind {found}, not {kind}", OPENED_BY[found])
-    return document
+    told = document.object().get("kind")
+    others = [name for name in OPENED_BY if name != FRAMES]
+    return document, FRAMES if told is None else told.choice(others)
 
 
 def check_seal(content: bytes, where: str) -> None:

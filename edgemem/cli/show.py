@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -24,6 +24,9 @@ from rich.text import Text
 
 from edgemem.cli.output import printing
 from edgemem.printable import printable
+
+if TYPE_CHECKING:
+    from edgemem.bundle.manifest import FileRecord
 
 
 def console() -> Console:
@@ -49,6 +52,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_row(*(Text(printable(cell)) for cell in row))  # [extra] is text, not a style
     with printing():
         console().print(table)
+
+
+def print_files(files: Mapping[str, FileRecord]) -> None:
+    """The files of a bundle."""
+    rows = [(name, f"{record.size:,}", record.sha256[:12]) for name, record in files.items()]
+    print_table("files", ("name", "bytes", "sha256"), rows)
 
 
 def percent(value: float | None) -> str:

@@ -7,8 +7,7 @@ it is first read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from edgemem.bank.levels.level_folder import IN_BUNDLE, open_levels
 from edgemem.block import Block, unpack
 from edgemem.bundle.checked_files import KnownFiles
 from edgemem.bundle.manifest import REMEDY, FileRecord
-from edgemem.bundle.opening import check_files, known_files, read_manifest
+from edgemem.bundle.opening import check_files, explained, known_files, read_manifest
 from edgemem.bundle.sealed_document import MANIFEST
 from edgemem.bundle.text.memory_spec import MemorySpec
 from edgemem.bundle.text.text_manifest import (
@@ -82,7 +81,7 @@ def open_text_bundle(path: Path | str) -> TextBundle:
         BundleError: whatever is not as the manifest says, naming the file.
     """
     folder = Path(path).absolute()
-    with _explained(folder):
+    with explained(folder):
         content = read_manifest(folder)
         manifest = text_from_json(content, f"{folder.name}/{MANIFEST}")
         check_files(folder, manifest.files)
@@ -99,20 +98,10 @@ def open_memories(path: Path | str) -> MemoryFolder:
         BundleError: whatever is not as the manifest says, naming the file.
     """
     folder = Path(path).absolute()
-    with _explained(folder):
+    with explained(folder):
         manifest = memories_from_json(read_manifest(folder), f"{folder.name}/{MANIFEST}")
         check_files(folder, manifest.files)
         return MemoryFolder(folder, manifest, _memories(folder, manifest.memories, manifest.files))
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise BundleError(
-            str(error.filename or folder), f"cannot be read ({error.strerror or error})", REMEDY
-        ) from error
 
 
 def _memories(folder: Path, spec: MemorySpec, records: Mapping[str, FileRecord]) -> Memories:

@@ -12,7 +12,7 @@ from edgemem.cli.arguments import BundlePath, Json, Threads, UsedProvider
 from edgemem.cli.commands.doctor import doctor
 from edgemem.cli.commands.run import run
 from edgemem.cli.report import print_demo
-from edgemem.cli.show import Stages, percent, print_json, print_table, progress
+from edgemem.cli.show import Stages, percent, print_files, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from edgemem.bundle.manifest import FrameSpec, Manifest
@@ -27,11 +27,19 @@ def add_to(app: typer.Typer) -> None:
 def inspect(bundle: BundlePath, json: Json = False) -> None:
     """Show what a bundle holds, after checking every file; of a bank's levels, the headers.
 
+    Of bundles of text and banks of memories, too.
+
     Example: edgemem inspect camera.edgemem
     """
     from edgemem.bundle.manifest_file import to_json
-    from edgemem.bundle.opening import open_bundle
+    from edgemem.bundle.opening import kind_of, open_bundle
+    from edgemem.bundle.sealed_document import FRAMES
 
+    if (kind := kind_of(bundle)) != FRAMES:
+        from edgemem.cli.language_commands.inspect_text import print_text
+
+        print_text(bundle, kind, json=json)
+        return
     opened = open_bundle(bundle)
     manifest = opened.manifest
     if json:
@@ -58,9 +66,7 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
     plans = [(p.name, f"{p.bytes / 1e6:.0f}", f"{p.milliseconds:.1f}") for p in manifest.plans]
     print_table("plans of the step, measured at export", ("plan", "MB", "ms"), plans)
     print_table("hyper-parameters", ("name", "default"), [(k, f"{v.default:g}") for k, v in hyper])
-    files = manifest.files.items()
-    rows = [(name, f"{record.size:,}", record.sha256[:12]) for name, record in files]
-    print_table("files", ("name", "bytes", "sha256"), rows)
+    print_files(manifest.files)
 
 
 def _values(frames: FrameSpec) -> str:
