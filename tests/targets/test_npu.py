@@ -27,7 +27,7 @@ INT8 = Path(os.environ["EDGEMEM_INT8_BUNDLE"])
 GRAPHS = ("predict", "adapt", "key")
 BATCH = 16
 HALF = 2e-2  # of the largest value of an output, or of one
-GRADIENT = 5e-2  # of the largest of all gradients
+GRADIENT = 0.15  # of the length of the whole gradient, whose parts sum what each layer has rounded
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +68,18 @@ def test_every_node_compiles_for_the_npu_with_no_way_back_to_the_cpu(name, frame
     given = feeds([value.name for value in npu.get_inputs()], frames)
     names = [value.name for value in npu.get_outputs()]
     expected, found = cpu.run(names, given), npu.run(names, given)
-    slots = [float(np.abs(v).max()) for n, v in zip(names, expected, strict=True) if "opt." in n]
+    slots: tuple[list, list] = [], []
     # The loss is the logarithm of a ratio with 1 - p in it: half precision has none left near one.
     for output, one, other in zip(names, expected, found, strict=True):
-        if one.size and output != "stat.loss":
+        if "opt." in output:
+            slots[0].append(one.ravel())
+            slots[1].append(other.ravel())
+        elif one.size and output != "stat.loss":
             limit = HALF * max(1.0, float(np.abs(one).max()))
-            limit = GRADIENT * max(slots) if "opt." in output else limit
             assert float(np.abs(other - one).max()) <= limit, output
+    if slots[0]:
+        one, other = map(np.concatenate, slots)
+        assert np.linalg.norm(other - one) <= GRADIENT * np.linalg.norm(one)
 
 
 def test_it_computes_what_torch_computed_but_for_half_precision():
