@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 FILE = "weights.bin"
 ALIGNMENT = 4096  # so that a runtime can map tensors straight from the file
 INLINE_BYTES = 1024  # smaller tensors stay in the graph
+# So do lists of sizes, such as those of a Split: engines read them before there are weights.
+INLINE_SIZES = 1 << 16
 
 
 def share_weights(models: Iterable[onnx.ModelProto]) -> bytes:
@@ -26,7 +28,8 @@ def share_weights(models: Iterable[onnx.ModelProto]) -> bytes:
     for model in models:
         for tensor in model.graph.initializer:
             raw = _raw(tensor)
-            if len(raw) < INLINE_BYTES:
+            sizes = tensor.data_type == onnx.TensorProto.INT64 and len(tensor.dims) == 1
+            if len(raw) < (INLINE_SIZES if sizes else INLINE_BYTES):
                 continue
             digest = hashlib.sha256(raw).digest()
             if digest not in offsets:
