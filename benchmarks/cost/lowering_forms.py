@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.shared.report import command_line, save_json, setting, setting_text
 from edgemem.cli.show import print_table, progress
 
-N, C, SIZE, SMALL, LARGE = 64, 32, 32, 4, 64
+N, C, SIZE, SMALL = 64, 32, 32, 4
 STEEP = 2.0**127
 Form = tuple[list[Any], dict[str, Any]]
 node = helper.make_node
@@ -57,7 +57,7 @@ def gates() -> dict[str, Form]:
     }
 
 
-def norms(x: str = "x", taken: str = "BatchNormalization, Relu") -> dict[str, Form]:
+def norms(x: str = "x", taken: str = "depthwise 1x1 convolution") -> dict[str, Form]:
     """relu(x * scale + shift) with runtime scale and shift per channel."""
     apart = [
         node("Reshape", ["s", "k"], ["s4"]),
@@ -88,12 +88,7 @@ def norms(x: str = "x", taken: str = "BatchNormalization, Relu") -> dict[str, Fo
 
 def small_norms() -> dict[str, Form]:
     """The same on small planes."""
-    return norms("small")
-
-
-def large_norms() -> dict[str, Form]:
-    """The same on large planes."""
-    return norms("large", "depthwise 1x1 convolution")
+    return norms("small", "BatchNormalization, Relu")
 
 
 def weight_gradients() -> dict[str, Form]:
@@ -190,13 +185,12 @@ def strided_input_gradients() -> dict[str, Form]:
 
 SHAPES = {
     "x": (N, C, SIZE, SIZE), "g": (N, C, SIZE, SIZE), "h": (N, 2 * C, SIZE // 2, SIZE // 2),
-    "small": (N, C, SMALL, SMALL), "large": (N, C, LARGE, LARGE), "s": (C,), "t": (C,),
+    "small": (N, C, SMALL, SMALL), "s": (C,), "t": (C,),
 }  # fmt: skip
 OPERATORS: dict[str, Callable[[], dict[str, Form]]] = {
     "gate of a ReLU": gates,
     "norm and ReLU": norms,
     f"norm and ReLU, {SMALL} x {SMALL}": small_norms,
-    f"norm and ReLU, {LARGE} x {LARGE}": large_norms,
     "weight gradient": weight_gradients,
     "strided input gradient": strided_input_gradients,
 }

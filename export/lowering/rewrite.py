@@ -30,7 +30,7 @@ from edgemem.export.lowering.portable import PORTABLE_RULES
 
 LARGEST_FOLDED = 1 << 31  # kernels of any size are turned round at export, not on the device
 LARGEST_SPREAD = 1 << 14  # elements of a constant that only repeats another
-SMALL_PLANE = 1024  # elements of a channel up to which a convolution is slower than a norm
+SMALL_PLANE = 256  # elements of a channel up to which a convolution is slower than a norm
 SPREADING = ("Expand", "ConstantOfShape", "Tile")
 
 
