@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,20 @@ import onnx
 import torch
 
 from edgemem.block import ArraySpec, BlockSpec
-from edgemem.bundle.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, Teaching
+from edgemem.bundle.frame_spec import FrameSize
+from edgemem.bundle.manifest import FileRecord, HyperParameter, Manifest, Plan, Teaching
 from edgemem.export.checks.parity_result import Parity
 from edgemem.export.choices import Choices
 from edgemem.export.functions.class_reading import FRAMES, READS, SUMS, Reading
 from edgemem.export.functions.forward import Function
 from edgemem.export.functions.objective import Objective
 from edgemem.export.other_tasks import task_spec
-from edgemem.export.targets.target_graphs import OF_NPUS
+from edgemem.export.traced_graphs import TracedGraphs
 from edgemem.files.atomic import sha256_file
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.norms.remembered import CLASS_PRIOR
 
 GENERIC = "bank/generic.safetensors"
-REFERENCE = "reference.safetensors"
 SOURCE = "source.safetensors"
 TAUGHT_SHARE = 0.5  # of what is taught in one context, for all contexts at once
 
@@ -40,13 +41,18 @@ def manifest_of(
     path: Path,
     folder: Path,
     plans: tuple[Plan, ...],
-    functions: Mapping[str, Function],
+    traced: TracedGraphs,
+    sizes: Sequence[FrameSize],
     model: AdaptiveModel,
-    frames: FrameSpec,
     choices: Choices,
     origin: dict[str, Any],
 ) -> Manifest:
-    """The manifest of what lies in a folder; origin: see `origin_of`, which is used up."""
+    """The manifest of what lies in a folder.
+
+    traced: of the model's own size. sizes: the files of each, that first. origin: see `origin_of`,
+    which is used up.
+    """
+    functions = traced.functions
     adapt = functions["adapt"]
     defaults = {n: float(v) for f in functions.values() for n, v in _named("hp", f).items()}
     defaults |= dict(choices.hyper_parameters or {})
@@ -54,13 +60,9 @@ def manifest_of(
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return Manifest(
         name=path.name.removesuffix(".edgemem"),
-        graphs={
-            file.stem: file.name
-            for file in sorted(folder.glob("*.onnx"))
-            if not file.stem.endswith(OF_NPUS)
-        },
+        graphs=sizes[0].graphs,
         plans=plans,
-        frames=frames,
+        frames=replace(traced.frames, sizes=tuple(sizes[1:])),
         labels=choices.labels or tuple(str(i) for i in range(classes)),
         block=_spec(_named("block", adapt), model.learned()),
         slots=_spec(_named("opt", adapt)),
@@ -69,7 +71,7 @@ def manifest_of(
         key=int(origin.pop("key")),
         stats=tuple(n.removeprefix("stat.") for n in adapt.outputs if n.startswith("stat.")),
         generic_block=GENERIC,
-        reference=REFERENCE,
+        reference=sizes[0].reference,
         source=SOURCE if (folder / SOURCE).exists() else None,
         files={
             p.relative_to(folder).as_posix(): FileRecord(p.stat().st_size, sha256_file(p))
@@ -85,10 +87,10 @@ def origin_of(
     model: AdaptiveModel,
     choices: Choices,
     objective: Objective,
-    parity: Parity,
+    parities: Sequence[Parity],
     source: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What a bundle was made from, how, and how near torch it is."""
+    """What a bundle was made from, how, and how near torch it is, at each size of frames."""
     with torch.no_grad():
         output = model(model.attachment.example(2))
     attachment = model.attachment
@@ -112,7 +114,8 @@ def origin_of(
         "optimizer": choices.optimizer
         if isinstance(choices.optimizer, str)
         else choices.optimizer.name,
-        "parity": parity.as_dict(),
+        "parity": parities[0].as_dict(),
+        "parity_of_sizes": [parity.as_dict() for parity in parities[1:]],
         "tools": {"torch": torch.__version__, "onnx": onnx.__version__},
     }
 

@@ -10,18 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 
 from edgemem.block import pack
-from edgemem.bundle.manifest import REMEMBER, FrameSpec
 from edgemem.bundle.manifest_file import to_json
 from edgemem.bundle.opening import open_bundle
-from edgemem.bundle.reference_frames import reference_frames
 from edgemem.bundle.sealed_document import MANIFEST
 from edgemem.errors import InputError
 from edgemem.export.bundle_manifest import (
     GENERIC,
-    REFERENCE,
     SOURCE,
     manifest_of,
     origin_of,
@@ -29,27 +25,20 @@ from edgemem.export.bundle_manifest import (
 )
 from edgemem.export.checks.calibrating import calibrated
 from edgemem.export.checks.calibrating_share import limited
-from edgemem.export.checks.onnx_graphs import Arrays, onnx_engine
-from edgemem.export.checks.parity import check_at_rest, check_learn, check_parity, check_remember
+from edgemem.export.checks.onnx_graphs import onnx_engine
 from edgemem.export.checks.parity_result import Parity
-from edgemem.export.checks.way_out import with_way_out
-from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of, settled
+from edgemem.export.choices import Choices, check_choices, frame_spec, settled
 from edgemem.export.functions.class_reading import Reading, teachable
-from edgemem.export.functions.forward import Function
-from edgemem.export.functions.objective import Objective
-from edgemem.export.lowering.table import Untraceable
-from edgemem.export.memory_plans import check_plans, measured_plans, plan_graphs
+from edgemem.export.memory_plans import measured_plans
 from edgemem.export.other_tasks import railed
 from edgemem.export.targets.integer import reference_of, rewritten
 from edgemem.export.targets.target_graphs import Targets
-from edgemem.export.trace import to_onnx
-from edgemem.export.turned_kernels import turn_on_load
+from edgemem.export.traced_graphs import TracedGraphs, compared, further_sizes, traced_graphs
 from edgemem.export.weights import FILE as WEIGHTS
-from edgemem.export.weights import share_weights, strip_notes
+from edgemem.export.weights import share_weights
 from edgemem.files.atomic import new_folder
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.data import to_float
-from edgemem.models.tensor_rows import named_tensors, of_array
 from edgemem.models.warmup.source_keys import source_keys
 
 
@@ -100,51 +89,41 @@ def _export(
     report: Callable[[str], None],
 ) -> Parity:
     frames = frame_spec(model, choices)
-    check_at_rest(model, frames)
-    functions, objective = functions_of(model, choices, frames, reading)
-    models = {}
-    for name, function in functions.items():
-        report(f"tracing {name}")
-        try:
-            models[name] = to_onnx(function)
-        except Untraceable as error:
-            raise with_way_out(error, name, model, choices, frames, reading) from error
-    report("planning memory")
-    steps = plan_graphs(models["adapt"])
-    models |= steps
-    for graph in models.values():
-        turn_on_load(graph)
-        strip_notes(graph)
-    targets = Targets(model, functions, choices.targets, frames, reading)
+    own = traced_graphs(model, choices, frames, reading, report)
+    sized = [own, *further_sizes(model, choices, frames, report)]
+    targets = Targets(model, own.functions, choices.targets, frames, reading)
     others = targets.graphs(report)
-    exact = copy.deepcopy(models | others) if choices.int8 is not None else {}
+    exact = copy.deepcopy({**own.graphs, **others}) if choices.int8 is not None else {}
     with new_folder(path) as folder:
         report("writing")
-        _write_graphs(folder, models, others)
+        _write_graphs(folder, sized, others)
         report("comparing with torch")
-        parity, reference = _compared(folder, model, functions, objective, frames, list(steps))
-        reports = targets.write(folder, objective.exercise, report)
+        checked = [compared(folder, model, traced) for traced in sized]
+        parities, references = [p for p, _ in checked], [r for _, r in checked]
+        reports = targets.write(folder, own.objective.exercise, report)
         if choices.int8 is not None:
             report("quantising")
             reports["int8"] = rewritten(
                 folder,
                 exact,
                 [kernel.detach().numpy() for kernel in model.kernels()],
-                functions["predict"],
+                own.functions["predict"],
                 to_float(choices.int8).numpy(),
                 choices.batch,
             )
-            reference = reference_of(
-                onnx_engine(folder), functions["predict"], functions["adapt"], reference, frames
-            )
+            predict, adapt = own.functions["predict"], own.functions["adapt"]
+            engine, before = onnx_engine(folder), references[0]
+            references = [reference_of(engine, predict, adapt, before, frames)]
         report("measuring")
-        plans = measured_plans(folder, list(steps), _step_inputs(functions, frames))
-        for name in set(steps) - {plan.graph for plan in plans}:
-            (folder / f"{name}.onnx").unlink()
-        _write_arrays(folder, model, choices.batch, reference)
-        origin = origin_of(model, choices, objective, parity, source) | {"targets": reports}
+        largest = max(sized, key=lambda traced: traced.frames.values)
+        plans = measured_plans(folder, list(largest.steps), largest.step_inputs(), largest.suffix)
+        sizes = [traced.keep_plans(folder, plans) for traced in sized]
+        _write_arrays(folder, model, choices.batch)
+        for size, reference in zip(sizes, references, strict=True):
+            (folder / size.reference).write_bytes(pack(reference))
+        origin = origin_of(model, choices, own.objective, parities, source) | {"targets": reports}
         manifest = replace(
-            manifest_of(path, folder, tuple(plans), functions, model, frames, choices, origin),
+            manifest_of(path, folder, tuple(plans), own, sizes, model, choices, origin),
             targets=targets.bindings(),
             teaching=teaching_of(model, reading),
         )
@@ -155,49 +134,25 @@ def _export(
         manifest = limited(folder, manifest, model, report)
         (folder / MANIFEST).write_bytes(to_json(manifest))
         open_bundle(folder)  # what a device would refuse is not written
-    return parity
+    return parities[0]
 
 
 def _write_graphs(
-    folder: Path, models: Mapping[str, onnx.ModelProto], others: Mapping[str, onnx.ModelProto]
+    folder: Path, sized: list[TracedGraphs], others: Mapping[str, onnx.ModelProto]
 ) -> None:
-    """Graphs of this and other engines, and the weights that they share."""
-    (folder / WEIGHTS).write_bytes(share_weights([*models.values(), *others.values()]))
-    for name, graph in {**models, **others}.items():
+    """Graphs for all sizes and other engines, and the weights that they share."""
+    every = [graph for traced in sized for graph in traced.graphs.values()]
+    (folder / WEIGHTS).write_bytes(share_weights([*every, *others.values()]))
+    for traced in sized:
+        traced.write(folder)
+    for name, graph in others.items():
         (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
 
 
-def _compared(
-    folder: Path,
-    model: AdaptiveModel,
-    functions: Mapping[str, Function],
-    objective: Objective,
-    frames: FrameSpec,
-    steps: list[str],
-) -> tuple[Parity, Arrays]:
-    """Written graphs beside torch: the figures, and torch's outputs for the reference file."""
-    engine = onnx_engine(folder)
-    predict, adapt = functions["predict"], functions["adapt"]
-    parity, reference = check_parity(engine, model, predict, adapt, frames, objective.exercise)
-    parity.check()
-    check_plans(folder, steps, _step_inputs(functions, frames))
-    if REMEMBER in functions:
-        check_remember(folder / f"{REMEMBER}.onnx", functions[REMEMBER], frames, parity.rounding)
-    if "learn" in functions:
-        check_learn(folder / "learn.onnx", functions["learn"], frames, parity.rounding)
-    return parity, reference
-
-
-def _step_inputs(functions: Mapping[str, Function], frames: FrameSpec) -> dict[str, torch.Tensor]:
-    """Inputs of a step on reference frames."""
-    return functions["adapt"].inputs | named_tensors(of_array(reference_frames(frames, 0)))
-
-
-def _write_arrays(folder: Path, model: AdaptiveModel, batch: int, reference: Arrays) -> None:
-    """The generic block, keys of the source, and what torch answered on reference frames."""
+def _write_arrays(folder: Path, model: AdaptiveModel, batch: int) -> None:
+    """The generic block, and keys of the source."""
     (folder / GENERIC).parent.mkdir()
     generic = {name: value.detach().numpy() for name, value in model.block().items()}
     (folder / GENERIC).write_bytes(pack(generic))
     if (keys := source_keys(model, batch)) is not None:
         (folder / SOURCE).write_bytes(pack(keys.arrays()))
-    (folder / REFERENCE).write_bytes(pack(reference))

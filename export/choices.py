@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgemem.bundle.manifest import REMEMBER, FrameSpec
+from edgemem.bundle.frame_spec import FrameSpec
+from edgemem.bundle.manifest import REMEMBER
 from edgemem.bundle.manifest_checks import MOST_FRAME_BYTES
 from edgemem.errors import ExportError
+from edgemem.export.frame_sizes import check_sizes
 from edgemem.export.functions.class_reading import Reading
 from edgemem.export.functions.forward import Function
 from edgemem.export.functions.learn import HYPER_PARAMETERS as LEARNING
@@ -66,6 +68,7 @@ class Choices:
             taught new ones (`learn`); None = none can be taught.
         int8: source frames [n, ...] (uint8 or float32) with which frozen kernels are quantised in
             ONNX graphs; None = they stay in full precision.
+        sizes: further shapes of one frame, beside the model's own; every one has graphs of its own.
     """
 
     batch: int = 16
@@ -79,6 +82,7 @@ class Choices:
     targets: tuple[str, ...] = ("onnx",)
     int8: NDArray[Any] | None = None
     max_classes: int | None = None
+    sizes: tuple[tuple[int, ...], ...] = ()
 
 
 def settled(model: AdaptiveModel, choices: Choices) -> Choices:
@@ -101,6 +105,7 @@ def check_choices(model: AdaptiveModel, choices: Choices) -> None:
     check_targets(choices.targets)
     if not model.attachment.plain:
         _check_plain(model, choices)
+    _check_sizes(model, choices)
     if choices.int8 is not None:
         if "litert" in choices.targets:
             raise ExportError(
@@ -149,9 +154,24 @@ def _check_plain(model: AdaptiveModel, choices: Choices) -> None:
     for name, chosen in (
         ("int8", choices.int8 is not None),
         ("target", tuple(choices.targets) != ("onnx",)),
+        ("sizes", choices.sizes != ()),
     ):
         if chosen:
             raise ExportError(name, f"is not there yet for models with {what}", "Leave it out")
+
+
+def _check_sizes(model: AdaptiveModel, choices: Choices) -> None:
+    """Refuse sizes that do not fit, and what is made for one size alone."""
+    given = {
+        "target": tuple(choices.targets) != ("onnx",),
+        "int8": choices.int8 is not None,
+        "max_classes": choices.max_classes is not None,
+    }
+    alone = next((name for name, chosen in given.items() if chosen), None)
+    if choices.sizes and alone is not None:
+        reason = "is not there yet for bundles of several sizes"
+        raise ExportError(alone, reason, "Leave it out, or export one bundle for each size")
+    check_sizes(model.attachment.input_shape, choices.sizes, choices.batch, MOST_VALUES)
 
 
 def _check_numbers(model: AdaptiveModel, choices: Choices) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgemem.errors import ExportError
 from edgemem.export.bundle_writer import export_bundle
 from edgemem.export.checks.parity_result import Parity
 from edgemem.export.choices import Choices, settled
+from edgemem.models.input_sizes import shapes_of
 from edgemem.models.model_options import AttachSettings, load_model
+from edgemem.models.onnx_files.network import OnnxNetwork
+from edgemem.models.onnx_files.onnx_model import compare_sizes
 
 
 def export_checkpoint(
@@ -34,6 +38,12 @@ def export_checkpoint(
             "needs contexts, and without source frames none can be told apart",
             "Pass --source, run edgemem warmup first, or use --statistics mix",
         )
+    if settings.sizes is not None:
+        shapes = shapes_of(settings.sizes, adaptive.attachment.input_shape)
+        choices = replace(choices, sizes=shapes)
+        if isinstance(adaptive.untouched, OnnxNetwork):
+            file = checkpoint if target is None else Path(target)
+            compare_sizes(file, adaptive.untouched, shapes, settings.frames_input)
     choices = settled(adaptive, choices)
     learns = choices.objective != "statistics"
     if settings.norm_affine is None and choices.gradient == "full" and learns:

@@ -44,25 +44,30 @@ def plan_graphs(step: onnx.ModelProto) -> dict[str, onnx.ModelProto]:
     }
 
 
-def check_plans(folder: Path, graphs: list[str], inputs: Mapping[str, Tensor]) -> None:
+def check_plans(
+    folder: Path, graphs: list[str], inputs: Mapping[str, Tensor], suffix: str = ""
+) -> None:
     """Run every graph of the step as it was written.
 
     Args:
         folder: holds the graphs as files.
         graphs: names of those of the step, `adapt` first.
         inputs: of the step, by name.
+        suffix: of the files' names, behind those of graphs.
 
     Raises:
         ExportError: one does not compute what `adapt` does.
     """
-    expected = run_graph(session(folder / "adapt.onnx"), inputs)
+    expected = run_graph(session(folder / f"adapt{suffix}.onnx"), inputs)
     for name in graphs[1:]:
-        found = run_graph(session(folder / f"{name}.onnx"), inputs)
+        found = run_graph(session(folder / f"{name}{suffix}.onnx"), inputs)
         if wrong := _others(found, expected):
             raise ExportError(f"plan {NAMES[name]!r}", f"gives another {wrong[0]}", "Report this")
 
 
-def measured_plans(folder: Path, graphs: list[str], inputs: Mapping[str, Tensor]) -> list[Plan]:
+def measured_plans(
+    folder: Path, graphs: list[str], inputs: Mapping[str, Tensor], suffix: str = ""
+) -> list[Plan]:
     """Run every plan as a device would; those worth having, the fastest first.
 
     Args: as `check_plans`.
@@ -74,7 +79,11 @@ def measured_plans(folder: Path, graphs: list[str], inputs: Mapping[str, Tensor]
         values = Path(scratch) / "inputs.npz"
         arrays: dict[str, Any] = {name: value.numpy() for name, value in inputs.items()}
         np.savez(values, **arrays)
-        plans = [_measure(folder, name, profile, values) for profile in PROFILES for name in graphs]
+        plans = [
+            _measure(folder, name, suffix, profile, values)
+            for profile in PROFILES
+            for name in graphs
+        ]
     return _worth_having(plans)
 
 
@@ -112,8 +121,9 @@ def _worth_having(plans: list[Plan]) -> list[Plan]:
     return kept
 
 
-def _measure(folder: Path, graph: str, profile: str, values: Path) -> Plan:
-    paths = [str(folder / "predict.onnx"), str(folder / f"{graph}.onnx"), str(values)]
+def _measure(folder: Path, graph: str, suffix: str, profile: str, values: Path) -> Plan:
+    files = [folder / f"{name}{suffix}.onnx" for name in ("predict", graph)]
+    paths = [*map(str, files), str(values)]
     words = [sys.executable, "-m", MODULE, *paths, profile, str(THREADS)]
     finished = subprocess.run(words, capture_output=True, text=True, check=False)
     if finished.returncode != 0:

@@ -57,6 +57,7 @@ class AttachSettings:
     frames_input: str | None = None
     sites: str | None = None
     task: str = AUTO
+    sizes: str | None = None
 
     @property
     def told_apart(self) -> bool:
@@ -291,10 +292,9 @@ def _refuse_conflict(
 
 
 def _suggestions(model: nn.Module) -> list[str]:
-    containers = [
-        name for name, child in model.named_modules() if isinstance(child, nn.Sequential) and name
-    ]
+    named = list(model.named_modules())
+    containers = [name for name, child in named if isinstance(child, nn.Sequential) and name]
     # Those of a file hold layers and do not run themselves.
     running = [name for name, child in model.named_children() if type(child) is not nn.Module]
-    layers = [name for name, child in model.named_modules() if isinstance(child, LAYERS)]
+    layers = [name for name, child in named if isinstance(child, LAYERS)]
     return (containers or running or layers)[:4]

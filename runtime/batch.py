@@ -103,7 +103,7 @@ class Batch:
 
     def told(self, outputs: Arrays) -> Answers:
         """The answers among the outputs of a step."""
-        return self._graphs.rows(outputs, len(self.frames))
+        return self._graphs.rows(outputs, self.frames)
 
     def step(self, block: Block, slots: Block) -> Arrays:
         """All outputs of one adaptation step from a block; nothing changes."""

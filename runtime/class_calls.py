@@ -77,7 +77,7 @@ class ClassCalls(Owned):
         )
         self._keeper.commit(Commit("learnt"), session)
         learnt = Event(EventKind.LEARNT, taught_classes.told(lesson), logging.DEBUG)
-        return self._result([logits], self._keeper.noticed() + tell((learnt,)))
+        return self._result(x, [logits], self._keeper.noticed() + tell((learnt,)))
 
     @in_turn
     def classes(self) -> list[ClassInfo]:
@@ -136,12 +136,14 @@ class ClassCalls(Owned):
             self._known_names = known = ref(session.block), session.classes, names
         return known[2]
 
-    def _result(self, answers: list[Answers], events: Events, context: str | None = None) -> Result:
-        """context: whose block answered; None = the present one's."""
+    def _result(
+        self, x: Frames, answers: list[Answers], events: Events, context: str | None = None
+    ) -> Result:
+        """x: the frames that are answered. context: whose block did; None = the present one's."""
         found, contexts = np.concatenate(answers), self._session.contexts
         events += tell(overflow(found))
         told = context or contexts.name, events, contexts.drift
-        return make_result(found, self.bundle.manifest, *told, self._names())
+        return make_result(found, self._graphs.manifest(x), *told, self._names())
 
     def _checked(self, frames: Array, inputs: Inputs | None) -> Frames:
         self._require_open()

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.block import Array
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.bundle.further_input import InputSpec
-from edgemem.bundle.manifest import FrameSpec
 from edgemem.bundle.rows import frames_of, joined
 from edgemem.errors import InputError
 from edgemem.printable import shown
@@ -33,7 +33,7 @@ def checked(frames: Array, spec: FrameSpec, inputs: Inputs | None = None) -> Arr
             beyond 1e15; an input that is missing, unknown, or not of as many frames.
     """
     x = _checked_frames(_plain("frames", "are", frames), spec)
-    bare = frames.shape == spec.shape
+    bare = frames.shape in spec.shapes
     return joined(x, _checked_inputs(inputs, spec, len(x), bare=bare))
 
 
@@ -108,12 +108,12 @@ def _comma(shape: tuple[int, ...]) -> str:
 
 
 def _checked_frames(frames: Array, spec: FrameSpec) -> Array:
-    if frames.shape == spec.shape:
+    if frames.shape in spec.shapes:
         frames = frames[None]
-    if frames.shape[1:] != spec.shape:
+    if frames.shape[1:] not in spec.shapes:
         raise InputError(
             "frames",
-            f"have shape {list(frames.shape)}; this bundle takes [n, {_sizes(spec)}]",
+            f"have shape {list(frames.shape)}; this bundle takes {spec.shown}",
             "Resize or transpose them (channels come first)"
             if spec.ids is None
             else "Pad or cut the token ids",
@@ -184,7 +184,3 @@ class RangeWatch:
             f"{self._low.min():.3g} to {self._high.max():.3g}; are they scaled alike?"
         )
         return (Event(EventKind.RANGE, text),)
-
-
-def _sizes(spec: FrameSpec) -> str:
-    return ", ".join(str(size) for size in spec.shape)

@@ -134,14 +134,15 @@ class Runtime(ClassCalls):
             tell(self._range.look(x)),
         )
         if frozen:
-            return self._result([self._graphs.frozen(chunk) for chunk in chunks], events, GENERIC)
-        recent, answers = self._ring.last(self._ring.count), []
+            frozen_answers = [self._graphs.frozen(chunk) for chunk in chunks]
+            return self._result(x, frozen_answers, events, GENERIC)
+        recent, answers = self._ring.beside(x), []
         for chunk in chunks:
             recent = np.concatenate([recent, chunk])[-size:]
             found, more = self._stepping.between(recent, len(chunk))
             answers.append(found)
             events += tell(more)
-        return self._result(answers, events)
+        return self._result(x, answers, events)
 
     @in_turn
     def step(self, frames: Array, *, inputs: Inputs | None = None) -> Result:
@@ -149,7 +150,8 @@ class Runtime(ClassCalls):
 
         Every prediction returned was made BEFORE the update that its frame takes part in. Frames
         that do not fill a batch wait in the ring buffer; they are predicted at once all the same.
-        Where frames are like the source's the frozen model answers, and nothing is learnt.
+        Where frames are like the source's the frozen model answers, and nothing is learnt. Frames
+        of another size than those that wait take their place: no step is made of two sizes.
 
         Args:
             frames: [n, ...] uint8 or float32, or one bare frame. Any number. Token ids are int64.
@@ -162,8 +164,9 @@ class Runtime(ClassCalls):
             InputError: frames or inputs that do not fit the bundle; nothing changes then.
         """
         x, answers, position = self._checked(frames, inputs), [], 0
-        if self._adapting and len(x) >= self._stepping.missing:
-            self._graphs.open_step(self._parameters.now())  # before anything changes
+        if self._adapting and len(x) >= self._stepping.missing_like(x):
+            self._graphs.open_step(self._parameters.now(), x)  # before anything changes
+        self._stepping.turn_to(x)
         learnt = self._keeper.take_learnt()
         events = self._keeper.noticed() + learnt + tell(self._range.look(x))
         while position < len(x):
@@ -172,7 +175,7 @@ class Runtime(ClassCalls):
             found, more = self._stepping.step(part, adapting=self._adapting)
             answers.append(found)
             events += more + self._keeper.commit_if_due()
-        return self._result(answers, events)
+        return self._result(x, answers, events)
 
     @in_turn
     def rollback(self, to: Literal["commit", "source", "zero"] = "commit") -> None:

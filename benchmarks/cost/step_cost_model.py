@@ -81,7 +81,7 @@ def write_steps(model: Any, batch: int, folder: Path, gradients: tuple[str, ...]
     from edgemem.export import Choices
     from edgemem.export.choices import frame_spec, functions_of
     from edgemem.export.memory_plans import plan_graphs
-    from edgemem.export.trace import to_onnx
+    from edgemem.export.tracing.trace import to_onnx
     from edgemem.export.weights import FILE, share_weights, strip_notes
 
     graphs = {}

@@ -38,7 +38,7 @@ from edgemem.errors import EdgeMemError
 from edgemem.export import Choices, export_bundle
 from edgemem.export.checks.parity import check_at_rest
 from edgemem.export.choices import frame_spec, functions_of
-from edgemem.export.trace import check_traceable
+from edgemem.export.tracing.trace import check_traceable
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 from edgemem.models.sites.aligned_model import align
 from edgemem.runtime.engines.choice import EngineSettings, choose

@@ -53,7 +53,8 @@ def read_inputs(frames: Value) -> tuple[InputSpec, ...]:
 
 def frames_document(found: dict[str, Any]) -> dict[str, Any]:
     """Fields of frames for a manifest, without those that a bundle of frames alone has not."""
-    return {name: value for name, value in found.items() if name not in {"ids", "inputs"} or value}
+    further = {"ids", "inputs", "sizes"}
+    return {name: value for name, value in found.items() if name not in further or value}
 
 
 def _input(entry: Value) -> InputSpec:

@@ -6,51 +6,14 @@ The byte-level format is docs/formats/bundle.md.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgemem.bank.levels.level_folder import is_level
 from edgemem.block import BlockSpec
-from edgemem.bundle.further_input import InputSpec
+from edgemem.bundle.frame_spec import FrameSpec
 
 REMEDY = "Export the bundle again or get a fresh copy"
-
-
-@dataclass(frozen=True)
-class FrameSpec:
-    """The frames a bundle takes: [n, *shape] float32, or uint8 to be divided by `uint8_scale`.
-
-    Or int64, where frames are token ids.
-
-    Attributes:
-        batch: frames in one adaptation step.
-        companions: whether the prediction of a frame depends on the frames beside it (batch
-            statistics), so that short calls are filled with recent frames.
-        known_companions: how many are enough once the block remembers its context.
-        source_range: what values of source frames lie between, lowest and highest of each channel;
-            None = not known.
-        ids: least and largest number of frames that are token ids; None = they are float32.
-        inputs: what comes beside the frames, in order.
-    """
-
-    shape: tuple[int, ...]
-    batch: int
-    companions: bool
-    known_companions: int
-    uint8_scale: float = 255.0
-    source_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    ids: tuple[int, int] | None = None
-    inputs: tuple[InputSpec, ...] = ()
-
-    @property
-    def dtype(self) -> str:
-        """Of the frames, as graphs take them."""
-        return "float32" if self.ids is None else "int64"
-
-    @property
-    def values(self) -> int:
-        """Of one frame and what comes beside it."""
-        return math.prod(self.shape) + sum(math.prod(given.shape) for given in self.inputs)
 
 
 @dataclass(frozen=True)
@@ -259,6 +222,17 @@ class Manifest:
     teaching: Teaching | None = None
     task: TaskSpec | None = None
     surer_below: float | None = None
+
+    def at(self, shape: tuple[int, ...]) -> Manifest:
+        """The same bundle for frames of one of its sizes alone, with the graphs for that."""
+        size = next((size for size in self.frames.sizes if size.shape == shape), None)
+        frames, task = replace(self.frames, shape=shape, sizes=()), self.task
+        if size is None:
+            return replace(self, frames=replace(self.frames, sizes=()))
+        if task is not None:
+            told = zip(task.outputs, size.outputs, strict=True)
+            task = replace(task, outputs=tuple(replace(o, shape=shape) for o, shape in told))
+        return replace(self, frames=frames, graphs=size.graphs, reference=size.reference, task=task)
 
     @property
     def answers(self) -> tuple[str, ...]:

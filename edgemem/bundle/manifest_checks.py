@@ -11,7 +11,8 @@ import numpy as np
 
 from edgemem.bank.levels.level_folder import is_level
 from edgemem.block import ArraySpec, BlockSpec
-from edgemem.bundle.manifest import TARGETS, FrameSpec, Manifest
+from edgemem.bundle.frame_spec import FrameSpec
+from edgemem.bundle.manifest import TARGETS, Manifest
 from edgemem.bundle.reference_frames import reference_sizes
 
 MOST_FRAME_BYTES = 1 << 30  # of two batches, and of what is computed from one
@@ -41,6 +42,7 @@ def _faults(manifest: Manifest) -> Iterator[str]:
                 yield f"array {array.name!r} of {array.dtype} cannot be {array.zero}"
     yield from _frames(manifest.frames)
     yield from _answers(manifest)
+    yield from _frame_sizes(manifest)
     if not SCALES[0] <= manifest.frames.uint8_scale <= SCALES[1]:
         yield f"uint8_scale {manifest.frames.uint8_scale}"
     yield from _sizes(manifest)
@@ -136,6 +138,26 @@ def _frames(frames: FrameSpec) -> Iterator[str]:
     for values in frames.source_range or ():
         if (len(values),) != frames.shape[:1]:
             yield "source_range is not one value for each channel"
+
+
+def _frame_sizes(manifest: Manifest) -> Iterator[str]:
+    """Further sizes of frames: each as right as a bundle for it alone would be."""
+    frames, task = manifest.frames, manifest.task
+    if frames.sizes and (manifest.targets or manifest.teaching or frames.ids or frames.inputs):
+        yield "several sizes of frames, beside targets, teaching, token ids or further inputs"
+    if len(set(frames.shapes)) != len(frames.shapes):
+        yield "two sizes of frames are the same"
+    for size in frames.sizes:
+        thing = f"frames of {list(size.shape)}"
+        if len(size.shape) != len(frames.shape) or size.shape[0] != frames.shape[0]:
+            yield f"{thing} beside those of {list(frames.shape)}"
+        if size.graphs.keys() != manifest.graphs.keys():
+            yield f"graphs for {thing}: {', '.join(sorted(size.graphs))}"
+        outputs = () if task is None else task.outputs
+        if [len(shape) for shape in size.outputs] != [len(o.shape) for o in outputs]:
+            yield f"outputs for {thing}"
+        if (reason := check(manifest.at(size.shape))) is not None:
+            yield f"{thing}: {reason}"
 
 
 def _sizes(manifest: Manifest) -> Iterator[str]:

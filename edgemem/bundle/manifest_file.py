@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edgemem.block import DTYPES, ArraySpec, BlockSpec
+from edgemem.bundle.frame_spec import FrameSize, FrameSpec
 from edgemem.bundle.further_input import frames_document, read_ids, read_inputs
 from edgemem.bundle.manifest import (
     CLASSES,
@@ -17,7 +18,6 @@ from edgemem.bundle.manifest import (
     TASKS,
     Binding,
     FileRecord,
-    FrameSpec,
     HyperParameter,
     Manifest,
     OutputSpec,
@@ -94,7 +94,7 @@ def _parse(document: Value) -> Manifest:
     surer = document.object().get("surer_below")
     return Manifest(
         name=field("name").text(),
-        graphs={k: v.text() for k, v in field("graphs").object(MOST_NAMES).items()},
+        graphs=_file_names(field("graphs")),
         plans=tuple(_plan(entry) for entry in field("plans").list(MOST_NAMES)),
         frames=_frames(field("frames")),
         labels=_texts(field("labels"), MOST_LABELS),
@@ -138,7 +138,27 @@ def _frames(entry: Value) -> FrameSpec:
         low_high,
         read_ids(entry),
         read_inputs(entry),
+        _frame_sizes(entry.object().get("sizes")),
     )
+
+
+def _frame_sizes(entries: Value | None) -> tuple[FrameSize, ...]:
+    """Further sizes of frames; not there where there is one size."""
+    if entries is None:
+        return ()
+    return tuple(
+        FrameSize(
+            _shape(entry.field("shape")),
+            _file_names(entry.field("graphs")),
+            entry.field("reference").text(),
+            tuple(_shape(shape) for shape in entry.field("outputs").list(MOST_NAMES)),
+        )
+        for entry in entries.list(MOST_NAMES)
+    )
+
+
+def _file_names(entry: Value) -> dict[str, str]:
+    return {name: value.text() for name, value in entry.object(MOST_NAMES).items()}
 
 
 def _targets(entry: Value) -> dict[str, dict[str, Binding]]:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.block import Array, Arrays, ArraySpec, BlockSpec, is_finite, unpack
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.bundle.further_input import InputSpec
-from edgemem.bundle.manifest import REMEDY, FrameSpec, Manifest
+from edgemem.bundle.manifest import REMEDY, Manifest
 from edgemem.bundle.rows import joined
 from edgemem.errors import BundleError
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from edgemem.block import Array, Arrays
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.bundle.further_input import BESIDE, FRAMES
-from edgemem.bundle.manifest import FrameSpec
 
 
 def layout(spec: FrameSpec) -> tuple[tuple[int, ...], DTypeLike]:
@@ -49,6 +49,11 @@ def fields(rows: Array) -> Arrays:
 def frames_of(rows: Array) -> Array:
     """The frames alone."""
     return rows if rows.dtype.names is None else rows[FRAMES]
+
+
+def shape_of(rows: Array) -> tuple[int, ...]:
+    """Of one frame."""
+    return rows.shape[1:] if rows.dtype.names is None else rows.dtype[FRAMES].shape
 
 
 def others_of(rows: Array) -> Arrays:

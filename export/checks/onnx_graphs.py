@@ -18,9 +18,12 @@ Call = Callable[[Mapping[str, Tensor | Array]], Arrays]
 Engine = Mapping[str, Call]  # by graph
 
 
-def onnx_engine(folder: Path) -> Engine:
-    """The graphs of a folder, by onnxruntime; raises ExportError."""
-    sessions = {name: session(folder / f"{name}.onnx") for name in ("predict", "adapt")}
+def onnx_engine(folder: Path, suffix: str = "") -> Engine:
+    """The graphs of a folder, by onnxruntime; raises ExportError.
+
+    suffix: of their files' names.
+    """
+    sessions = {name: session(folder / f"{name}{suffix}.onnx") for name in ("predict", "adapt")}
     return {name: functools.partial(run_graph, opened) for name, opened in sessions.items()}
 
 

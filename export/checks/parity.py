@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from edgemem.block import Array
-from edgemem.bundle.manifest import CLOSED, FILLED, LABELS, REMEMBER, SUMMARY, FrameSpec
+from edgemem.bundle.frame_spec import FrameSpec
+from edgemem.bundle.manifest import CLOSED, FILLED, LABELS, REMEMBER, SUMMARY
 from edgemem.bundle.reference_frames import ASKED, kept, reference_frames
 from edgemem.bundle.rows import fields
 from edgemem.errors import AttachError, ExportError

@@ -10,7 +10,7 @@ from edgemem.export.checks.parity import check_at_rest
 from edgemem.export.checks.way_out import with_way_out
 from edgemem.export.choices import Choices, check_choices, frame_spec, functions_of, settled
 from edgemem.export.lowering.table import Untraceable
-from edgemem.export.trace import check_traceable, to_onnx
+from edgemem.export.tracing.trace import check_traceable, to_onnx
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 
 

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.errors import ExportError
 from edgemem.export.choices import Choices, functions_of
 from edgemem.export.functions.class_reading import Reading
 from edgemem.export.lowering.table import Untraceable
-from edgemem.export.trace import to_onnx, traced
+from edgemem.export.tracing.trace import to_onnx, traced
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 
 FORWARD = ("predict", "key")

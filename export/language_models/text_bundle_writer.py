@@ -27,7 +27,7 @@ from edgemem.bundle.text.text_opening import MemoryFolder, open_memories, open_t
 from edgemem.errors import BankError, ExportError
 from edgemem.export.language_models.decode_graph import Decoder
 from edgemem.export.language_models.text_parity import TextParity, check_text_parity
-from edgemem.export.trace import to_onnx
+from edgemem.export.tracing.trace import to_onnx
 from edgemem.export.weights import FILE as WEIGHTS
 from edgemem.export.weights import share_weights, strip_notes
 from edgemem.files.atomic import explain_write_errors, new_folder

@@ -1,1 +1,1 @@
-"""x."""
+"""From operators of torch to standard operators of ONNX, fast ones or portable ones."""

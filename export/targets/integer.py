@@ -24,7 +24,7 @@ from onnxruntime.quantization import calibrate
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from edgemem.block import Array
-from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.bundle.reference_frames import ASKED, MOST_TOLERANCE, OUTPUTS, reference_frames
 from edgemem.errors import ExportError
 from edgemem.export.checks.onnx_graphs import Arrays, Engine, run_graph, session

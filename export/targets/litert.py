@@ -16,7 +16,7 @@ import torch
 from edgemem.bundle.manifest import Binding
 from edgemem.errors import EdgeMemError, ExportError, MissingExtraError
 from edgemem.export.functions.forward import Function
-from edgemem.export.trace import traced
+from edgemem.export.tracing.trace import traced
 
 FILE = "litert.tflite"
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from edgemem.block import Array
-from edgemem.bundle.manifest import FILLED, LITERT, NPU, Binding, FrameSpec
+from edgemem.bundle.frame_spec import FrameSpec
+from edgemem.bundle.manifest import FILLED, LITERT, NPU, Binding
 from edgemem.bundle.reference_frames import reference_frames
 from edgemem.errors import EdgeMemError, ExportError
 from edgemem.export.checks.onnx_graphs import Arrays, Call, Engine
@@ -28,7 +29,7 @@ from edgemem.export.functions.forward import Function
 from edgemem.export.functions.predict_adapt import key_function, predict_function
 from edgemem.export.targets.litert import FILE, require_converter, write_litert
 from edgemem.export.targets.mobile import partitions
-from edgemem.export.trace import to_onnx
+from edgemem.export.tracing.trace import to_onnx
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.bundle.further_input import InputSpec
-from edgemem.bundle.manifest import FrameSpec, OutputSpec
+from edgemem.bundle.manifest import OutputSpec
 from edgemem.bundle.reference_frames import reference_frames
 from edgemem.errors import AttachError
 from edgemem.models.adaptive.meta_network import Form

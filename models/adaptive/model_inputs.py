@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.bundle.further_input import FRAMES, INPUT_DTYPES, InputSpec
-from edgemem.bundle.manifest import FrameSpec
 from edgemem.bundle.reference_frames import reference_frames
 from edgemem.errors import AttachError
 from edgemem.models.tasks.named_outputs import NAME

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgemem.errors import AttachError
 from edgemem.models.data import to_float
+from edgemem.models.input_sizes import resized
 from edgemem.models.tensor_rows import Frames, frames_of, source_rows, split, with_frames
 
 if TYPE_CHECKING:
@@ -61,9 +62,17 @@ def _is_rounding(model: AdaptiveModel, x: Frames) -> bool:
 
 
 def known_source(model: AdaptiveModel) -> Frames | None:
-    """Some frames of the source [n, ...] float32, where the model was warmed up on any."""
+    """Some frames of the source [n, ...] float32, where the model was warmed up on any.
+
+    Of the size that the model is for.
+    """
     known = source_rows(model)
-    return None if known is None else to_float(known[:SOURCE_FRAMES])
+    if known is None:
+        return None
+    found: Frames = to_float(known[:SOURCE_FRAMES])
+    if isinstance(found, Tensor):
+        return resized(found, model.attachment.input_shape)
+    return found
 
 
 def distance(found: Tensor, given: Tensor, floor: float = 1.0) -> float:

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.bundle.further_input import FRAMES
-from edgemem.bundle.manifest import FrameSpec
 from edgemem.bundle.reference_frames import reference_frames
 from edgemem.bundle.rows import fields, inputs_of, with_frames
 from edgemem.errors import CheckpointError
@@ -83,7 +83,11 @@ def batch_of(given: GivenFile, graph: OnnxGraph, frame: FrameSpec) -> int | None
 
 
 def compare(
-    given: GivenFile, graph: OnnxGraph, network: OnnxNetwork, fixed_batch: int | None
+    given: GivenFile,
+    graph: OnnxGraph,
+    network: OnnxNetwork,
+    spec: FrameSpec,
+    fixed_batch: int | None,
 ) -> None:
     """Run both on random frames, in batches of several sizes.
 
@@ -91,7 +95,7 @@ def compare(
         CheckpointError: they differ; it names the first node that does.
     """
     for number, count in enumerate(COUNTS):
-        frames = _frames(count * (fixed_batch or 1), network.spec, number)
+        frames = _frames(count * (fixed_batch or 1), spec, number)
         try:
             expected = given.run(graph, frames, fixed_batch)
         except Exception as error:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.bundle.further_input import FRAMES
-from edgemem.bundle.manifest import FrameSpec
 from edgemem.models.onnx_files.operators.calls import Host, NodeCall, Operator, Value
 from edgemem.models.onnx_files.operators.host_operators import settled
 from edgemem.models.tensor_rows import Frames, frames_of, others_of, rows

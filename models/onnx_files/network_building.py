@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.errors import CheckpointError
 from edgemem.models.onnx_files.fused_nodes import fused
 from edgemem.models.onnx_files.layer_names import Names

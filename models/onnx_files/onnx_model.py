@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.errors import CheckpointError, InputError
 from edgemem.models.onnx_files.comparing import GivenFile, batch_of, compare
 from edgemem.models.onnx_files.file_inputs import axis_names
@@ -34,8 +35,32 @@ def load_onnx(
     fixed_batch = batch_of(given, graph, spec)
     if fixed_batch != tried:
         network = build_network(graph, spec, fixed_batch)
-    compare(given, graph, network, fixed_batch)
+    compare(given, graph, network, spec, fixed_batch)
     return network, graph.labels
+
+
+def compare_sizes(
+    path: Path, network: OnnxNetwork, shapes: Iterable[tuple[int, ...]], frames_input: str | None
+) -> None:
+    """Whether a network that was made for one shape of frames is the file for others, too.
+
+    Raises:
+        CheckpointError: it is not.
+        InputError: the file does not take frames of a shape.
+    """
+    graph = read_graph(path, frames_input)
+    given = GivenFile(path)
+    for shape in shapes:
+        size = "x".join(map(str, shape[1:]))
+        spec = _spec(graph, _frame(graph, shape, f"--sizes {size}"))
+        try:
+            compare(given, graph, network, spec, batch_of(given, graph, spec))
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"size {size}",
+                f"{error.thing} {error.reason}",
+                "Leave it out, or export one bundle for each size",
+            ) from error
 
 
 def _spec(graph: OnnxGraph, frame: tuple[int, ...]) -> FrameSpec:
@@ -63,7 +88,9 @@ def _built(graph: OnnxGraph, frame: FrameSpec) -> tuple[OnnxNetwork, int | None]
         raise
 
 
-def _frame(graph: OnnxGraph, given: tuple[int, ...] | None) -> tuple[int, ...]:
+def _frame(
+    graph: OnnxGraph, given: tuple[int, ...] | None, option: str | None = None
+) -> tuple[int, ...]:
     own = graph.sizes[1:]
     shown = ",".join("?" if size is None else str(size) for size in own)
     if given is None:
@@ -79,7 +106,7 @@ def _frame(graph: OnnxGraph, given: tuple[int, ...] | None) -> tuple[int, ...]:
     )
     if not fits:
         raise InputError(
-            f"--input-shape {','.join(map(str, given))}",
+            option or f"--input-shape {','.join(map(str, given))}",
             f"contradicts {graph.path.name}, whose {graph.input_name!r} is {shown}",
             "Leave it out where the file has numbers, or pass a shape that fits",
         )

@@ -141,7 +141,7 @@ def _kept_rows(arrays: Arrays, manifest: Manifest) -> Array | None:
         return None
     if not len(ring):
         shape, dtype = layout(spec)
-        fits = ring.shape[1:] == spec.shape
+        fits = ring.shape[1:] in spec.shapes
         return np.zeros((0, *shape), dtype) if fits else None
     try:
         return checked(ring if spec.ids else unpacked_frames(ring, spec.uint8_scale), spec, known)

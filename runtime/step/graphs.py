@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemem.block import Array, Arrays, Block
-from edgemem.bundle.manifest import FILLED, LABELS, REMEDY, REMEMBER
+from edgemem.bundle.manifest import FILLED, LABELS, REMEDY, REMEMBER, Manifest
 from edgemem.bundle.opening import Bundle
-from edgemem.bundle.rows import fields
+from edgemem.bundle.rows import fields, shape_of
 from edgemem.errors import BundleError, InputError
 from edgemem.runtime.answers import Answers, rows_of
 from edgemem.runtime.engines.protocol import Backend, Graph
@@ -57,18 +57,20 @@ class Graphs:
         teaching = bundle.manifest.teaching
         reads = () if teaching is None else teaching.reads.values()
         self._reads = {name for values in reads for name in values}
-        self.opened: dict[str, Graph] = {}
+        frames = bundle.manifest.frames
+        self._manifests = {shape: bundle.manifest.at(shape) for shape in frames.shapes}
+        self._opened: dict[tuple[str, tuple[int, ...]], Graph] = {}
         self.open("predict")
 
-    def open(self, name: str) -> Graph:
-        """The graph of that name.
+    def open(self, name: str, window: Frames | None = None) -> Graph:
+        """The graph of that name. window: frames of the size that it is for; None = the first.
 
         Raises:
             InputError: the bundle has none.
             BundleError: it does not fit the manifest.
         """
-        if name not in self.opened:
-            manifest = self._bundle.manifest
+        manifest = self.manifest(window)
+        if (name, manifest.frames.shape) not in self._opened:
             backend = self._step_backend if name in {self._step, REMEMBER} else self._backend
             binding = manifest.binding(name, backend.target)
             if binding is None:
@@ -80,42 +82,51 @@ class Graphs:
             graph = backend.open(self._bundle.path / binding.file, binding)
             check = CHECKS.get(name, check_adapt)
             check(graph, manifest, f"{self._bundle.path.name}/{binding.file}")
-            self.opened[name] = graph
-        return self.opened[name]
+            self._opened[name, manifest.frames.shape] = graph
+        return self._opened[name, manifest.frames.shape]
+
+    def manifest(self, window: Frames | None) -> Manifest:
+        """What the bundle says of frames of that size."""
+        shape = self._bundle.manifest.frames.shape if window is None else shape_of(window)
+        return self._manifests[shape]
 
     @property
     def knows_keys(self) -> bool:
         """Whether anything is known of context keys."""
         return self._bundle.manifest.source is not None
 
-    def open_step(self, hyper_parameters: Mapping[str, float]) -> Graph:
-        """The graph that adapts under these; raises as `open`.
+    def open_step(
+        self, hyper_parameters: Mapping[str, float], window: Frames | None = None
+    ) -> Graph:
+        """The graph that adapts under these; see `open`, and raises as it.
 
         At a learning rate of zero that is `remember`, which computes no gradient, if it is there.
         """
         there = self._bundle.manifest.binding(REMEMBER, self._step_backend.target) is not None
-        return self.open(REMEMBER if there and hyper_parameters.get(RATE) == 0 else self._step)
+        remembers = there and hyper_parameters.get(RATE) == 0
+        return self.open(REMEMBER if remembers else self._step, window)
 
     def predict(
         self, window: Frames, block: Block, hyper_parameters: Mapping[str, float]
     ) -> Answers:
         """Answers to a window [n, ...]."""
-        graph = self.open("predict")
+        graph = self.open("predict", window)
         feeds = {**block.under("block"), **_scalars(hyper_parameters, graph)}
-        return self.rows(self._run(graph, window, feeds), len(window))
+        return self.rows(self._run(graph, window, feeds), window)
 
     @property
     def tells_classes(self) -> bool:
         """Whether answers are logits of classes."""
         return self._bundle.manifest.task is None
 
-    def rows(self, outputs: Arrays, frames: int) -> Answers:
-        """Answers to so many frames, from what a graph returned.
+    def rows(self, outputs: Arrays, window: Frames) -> Answers:
+        """Answers to a window, from what a graph returned.
 
         Raises:
             BundleError: an output has another shape than the manifest says.
         """
-        return rows_of(outputs, self._bundle.manifest, frames, f"{self._bundle.path.name}: graph")
+        thing = f"{self._bundle.path.name}: graph"
+        return rows_of(outputs, self.manifest(window), len(window), thing)
 
     def frozen(self, window: Frames) -> Answers:
         """Answers of the frozen model."""
@@ -150,7 +161,7 @@ class Graphs:
         self, window: Frames, block: Block, slots: Block, hyper_parameters: Mapping[str, float]
     ) -> Arrays:
         """All outputs of one adaptation step on a full batch."""
-        graph = self.open_step(hyper_parameters)
+        graph = self.open_step(hyper_parameters, window)
         arrays = {**block.under("block"), **slots.under("opt")}
         given = {**_inputs(window, graph), **_scalars(hyper_parameters, graph)}
         given |= {name: array for name, array in arrays.items() if name in graph.inputs}
@@ -181,7 +192,7 @@ class Graphs:
         Raises:
             BundleError: the graph gives another size than the manifest says.
         """
-        key = self._run(self.open("key"), window, {})["key"]
+        key = self._run(self.open("key", window), window, {})["key"]
         if key.shape != (size := (self._bundle.manifest.key,)):
             thing, reason = f"{self._bundle.path.name}: graph key", f"gives {list(key.shape)}"
             raise BundleError(thing, f"{reason} numbers instead of {list(size)}", REMEDY)

@@ -21,16 +21,31 @@ class Ring:
         self.count = 0
 
     def push(self, frames: Array) -> None:
-        """Add frames, at most `size`."""
+        """Add frames, at most `size`. Where they have another shape, those before them go."""
+        self.turn_to(frames)
         for frame in frames:
             self._rows[self._next] = self._rows[self._next + self.size] = frame
             self._next = (self._next + 1) % self.size
         self.count = min(self.count + len(frames), self.size)
 
+    def suits(self, frames: Array) -> bool:
+        """Whether frames have the shape of those that are kept."""
+        return frames.shape[1:] == self._rows.shape[1:]
+
+    def turn_to(self, frames: Array) -> None:
+        """Be for frames like these; those of another shape go."""
+        if not self.suits(frames):
+            self._rows = np.zeros((2 * self.size, *frames.shape[1:]), self._rows.dtype)
+            self._next = self.count = 0
+
     def clear(self) -> None:
         """Forget all frames."""
         self.count = 0
         self._rows[:] = np.zeros((), self._rows.dtype)
+
+    def beside(self, frames: Array) -> Array:
+        """All frames that can stand beside these, oldest first: none where these differ."""
+        return self.last(self.count) if self.suits(frames) else frames[:0]
 
     def last(self, n: int) -> Array:
         """The n most recent frames, oldest first, as a view."""

@@ -48,6 +48,16 @@ class Stepping:
         """Frames until the next full batch."""
         return self._ring.size - self._waiting
 
+    def missing_like(self, frames: Frames) -> int:
+        """Frames until the next full batch of frames like these."""
+        return self.missing if self._ring.suits(frames) else self._ring.size
+
+    def turn_to(self, frames: Frames) -> None:
+        """Before frames of another size than those that wait: these wait no longer."""
+        if not self._ring.suits(frames):
+            self._keeper.take(replace(self._keeper.session, pending=0, lookahead=Lookahead()))
+            self._ring.turn_to(frames)
+
     @property
     def _waiting(self) -> int:
         # An interrupt while a class is forgotten may leave a ring that is empty already.

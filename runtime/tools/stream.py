@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.bundle.further_input import InputSpec
-from edgemem.bundle.manifest import FrameSpec
 from edgemem.bundle.rows import fields, joined
 from edgemem.errors import InputError
 from edgemem.files.npz import Npz, NpzHeader
@@ -59,11 +59,10 @@ class Stream:
 
         From now on `chunks` are rows of all that. Raises InputError for what does not fit.
         """
-        if self.shape != spec.shape:
-            sizes = ", ".join(map(str, spec.shape))
+        if self.shape not in spec.shapes:
             raise InputError(
                 f"{self.path}: frames",
-                f"have shape {[self.frames, *self.shape]}; this bundle takes [n, {sizes}]",
+                f"have shape {[self.frames, *self.shape]}; this bundle takes {spec.shown}",
                 "Resize or transpose them (channels come first)",
             )
 

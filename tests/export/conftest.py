@@ -9,7 +9,7 @@ from small_network import Small
 from torch import nn
 
 from edgemem.bundle.opening import open_bundle
-from edgemem.export import Choices, Parity, bundle_writer, export_bundle
+from edgemem.export import Choices, Parity, bundle_writer, export_bundle, traced_graphs
 from edgemem.models import AdaptiveModel, attach
 from edgemem.models.networks import digits
 
@@ -90,10 +90,10 @@ def exported(tmp_path_factory):
                 protos[name].CopyFrom(traced)
             return traced
 
-        to_onnx = bundle_writer.to_onnx
+        to_onnx = traced_graphs.to_onnx
         path = tmp_path_factory.mktemp("bundles") / "net.edgemem"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bundle_writer, "to_onnx", record)
+            patch.setattr(traced_graphs, "to_onnx", record)
             parity = export_bundle(model, path, choices, source={"data": "none"})
         return Exported(path, model, network, parity, protos)
 
@@ -136,6 +136,6 @@ def instant(small_full, monkeypatch):
         copy.CopyFrom(small_full.protos[name])
         return copy
 
-    monkeypatch.setattr(bundle_writer, "to_onnx", replay)
+    monkeypatch.setattr(traced_graphs, "to_onnx", replay)
     monkeypatch.setattr(bundle_writer, "measured_plans", lambda *_: plans)
     return small_full

@@ -8,7 +8,7 @@ from edgemem.export import Choices
 from edgemem.export.checks.onnx_graphs import run_graph
 from edgemem.export.choices import frame_spec, functions_of
 from edgemem.export.functions.forward import Function
-from edgemem.export.trace import to_onnx, traced
+from edgemem.export.tracing.trace import to_onnx, traced
 from edgemem.models import attach
 
 PORTABLE = [

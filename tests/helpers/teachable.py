@@ -10,7 +10,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgemem.block import ArraySpec, BlockSpec, pack
-from edgemem.bundle.manifest import FileRecord, FrameSpec, HyperParameter, Manifest, Plan, Teaching
+from edgemem.bundle.frame_spec import FrameSpec
+from edgemem.bundle.manifest import FileRecord, HyperParameter, Manifest, Plan, Teaching
 from edgemem.bundle.manifest_file import to_json
 from edgemem.files.atomic import sha256_file
 

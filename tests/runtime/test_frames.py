@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import edgemem
-from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.errors import InputError
 from edgemem.runtime.frames import RangeWatch, bad_frames, checked
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.bundle.further_input import InputSpec
-from edgemem.bundle.manifest import FrameSpec
 from edgemem.bundle.manifest_file import from_json, to_json
 from edgemem.bundle.opening import open_bundle
 from edgemem.bundle.reference_frames import reference_frames

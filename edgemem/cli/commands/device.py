@@ -15,7 +15,8 @@ from edgemem.cli.report import print_demo
 from edgemem.cli.show import Stages, percent, print_files, print_json, print_table, progress
 
 if TYPE_CHECKING:
-    from edgemem.bundle.manifest import FrameSpec, Manifest
+    from edgemem.bundle.frame_spec import FrameSpec
+    from edgemem.bundle.manifest import Manifest
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,7 +52,7 @@ def inspect(bundle: BundlePath, json: Json = False) -> None:
         manifest.name,
         ("what", "value"),
         [
-            ("frames", f"{list(frames.shape)} {_values(frames)}"),
+            *(("frames", f"{list(shape)} {_values(frames)}") for shape in frames.shapes),
             *((f"input {i.name}", f"{list(i.shape)} {i.dtype}") for i in frames.inputs),
             ("adaptation step", f"{frames.batch} frames"),
             *_outputs(manifest),

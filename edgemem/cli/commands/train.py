@@ -197,6 +197,12 @@ def export(
         typer.Option(help="Of an ONNX file with several inputs, the one that the frames are."),
     ] = None,
     input_shape: InputShape = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Further sizes of frames, such as 48x160,48x480; each gets graphs of its own."
+        ),
+    ] = None,
     mean: Mean = None,
     std: Std = None,
     json: Json = False,
@@ -223,6 +229,7 @@ def export(
     settings = AttachSettings(
         parts, statistics, input_shape, mean, std,
         norm_affine=norm_affine, source=source, frames_input=frames_input, sites=sites, task=task,
+        sizes=sizes,
     )  # fmt: skip
     choices = Choices(
         batch=batch,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgemem.bundle.manifest import FrameSpec
+from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.export.checks.parity import (
     LATER_TOLERANCE,
     SLOT_TOLERANCE,

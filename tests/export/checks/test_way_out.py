@@ -12,7 +12,7 @@ from edgemem.export import Choices, export_bundle
 from edgemem.export.checks import way_out
 from edgemem.export.choices import frame_spec, functions_of
 from edgemem.export.lowering import table
-from edgemem.export.trace import traced
+from edgemem.export.tracing.trace import traced
 from edgemem.models import attach
 
 UNKNOWN = torch.ops.aten.upsample_bilinear2d_backward.default

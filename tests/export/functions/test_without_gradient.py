@@ -90,7 +90,7 @@ def test_it_goes_on_as_the_step_would(bundle, monkeypatch):
         open_with(bundle, OnnxRuntimeBackend(), hyper_parameters=zero) as other,
     ):
         graphs = other._graphs
-        monkeypatch.setattr(graphs, "open_step", lambda parameters: graphs.open("adapt"))
+        monkeypatch.setattr(graphs, "open_step", lambda hp, x: graphs.open("adapt", x))
         for seed in range(10):
             mine, theirs = runtime.step(frames(seed)), other.step(frames(seed))
             assert_allclose(mine.logits, theirs.logits, rtol=1e-4, atol=1e-5)

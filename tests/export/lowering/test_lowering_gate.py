@@ -12,7 +12,7 @@ from onnxscript.tensor import Tensor
 
 from edgemem.export.functions.forward import Function
 from edgemem.export.lowering import gate
-from edgemem.export.trace import to_onnx
+from edgemem.export.tracing.trace import to_onnx
 
 SLOW = {"Where", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Sign", "Equal"}
 ACTIVATIONS = {

@@ -10,7 +10,7 @@ from torch import nn
 from edgemem.export import Choices
 from edgemem.export.choices import frame_spec, functions_of
 from edgemem.export.lowering.recompute import LARGE, recompute
-from edgemem.export.trace import to_onnx
+from edgemem.export.tracing.trace import to_onnx
 from edgemem.models import attach
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from edgemem.export.functions.forward import Function
-from edgemem.export.trace import to_onnx
+from edgemem.export.tracing.trace import to_onnx
 
 X = torch.arange(12.0).reshape(3, 4) - 5
 

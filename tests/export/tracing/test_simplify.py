@@ -9,9 +9,9 @@ from onnx import helper
 from onnxscript.optimizer import optimize_ir
 from torch import nn
 
-from edgemem.export import trace
 from edgemem.export.choices import Choices, frame_spec, functions_of
-from edgemem.export.simplify import simplify
+from edgemem.export.tracing import trace
+from edgemem.export.tracing.simplify import simplify
 from edgemem.models import attach
 
 

@@ -28,8 +28,8 @@ from edgemem.export.lowering.table import (
     check_operators,
     decompositions,
 )
-from edgemem.export.simplify import simplify
-from edgemem.export.trace_surroundings import plain, quiet, without_collecting
+from edgemem.export.tracing.simplify import simplify
+from edgemem.export.tracing.surroundings import plain, quiet, without_collecting
 
 if TYPE_CHECKING:
     import onnx
