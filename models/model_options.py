@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from edgemem.models.checkpoints.adaptive_checkpoint import is_adaptive, load_ada
 from edgemem.models.data import load_beside, load_frames
 from edgemem.models.given_models.factory import Say
 from edgemem.models.given_models.given import Given, given_model
+from edgemem.models.inspection.part_names import suggested_parts
 from edgemem.models.sites.aligned_model import align
 from edgemem.models.sites.choosing import ChosenSites
 from edgemem.models.tasks.task_outputs import AUTO
@@ -33,7 +34,6 @@ from edgemem.models.tensor_rows import (
 )
 
 MOST_VALUES = 1 << 26  # of one frame
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def load_model(
     Raises:
         CheckpointError, AttachError, InputError, MissingExtraError: see `given_model`, `attach`.
     """
-    given = given_model(checkpoint, target, arguments, _shape(settings), say, settings.frames_input)
+    shape, asked, open_shape = _shape(settings), settings.frames_input, _of_source(settings)
+    given = given_model(checkpoint, target, arguments, shape, say, asked, open_shape)
     model, settings = given.network, _completed(settings, given)
     if is_adaptive(checkpoint):
         adaptive, known = load_adaptive(checkpoint, model)
@@ -111,7 +112,7 @@ def load_model(
             "--source",
             "is missing, and this checkpoint was not warmed up",
             "Pass some hundreds of frames like those it was trained on, or name --parts of the "
-            f"model, such as {', '.join(_suggestions(model))}",
+            f"model, such as {', '.join(suggested_parts(model))}",
         )
     shape = input_shape_of(model, settings)
     example = example_of(model, shape)
@@ -202,6 +203,12 @@ def input_shape_of(model: nn.Module, settings: AttachSettings) -> tuple[int, ...
     )
 
 
+def _of_source(settings: AttachSettings) -> Callable[[], tuple[int, ...]] | None:
+    """What tells the shape of a source frame."""
+    path = settings.source
+    return None if path is None else lambda: load_frames(path, ids=True)[0].shape[1:]
+
+
 def _shape(settings: AttachSettings) -> tuple[int, ...] | None:
     if settings.input_shape is None:
         return None
@@ -289,12 +296,3 @@ def _refuse_conflict(
                 f"differs from what {checkpoint.name} was warmed up with",
                 "Leave it out, or warm up again",
             )
-
-
-def _suggestions(model: nn.Module) -> list[str]:
-    named = list(model.named_modules())
-    containers = [name for name, child in named if isinstance(child, nn.Sequential) and name]
-    # Those of a file hold layers and do not run themselves.
-    running = [name for name, child in model.named_children() if type(child) is not nn.Module]
-    layers = [name for name, child in named if isinstance(child, LAYERS)]
-    return (containers or running or layers)[:4]

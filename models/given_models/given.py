@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,13 +50,14 @@ def given_model(
     input_shape: tuple[int, ...] | None,
     say: Say,
     frames_input: str | None = None,
+    open_shape: Callable[[], tuple[int, ...]] | None = None,
 ) -> Given:
     """The model of a checkpoint.
 
     target: `package.module:factory`, `timm:NAME`, `torchvision:NAME`, or a file with the model in
     it; None where the checkpoint tells all. Of a checkpoint of ours that is warmed up, the network
     is without its weights. input_shape: for a file that leaves sizes open. frames_input: which
-    input of an ONNX file the frames are.
+    input of an ONNX file the frames are. open_shape: what tells the shape that a file leaves open.
 
     Raises:
         CheckpointError, InputError, MissingExtraError: see `load_onnx`, `load_folder`,
@@ -68,7 +69,7 @@ def given_model(
             raise InputError(
                 f"--model {target}", f"is in {checkpoint.name} already", "Leave it out"
             )
-        return _from_file(checkpoint, input_shape, frames_input)
+        return _from_file(checkpoint, input_shape, frames_input, open_shape)
     if frames_input is not None:
         reason = f"has no place: {checkpoint.name} is no ONNX file"
         raise InputError("--frames-input", reason, "Leave it out")
@@ -103,7 +104,10 @@ def _architecture(
 
 
 def _from_file(
-    path: Path, input_shape: tuple[int, ...] | None, frames_input: str | None = None
+    path: Path,
+    input_shape: tuple[int, ...] | None,
+    frames_input: str | None = None,
+    open_shape: Callable[[], tuple[int, ...]] | None = None,
 ) -> Given:
     if path.is_dir():
         if frames_input is not None:
@@ -119,7 +123,7 @@ def _from_file(
         raise MissingExtraError("onnx", "export")
     from edgemem.models.onnx_files.onnx_model import load_onnx
 
-    network, labels = load_onnx(path, input_shape, frames_input)
+    network, labels = load_onnx(path, input_shape, frames_input, open_shape)
     return Given(network, path.name, _sha256(path), labels=labels)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edgemem.bundle.frame_spec import FrameSpec
@@ -15,18 +15,24 @@ from edgemem.models.onnx_files.onnx_graph import OnnxGraph, read_graph
 
 
 def load_onnx(
-    path: Path, input_shape: tuple[int, ...] | None, frames_input: str | None = None
+    path: Path,
+    input_shape: tuple[int, ...] | None,
+    frames_input: str | None = None,
+    open_shape: Callable[[], tuple[int, ...]] | None = None,
 ) -> tuple[OnnxNetwork, tuple[str, ...] | None]:
     """A network in eval mode that answers as a file does within 1e-4, and its class names if known.
 
     input_shape: of one frame, where the file leaves sizes open; None = as the file says.
-    frames_input: of several inputs the one that the frames are.
+    frames_input: of several inputs the one that the frames are. open_shape: what tells the shape
+    where neither does, such as that of source frames.
 
     Raises:
         CheckpointError: damaged, or something of it is not converted or differs; names the node.
         InputError: the shape is missing, or contradicts the file.
     """
     graph = read_graph(path, frames_input)
+    if input_shape is None and open_shape is not None and None in graph.sizes[1:]:
+        input_shape = open_shape()
     frame = _frame(graph, input_shape)
     spec = _spec(graph, frame)
     # Built first, with a bound on sizes: the engine computes whatever a file asks for.

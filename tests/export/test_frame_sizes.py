@@ -287,13 +287,12 @@ def source(tmp_path):
 
 
 def export_file(path, source, out, sizes):
-    settings = AttachSettings(
-        None, input_shape="3,12,12", source=source, sizes=sizes, norm_affine=None
-    )
+    settings = AttachSettings(None, source=source, sizes=sizes, norm_affine=None)
     return export_checkpoint(path, None, [], settings, Choices(BATCH), out, lambda stage: None)
 
 
 def test_a_file_with_open_sizes_adapts_at_each(tmp_path, source):
+    """Its own size is that of the source frames, where nothing else says it."""
     path, out = onnx_file(tmp_path / "open.onnx", ("h", "w")), tmp_path / "open.edgemem"
     export_file(path, source, out, "8x16,20x12")
     with edgemem.open(out) as runtime:
