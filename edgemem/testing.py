@@ -182,7 +182,9 @@ class ScriptedBackend:
     def open(self, path: Path, binding: Binding | None = None) -> Graph:
         """The graph of that file."""
         steps = None if path.name.startswith("predict") else self._script
-        return _ScriptedGraph(self._manifest, steps, self._limit)
+        frames = self._manifest.frames
+        sizes = (size.shape for size in frames.sizes if path.name in size.graphs.values())
+        return _ScriptedGraph(self._manifest.at(next(sizes, frames.shape)), steps, self._limit)
 
 
 class _ScriptedGraph:

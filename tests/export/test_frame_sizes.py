@@ -20,8 +20,10 @@ from edgemem.models import attach
 from edgemem.models.input_sizes import resized, shapes_of
 from edgemem.models.model_options import AttachSettings
 from edgemem.runtime.engines.choice import EngineSettings, choose
+from edgemem.runtime.loop import Runtime
 from edgemem.runtime.step.graphs import Graphs
 from edgemem.runtime.tools.verification import verify
+from edgemem.testing import ScriptedBackend
 from tests.helpers.onnx_models import answers, save
 from tests.helpers.sealing import reseal
 
@@ -161,6 +163,14 @@ def test_other_sizes_are_refused_with_all_that_there_are(pooled):
             runtime.step(frames_of((3, 16, 8)))
         assert "[4, 3, 16, 8]" in str(caught.value)
         assert runtime.predict(frames_of(SIZES[0], 1)[0]).logits.shape == (1, 4)  # bare
+
+
+def test_a_scripted_backend_knows_every_size(pooled):
+    bundle = open_bundle(pooled[2])
+    backend = ScriptedBackend(bundle.manifest, {"add": 1.0}, {"add": 1.0})
+    with Runtime(bundle, backend, contexts=False) as runtime:
+        for shape in (OWN, SIZES[1]):
+            assert runtime.step(frames_of(shape)).adapted
 
 
 def test_weights_are_there_once(pooled):
