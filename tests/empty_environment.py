@@ -6,6 +6,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 HEAVY = ("torch", "onnx", "transformers", "onnxscript", "matplotlib")
 TRAIN_SIDE = ("edgemem.models", "edgemem.export")
@@ -43,5 +44,25 @@ def main(command):
     print(f"empty environment: {len(imported)} modules imported, demo ran without torch")
 
 
+def generate(command):
+    """With the extra for text: a bundle answers as transformers did when it was made."""
+    for name in HEAVY:
+        assert importlib.util.find_spec(name) is None, f"{name} is installed here"
+    known = json.loads(Path("answers.json").read_text(encoding="utf-8"))["answers"]
+    import edgemem
+
+    with edgemem.open_language("tiny.edgemem", threads=1) as runtime:
+        for answer in known:
+            how = edgemem.Generation(max_tokens=len(answer["tokens"]))
+            found = runtime.generate(answer["prompt"], how, block=answer["path"] or answer["block"])
+            list(found)
+            assert found.tokens == answer["tokens"], answer
+    words = [command, "generate", "tiny.edgemem", "--prompt", known[0]["prompt"], "--json"]
+    finished = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert json.loads(finished.stdout), finished
+    assert not set(HEAVY) & set(sys.modules)
+    print(f"empty environment: {len(known)} answers of a language model, without torch")
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    {"frames": main, "text": generate}[sys.argv[1]](sys.argv[2])

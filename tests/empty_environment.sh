@@ -9,6 +9,10 @@ trap 'rm -rf "$folder"' EXIT
 "$test_environment/bin/python" -m venv --without-pip "$folder/empty"
 "$test_environment/bin/python" -m pip --python "$folder/empty/bin/python" install --quiet \
     --constraint "$root/constraints.txt" "$2"
-cp "$root/tests/empty_environment.py" "$folder"
+cp -r "$root/tests/empty_environment.py" "$root/tests/runtime/language/tiny.edgemem" \
+    "$root/tests/runtime/language/answers.json" "$folder"
 cd "$folder"
-"$folder/empty/bin/python" -P empty_environment.py "$folder/empty/bin/edgemem"
+"$folder/empty/bin/python" -P empty_environment.py frames "$folder/empty/bin/edgemem"
+"$test_environment/bin/python" -m pip --python "$folder/empty/bin/python" install --quiet \
+    --constraint "$root/constraints.txt" "$2[lm]"
+"$folder/empty/bin/python" -P empty_environment.py text "$folder/empty/bin/edgemem"
