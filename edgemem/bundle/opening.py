@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from edgemem.bank.levels.level_folder import IN_BUNDLE, is_level, open_levels
 from edgemem.block import Block, unpack
@@ -146,19 +147,39 @@ def _names(folder: Path) -> Iterator[str]:
                 yield Path(root, name).relative_to(folder).as_posix()
 
 
+class FileList(Protocol):
+    """A manifest, as far as it lists files."""
+
+    @property
+    def files(self) -> Mapping[str, FileRecord]:
+        """By their paths."""
+
+
+class OpenFolder(Protocol):
+    """A folder that was opened with its manifest."""
+
+    @property
+    def path(self) -> Path:
+        """Of the folder."""
+
+    @property
+    def manifest(self) -> FileList:
+        """What it lists."""
+
+
 def check_levels(
-    bundle: Bundle, progress: Callable[[str, int, int], None] = lambda file, done, total: None
+    bundle: OpenFolder, progress: Callable[[str, int, int], None] = lambda file, done, total: None
 ) -> None:
-    """Hash every level of the shipped bank; reads all of it.
+    """Hash every level of a shipped bank; reads all of it.
 
     Args:
-        bundle: an opened one.
+        bundle: an opened one, of any kind, or a bank of memories.
         progress: called before and after each level with its file, bytes done and of all.
 
     Raises:
         BundleError: a level is not as the manifest says.
     """
-    for name in bundle.manifest.levels:
+    for name in filter(is_level, bundle.manifest.files):
         record, thing = bundle.manifest.files[name], f"{bundle.path.name}/{name}"
         progress(name, 0, record.size)
         try:

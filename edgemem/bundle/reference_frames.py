@@ -82,13 +82,18 @@ def reference_sizes(manifest: Manifest) -> dict[str, int]:
     if manifest.task is None:
         return dict.fromkeys(manifest.answers, manifest.classes)
     sizes = [manifest.task.summary, *(math.prod(o.shape) for o in manifest.task.outputs)]
-    return {n: -(-s // _stride(s)) for n, s in zip(manifest.answers, sizes, strict=True)}
+    return {n: kept_of(s) for n, s in zip(manifest.answers, sizes, strict=True)}
 
 
 def kept(output: Array) -> NDArray[np.float32]:
     """Of an output, the frames first: at most `MOST_KEPT` of its numbers, from all over it."""
     flat = np.asarray(output, np.float32).reshape(len(output), -1)
     return np.ascontiguousarray(flat[:, :: _stride(flat.shape[1])])
+
+
+def kept_of(size: int) -> int:
+    """How many of so many numbers `kept` leaves."""
+    return -(-size // _stride(size))
 
 
 def _stride(size: int) -> int:

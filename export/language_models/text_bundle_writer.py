@@ -12,6 +12,7 @@ import torch
 
 from edgemem.bank.levels.level_checks import verify_bank
 from edgemem.bank.levels.level_folder import IN_BUNDLE
+from edgemem.block import pack
 from edgemem.bundle.copying import check_beside, check_kind, file_records
 from edgemem.bundle.manifest_checks import MOST_GRAPH_BYTES
 from edgemem.bundle.sealed_document import MANIFEST, TEXT
@@ -34,6 +35,7 @@ from edgemem.files.atomic import explain_write_errors, new_folder
 from edgemem.models.memory.anchor import TOKENIZER, Anchor, load_anchor
 from edgemem.models.memory.feed_forward import named_layers
 
+REFERENCE = "reference.safetensors"
 SAMPLE = "The quick brown fox: 12,345 jumps!\n\n“Ça va?” – naïve 世界 🙂  end"
 
 
@@ -78,7 +80,9 @@ def export_language(
         graph = draft / f"{DECODE}.onnx"
         graph.write_bytes(model.SerializeToString(deterministic=True))
         report("comparing with transformers")
-        parity = check_text_parity(graph, decoder)
+        generic = None if bank is None else bank.memories.generic
+        parity, reference = check_text_parity(graph, decoder, generic)
+        (draft / REFERENCE).write_bytes(pack(reference.arrays()))
         shutil.copyfile(anchor.tokenizer, draft / TOKENIZER)
         if bank is not None:
             shutil.copytree(bank.path / IN_BUNDLE, draft / IN_BUNDLE)
@@ -88,6 +92,7 @@ def export_language(
             graph=graph.name,
             text=_text_spec(anchor, decoder),
             tokenizer=TOKENIZER,
+            reference=REFERENCE,
             anchor=anchor.sha256,
             memories=spec,
             files=file_records(draft),

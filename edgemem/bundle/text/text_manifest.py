@@ -39,6 +39,7 @@ MOST_TOKENS = 1 << 24  # of a vocabulary, or of a context
 MOST_SHOWN = 1 << 20  # characters that are for people
 MOST_FILE_BYTES = 16 << 30
 HEADER_BYTES = 1 << 16
+REFERENCE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class TextManifest:
     Attributes:
         graph: file of `decode`.
         tokenizer: file in the format of the library tokenizers.
+        reference: file with logits that every device must reproduce.
         anchor: SHA-256 of the weights, see `edgemem.models.memory.anchor`.
         memories: what the bank in it holds; None without one.
         exported_from: for people, never read by the runtime.
@@ -87,6 +89,7 @@ class TextManifest:
     graph: str
     text: TextSpec
     tokenizer: str
+    reference: str
     anchor: str
     memories: MemorySpec | None
     files: dict[str, FileRecord]
@@ -112,6 +115,7 @@ def text_to_json(manifest: TextManifest) -> bytes:
             "graphs": {DECODE: manifest.graph},
             "text": asdict(manifest.text),
             "tokenizer": manifest.tokenizer,
+            "reference": manifest.reference,
             "anchor": manifest.anchor,
             "memories": None if memories is None else memory_document(memories),
             "files": {name: vars(record) for name, record in manifest.files.items()},
@@ -149,6 +153,7 @@ def text_from_json(content: bytes, where: str) -> TextManifest:
         graph=graphs[DECODE],
         text=_text(named("text")),
         tokenizer=named("tokenizer").text(),
+        reference=named("reference").text(),
         anchor=read_hash(named("anchor")),
         memories=None if memories.plain is None else read_memories(memories),
         files=_files(named("files")),
@@ -241,9 +246,10 @@ def _shown(entry: Value) -> dict[str, Any]:
 
 def _faults(manifest: TextManifest) -> Iterator[str]:
     text, memories, files = manifest.text, manifest.memories, manifest.files
-    for name in (manifest.graph, manifest.tokenizer):
-        if name not in files or is_level(name):
-            yield f"file {name!r} is not listed, or is a level"
+    most = {manifest.graph: MOST_FILE_BYTES, manifest.tokenizer: MOST_FILE_BYTES}
+    for name, size in (most | {manifest.reference: REFERENCE_BYTES}).items():
+        if name not in files or is_level(name) or files[name].size > size:
+            yield f"file {name!r} is not listed, is a level, or has more than {size:,} bytes"
     if any(end >= text.vocabulary for end in text.end):
         yield "an end that is no token"
     for given in text.past():

@@ -93,13 +93,20 @@ def verify(
 ) -> None:
     """Check every file, and that this device computes what torch computed.
 
-    Runs the frozen model, one adaptation step and the adapted model on reference frames.
+    Runs the frozen model, one adaptation step and the adapted model on reference frames; of a
+    bundle of text the model with and without the generic block. Levels of a bank are hashed.
 
     Example: edgemem verify camera.edgemem
     """
-    from edgemem.bundle.opening import check_levels, open_bundle
+    from edgemem.bundle.opening import check_levels, kind_of, open_bundle
+    from edgemem.bundle.sealed_document import FRAMES
     from edgemem.runtime.tools.verification import verify as check
 
+    if (kind := kind_of(bundle)) != FRAMES:
+        from edgemem.cli.language_commands.verify_text import print_verified
+
+        print_verified(bundle, kind, threads, json=json)
+        return
     found = check(bundle, threads, provider)
     if (opened := open_bundle(bundle)).bank is not None:
         with progress("bytes") as bar:

@@ -41,13 +41,14 @@ def records(spec, *more):
 
 
 def manifest_of(memories):
-    files = ("decode.onnx", "tokenizer.json", "weights.bin")
+    files = ("decode.onnx", "tokenizer.json", "weights.bin", "reference.safetensors")
     held = {name: FileRecord(100, "b" * 64) for name in files}
     return TextManifest(
         name="tiny",
         graph="decode.onnx",
         text=TextSpec(258, 96, (0, 7), expected_inputs(PAST, memories)),
         tokenizer="tokenizer.json",
+        reference="reference.safetensors",
         anchor="a" * 64,
         memories=memories,
         files=held if memories is None else records(memories, *files),
@@ -99,8 +100,11 @@ WRONG = {
     "is of kind memories, not text": lambda d: d.update(kind="memories"),
     "is of kind frames, not text": lambda d: d.pop("kind"),
     "holds other graphs than": lambda d: d["graphs"].update(encode="e.onnx"),
-    "not listed, or is a level": lambda d: d.update(tokenizer="other.json"),
-    "or is a level": lambda d: d.update(tokenizer="bank/level-1.safetensors"),
+    "not listed, is a level": lambda d: d.update(tokenizer="other.json"),
+    "is a level, or has": lambda d: d.update(tokenizer="bank/level-1.safetensors"),
+    "has more than 4,194,304 bytes": lambda d: d["files"]["reference.safetensors"].update(
+        size=1 << 23
+    ),
     "is no SHA-256": lambda d: d.update(anchor="ABC"),
     "memories of another anchor": lambda d: d.update(anchor="d" * 64),
     "memories of another tokenizer": lambda d: d["files"]["tokenizer.json"].update(sha256="d" * 64),
