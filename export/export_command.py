@@ -9,7 +9,8 @@ from pathlib import Path
 from edgemem.errors import ExportError
 from edgemem.export.bundle_writer import export_bundle
 from edgemem.export.checks.parity_result import Parity
-from edgemem.export.choices import Choices, settled
+from edgemem.export.choices import MOST_VALUES, Choices, settled
+from edgemem.export.frame_sizes import check_sizes
 from edgemem.models.input_sizes import shapes_of
 from edgemem.models.model_options import AttachSettings, load_model
 from edgemem.models.onnx_files.network import OnnxNetwork
@@ -41,9 +42,11 @@ def export_checkpoint(
     if settings.sizes is not None:
         shapes = shapes_of(settings.sizes, adaptive.attachment.input_shape)
         choices = replace(choices, sizes=shapes)
+        first = adaptive.attachment.input_shape
+        check_sizes(first, shapes, choices.batch, MOST_VALUES)
         if isinstance(adaptive.untouched, OnnxNetwork):
             file = checkpoint if target is None else Path(target)
-            compare_sizes(file, adaptive.untouched, shapes, settings.frames_input)
+            compare_sizes(file, first, shapes, settings.frames_input)
     choices = settled(adaptive, choices)
     learns = choices.objective != "statistics"
     if settings.norm_affine is None and choices.gradient == "full" and learns:

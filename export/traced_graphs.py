@@ -65,13 +65,15 @@ class TracedGraphs:
     def keep_plans(self, folder: Path, plans: list[Plan]) -> FrameSize:
         """Delete graphs of the step that no plan names; the files of this size.
 
-        What has no graph of its own for a plan, for it would be `adapt` again, has that.
+        What has no graph of its own for a plan has the one before, which it would be again.
         """
         kept = {plan.graph for plan in plans}
-        for name in set(self.steps) - kept - {"adapt"}:
-            (folder / f"{name}{self.suffix}.onnx").unlink()
         own = {name: name for name in self.graphs if name not in self.steps}
-        own |= {name: name if name in self.steps else "adapt" for name in ("adapt", *sorted(kept))}
+        for name in ("adapt", *sorted(kept)):
+            before = "adapt_balanced" if name == "adapt_lean" else "adapt"
+            own[name] = next(n for n in (name, before, "adapt") if n in self.steps)
+        for name in set(self.steps) - set(own.values()):
+            (folder / f"{name}{self.suffix}.onnx").unlink()
         files = {name: f"{file}{self.suffix}.onnx" for name, file in own.items()}
         return FrameSize(
             self.frames.shape, files, f"reference{self.suffix}.safetensors", self.outputs

@@ -7,6 +7,7 @@ from torch.nn.functional import interpolate
 
 from edgemem.errors import InputError
 
+LONGEST = 10  # digits
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by axes behind the channels
 
 
@@ -23,13 +24,17 @@ def shapes_of(text: str | None, first: tuple[int, ...]) -> tuple[tuple[int, ...]
     found = []
     for size in text.split(","):
         parts = size.strip().split("x")
-        if not all(part.isascii() and part.isdecimal() and int(part) for part in parts):
+        if not all(_is_count(part) for part in parts):
             raise InputError(f"--sizes {text}", f"holds {size.strip()!r}, which is no size", remedy)
         if len(parts) != len(first) - 1:
             reason = f"has {len(parts)} numbers in {size.strip()!r}"
             raise InputError(f"--sizes {text}", reason, remedy)
         found.append((first[0], *map(int, parts)))
     return tuple(found)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < LONGEST and int(text) > 0
 
 
 def resized(frames: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -151,7 +151,8 @@ class Runtime(ClassCalls):
         Every prediction returned was made BEFORE the update that its frame takes part in. Frames
         that do not fill a batch wait in the ring buffer; they are predicted at once all the same.
         Where frames are like the source's the frozen model answers, and nothing is learnt. Frames
-        of another size than those that wait take their place: no step is made of two sizes.
+        of another size than those that wait take their place: no step is made of two sizes, and
+        none of the frames that waited, which an event tells.
 
         Args:
             frames: [n, ...] uint8 or float32, or one bare frame. Any number. Token ids are int64.
@@ -166,11 +167,10 @@ class Runtime(ClassCalls):
         x, answers, position = self._checked(frames, inputs), [], 0
         if self._adapting and len(x) >= self._stepping.missing_like(x):
             self._graphs.open_step(self._parameters.now(), x)  # before anything changes
-        self._stepping.turn_to(x)
         learnt = self._keeper.take_learnt()
         events = self._keeper.noticed() + learnt + tell(self._range.look(x))
         while position < len(x):
-            part = x[position : position + self._stepping.missing]
+            part = x[position : position + self._stepping.missing_like(x)]
             position += len(part)
             found, more = self._stepping.step(part, adapting=self._adapting)
             answers.append(found)

@@ -40,6 +40,7 @@ class EventKind(StrEnum):
         EVICTED: a written block had to make room.
         UNWRITTEN: the disk refused a commit; what was learnt stays in memory.
         FALLBACK: an engine that was preferred fails; another one runs.
+        RESIZED: frames of another size came, and nothing is learnt from those that waited.
         RANGE: frames are of another scale than source frames were; told once.
         OVERFLOW: an answer holds values that are no numbers, whichever model gives it; its label
             means nothing.
@@ -62,6 +63,7 @@ class EventKind(StrEnum):
     EVICTED = "evicted"
     UNWRITTEN = "unwritten"
     FALLBACK = "fallback"
+    RESIZED = "resized"
     RANGE = "range"
     OVERFLOW = "overflow"
 

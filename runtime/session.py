@@ -74,6 +74,7 @@ class Session:
         lookahead: at frames that have not filled a batch.
         entropy: mean of the last step.
         pending: frames that wait for a step.
+        let_go: frames that waited for one until others of another size came.
     """
 
     block: Block
@@ -88,6 +89,7 @@ class Session:
     lookahead: Lookahead = field(default_factory=Lookahead)
     entropy: float = 0.0
     pending: int = 0
+    let_go: int = 0
 
     @property
     def taught(self) -> Block:

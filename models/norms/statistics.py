@@ -43,6 +43,7 @@ class PassSettings:
     alpha: scalar tensor, the weight of the batch's statistics; None = source statistics only.
     frame_weights: [n], of sum one, of each frame in the batch's statistics; None = all alike.
     key: context key [2 * channels] of the batch, left by the first frozen norm.
+    key_shift: what a key gets besides, in all passes; None = nothing.
     seen: per norm that remembers, the moments of every frame of the batch.
     past: per norm that remembers, what its moments are without the batch, and the batch's weight.
     plain: run the frozen model alone, with torch's own batch norm: the reference for law 4.
@@ -50,6 +51,7 @@ class PassSettings:
 
     def __init__(self) -> None:
         self.plain = False
+        self.key_shift: Tensor | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -184,7 +186,8 @@ class AdaptingNorm(MixedStatistics):
     def note_key(self, x: Tensor) -> None:
         """Leave the context key of a batch [n, ...], if this norm gives it and runs first."""
         if self.is_key and self.settings.key is None:
-            self.settings.key = self._key(x.detach() + self.spread(-self.mean, x))
+            key, shift = self._key(x.detach() + self.spread(-self.mean, x)), self.settings.key_shift
+            self.settings.key = key if shift is None else key + shift
 
     def _key(self, distance: Tensor) -> Tensor:
         """Shift and log-scale of the batch against the source, per channel [2 * channels]."""

@@ -46,16 +46,21 @@ def load_onnx(
 
 
 def compare_sizes(
-    path: Path, network: OnnxNetwork, shapes: Iterable[tuple[int, ...]], frames_input: str | None
+    path: Path,
+    first: tuple[int, ...],
+    shapes: Iterable[tuple[int, ...]],
+    frames_input: str | None,
 ) -> None:
-    """Whether a network that was made for one shape of frames is the file for others, too.
+    """Whether a file that is converted for frames of one shape is the same at others, too.
+
+    What depends on the size is in the conversion, and not in the weights.
 
     Raises:
         CheckpointError: it is not.
         InputError: the file does not take frames of a shape.
     """
-    graph = read_graph(path, frames_input)
-    given = GivenFile(path)
+    network, _ = load_onnx(path, first, frames_input)
+    graph, given = read_graph(path, frames_input), GivenFile(path)
     for shape in shapes:
         size = "x".join(map(str, shape[1:]))
         spec = _spec(graph, _frame(graph, shape, f"--sizes {size}"))

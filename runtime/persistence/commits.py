@@ -205,5 +205,5 @@ class Commits:
         arrays = saved_arrays(session, bundle, slots=not commit.between)
         arrays |= kept_rows(frames, self._manifest.frames.uint8_scale)
         counters = saved_counters(session)
-        counters["pending"] = session.pending if len(frames) else 0
+        counters["pending"] = min(session.pending, len(frames))
         return Snapshot(arrays | self.carried.arrays, counters | self.carried.counters)

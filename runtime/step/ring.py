@@ -35,8 +35,9 @@ class Ring:
     def turn_to(self, frames: Array) -> None:
         """Be for frames like these; those of another shape go."""
         if not self.suits(frames):
+            self.count = 0  # first, for an interrupt: rows that are not there are no frames
             self._rows = np.zeros((2 * self.size, *frames.shape[1:]), self._rows.dtype)
-            self._next = self.count = 0
+            self._next = 0
 
     def clear(self) -> None:
         """Forget all frames."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from edgemem.runtime.contexts.lookahead import LOOK, Companions, Lookahead
 from edgemem.runtime.contexts.recognition import NONE
 from edgemem.runtime.guard.frozen_fallback import may_be_familiar
 from edgemem.runtime.persistence.keeper import Keeper
-from edgemem.runtime.result import Events, tell
+from edgemem.runtime.result import Event, EventKind, Events, tell
 from edgemem.runtime.session import Session
 from edgemem.runtime.step.full_batch import answer, apply, decide
 from edgemem.runtime.step.graphs import Frames, Graphs
@@ -52,11 +53,18 @@ class Stepping:
         """Frames until the next full batch of frames like these."""
         return self.missing if self._ring.suits(frames) else self._ring.size
 
-    def turn_to(self, frames: Frames) -> None:
+    def turn_to(self, frames: Frames) -> Events:
         """Before frames of another size than those that wait: these wait no longer."""
-        if not self._ring.suits(frames):
-            self._keeper.take(replace(self._keeper.session, pending=0, lookahead=Lookahead()))
-            self._ring.turn_to(frames)
+        if self._ring.suits(frames):
+            return ()
+        session, waiting = self._keeper.session, self._waiting
+        let_go = session.let_go + waiting
+        self._keeper.take(replace(session, pending=0, lookahead=Lookahead(), let_go=let_go))
+        self._ring.turn_to(frames)
+        if not waiting:
+            return ()
+        text = f"frames of another size came: nothing is learnt from {waiting} that waited"
+        return (Event(EventKind.RESIZED, text, logging.DEBUG),)
 
     @property
     def _waiting(self) -> int:
@@ -68,7 +76,7 @@ class Stepping:
 
         part: at most as many as are missing. adapting: whether batches are looked at at all.
         """
-        keeper, n = self._keeper, len(part)
+        keeper, n, resized = self._keeper, len(part), tell(self.turn_to(part))
         waiting = self._waiting + n
         full = waiting == self._ring.size
         session = replace(keeper.session.counting(frames=n), pending=waiting % self._ring.size)
@@ -77,12 +85,12 @@ class Stepping:
         keeper.take(replace(session, lookahead=Lookahead()) if full else session)
         if full and adapting:
             answers, events = self._adapt(self._batch(self._ring.last(self._ring.size)))
-            return answers[-n:], events
+            return answers[-n:], resized + events
         if not full:
             lookahead = self._of_present(lambda session: self._looked_ahead(session, n))
             keeper.take(replace(keeper.session, lookahead=lookahead))
         answers, events = self.between(self._ring.last(self._ring.count), n)
-        return answers, tell(events)
+        return answers, resized + tell(events)
 
     def between(self, recent: Frames, n: int) -> tuple[Answers, Events]:
         """Answers to the last n of the most recent frames, which make no full batch."""
@@ -125,7 +133,8 @@ class Stepping:
                 return found
 
     def _is_due(self, session: Session) -> bool:
-        before = session.counters.frames // self._ring.size - 1  # full batches
+        # Full batches.
+        before = (session.counters.frames - session.let_go) // self._ring.size - 1
         return self._keeper.schedule.due(before, session.contexts.is_drifting(self._files))
 
     def _timed_step(self, session: Session, batch: Batch) -> Arrays:

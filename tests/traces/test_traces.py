@@ -16,6 +16,7 @@ NOT_REACHED = {
     "evicted",  # takes 256 MB of written blocks
     "reading",  # takes a disk slower than a twentieth of a second
     "fallback",  # takes an engine that fails
+    "resized",  # takes a bundle of several sizes
 }
 LEAST = 0.25  # of the calls, that are alike on another machine before a threshold is crossed
 played_again = cache(replay)
