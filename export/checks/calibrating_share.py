@@ -37,12 +37,16 @@ LEAST = 1e-3  # nats; certainty beyond it does not count
 
 
 class BatchTrial(NamedTuple):
-    """One batch under a shift. own, frozen: parts of wrong answers. ratio: of mean entropies."""
+    """One batch under a shift. own, frozen: parts of wrong answers. ratio: of mean entropies.
+
+    in_runs: of few classes, one after another; else its frames come in any order.
+    """
 
     shift: int
     own: float
     frozen: float
     ratio: float
+    in_runs: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,27 +95,52 @@ def limited(
 def trial(batches: Sequence[BatchTrial]) -> ShareTrial:
     """The limit under which the block answers, by which least is wrong and lost.
 
-    Between two ratios every limit decides alike: the middle of the widest gap is taken.
+    What a limit gains in runs of a class may cost nothing where frames come in any order: there the
+    frozen model is uncertain of what it gets wrong, and a block need not be much surer. Between two
+    ratios every limit decides alike: the middle of the widest gap is taken.
     """
-    shift, own, frozen, ratio = (np.asarray(values) for values in zip(*batches, strict=True))
-    shifts = [shift == number for number in np.unique(shift)]
-    base = np.array([frozen[part].mean() for part in shifts])
+    loss, mixed = _loss(batches), _loss([b for b in batches if not b.in_runs])
+    gaps = _gaps([b.ratio for b in batches])
+    fair = min(map(mixed, [*gaps, np.inf])) + _alike([b for b in batches if not b.in_runs])
+    losses = {limit: (loss(limit), -gap) for limit, gap in gaps.items() if mixed(limit) <= fair}
+    unlimited, frozen = loss(np.inf), _frozen(batches)
+    limit = min(losses, key=lambda limit: losses[limit], default=None)
+    if limit is None or losses[limit][0] > unlimited - _alike(batches):
+        return ShareTrial(None, unlimited, unlimited, frozen)
+    return ShareTrial(limit, losses[limit][0], unlimited, frozen)
+
+
+def _loss(batches: Sequence[BatchTrial]) -> Callable[[float], float]:
+    """What is wrong and lost by a limit, mean over shifts."""
+    by_shift: dict[int, list[BatchTrial]] = {}
+    for batch in batches:
+        by_shift.setdefault(batch.shift, []).append(batch)
 
     def loss(below: float) -> float:
-        wrong = np.where(ratio < below, own, frozen)
-        errors = np.array([wrong[part].mean() for part in shifts])
-        return round(float((errors + HARM * (errors - base).clip(min=0.0)).mean()), 9)
+        found = []
+        for part in by_shift.values():
+            error = float(np.mean([b.own if b.ratio < below else b.frozen for b in part]))
+            found.append(error + HARM * max(0.0, error - float(np.mean([b.frozen for b in part]))))
+        return round(float(np.mean(found)), 9)
 
-    logs = np.sort(np.log(ratio))
-    gaps = [(float(np.exp((a + b) / 2)), b - a) for a, b in pairwise(logs)]
-    gaps.append((float(np.exp(logs[0] - 1.0)), 0.0))  # below all
-    unlimited = loss(np.inf)
-    losses = {limit: (loss(limit), -gap) for limit, gap in gaps}
-    limit = min(losses, key=lambda limit: losses[limit])
-    alike = min(ALIKE, ALIKE_PART * float(base.mean()))
-    if losses[limit][0] > unlimited - alike:
-        return ShareTrial(None, unlimited, unlimited, float(base.mean()))
-    return ShareTrial(limit, losses[limit][0], unlimited, float(base.mean()))
+    return loss
+
+
+def _gaps(ratios: Sequence[float]) -> dict[float, float]:
+    """Limits between two ratios, and how wide the gap is; the last one is below all."""
+    logs = np.sort(np.log(ratios))
+    gaps = {float(np.exp((a + b) / 2)): float(b - a) for a, b in pairwise(logs)}
+    return gaps | {float(np.exp(logs[0] - 1.0)): 0.0}
+
+
+def _frozen(batches: Sequence[BatchTrial]) -> float:
+    """Error of the frozen model, mean over shifts."""
+    return _loss(batches)(0.0)
+
+
+def _alike(batches: Sequence[BatchTrial]) -> float:
+    """A difference that is none."""
+    return min(ALIKE, ALIKE_PART * _frozen(batches))
 
 
 def _batches(
@@ -145,7 +174,8 @@ def _batches(
             )
             for part, truth in zip(np.split(shifted, count // size), right, strict=True):
                 rows = graphs.predict(part, generic, parameters), graphs.frozen(part)
-                yield _tried(number, rows, truth, model, manifest)
+                tried = _tried(number, rows, truth, model, manifest)
+                yield tried._replace(in_runs=turn > 0)
 
 
 def in_runs(classes: NDArray[np.int64], count: int, size: int) -> NDArray[np.int64]:

@@ -20,7 +20,9 @@ from edgemem.export.checks.calibrating_share import (
 from edgemem.models.sites.aligned_model import align
 
 share = st.integers(0, 20).map(lambda part: part / 20)
-batch = st.builds(BatchTrial, st.integers(0, 2), share, share, st.floats(0.1, 3))
+batch = st.builds(
+    BatchTrial, st.integers(0, 2), share, share, st.floats(0.1, 3), in_runs=st.just(False)
+)
 
 
 def loss_of(batches, below):
@@ -46,6 +48,29 @@ def test_no_limit_does_better_and_one_that_gains_nothing_is_none(batches):
     else:
         assert loss_of(batches, found.below) == pytest.approx(found.loss, abs=1e-8)
         assert found.loss == pytest.approx(least, abs=1e-8)
+
+
+@given(st.lists(batch, min_size=1, max_size=8), st.lists(batch, min_size=1, max_size=8))
+def test_runs_of_a_class_cost_nothing_where_frames_come_in_any_order(mixed, runs):
+    runs = [b._replace(shift=b.shift + 3, in_runs=True) for b in runs]
+    found = trial(mixed + runs)
+    every = [0.0, *[b.ratio * (1 + 1e-9) for b in mixed + runs], np.inf]
+    alike = min(ALIKE, ALIKE_PART * loss_of(mixed, 0.0))
+    fair = min(loss_of(mixed, below) for below in every) + alike
+    if found.below is not None:
+        assert loss_of(mixed, found.below) <= fair + 1e-8
+        assert found.loss <= loss_of(mixed + runs, np.inf)
+        allowed = [below for below in every if loss_of(mixed, below) <= fair - 1e-8]
+        assert found.loss <= min(loss_of(mixed + runs, below) for below in allowed) + 1e-8
+
+
+def test_a_limit_that_only_runs_ask_for_spares_uncertain_frames():
+    """A warmed-up ResNet: it is right under noise, and less certain than the frozen model there."""
+    noise = [BatchTrial(1, 0.4, 0.8, 1.6), BatchTrial(1, 0.4, 0.8, 1.8)]
+    runs = [BatchTrial(9, 0.7, 0.2, 1.4, True), BatchTrial(8, 0.7, 0.0, 9.0, True)]
+    found = trial(noise + runs)
+    assert 1.8 < found.below < 9.0
+    assert trial([BatchTrial(1, 0.4, 0.8, 0.5), *runs]).below < 1.4
 
 
 def test_the_limit_lies_in_the_middle_of_the_gap():
