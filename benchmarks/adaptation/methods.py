@@ -69,7 +69,8 @@ PEERS_WHEN_WARM = ("batch statistics", "Tent", "ETA", "ROID", "LAME", "T3A")
 WARM = {f"{name}, warm": name for name in PEERS_WHEN_WARM}
 # Peers on a network whose norms have the moments of source frames in eval mode: the gain of that
 # is nobody's own. Those that never use the source's moments get only other scales and shifts.
-REMEASURED = {f"{name}, re-measured": name for name in PEERS if name != "source"}
+# EcoTTA's meta networks are warmed up around the moments that were given.
+REMEASURED = {f"{name}, re-measured": name for name in PEERS if name not in ("source", "EcoTTA")}
 METHODS = (*OURS, *PEERS, *WARM, *REMEASURED)
 # Fewer where a run takes long: of contexts that return, of single frames, of six speakers, of the
 # long run. Some of our own variants run when they are asked for. CoTTA runs where its paper has
