@@ -91,7 +91,7 @@ def at_size(model: AdaptiveModel, shape: tuple[int, ...]) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class PassAtSize:
     """What a pass shows of a model at one size.
 
     Attributes:
@@ -107,7 +107,7 @@ class Seen:
     key: Tensor | None
 
 
-def _at_present(model: AdaptiveModel) -> Seen:
+def _at_present(model: AdaptiveModel) -> PassAtSize:
     """The model at its present size, its named outputs found anew."""
     attachment = model.attachment
     thing = f"size {size_name(attachment.input_shape)}"
@@ -124,7 +124,7 @@ def _at_present(model: AdaptiveModel) -> Seen:
         raise ExportError(thing, f"is none that the model runs on ({reason})", LEAVE_OUT) from error
 
 
-def _seen(model: AdaptiveModel) -> Seen:
+def _seen(model: AdaptiveModel) -> PassAtSize:
     rows: dict[str, int] = {}
     norms = {n: m for n, m in model.named_modules() if isinstance(m, MixedStatistics)}
 
@@ -148,13 +148,13 @@ def _seen(model: AdaptiveModel) -> Seen:
         with torch.no_grad():
             key = torch.stack([model(x).key for x in split(source, KEY_FRAMES)]).mean(0)
     if attachment.task == "classes":
-        return Seen(rows, (), given["logits"].shape[1], key)
+        return PassAtSize(rows, (), given["logits"].shape[1], key)
     named = attachment.named
     numbers = summary(attachment.task, attachment.scale, given, named).shape[1]
-    return Seen(rows, tuple((o.name, o.axis, len(o.shape)) for o in named), numbers, key)
+    return PassAtSize(rows, tuple((o.name, o.axis, len(o.shape)) for o in named), numbers, key)
 
 
-def _compare(thing: str, own: Seen, found: Seen) -> None:
+def _compare(thing: str, own: PassAtSize, found: PassAtSize) -> None:
     if found.outputs != own.outputs:
         raise ExportError(thing, "gives other outputs than the model's own size", LEAVE_OUT)
     if found.numbers != own.numbers:
