@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgemem.errors import AttachError, ExportError
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
+from edgemem.models.input_sizes import size_name
 from edgemem.models.inspection.untouched import known_source
 from edgemem.models.norms.statistics import MixedStatistics
 from edgemem.models.tasks.named_outputs import output_specs
@@ -25,11 +26,6 @@ from edgemem.models.tensor_rows import call, split
 LEAVE_OUT = "Leave it out, or let the model take frames of it"
 EACH = "Leave it out, or export one bundle for each size"
 KEY_FRAMES = 16  # of one key
-
-
-def size_name(shape: tuple[int, ...]) -> str:
-    """A size as people write it: all but the channels."""
-    return "x".join(map(str, shape[1:]))
 
 
 def check_sizes(

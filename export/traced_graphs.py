@@ -17,7 +17,7 @@ from edgemem.export.checks.parity import check_at_rest, check_learn, check_parit
 from edgemem.export.checks.parity_result import Parity
 from edgemem.export.checks.way_out import with_way_out
 from edgemem.export.choices import Choices, functions_of
-from edgemem.export.frame_sizes import at_size, size_name
+from edgemem.export.frame_sizes import at_size
 from edgemem.export.functions.class_reading import Reading
 from edgemem.export.functions.forward import Function
 from edgemem.export.functions.objective import Objective
@@ -27,6 +27,7 @@ from edgemem.export.tracing.trace import to_onnx
 from edgemem.export.turned_kernels import turn_on_load
 from edgemem.export.weights import strip_notes
 from edgemem.models.adaptive.adaptive_model import AdaptiveModel
+from edgemem.models.input_sizes import size_name
 from edgemem.models.tensor_rows import named_tensors, of_array
 
 Report = Callable[[str], None]

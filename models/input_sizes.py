@@ -11,6 +11,11 @@ LONGEST = 10  # digits
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by axes behind the channels
 
 
+def size_name(shape: tuple[int, ...]) -> str:
+    """A size as people write it: all of the shape of a frame but the channels."""
+    return "x".join(map(str, shape[1:]))
+
+
 def shapes_of(text: str | None, first: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Shapes of one frame by text such as 48x160,48x320: all but the channels, those of `first`.
 
@@ -19,7 +24,7 @@ def shapes_of(text: str | None, first: tuple[int, ...]) -> tuple[tuple[int, ...]
     """
     if text is None:
         return ()
-    wanted = "x".join(map(str, first[1:]))
+    wanted = size_name(first)
     remedy = f"Write each as this model's own, which is {wanted}" if wanted else "Leave it out"
     found = []
     for size in text.split(","):
@@ -41,7 +46,6 @@ def resized(frames: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Frames [n, channels, ...] at another size, by linear interpolation."""
     if frames.shape[1:] == shape:
         return frames
-    resized: Tensor = interpolate(
-        frames, size=shape[1:], mode=MODES[len(shape) - 1], align_corners=False
-    )
-    return resized
+    mode = MODES[len(shape) - 1]
+    found: Tensor = interpolate(frames, size=shape[1:], mode=mode, align_corners=False)
+    return found

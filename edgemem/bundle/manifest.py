@@ -230,8 +230,8 @@ class Manifest:
         if size is None:
             return replace(self, frames=replace(self.frames, sizes=()))
         if task is not None:
-            told = zip(task.outputs, size.outputs, strict=True)
-            task = replace(task, outputs=tuple(replace(o, shape=shape) for o, shape in told))
+            outputs = zip(task.outputs, size.outputs, strict=True)
+            task = replace(task, outputs=tuple(replace(o, shape=own) for o, own in outputs))
         return replace(self, frames=frames, graphs=size.graphs, reference=size.reference, task=task)
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgemem.bundle.frame_spec import FrameSpec
 from edgemem.errors import CheckpointError, InputError
+from edgemem.models.input_sizes import size_name
 from edgemem.models.onnx_files.comparing import GivenFile, batch_of, compare
 from edgemem.models.onnx_files.file_inputs import axis_names
 from edgemem.models.onnx_files.network import OnnxNetwork
@@ -62,7 +63,7 @@ def compare_sizes(
     network, _ = load_onnx(path, first, frames_input)
     graph, given = read_graph(path, frames_input), GivenFile(path)
     for shape in shapes:
-        size = "x".join(map(str, shape[1:]))
+        size = size_name(shape)
         spec = _spec(graph, _frame(graph, shape, f"--sizes {size}"))
         try:
             compare(given, graph, network, spec, batch_of(given, graph, spec))
